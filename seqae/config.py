@@ -1,0 +1,265 @@
+"""The parameters of a run: names, types, sound combinations, and how files are merged into them.
+
+What a notebook's cell, a scale file, a run file and the command line say goes through `resolve` into one
+`Parameters`. Nothing here knows what the values do; no model or training code ever receives this object.
+"""
+
+import ast
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import nbformat
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+Loss = tuple[tuple[float, float], str, str]
+LOSSES: dict[str, Loss] = {  # the diary's five: pixel range, output activation, training loss
+    "1tm": ((-1.0, 1.0), "tanh", "mse"),
+    "1nm": ((-1.0, 1.0), "none", "mse"),
+    "0sb": ((0.0, 1.0), "sigmoid", "bce"),
+    "0sm": ((0.0, 1.0), "sigmoid", "mse"),
+    "0nm": ((0.0, 1.0), "none", "mse"),
+}
+LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
+# Where and how a run is executed changes nothing about what it is, so these stay out of its name and hash.
+EXECUTION = frozenset({"device", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"})
+
+
+def _as_number(value: Any) -> Any:
+    # PyYAML reads 1e-3 as text (YAML 1.1 wants 1.0e-3), inside the optimizer's arguments as well.
+    match value:
+        case str():
+            try:
+                number = float(value)
+            except ValueError:
+                return value
+            return int(number) if number.is_integer() else number
+        case dict():
+            return {key: _as_number(item) for key, item in value.items()}
+        case list():
+            return [_as_number(item) for item in value]
+    return value
+
+
+class ParameterError(ValueError):
+    """One or more parameters are unknown, of the wrong type, out of range or do not go together."""
+
+
+class Parameters(BaseModel):
+    """Everything that defines one run. Field descriptions are the reference; `resolve` builds it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(6, ge=0, description="initial weights and the order of training sequences")
+    data_seed: int = Field(
+        1, ge=0, description="which sequences are made; apart from `seed`, so seeds share a test set"
+    )
+
+    pixel_range: tuple[float, float] = Field((0.0, 1.0), description="range the pixels are scaled to for training")
+    activation: Literal["none", "tanh", "sigmoid"] = Field("none", description="after the last layer")
+    training_loss: Literal["mse", "bce"] = Field("mse", description="the loss that trains; both are tracked")
+    gain: float = Field(1.0, gt=0, description="factor on the last layer before the activation")
+
+    task: Literal["recon", "recon_ordered", "pred", "both"] = Field("recon", description="what is decoded")
+    decoder_input: Literal["zero", "output", "truth"] = Field("output", description="what a decoder reads at each step")
+    recon_weight: float = Field(1.0, gt=0, description="in `both`: recon_weight · recon + pred")
+
+    architecture: str = Field("lstm_copy", description="a row of seqae.models.ARCHITECTURES")
+    hidden: int | None = Field(None, ge=1, description="LSTM width at width 1; none: the architecture's own")
+    layers: int | None = Field(None, ge=1, description="LSTM layers; none: the architecture's own")
+    peepholes: bool | None = Field(None, description="none: the architecture's own")
+    width: float = Field(1.0, gt=0, description="shrinks hidden sizes and channels for small machines")
+
+    frame_size: Literal[16, 32, 64] = Field(64, description="pixels on a side; digits scale with it")
+    frames_in: int = Field(10, ge=1, description="frames seen")
+    frames_out: int = Field(10, ge=1, description="frames to come")
+    digits: Literal["mnist5k", "mnist"] = Field("mnist5k", description="5,000 shipped digits, or the full MNIST")
+    data_folder: str | None = Field(None, description="where MNIST IDX files or mnist_test_seq.npy lie")
+    test_data: Literal["generated", "official"] = Field("generated", description="official: mnist_test_seq.npy")
+    train_sequences: int = Field(9000, ge=1, description="sequences an epoch")
+    endless: bool = Field(False, description="true: every epoch's sequences are new")
+    val_sequences: int = Field(1000, ge=1, description="for choices")
+    test_sequences: int = Field(1000, ge=1, description="for the final figures, once")
+
+    batch_size: int = Field(100, ge=1, description="sequences an update")
+    epochs: int = Field(200, ge=1, description="passes over `train_sequences`")
+    optimizer: str = Field("Adam", description="a class of torch.optim")
+    optimizer_arguments: dict[str, Any] = Field({}, description="its other arguments, as torch names them")
+    learning_rate: float | None = Field(0.001, gt=0, description="none: the optimizer's own default")
+    momentum: float | None = Field(None, ge=0, description="none: the optimizer's own default")
+    weight_decay: float | None = Field(None, ge=0, description="none: the optimizer's own default")
+    schedule: str = Field("none", description="none, or a class of torch.optim.lr_scheduler, stepped once an epoch")
+    schedule_every: int = Field(30, ge=1, description="StepLR: epochs between decays")
+    schedule_gamma: float = Field(0.5, gt=0, description="StepLR, ExponentialLR, MultiStepLR: factor")
+    schedule_arguments: dict[str, Any] = Field({}, description="other schedulers' arguments, as torch names them")
+    clip_norm: float | None = Field(0.25, gt=0, description="largest gradient norm; none: no clipping")
+    init: Literal["default", "orthogonal", "uniform"] = Field("default", description="of the LSTM weights")
+    init_range: float = Field(0.01, gt=0, description="uniform: U(-init_range, init_range)")
+    bias_init: Literal["default", "zero", "normal"] = Field("default", description="of the LSTM biases")
+    forget_bias: float | None = Field(None, description="sets the forget gates' biases; none: as the others")
+
+    precision: Literal["none", "fp16", "bf16"] = Field("none", description="mixed precision; none: float32")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    tracker: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = Field("none", description="mirrors metrics")
+    store: str | None = Field(None, description="folder of runs; none: $SEQAE_STORE, else reports/ of the project")
+    fresh: bool = Field(False, description="true: train anew beside an existing run")
+    keep_checkpoint: bool = Field(False, description="true: keep checkpoint/ when done")
+    checkpoint_seconds: float = Field(10.0, ge=0, description="least time between two checkpoints")
+
+    @property
+    def loss(self) -> str:
+        """Short name: one of `LOSSES`, else range, activation and training loss in words."""
+        loss = (self.pixel_range, self.activation, self.training_loss)
+        named = [name for name, fields in LOSSES.items() if fields == loss]
+        return named[0] if named else "{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number_given_as_text(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        return value if annotation in (str, str | None) else _as_number(value)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        low, high = self.pixel_range
+        if not low < high:
+            raise ValueError(f"pixel_range ({low:g}, {high:g}) is empty: give [low, high] with low < high")
+        if self.training_loss == "bce" and self.activation != "sigmoid":
+            raise ValueError(
+                f"training_loss bce needs a probability, and activation {self.activation} gives none: "
+                "set activation: sigmoid (loss: 0sb), or training_loss: mse"
+            )
+        reach = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(self.activation)
+        if reach and not (reach[0] <= low and high <= reach[1]):
+            raise ValueError(
+                f"pixel_range ({low:g}, {high:g}) lies outside what {self.activation} can output, "
+                f"({reach[0]:g}, {reach[1]:g}): choose a range inside it, or activation: none"
+            )
+        if self.training_loss == "bce" and (low, high) != (0.0, 1.0):
+            raise ValueError(
+                f"training_loss bce needs pixels in (0, 1), not ({low:g}, {high:g}): set pixel_range: [0, 1]"
+            )
+        return self
+
+    def defining(self) -> dict[str, Any]:
+        """The values that make this run what it is, as plain JSON types.
+
+        Only those that differ from the library's defaults: leaving the others out lets later versions
+        add parameters without renaming finished runs.
+        """
+        return self.model_dump(mode="json", exclude=set(EXECUTION), exclude_defaults=True)
+
+    def short_hash(self) -> str:
+        """8 hex digits; equal for equal `defining()`, whatever the order or the spelling of the sources."""
+        return hashlib.sha256(json.dumps(self.defining(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win, key by key; `loss` becomes its three fields, so a later layer may change one."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        layer = dict(layer)
+        if "loss" in layer:
+            name = layer.pop("loss")
+            if name not in LOSSES:
+                raise ParameterError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
+            spelled = dict(zip(LOSS_FIELDS, LOSSES[name], strict=True))
+            for field, value in spelled.items():
+                if layer.setdefault(field, value) not in (value, list(value)):
+                    raise ParameterError(
+                        f"loss {name} means {field} {value}, but "
+                        f"{field} {layer[field]} is given beside it: give one of them"
+                    )
+        merged |= layer
+    return merged
+
+
+def resolve(*layers: Mapping[str, Any]) -> Parameters:
+    """Merge the layers (cell < scale < run file < command line) and validate the result.
+
+    Raises `ParameterError` that lists every fault at once.
+    """
+    try:
+        return Parameters(**merge(*layers))
+    except ValidationError as error:
+        raise ParameterError("\n".join(_faults(error))) from None
+
+
+def _faults(error: ValidationError) -> Iterable[str]:
+    known = [*Parameters.model_fields, "loss"]
+    for fault in error.errors():
+        name = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, known, n=1)
+            yield f"unknown parameter {name!r}" + (
+                f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            )
+        elif fault["type"] == "value_error":
+            yield fault["msg"].removeprefix("Value error, ")
+        else:
+            message = fault["msg"][0].lower() + fault["msg"][1:]
+            meaning = Parameters.model_fields[str(fault["loc"][0])].description
+            yield f"{name}: {message}; not {fault['input']!r} ({meaning})"
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A parameter file as a dict. Raises `ParameterError` if it is missing, not YAML or not a mapping."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParameterError(f"no parameter file {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ParameterError(
+            f"{path} must hold a mapping (lines such as 'task: pred'), "
+            f"not a {type(content).__name__}: {str(content)[:60]!r}"
+        )
+    return content
+
+
+def read_cell(source: str) -> dict[str, Any]:
+    """The literal assignments of a parameters cell. Raises `ParameterError` on anything but a literal."""
+    values = {}
+    for statement in ast.parse(source).body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
+                try:
+                    values[name] = ast.literal_eval(value)
+                except ValueError:
+                    raise ParameterError(
+                        f"{name} = {ast.unparse(value)}: the parameters cell takes literals only; "
+                        "derive values in a later cell"
+                    ) from None
+            case _:
+                raise ParameterError(
+                    f"the parameters cell takes assignments of literals only, not: {ast.unparse(statement)}"
+                )
+    return values
+
+
+def family_defaults(notebook: str | Path) -> dict[str, Any]:
+    """What the cell tagged `parameters` of a notebook file assigns."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise ParameterError(f"{notebook} must have one cell tagged 'parameters'; it has {len(tagged)}")
+    return read_cell(tagged[0])

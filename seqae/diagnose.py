@@ -1,0 +1,115 @@
+"""What a run could reach and what it reached: baselines, the head's reachable floor, the verdict in one line."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import torch
+
+from seqae.losses import activate
+
+MARGIN = 0.03  # within 3 % of the mean frame counts as stuck at it
+PLATEAU = 0.01  # less than 1 % better in total counts as saturated
+
+
+def reachable_floor(
+    targets: np.ndarray, *, reach: float, activation: str, pixel_range: tuple[float, float]
+) -> dict[str, float]:
+    """The least loss any weights could give on these frames, from their pixel histogram alone.
+
+    targets: uint8 frames of any shape. reach: the largest |pre-activation|, `SequenceAutoencoder.reach`. Every pixel
+    is best served by the reachable value nearest to it, for mse and bce alike. Returns mse (per pixel, on [0, 1])
+    and, for sigmoid, bce (nats/pixel; with an unbounded head the data's own entropy).
+    """
+    share = np.bincount(targets.ravel(), minlength=256) / targets.size
+    value = np.linspace(0, 1, 256)
+    low, high = pixel_range
+    reached = (activate(torch.tensor([-reach, reach], dtype=torch.float64), activation).numpy() - low) / (
+        high - low
+    )  # on [0, 1]
+    best = value.clip(*reached)
+    floor = {"mse": float(share @ (best - value) ** 2)}
+    if activation == "sigmoid":
+        floor["bce"] = float(share @ _cross_entropy(best, value))
+    return floor
+
+
+def baselines(train: np.ndarray, targets: Mapping[str, np.ndarray], last_seen: np.ndarray) -> pd.DataFrame:
+    """What no model at all would score.
+
+    train: uint8 (N, T, H, W), the mean frame's source. targets: uint8 (M, T, H, W) a branch. last_seen: uint8
+    (M, H, W), what copy_last repeats as the prediction. Returns columns branch, baseline (black, mean_frame,
+    copy_last), metric (mse per pixel on [0, 1]; bce in nats/pixel where it is finite), value.
+    """
+    # Half a white pixel more, so that a pixel black in all of train has a finite cross-entropy.
+    mean = (train.sum((0, 1), dtype=np.float64) / 255 + 0.5) / (train.shape[0] * train.shape[1] + 1)
+    rows = []
+    for branch, frames in targets.items():
+        frame = frames.mean((0, 1), dtype=np.float64) / 255
+        square = np.square(frames, dtype=np.float32).mean((0, 1), dtype=np.float64) / 255**2
+        rows += [
+            (branch, "black", "mse", square.mean()),
+            (branch, "mean_frame", "mse", (square - 2 * mean * frame + mean**2).mean()),
+            # linear in the target, so the mean of the targets does
+            (branch, "mean_frame", "bce", _cross_entropy(mean, frame).mean()),
+        ]
+        if branch == "pred":
+            error = np.subtract(frames, last_seen[:, None], dtype=np.float32)
+            rows.append((branch, "copy_last", "mse", np.square(error).mean(dtype=np.float64) / 255**2))
+    return pd.DataFrame(rows, columns=["branch", "baseline", "metric", "value"])
+
+
+def prognosis(floor: float, mean_frame: float) -> str:
+    """Before training: can this head learn at all? Both mse per pixel on [0, 1]."""
+    if floor > mean_frame:
+        return f"cannot learn: floor {floor:.3f} > mean frame {mean_frame:.3f}"
+    return f"can learn: floor {floor:.3f} < mean frame {mean_frame:.3f}"
+
+
+def saturated_since(objective: pd.Series) -> int | None:
+    """The epoch after which the best value (index: epoch) improved by less than 1 % in total; None while it improves.
+
+    Only a plateau of at least a quarter of the epochs, and at least 3, counts.
+    """
+    best = objective.cummin()
+    since = int(best.index[(best <= best.iloc[-1] + PLATEAU * abs(best.iloc[-1])).to_numpy().argmax()])
+    last = int(best.index[-1])
+    return since if last - since >= max(3, last / 4) else None
+
+
+def verdict(val: pd.DataFrame, *, mean_frame: Mapping[str, float], floor: float, diverged_at: int | None) -> str:
+    """One line on a run.
+
+    val: columns epoch, branch, metric, value of the val split, with `objective` (branch all) and `mse` a branch.
+    mean_frame: its mse on val, a branch. The figures are those of the epoch with the best objective.
+    """
+    if diverged_at is not None:
+        return f"diverged at epoch {diverged_at}"
+    if floor > min(mean_frame.values()):
+        return prognosis(floor, min(mean_frame.values()))
+    objective = val[val.metric == "objective"].set_index("epoch")["value"]
+    best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
+    below = {branch: 1 - best[branch] / mean for branch, mean in mean_frame.items()}
+    since = saturated_since(objective)
+    suffix = "" if since is None else f", saturated since epoch {since}"
+    if max(below.values()) >= MARGIN:
+        shares = [f"{branch} {share:.0%}" if len(below) > 1 else f"{share:.0%}" for branch, share in below.items()]
+        return f"learned ({', '.join(shares).replace('%', ' %')} below mean frame){suffix}"
+    if min(below.values()) > -MARGIN:
+        return f"stuck at the mean frame{suffix}"
+    return f"worse than the mean frame ({-min(below.values()):.0%}".replace("%", " % above)") + suffix
+
+
+def diary() -> pd.DataFrame:
+    """The diary's 5×6 grid at full size after 200 epochs: task, decoder_input, branch, loss, mse on [0, 1], val.
+
+    The researcher's own figures, without any of the package's baselines; its data was the official test file.
+    """
+    table = pd.read_csv(str(files("seqae") / "diary_5x6.csv"), comment="#", dtype={"loss": str})
+    return table.rename(columns={"val_mse_0to1": "mse"}).drop(columns="val_mse_as_logged")
+
+
+def _cross_entropy(p: np.ndarray, target: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return -(np.where(target > 0, target * np.log(p), 0) + np.where(target < 1, (1 - target) * np.log1p(-p), 0))

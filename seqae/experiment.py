@@ -1,0 +1,166 @@
+"""From parameters to models, data, optimizers and a trained model: the one place that knows which goes where.
+
+`config` says what the values may be and the other modules do the work; nothing here touches a run's folder.
+"""
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from seqae.config import Parameters, resolve
+from seqae.data import MovingMNIST, load_digits, official_test
+from seqae.diagnose import baselines, reachable_floor
+from seqae.models import SequenceAutoencoder, branch_targets, initialise
+from seqae.optimizers import optimizer_factory, schedule_factory
+from seqae.train import Fitted, Objective, fit
+
+OFFICIAL_FILE = "mnist_test_seq.npy"
+
+
+def check(p: Parameters) -> SequenceAutoencoder:
+    """Raise ValueError for what only torch or the model can tell (a frame size that does not fit, an unknown
+    optimizer or argument); return the model on the meta device, which costs no memory.
+    """
+    _optimizer(p), _schedule(p)
+    if p.test_data == "official" and (p.frame_size, p.frames_in + p.frames_out) != (64, 20):
+        raise ValueError(
+            f"test_data official has 20 frames of 64×64; not {p.frames_in + p.frames_out} of "
+            f"{p.frame_size}×{p.frame_size}: set test_data: generated"
+        )
+    with torch.device("meta"):
+        return build_model(p)
+
+
+def build_model(p: Parameters) -> SequenceAutoencoder:
+    """A new model of these parameters; raises ValueError where architecture and sizes do not fit."""
+    return SequenceAutoencoder(
+        architecture=p.architecture,
+        task=p.task,
+        decoder_input=p.decoder_input,
+        activation=p.activation,
+        frame_size=p.frame_size,
+        frames_in=p.frames_in,
+        frames_out=p.frames_out,
+        gain=p.gain,
+        width=p.width,
+        hidden=p.hidden,
+        layers=p.layers,
+        peepholes=p.peepholes,
+    )
+
+
+def load_model(file: str | Path, device: str = "cpu") -> tuple[SequenceAutoencoder, Parameters]:
+    """A trained model and its parameters from a model.safetensors alone, on any device; runs no code from it."""
+    with safe_open(str(file), "pt", device=device) as stored:
+        parameters = resolve(json.loads(stored.metadata()["parameters"]))
+        model = build_model(parameters)
+        model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+    return model.to(device), parameters
+
+
+@lru_cache(maxsize=1)
+def _digits(digits: str, folder: str | None) -> dict[str, np.ndarray]:
+    return load_digits(digits, folder if digits == "mnist" else None)
+
+
+def _stream(p: Parameters, split: str) -> MovingMNIST:
+    digits = _digits(p.digits, p.data_folder)[split]
+    return MovingMNIST(
+        digits, seed=p.data_seed, split=split, frame_size=p.frame_size, frames=p.frames_in + p.frames_out
+    )
+
+
+def sequences(p: Parameters, split: str) -> Tensor:
+    """The fixed sequences of val or test, or the first epoch's of train: uint8 (N, frames_in + frames_out, H, W)."""
+    if split == "test" and p.test_data == "official":
+        frames = official_test(Path(p.data_folder or ".") / OFFICIAL_FILE)
+        return torch.from_numpy(frames[: p.test_sequences].copy())
+    count = {"train": p.train_sequences, "val": p.val_sequences, "test": p.test_sequences}[split]
+    return torch.from_numpy(_stream(p, split).sequences(range(count)))
+
+
+def train_stream(p: Parameters) -> Callable[[int], Tensor]:
+    """epoch (1, 2, …) -> its training sequences; the same each time unless `endless`."""
+    stream, n = _stream(p, "train"), p.train_sequences
+
+    @lru_cache(maxsize=1)
+    def block(i: int) -> Tensor:
+        return torch.from_numpy(stream.sequences(range(i * n, (i + 1) * n)))
+
+    return lambda epoch: block(epoch - 1 if p.endless else 0)
+
+
+def reference_levels(p: Parameters) -> pd.DataFrame:
+    """Baselines and the head's reachable floor on val and test: split, branch, baseline, metric, value."""
+    reach, parts, train = check(p).reach, [], sequences(p, "train").numpy()
+    for split in ("val", "test"):
+        frames = sequences(p, split)
+        targets = {b: t.numpy() for b, t in branch_targets(frames, task=p.task, frames_in=p.frames_in).items()}
+        parts.append(baselines(train, targets, frames[:, p.frames_in - 1].numpy()).assign(split=split))
+        for branch, target in targets.items():
+            floor = reachable_floor(target, reach=reach, activation=p.activation, pixel_range=p.pixel_range)
+            rows = [(branch, "floor", metric, value, split) for metric, value in floor.items()]
+            parts.append(pd.DataFrame(rows, columns=["branch", "baseline", "metric", "value", "split"]))
+    return pd.concat(parts)[["split", "branch", "baseline", "metric", "value"]]
+
+
+def objective(p: Parameters) -> Objective:
+    """What the parameters say is trained."""
+    return Objective(p.task, p.training_loss, p.pixel_range, p.recon_weight)
+
+
+def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoencoder, Fitted]:
+    """Build, initialise and fit a model; it comes back with its best weights on val.
+
+    recording: record, checkpoint, resume and tracker_folder, as for `fit`.
+    """
+    torch.manual_seed(p.seed)
+    model = build_model(p)
+    initialise(model, init=p.init, init_range=p.init_range, bias_init=p.bias_init, forget_bias=p.forget_bias)
+    fitted = fit(
+        model,
+        train_stream(p),
+        val,
+        objective=objective(p),
+        optimizer=_optimizer(p),
+        schedule=_schedule(p),
+        epochs=p.epochs,
+        batch_size=p.batch_size,
+        clip_norm=p.clip_norm,
+        seed=p.seed,
+        precision=p.precision,
+        device=p.device,
+        checkpoint_seconds=p.checkpoint_seconds,
+        tracker=p.tracker,
+        **recording,
+    )
+    model.load_state_dict(fitted.weights)
+    return model, fitted
+
+
+def _optimizer(p: Parameters) -> Any:
+    return optimizer_factory(
+        p.optimizer,
+        learning_rate=p.learning_rate,
+        momentum=p.momentum,
+        weight_decay=p.weight_decay,
+        arguments=p.optimizer_arguments,
+    )
+
+
+def _schedule(p: Parameters) -> Any:
+    return schedule_factory(
+        p.schedule,
+        epochs=p.epochs,
+        every=p.schedule_every,
+        gamma=p.schedule_gamma,
+        arguments=p.schedule_arguments,
+    )

@@ -1,0 +1,49 @@
+"""What is measured of output frames: always on [0, 1], per frame, with units. SSIM comes from torchmetrics."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+UNITS = {
+    "mse": "per pixel, on [0, 1]",
+    "bce": "nats/pixel",
+    "mae": "per pixel, on [0, 1]",
+    "psnr": "dB",
+    "ssim": "1",
+}
+
+
+def frame_errors(output: Tensor, target: Tensor, logits: Tensor | None) -> dict[str, Tensor]:
+    """Errors of each frame, (B, T) each.
+
+    output: (B, T, H, W) on the [0, 1] scale (a linear output may lie outside and is not clipped);
+    target: (B, T, H, W) in [0, 1]; logits: (B, T, H, W) with output = sigmoid(logits), or None where the output
+    is no probability: then `bce` is absent, never 0.
+    """
+    errors = {"mse": (output - target).square().mean((2, 3))}
+    if logits is not None:
+        errors["bce"] = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
+    return errors
+
+
+def image_quality(output: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """MAE, PSNR and SSIM of each frame, (B, T) each, of the output clipped to [0, 1] as an image viewer shows it.
+
+    PSNR = -10 log10 MSE, MSE kept above 1e-10 (100 dB). SSIM: Wang et al. (2004), Gaussian window σ = 1.5,
+    11 pixels (as scikit-image with gaussian_weights=True, use_sample_covariance=False).
+    """
+    # Imported here: it costs as much as torch's own import and only the final evaluation needs it.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    output = output.clip(0, 1)
+    frames, images = output.shape[:2], (-1, 1, *output.shape[2:])  # (B, T), (B·T, 1, H, W)
+    ssim = structural_similarity_index_measure(
+        output.reshape(images), target.reshape(images), data_range=1.0, reduction="none"
+    )
+    assert isinstance(ssim, Tensor)
+    mse = (output - target).square().mean((2, 3))
+    return {
+        "mae": (output - target).abs().mean((2, 3)),
+        "psnr": -10 * torch.log10(mse.clip(min=1e-10)),
+        "ssim": ssim.reshape(frames),
+    }

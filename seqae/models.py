@@ -1,0 +1,275 @@
+"""`SequenceAutoencoder`: an encoder and one or two decoders, built from a row of `ARCHITECTURES`.
+
+One class serves every architecture; a row says how a frame becomes a vector and back, how wide and deep the
+LSTMs are, what is handed to the decoders and what they read. The recurrent core is in `recurrent`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from seqae.losses import activate
+from seqae.recurrent import Feedback, LSTMStack
+
+BRANCHES = {"recon": ("recon",), "recon_ordered": ("recon",), "pred": ("pred",), "both": ("recon", "pred")}
+PIXELS = -1  # as wide as the frame has pixels
+HIDDEN = -2  # as wide as the LSTM layers
+States = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of the table: sizes at 64×64 and width 1.
+
+    linear: widths of the frame's embedding, ReLU after each. convolutions: (channels, kernel, stride) of it, no
+    padding. readout: the frame is the top layer's h itself (that layer is then PIXELS wide), a Linear of it, or the
+    embedding mirrored. hand_over: the encoder's top h alone, as the h of the decoder's first layer, or every layer's
+    h and c. feedback: what `decoder_input: output` returns to the decoder.
+    """
+
+    hidden: int
+    layers: int
+    linear: tuple[int, ...] = ()
+    convolutions: tuple[tuple[int, int, int], ...] = ()
+    relu_last: bool = True
+    readout: Literal["h", "linear", "mirror"] = "h"
+    hand_over: Literal["top", "all"] = "top"
+    feedback: Literal["frame", "top_h"] = "frame"
+    peepholes: bool = False
+
+
+_CNN = Architecture(hidden=1024, layers=3, readout="mirror", feedback="top_h")
+ARCHITECTURES = {
+    "lstm": Architecture(hidden=PIXELS, layers=1),  # the diary built this one on torch.nn.LSTM,
+    "lstmcell": Architecture(hidden=PIXELS, layers=1),  # and this one, the same network, on LSTMCell
+    "lstm_copy": Architecture(hidden=2048, layers=3),
+    "fc_lstm": Architecture(hidden=256, layers=3, linear=(1024, HIDDEN), readout="mirror", feedback="top_h"),
+    "cnn_v1": replace(
+        _CNN,
+        hidden=512,
+        convolutions=((128, 4, 2), (256, 5, 2), (256, 4, 2), (256, 4, 1), (HIDDEN, 3, 1)),
+        relu_last=False,
+    ),
+    "cnn_v2": replace(_CNN, convolutions=((128, 10, 2), (512, 10, 2), (HIDDEN, 10, 1))),
+    "cnn_v3": replace(_CNN, hidden=128, convolutions=((64, 10, 2), (64, 10, 2), (HIDDEN, 10, 1))),
+    "cnn_flatten": replace(_CNN, convolutions=((128, 10, 2), (512, 10, 2), (HIDDEN, 3, 1))),
+    # Srivastava et al. (2015), §2.2-2.4; two layers and peepholes by parameter.
+    "srivastava": Architecture(hidden=2048, layers=1, readout="linear", hand_over="all"),
+}
+
+
+def branch_targets(frames: Tensor, *, task: str, frames_in: int) -> dict[str, Tensor]:
+    """What each branch has to output. frames: (B, frames_in + frames_out, H, W); returns (B, T, H, W) a branch.
+
+    `recon` decodes the seen frames in reverse order (Srivastava et al., 2015, §2.2), `recon_ordered` in order.
+    """
+    seen, future = frames[:, :frames_in], frames[:, frames_in:]
+    recon = seen if task == "recon_ordered" else seen.flip(1)
+    return {branch: {"recon": recon, "pred": future}[branch] for branch in BRANCHES[task]}
+
+
+class SequenceAutoencoder(nn.Module):
+    """LSTM encoder-decoder on video: reconstructs the frames seen, predicts those to come, or both.
+
+    Raises ValueError where the values do not go together, naming what would.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str,
+        task: str,
+        decoder_input: str,
+        activation: str,
+        frame_size: int = 64,
+        frames_in: int = 10,
+        frames_out: int = 10,
+        gain: float = 1.0,
+        width: float = 1.0,
+        hidden: int | None = None,
+        layers: int | None = None,
+        peepholes: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}; not {architecture!r}")
+        row = ARCHITECTURES[architecture]
+        if hidden is not None and row.hidden == PIXELS:
+            raise ValueError(
+                f"hidden {hidden} does not go with architecture {architecture}, whose LSTM is as wide as the frame "
+                "has pixels: leave hidden out, or choose lstm_copy or srivastava"
+            )
+        self.row, self.activation, self.gain, self.decoder_input = row, activation, gain, decoder_input
+        self.frame_size, self.steps = frame_size, {"recon": frames_in, "pred": frames_out}
+        pixels, depth = frame_size**2, layers or row.layers
+        top = pixels if row.hidden == PIXELS else _scaled(hidden or row.hidden, width)
+        channels, sides = _feature_maps(architecture, row, frame_size=frame_size, hidden=top, width=width)
+        if row.convolutions:
+            top = channels[-1] * sides[-1] ** 2
+        linear = [top if n == HIDDEN else _scaled(n, width) for n in row.linear]
+        peephole = row.peepholes if peepholes is None else peepholes
+
+        self.embedding: nn.Module = nn.Identity()
+        if row.convolutions:
+            self.embedding = _convolutions(row, channels, frame_size)
+        elif row.linear:
+            self.embedding = _perceptron([pixels, *linear], relu_last=row.relu_last)
+        embedded = top if row.convolutions or row.linear else pixels
+        self.encoder = LSTMStack(embedded, [top] * depth, peepholes=peephole)
+
+        self.decoders, self.readouts = nn.ModuleDict(), nn.ModuleDict()
+        for branch in BRANCHES[task]:
+            widths = [*[top] * (depth - 1), pixels if row.readout == "h" else top]
+            self.decoders[branch] = LSTMStack(top if row.feedback == "top_h" else pixels, widths, peepholes=peephole)
+            if row.readout == "linear":
+                self.readouts[branch] = nn.Linear(top, pixels)
+            elif row.convolutions:
+                self.readouts[branch] = _mirrored_convolutions(row, channels, sides)
+            elif row.readout == "mirror":
+                self.readouts[branch] = _perceptron([*linear[::-1], pixels], relu_last=False)
+            else:
+                self.readouts[branch] = nn.Identity()
+
+    @property
+    def reach(self) -> float:
+        """Largest |pre-activation| any weights can give: gain where the frame is h itself, in (-1, 1); else inf."""
+        return self.gain if self.row.readout == "h" else float("inf")
+
+    def forward(self, frames: Tensor, truth: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Pre-activations z of each branch, (B, T, H, W); `activate(z, activation)` are the output frames.
+
+        frames: (B, frames_in, H, W) in the training range. truth: (B, T, H, W) a branch, what it should output;
+        read by decoders with `decoder_input: truth` in training mode only, otherwise they read their own output.
+        """
+        if frames.shape[1:] != (self.steps["recon"], self.frame_size, self.frame_size):
+            raise ValueError(
+                f"frames have shape {tuple(frames.shape)}; this model reads (batch, {self.steps['recon']}, "
+                f"{self.frame_size}, {self.frame_size})"
+            )
+        seen = frames.transpose(0, 1).flatten(2)  # (T, B, H·W)
+        encoded, states = self.encoder(self._embed(seen))
+        if self.row.hand_over == "top":
+            top = encoded[-1]
+            states = [(top, torch.zeros_like(top))]
+        outputs = {}
+        for branch in self.decoders:
+            follow = truth[branch] if truth is not None and self.training else None
+            # The frame before the first one to predict has been seen; before the first reconstruction stands none.
+            before = seen[-1] if branch == "pred" else torch.zeros_like(seen[-1])
+            z = self._decode(branch, states, before, follow)  # (T, B, H·W)
+            outputs[branch] = z.unflatten(2, frames.shape[2:]).transpose(0, 1)
+        return outputs
+
+    def _embed(self, frames: Tensor) -> Tensor:
+        # (T, B, H·W) -> (T, B, D), all frames of all sequences in one batch
+        return self.embedding(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+    def _read(self, branch: str, h: Tensor) -> Tensor:
+        # (T, B, H) -> (T, B, H·W)
+        return self.gain * self.readouts[branch](h.flatten(0, 1)).unflatten(0, h.shape[:2])
+
+    def _decode(self, branch: str, states: States, before: Tensor, truth: Tensor | None) -> Tensor:
+        decoder, readout, steps = self.decoders[branch], self.readouts[branch], self.steps[branch]
+        assert isinstance(decoder, LSTMStack)
+        initial = [*states, *[None] * (len(decoder.layers) - len(states))]
+        if self.decoder_input == "zero":
+            return self._read(branch, decoder(None, initial, steps=steps)[0])
+        if self.decoder_input == "truth":
+            if truth is not None:
+                followed = truth.transpose(0, 1).flatten(2)[:-1]  # the last true frame is read by nobody
+                return self._read(branch, decoder(self._embed(torch.cat([before[None], followed])), initial)[0])
+            return self._decode_own_frames(branch, initial, before)
+        if self.row.feedback == "top_h":
+            return self._read(branch, decoder.unroll(initial, Feedback(), steps=steps))
+        weight, bias = (readout.weight, readout.bias) if isinstance(readout, nn.Linear) else (None, None)
+        feedback = Feedback(weight, bias, self.gain, self.activation)
+        return decoder.unroll(initial, feedback, steps=steps)
+
+    def _decode_own_frames(self, branch: str, initial: list, frame: Tensor) -> Tensor:
+        # A decoder trained on true frames reads its own ones when there are none: embedded as those were.
+        decoder, outputs, states = self.decoders[branch], [], initial
+        for _ in range(self.steps[branch]):
+            h, states = decoder(self._embed(frame[None]), states)
+            outputs.append(self._read(branch, h)[0])
+            frame = activate(outputs[-1], self.activation)
+        return torch.stack(outputs)
+
+
+def initialise(
+    model: SequenceAutoencoder,
+    *,
+    init: str = "default",
+    init_range: float = 0.01,
+    bias_init: str = "default",
+    forget_bias: float | None = None,
+) -> None:
+    """Overwrite a new model's weights in place; `default` leaves torch's.
+
+    init: orthogonal (the LSTMs' weight matrices; Saxe et al., 2014) or uniform (every weight matrix,
+    U(-init_range, init_range)). bias_init: zero or normal, N(0, 1), of the LSTMs. forget_bias: the LSTMs' forget
+    gates (Jozefowicz et al., 2015).
+    """
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if init == "uniform" and weight.dim() > 1:
+                nn.init.uniform_(weight, -init_range, init_range)
+            elif init == "orthogonal" and name in ("weight_ih", "weight_hh"):
+                nn.init.orthogonal_(weight)
+    for stack in [model.encoder, *model.decoders.values()]:
+        assert isinstance(stack, LSTMStack)
+        for layer in stack.layers:
+            bias = layer.bias
+            assert isinstance(bias, nn.Parameter)
+            if bias_init == "zero":
+                nn.init.zeros_(bias)
+            elif bias_init == "normal":
+                nn.init.normal_(bias)
+            if forget_bias is not None:
+                nn.init.constant_(bias.data.chunk(4)[1], forget_bias)  # gates i, f, g, o
+
+
+def _scaled(size: int, width: float) -> int:
+    return max(1, round(size * width))
+
+
+def _feature_maps(
+    name: str, row: Architecture, *, frame_size: int, hidden: int, width: float
+) -> tuple[list[int], list[int]]:
+    # Channels and side length before the first and after every convolution.
+    channels, sides = [1], [frame_size]
+    for i, (_, kernel, stride) in enumerate(row.convolutions, start=1):
+        if sides[-1] < kernel or (sides[-1] - kernel) % stride:
+            raise ValueError(
+                f"architecture {name} does not fit frame_size {frame_size}: convolution {i} (kernel {kernel}, "
+                f"stride {stride}) meets a {sides[-1]}×{sides[-1]} map; use frame_size 64, or an architecture "
+                "without convolutions"
+            )
+        sides.append((sides[-1] - kernel) // stride + 1)
+    for n, _, _ in row.convolutions:
+        channels.append(max(1, hidden // sides[-1] ** 2) if n == HIDDEN else _scaled(n, width))
+    return channels, sides
+
+
+def _perceptron(widths: list[int], *, relu_last: bool) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        modules += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*modules if relu_last else modules[:-1])
+
+
+def _convolutions(row: Architecture, channels: list[int], frame_size: int) -> nn.Sequential:
+    modules: list[nn.Module] = [nn.Unflatten(1, (1, frame_size, frame_size))]
+    for (_, kernel, stride), (n_in, n_out) in zip(row.convolutions, pairwise(channels), strict=True):
+        modules += [nn.Conv2d(n_in, n_out, kernel, stride), nn.ReLU()]
+    return nn.Sequential(*modules if row.relu_last else modules[:-1], nn.Flatten())
+
+
+def _mirrored_convolutions(row: Architecture, channels: list[int], sides: list[int]) -> nn.Sequential:
+    modules: list[nn.Module] = [nn.Unflatten(1, (channels[-1], sides[-1], sides[-1]))]
+    for (_, kernel, stride), (n_out, n_in) in [*zip(row.convolutions, pairwise(channels), strict=True)][::-1]:
+        modules += [nn.ConvTranspose2d(n_in, n_out, kernel, stride), nn.ReLU()]
+    return nn.Sequential(*modules[:-1], nn.Flatten())

@@ -1,0 +1,416 @@
+"""A run: its name, its folder, its life. Puts parameters, data, model and training together.
+
+`open_run` finds or makes the folder that a family's parameters define; a `Run` trains once and ever after shows what
+is recorded there. Sweeps, reports and the command line build on this; plots take what `Run` reads.
+"""
+
+import html
+import json
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from io import StringIO
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from seqae import experiment, plots
+from seqae.config import EXECUTION, LOSS_FIELDS, Parameters, read_cell, resolve
+from seqae.diagnose import prognosis, verdict
+from seqae.metrics import UNITS
+from seqae.models import SequenceAutoencoder
+from seqae.train import evaluate, make_accelerator, predict
+
+METRICS_COLUMNS = ["epoch", "step", "seconds", "split", "branch", "metric", "value"]
+SAMPLES = 8  # sequences shown
+WORDS = {  # how a parameter that differs stands in a run's name; others by their own name
+    "learning_rate": "lr",
+    "clip_norm": "clip",
+    "batch_size": "batch",
+    "frame_size": "px",
+    "train_sequences": "train",
+    "val_sequences": "val",
+    "test_sequences": "test",
+    "epochs": "ep",
+    "recon_weight": "reconweight",
+    "weight_decay": "decay",
+    "schedule_every": "every",
+    "schedule_gamma": "gamma",
+}
+BARE = {"task", "decoder_input", "architecture", "optimizer", "digits"}  # their values say enough
+
+
+class RunError(RuntimeError):
+    """A run cannot be trained or read; the message says what to do. Nothing recorded is lost."""
+
+
+def run_name(parameters: Parameters, defaults: Parameters) -> str:
+    """What differs from the family's defaults, in words: 0sm-pred-zero, rmsprop-lr0.0001-clip0.25.
+
+    Loss, task and decoder input stand together: all three if any differs, or if nothing at all does.
+    """
+    mine, usual = parameters.model_dump(mode="json"), defaults.model_dump(mode="json")
+    differing = [key for key in mine if key not in EXECUTION and mine[key] != usual[key]]
+    way = {*LOSS_FIELDS, "task", "decoder_input"}
+    words = [parameters.loss, parameters.task, parameters.decoder_input] if not differing or way & {*differing} else []
+    for key in [key for key in differing if key not in way]:
+        value = mine[key]
+        text = "".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else _number(value)
+        words.append(text if key in BARE else WORDS.get(key, key.replace("_", "")) + text)
+    return re.sub(r"[^\w.+=-]+", "", "-".join(words).lower())[:150]
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder upward of `start` (the working directory) that holds notebooks/ and params/; else `start`."""
+    start = (start or Path.cwd()).resolve()
+    return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
+
+
+def store_folder(store: str | None = None) -> Path:
+    """Where runs are kept: `store`, else $SEQAE_STORE, else reports/ of the project."""
+    given = store or environ.get("SEQAE_STORE")
+    return Path(given).expanduser().resolve() if given else project_root() / "reports"
+
+
+def parameter_cells() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The notebook's own parameters cell and the one papermill injected, as executed so far in this kernel.
+
+    The first is the last executed cell that begins with `# Parameters of`, the second one that begins with
+    `# Parameters` alone, papermill's mark. Reading the cells, not the variables, finds a mistyped name.
+    """
+    from IPython import get_ipython  # only a notebook needs it
+
+    shell = get_ipython()
+    if shell is None:
+        raise RunError("parameter_cells() reads a notebook's cells; outside one, give open_run a mapping")
+    own: dict[str, Any] = {}
+    injected: dict[str, Any] = {}
+    for source in shell.user_ns["In"]:
+        if source.startswith("# Parameters of"):
+            own = read_cell(source)
+        elif re.match(r"# Parameters\s*\n", source):
+            injected = read_cell(source)
+    return own, injected
+
+
+def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> "Run":
+    """The run of `family` that `given`, merged over the family's `defaults`, defines; its folder need not exist yet.
+
+    Raises ParameterError or ValueError for parameters that are unknown, do not go together or do not fit torch,
+    before anything is written.
+    """
+    usual, parameters = resolve(defaults), resolve(defaults, given or {})
+    experiment.check(parameters)
+    name = f"{run_name(parameters, usual)}-{parameters.short_hash()}"
+    folder = store_folder(parameters.store) / family / name
+    if parameters.fresh:
+        attempts = (folder.with_name(f"{name}-{n}") for n in range(2, 10_000))
+        folder = next(f for f in [folder, *attempts] if not f.exists()) if folder.exists() else folder
+    return Run(folder, family, parameters, differing(parameters, usual))
+
+
+def differing(parameters: Parameters, usual: Parameters) -> dict[str, Any]:
+    """Parameters that differ from the family's defaults, for people to read."""
+    mine, theirs = parameters.model_dump(mode="json"), usual.model_dump(mode="json")
+    return {key: value for key, value in mine.items() if key not in EXECUTION and value != theirs[key]}
+
+
+def find_runs(store: Path, family: str | None = None) -> "list[Run]":
+    """Every run folder of the store (of one family), in the order of their names."""
+    return [Run.load(file.parent) for file in sorted(store.glob(f"{family or '*'}/*/run.yaml"))]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run and its folder: see the table of files in CONTRIBUTING.md. `open_run` and `load` make it."""
+
+    folder: Path
+    family: str
+    parameters: Parameters
+    differs: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Run":
+        """The run recorded in a folder, wherever it was moved to. Raises RunError if the folder holds none."""
+        folder = Path(folder).resolve()
+        try:
+            record = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
+            return cls(folder, record["family"], resolve(record["parameters"]), record["differs"])
+        except FileNotFoundError:
+            raise RunError(f"{folder} is no run folder: it has no run.yaml") from None
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{folder / 'run.yaml'} is damaged ({error!r}): delete the folder and run it again"
+            ) from None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def record(self) -> dict[str, Any]:
+        """run.yaml as it stands; empty before the run began."""
+        file = self.folder / "run.yaml"
+        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    @property
+    def status(self) -> str:
+        """waiting, running, interrupted (its process is gone; it resumes when run again), done or failed."""
+        status = self.record().get("status", "waiting")
+        if status != "running":
+            return status
+        lock = filelock.FileLock(self.folder / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                return "interrupted"
+        except filelock.Timeout:
+            return "running"
+
+    def train(self) -> "Run":
+        """Train, resume or, when done already, do nothing. Afterwards everything of the run is in its folder."""
+        if self.status == "done":
+            return self
+        with self._writing():
+            started = self.record().get("started") or _now()
+            self._update(status="running", reason=None, started=started, **_circumstances(self.parameters))
+            self._train()
+            (self.folder / ".lock").unlink(missing_ok=True)
+        return self
+
+    def fail(self, reason: str) -> None:
+        """Record a failure that the run itself could not: its process died, or its notebook has an error."""
+        self._update(status="failed", reason=reason, ended=_now())
+
+    def metrics(self) -> pd.DataFrame:
+        """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out."""
+        return _read_log(self.folder / "metrics.csv")
+
+    def test(self) -> pd.DataFrame:
+        """test.csv: branch, frame (1, 2, …; none: mean over frames), metric, value, unit, sequences."""
+        return pd.read_csv(self.folder / "test.csv").astype({"frame": "Int64"})
+
+    def baselines(self) -> pd.DataFrame:
+        """What no model would score, and the head's floor: split, branch, baseline, metric, value."""
+        file = self.folder / "baselines.csv"
+        return pd.read_csv(file) if file.exists() else experiment.reference_levels(self.parameters)
+
+    def samples(self) -> dict[str, np.ndarray]:
+        """Fixed val sequences: `frames` (8, T, H, W) and each branch's output (8, T, H, W), uint8 0-255."""
+        with np.load(self.folder / "samples.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def model(self, device: str = "cpu") -> SequenceAutoencoder:
+        """The best weights on val, on any device."""
+        return experiment.load_model(self.folder / "model.safetensors", device)[0]
+
+    def prognosis(self) -> str:
+        """Before training: can this head learn on this data at all?"""
+        floor, mean = self._levels()
+        return prognosis(floor, min(mean.values()))
+
+    @property
+    def verdict(self) -> str | None:
+        """The computed line on a finished run; None before."""
+        return self.record().get("verdict")
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Label and value of what a reader wants to know first."""
+        record, p = self.record(), self.parameters
+        facts = [
+            ("task", f"{p.task}, decoder reads {p.decoder_input}"),
+            (
+                "loss",
+                f"{p.loss}: pixels in ({p.pixel_range[0]:g}, {p.pixel_range[1]:g}), {p.activation}, "
+                f"{p.training_loss}" + (f", gain {p.gain:g}" if p.gain != 1 else ""),
+            ),
+            ("architecture", f"{p.architecture}, width {p.width:g}, {record.get('weights', 0):,} weights"),
+            ("differs from the family in", ", ".join(f"{k} {v}" for k, v in self.differs.items()) or "nothing"),
+        ]
+        facts += [(f"test {key}", f"{value:.4g}") for key, value in record.get("results", {}).items()]
+        if "started" in record:
+            facts.append(("started", record["started"]))
+        if "seconds" in record:
+            facts.append(("trained for", f"{record['seconds']:.1f} s, {p.epochs} epochs"))
+        if "machine" in record:
+            facts.append(("machine", f"{record['machine']}, device {record['device']}"))
+            then = record["commit"] + (" and uncommitted changes" if record["dirty"] else "")
+            now = "" if record["commit"] == code_version()[0] else f"; the code is now {code_version()[0]}"
+            facts.append(("made with code", then + now))
+        return facts
+
+    def _repr_html_(self) -> str:
+        rows = [("status", self.status), ("verdict", self.verdict or "none yet"), *self.facts()]
+        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
+        return f"<table><caption>{html.escape(f'{self.family}/{self.name}')}</caption>{cells}</table>"
+
+    # --- inside ---
+
+    def _update(self, **changes: Any) -> None:
+        parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - {"device"}))
+        base = {"family": self.family, "parameters": parameters, "differs": dict(self.differs)}
+        _replace_text(self.folder / "run.yaml", yaml.safe_dump(base | self.record() | changes, sort_keys=False))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        # One process trains a run; whatever ends it leaves a status and a reason.
+        lock = filelock.FileLock(self.folder / ".lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RunError(f"{self.folder} is being trained by another process: wait for it, or stop it") from None
+        except OSError as error:
+            raise RunError(f"cannot write to {self.folder}: {error.strerror}; choose another folder as store") from None
+        try:
+            yield
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            with suppress(OSError):
+                self.fail(reason)
+            if isinstance(error, OSError):
+                raise RunError(
+                    f"cannot write to {self.folder}: {error.strerror or error}; free space there or choose another "
+                    "store; run it again and it goes on from its last checkpoint"
+                ) from error
+            raise
+        finally:
+            lock.release()
+
+    def _train(self) -> None:
+        p, folder = self.parameters, self.folder
+        make_accelerator(precision=p.precision, device=p.device)  # a missing device is told before data is made
+        _replace_text(folder / "baselines.csv", experiment.reference_levels(p).to_csv(index=False))
+        checkpoint, log = folder / "checkpoint" / "state.pt", folder / "metrics.csv"
+        if not checkpoint.exists():
+            log.unlink(missing_ok=True)
+        val = experiment.sequences(p, "val")
+        model, fitted = experiment.train(
+            p,
+            val,
+            record=lambda rows: _append(log, rows),
+            checkpoint=checkpoint,
+            resume=lambda epoch: _truncate(log, epoch),
+            tracker_folder=folder / "tracker",
+        )
+        self._finish(model, val, fitted.diverged_at)
+        if not p.keep_checkpoint:
+            shutil.rmtree(checkpoint.parent, ignore_errors=True)
+
+    def _finish(self, model: SequenceAutoencoder, val: torch.Tensor, diverged_at: int | None) -> None:
+        p, folder, metrics = self.parameters, self.folder, self.metrics()
+        table = _test_table(model, experiment.sequences(p, "test"), p)
+        _replace_text(folder / "test.csv", table.to_csv(index=False))
+
+        shown = val[:SAMPLES]
+        outputs = predict(model, shown[:, : p.frames_in], pixel_range=p.pixel_range)
+        images = {branch: (255 * output).round().byte().numpy() for branch, output in outputs.items()}
+        np.savez_compressed(folder / "samples.npz", allow_pickle=False, frames=shown.numpy(), **images)
+        strips = plots.sample_strips(self.samples(), task=p.task, frames_in=p.frames_in)
+        plots.save_strips(strips, folder / "frames.png")
+        plots.save_gif(strips, folder / "frames.gif")
+
+        metadata = {"family": self.family, "parameters": json.dumps(p.model_dump(mode="json", exclude=set(EXECUTION)))}
+        save_file(model.state_dict(), folder / "model.tmp", metadata=metadata)
+        (folder / "model.tmp").replace(folder / "model.safetensors")
+
+        floor, mean = self._levels()
+        line = verdict(metrics[metrics.split == "val"], mean_frame=mean, floor=floor, diverged_at=diverged_at)
+        means = table[table.frame == ""]
+        results = dict(zip(means.branch + " " + means.metric, means.value.astype(float), strict=True))
+        self._update(
+            status="done",
+            ended=_now(),
+            seconds=float(metrics.seconds.max()),
+            weights=sum(w.numel() for w in model.parameters()),
+            verdict=line,
+            results=results,
+        )
+
+    def _levels(self) -> tuple[float, dict[str, float]]:
+        # The floor (the worst branch's) and each branch's mean frame, mse on val.
+        mse = self.baselines().query("split == 'val' and metric == 'mse'")
+        mean = mse[mse.baseline == "mean_frame"].set_index("branch")["value"]
+        return mse[mse.baseline == "floor"]["value"].max(), dict(mean)
+
+
+def _test_table(model: SequenceAutoencoder, test: torch.Tensor, p: Parameters) -> pd.DataFrame:
+    final = evaluate(model, model, test, p.batch_size, experiment.objective(p), quality=True)
+    rows = [
+        (branch, frame, metric, value, UNITS[metric], len(test))
+        for (branch, metric), steps in final.items()
+        if branch != "all"
+        for frame, value in [("", float(steps.mean())), *enumerate(steps.tolist(), start=1)]
+    ]
+    return pd.DataFrame(rows, columns=["branch", "frame", "metric", "value", "unit", "sequences"])
+
+
+def _append(log: Path, rows: list[dict[str, Any]]) -> None:
+    table = pd.DataFrame(rows, columns=METRICS_COLUMNS)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(table.to_csv(index=False, header=file.tell() == 0))
+
+
+def _truncate(log: Path, epoch: int) -> None:
+    # What was logged after the checkpoint is made again.
+    kept = _read_log(log).query("epoch <= @epoch")
+    _replace_text(log, kept.to_csv(index=False))
+
+
+def _read_log(log: Path) -> pd.DataFrame:
+    header = ",".join(METRICS_COLUMNS)
+    whole = log.read_text(encoding="utf-8").rpartition("\n")[0] if log.exists() else ""
+    return pd.read_csv(StringIO(whole or header), float_precision="round_trip")
+
+
+def _replace_text(file: Path, text: str) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _circumstances(p: Parameters) -> dict[str, Any]:
+    commit, dirty = code_version()
+    packages = ("torch", "numpy", "accelerate", "seqae")
+    device = make_accelerator(device=p.device).device
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "machine": platform.node(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+    }
+
+
+@lru_cache(maxsize=1)
+def code_version() -> tuple[str, bool]:
+    """The package's git commit and whether it has uncommitted changes; outside git, its version and False."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain", "--", "."))
+    except (OSError, subprocess.CalledProcessError):
+        return f"seqae {version('seqae')}", False
