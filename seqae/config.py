@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import nbformat
 import yaml
@@ -38,17 +38,19 @@ EXECUTION = frozenset({"device", "data_folder", "store", "fresh", "keep_checkpoi
 
 
 def _as_number(value: Any) -> Any:
-    # PyYAML reads 1e-3 as text (YAML 1.1 wants 1.0e-3), inside the optimizer's arguments as well.
+    # PyYAML reads 1e-3 as text (YAML 1.1 wants 1.0e-3), inside the optimizer's arguments as well. However it is
+    # written, a number comes out the same, 1 for 1.0, so that it hashes the same.
     match value:
         case str():
             try:
-                number = float(value)
+                return _as_number(float(value))
             except ValueError:
                 return value
-            return int(number) if number.is_integer() else number
+        case float():
+            return int(value) if value.is_integer() else value
         case dict():
             return {key: _as_number(item) for key, item in value.items()}
-        case list():
+        case list() | tuple():
             return [_as_number(item) for item in value]
     return value
 
@@ -60,11 +62,11 @@ class ParameterError(ValueError):
 class Parameters(BaseModel):
     """Everything that defines one run. Field descriptions are the reference; `resolve` builds it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    seed: int = Field(6, ge=0, description="initial weights and the order of training sequences")
+    seed: int = Field(6, ge=0, lt=2**32, description="initial weights and the order of training sequences")
     data_seed: int = Field(
-        1, ge=0, description="which sequences are made; apart from `seed`, so seeds share a test set"
+        1, ge=0, lt=2**32, description="which sequences are made; apart from `seed`, so seeds share a test set"
     )
 
     pixel_range: tuple[float, float] = Field((0.0, 1.0), description="range the pixels are scaled to for training")
@@ -123,34 +125,38 @@ class Parameters(BaseModel):
         """Short name: one of `LOSSES`, else range, activation and training loss in words."""
         loss = (self.pixel_range, self.activation, self.training_loss)
         named = [name for name, fields in LOSSES.items() if fields == loss]
-        return named[0] if named else "{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss)
+        return named[0] if named else "range{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _number_given_as_text(cls, value: Any, info: ValidationInfo) -> Any:
+    def _given_as_text(cls, value: Any, info: ValidationInfo) -> Any:
         annotation = cls.model_fields[str(info.field_name)].annotation
+        if value == "none" and type(None) in get_args(annotation):
+            return None  # YAML's own word is null; here `none` is the word everywhere
         return value if annotation in (str, str | None) else _as_number(value)
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
+        faults = []
         low, high = self.pixel_range
         if not low < high:
-            raise ValueError(f"pixel_range ({low:g}, {high:g}) is empty: give [low, high] with low < high")
+            faults.append(f"pixel_range ({low:g}, {high:g}) is empty: give [low, high] with low < high")
         if self.training_loss == "bce" and self.activation != "sigmoid":
-            raise ValueError(
+            faults.append(
                 f"training_loss bce needs a probability, and activation {self.activation} gives none: "
                 "set activation: sigmoid (loss: 0sb), or training_loss: mse"
             )
-        reach = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(self.activation)
-        if reach and not (reach[0] <= low and high <= reach[1]):
-            raise ValueError(
+        if self.training_loss == "bce" and (low, high) != (0.0, 1.0):
+            faults.append(f"training_loss bce needs pixels in (0, 1), not ({low:g}, {high:g}): set pixel_range: [0, 1]")
+        elif (reach := {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(self.activation)) and not (
+            reach[0] <= low and high <= reach[1]
+        ):
+            faults.append(
                 f"pixel_range ({low:g}, {high:g}) lies outside what {self.activation} can output, "
                 f"({reach[0]:g}, {reach[1]:g}): choose a range inside it, or activation: none"
             )
-        if self.training_loss == "bce" and (low, high) != (0.0, 1.0):
-            raise ValueError(
-                f"training_loss bce needs pixels in (0, 1), not ({low:g}, {high:g}): set pixel_range: [0, 1]"
-            )
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
     def defining(self) -> dict[str, Any]:
@@ -167,13 +173,16 @@ class Parameters(BaseModel):
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers win, key by key; `loss` becomes its three fields, so a later layer may change one."""
+    """Later layers win, key by key; `loss` becomes its three fields, so a later layer may change one.
+
+    Raises `ParameterError` for a `loss` that there is not, or that contradicts fields in its own layer.
+    """
     merged: dict[str, Any] = {}
     for layer in layers:
-        layer = dict(layer)
+        layer = {str(key): value for key, value in layer.items()}
         if "loss" in layer:
             name = layer.pop("loss")
-            if name not in LOSSES:
+            if name not in [*LOSSES]:
                 raise ParameterError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
             spelled = dict(zip(LOSS_FIELDS, LOSSES[name], strict=True))
             for field, value in spelled.items():
@@ -191,10 +200,29 @@ def resolve(*layers: Mapping[str, Any]) -> Parameters:
 
     Raises `ParameterError` that lists every fault at once.
     """
+    faults: list[str] = []
+    spelled: list[dict[str, Any]] = []
+    for layer in layers:
+        try:
+            spelled.append(merge(layer))
+        except ParameterError as error:
+            faults.append(str(error))
+            spelled.append({key: value for key, value in layer.items() if key not in ("loss", *LOSS_FIELDS)})
+    values = merge(*spelled)
     try:
-        return Parameters(**merge(*layers))
+        parameters = Parameters.model_validate(values)
     except ValidationError as error:
-        raise ParameterError("\n".join(_faults(error))) from None
+        faults += _faults(error)
+        # What does not go together is told only where all values are right by themselves: so try without the others.
+        wrong = {fault["loc"][0] for fault in error.errors() if fault["loc"]}
+        if wrong and not wrong & {*LOSS_FIELDS}:
+            try:
+                Parameters.model_validate({key: value for key, value in values.items() if key not in wrong})
+            except ValidationError as unsound:
+                faults += _faults(unsound)
+    if faults:
+        raise ParameterError("\n".join(faults))
+    return parameters
 
 
 def _faults(error: ValidationError) -> Iterable[str]:
@@ -221,6 +249,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParameterError(f"no parameter file {path}") from None
+    except OSError as error:
+        raise ParameterError(f"parameter file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if content is None:
@@ -236,7 +266,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def read_cell(source: str) -> dict[str, Any]:
     """The literal assignments of a parameters cell. Raises `ParameterError` on anything but a literal."""
     values = {}
-    for statement in ast.parse(source).body:
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise ParameterError(f"the parameters cell is not Python: {error.msg}, line {error.lineno}") from None
+    for statement in statements:
         match statement:
             case (
                 ast.Assign(targets=[ast.Name(id=name)], value=value)
@@ -244,7 +278,7 @@ def read_cell(source: str) -> dict[str, Any]:
             ):
                 try:
                     values[name] = ast.literal_eval(value)
-                except ValueError:
+                except (ValueError, TypeError):
                     raise ParameterError(
                         f"{name} = {ast.unparse(value)}: the parameters cell takes literals only; "
                         "derive values in a later cell"

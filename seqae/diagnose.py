@@ -13,6 +13,13 @@ MARGIN = 0.03  # within 3 % of the mean frame counts as stuck at it
 PLATEAU = 0.01  # less than 1 % better in total counts as saturated
 
 
+def reachable_pixels(*, reach: float, activation: str, pixel_range: tuple[float, float]) -> tuple[float, float]:
+    """Lowest and highest output of the head on the [0, 1] scale, |pre-activation| being `reach` at most."""
+    ends = activate(torch.tensor([-reach, reach], dtype=torch.float64), activation)
+    low, high = ((ends - pixel_range[0]) / (pixel_range[1] - pixel_range[0])).tolist()
+    return low, high
+
+
 def reachable_floor(
     targets: np.ndarray, *, reach: float, activation: str, pixel_range: tuple[float, float]
 ) -> dict[str, float]:
@@ -20,19 +27,34 @@ def reachable_floor(
 
     targets: uint8 frames of any shape. reach: the largest |pre-activation|, `SequenceAutoencoder.reach`. Every pixel
     is best served by the reachable value nearest to it, for mse and bce alike. Returns mse (per pixel, on [0, 1])
-    and, for sigmoid, bce (nats/pixel; with an unbounded head the data's own entropy).
+    and, for sigmoid on (0, 1), bce (nats/pixel; with an unbounded head the data's own entropy).
     """
     share = np.bincount(targets.ravel(), minlength=256) / targets.size
     value = np.linspace(0, 1, 256)
-    low, high = pixel_range
-    reached = (activate(torch.tensor([-reach, reach], dtype=torch.float64), activation).numpy() - low) / (
-        high - low
-    )  # on [0, 1]
-    best = value.clip(*reached)
+    best = value.clip(*reachable_pixels(reach=reach, activation=activation, pixel_range=pixel_range))
     floor = {"mse": float(share @ (best - value) ** 2)}
-    if activation == "sigmoid":
+    if activation == "sigmoid" and tuple(pixel_range) == (0, 1):
         floor["bce"] = float(share @ _cross_entropy(best, value))
     return floor
+
+
+def explain_head(
+    targets: np.ndarray, *, reach: float, activation: str, pixel_range: tuple[float, float], mean_frame: float
+) -> str:
+    """Why a head can or cannot learn, in a paragraph, from the same histogram; mean_frame: its mse on [0, 1]."""
+    low, high = reachable_pixels(reach=reach, activation=activation, pixel_range=pixel_range)
+    floor = reachable_floor(targets, reach=reach, activation=activation, pixel_range=pixel_range)["mse"]
+    black, head = (targets == 0).mean(), "h" if activation == "none" else f"{activation}(h)"
+    if floor < 1e-6:
+        return f"{head} reaches every pixel value (up to a factor {reach:g} before it): nothing stands in its way."
+    cost = max(low, 0) ** 2
+    return (
+        f"An LSTM's h lies in (-1, 1). Times {reach:g}, through {activation}, on the [0, 1] scale of the pixels, it "
+        f"can only give values from {low:.3f} to {high:.3f}. But {black:.0%} of these pixels are black, 0, and each of "
+        f"them costs at least {max(low, 0):.3f}² = {cost:.4f}; over all pixels no weights whatever can come below an "
+        f"MSE of {floor:.4f}. The mean frame, no model at all, scores {mean_frame:.4f}: "
+        + ("no optimizer can mend that." if floor > mean_frame else "there is room to learn, down to that floor.")
+    )
 
 
 def baselines(train: np.ndarray, targets: Mapping[str, np.ndarray], last_seen: np.ndarray) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def check(p: Parameters) -> SequenceAutoencoder:
     """Raise ValueError for what only torch or the model can tell (a frame size that does not fit, an unknown
     optimizer or argument); return the model on the meta device, which costs no memory.
     """
-    _optimizer(p), _schedule(p)
+    _schedule(p)(_optimizer(p)([torch.zeros(2, 2), torch.zeros(2)]))  # the two must fit each other as well
     if p.test_data == "official" and (p.frame_size, p.frames_in + p.frames_out) != (64, 20):
         raise ValueError(
             f"test_data official has 20 frames of 64×64; not {p.frames_in + p.frames_out} of "

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from seqae.losses import activate
-from seqae.recurrent import Feedback, LSTMStack
+from seqae.recurrent import ACTIVATIONS, Feedback, LSTMStack
 
 BRANCHES = {"recon": ("recon",), "recon_ordered": ("recon",), "pred": ("pred",), "both": ("recon", "pred")}
+DECODER_INPUTS = ("zero", "output", "truth")
 PIXELS = -1  # as wide as the frame has pixels
 HIDDEN = -2  # as wide as the LSTM layers
 States = list[tuple[Tensor, Tensor]]
@@ -95,8 +96,14 @@ class SequenceAutoencoder(nn.Module):
         peepholes: bool | None = None,
     ) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}; not {architecture!r}")
+        for what, value, known in (
+            ("architecture", architecture, ARCHITECTURES),
+            ("task", task, BRANCHES),
+            ("decoder_input", decoder_input, DECODER_INPUTS),
+            ("activation", activation, ACTIVATIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"{what} must be one of {', '.join(known)}; not {value!r}")
         row = ARCHITECTURES[architecture]
         if hidden is not None and row.hidden == PIXELS:
             raise ValueError(

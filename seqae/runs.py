@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 
 from seqae import experiment, plots
 from seqae.config import EXECUTION, LOSS_FIELDS, Parameters, read_cell, resolve
-from seqae.diagnose import prognosis, verdict
+from seqae.diagnose import explain_head, prognosis, verdict
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder
 from seqae.train import evaluate, make_accelerator, predict
@@ -51,7 +51,7 @@ WORDS = {  # how a parameter that differs stands in a run's name; others by thei
     "schedule_every": "every",
     "schedule_gamma": "gamma",
 }
-BARE = {"task", "decoder_input", "architecture", "optimizer", "digits"}  # their values say enough
+BARE = {"architecture", "optimizer", "digits", "optimizer_arguments", "schedule_arguments"}  # their values say enough
 
 
 class RunError(RuntimeError):
@@ -59,19 +59,17 @@ class RunError(RuntimeError):
 
 
 def run_name(parameters: Parameters, defaults: Parameters) -> str:
-    """What differs from the family's defaults, in words: 0sm-pred-zero, rmsprop-lr0.0001-clip0.25.
-
-    Loss, task and decoder input stand together: all three if any differs, or if nothing at all does.
+    """Loss, task and decoder input, then what else differs from the family's defaults, in words:
+    0sm-pred-zero, 0nm-recon-output-rmsprop-lr0.0001-clip0.25.
     """
     mine, usual = parameters.model_dump(mode="json"), defaults.model_dump(mode="json")
     differing = [key for key in mine if key not in EXECUTION and mine[key] != usual[key]]
-    way = {*LOSS_FIELDS, "task", "decoder_input"}
-    words = [parameters.loss, parameters.task, parameters.decoder_input] if not differing or way & {*differing} else []
-    for key in [key for key in differing if key not in way]:
+    words = [parameters.loss, parameters.task, parameters.decoder_input]
+    for key in [key for key in differing if key not in (*LOSS_FIELDS, "task", "decoder_input")]:
         value = mine[key]
         text = "".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else _number(value)
         words.append(text if key in BARE else WORDS.get(key, key.replace("_", "")) + text)
-    return re.sub(r"[^\w.+=-]+", "", "-".join(words).lower())[:150]
+    return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
 
 
 def _number(value: Any) -> str:
@@ -121,9 +119,9 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     experiment.check(parameters)
     name = f"{run_name(parameters, usual)}-{parameters.short_hash()}"
     folder = store_folder(parameters.store) / family / name
-    if parameters.fresh:
-        attempts = (folder.with_name(f"{name}-{n}") for n in range(2, 10_000))
-        folder = next(f for f in [folder, *attempts] if not f.exists()) if folder.exists() else folder
+    if parameters.fresh:  # in a sweep's kernel the folder is the one that the sweep chose, $SEQAE_RUN
+        attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
+        folder = next(f for f in attempts if f.name == environ.get("SEQAE_RUN") or not f.exists())
     return Run(folder, family, parameters, differing(parameters, usual))
 
 
@@ -185,7 +183,9 @@ class Run:
 
     def train(self) -> "Run":
         """Train, resume or, when done already, do nothing. Afterwards everything of the run is in its folder."""
-        if self.status == "done":
+        if "results" in self.record():
+            if self.status == "failed":  # in its notebook, after it was trained
+                self._update(status="done", reason=None)
             return self
         with self._writing():
             started = self.record().get("started") or _now()
@@ -200,7 +200,7 @@ class Run:
 
     def metrics(self) -> pd.DataFrame:
         """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out."""
-        return _read_log(self.folder / "metrics.csv")
+        return pd.read_csv(StringIO("\n".join(_whole_lines(self.folder / "metrics.csv"))))
 
     def test(self) -> pd.DataFrame:
         """test.csv: branch, frame (1, 2, …; none: mean over frames), metric, value, unit, sequences."""
@@ -224,6 +224,17 @@ class Run:
         """Before training: can this head learn on this data at all?"""
         floor, mean = self._levels()
         return prognosis(floor, min(mean.values()))
+
+    def explain(self) -> str:
+        """Why, in a paragraph computed from this run's data and last layer; see `diagnose.explain_head`."""
+        p, targets = self.parameters, experiment.sequences(self.parameters, "val").numpy()
+        return explain_head(
+            targets,
+            reach=experiment.check(p).reach,
+            activation=p.activation,
+            pixel_range=p.pixel_range,
+            mean_frame=min(self._levels()[1].values()),
+        )
 
     @property
     def verdict(self) -> str | None:
@@ -273,7 +284,7 @@ class Run:
         lock = filelock.FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=2)  # longer than `status` holds it, and than a kernel outlives its parent
         except filelock.Timeout:
             raise RunError(f"{self.folder} is being trained by another process: wait for it, or stop it") from None
         except OSError as error:
@@ -368,15 +379,15 @@ def _append(log: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _truncate(log: Path, epoch: int) -> None:
-    # What was logged after the checkpoint is made again.
-    kept = _read_log(log).query("epoch <= @epoch")
-    _replace_text(log, kept.to_csv(index=False))
+    # What was logged after the checkpoint is made again; the lines kept stay as they are, byte for byte.
+    header, *lines = _whole_lines(log)
+    _replace_text(log, "".join(f"{line}\n" for line in [header, *(x for x in lines if int(x.split(",")[0]) <= epoch)]))
 
 
-def _read_log(log: Path) -> pd.DataFrame:
-    header = ",".join(METRICS_COLUMNS)
-    whole = log.read_text(encoding="utf-8").rpartition("\n")[0] if log.exists() else ""
-    return pd.read_csv(StringIO(whole or header), float_precision="round_trip")
+def _whole_lines(log: Path) -> list[str]:
+    # A process killed while it wrote leaves a torn last line.
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    return text.rpartition("\n")[0].splitlines() or [",".join(METRICS_COLUMNS)]
 
 
 def _replace_text(file: Path, text: str) -> None:

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from seqae.metrics import frame_errors, image_quality
 from seqae.models import SequenceAutoencoder, branch_targets
 
 Row = dict[str, Any]
+TRACKERS = {"tensorboard": ["tensorboard", "tensorboardX"]}  # where its package has more than one name
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ def fit(
     sequences is a function of (seed, epoch) alone, so the numbers are those of an unbroken run (exactly, on CPU).
     """
     accelerator = make_accelerator(precision=precision, device=device, tracker=tracker, folder=tracker_folder)
-    net, optim = accelerator.prepare(model, optimizer(model.parameters()))
-    scheduler = schedule(optim.optimizer)
+    _release(model)
+    torch_optimizer = optimizer(model.to(accelerator.device).parameters())
+    scheduler = schedule(torch_optimizer)  # before accelerate wraps the optimizer, else it counts no steps under fp16
+    net, optim = accelerator.prepare(model, torch_optimizer)
     epoch, step, seconds, best, best_epoch, weights = 0, 0, 0.0, float("inf"), 0, _copy(model)
     diverged_at = None
 
@@ -93,7 +97,7 @@ def fit(
             scheduler.load_state_dict(state["scheduler"])
         if accelerator.scaler:
             accelerator.scaler.load_state_dict(state["scaler"])
-        epoch, step, seconds, best, best_epoch = state["progress"]
+        epoch, step, seconds, best, best_epoch, diverged_at = state["progress"]
         weights = {name: tensor.cpu() for name, tensor in state["weights"].items()}
         resume(epoch)
 
@@ -149,12 +153,13 @@ def fit(
                     "optimizer": optim.state_dict(),
                     "scheduler": scheduler.state_dict() if scheduler else None,
                     "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-                    "progress": (epoch, step, seconds, best, best_epoch),
+                    "progress": (epoch, step, seconds, best, best_epoch, diverged_at),
                     "weights": weights,
                 }
                 _replace(checkpoint, state)
                 saved = time.monotonic()
     accelerator.end_training()
+    _release(model)
     return Fitted(weights, best_epoch, diverged_at)
 
 
@@ -169,8 +174,8 @@ def evaluate(
 ) -> dict[tuple[str, str], Tensor]:
     """Mean metrics of each frame step over all sequences, (T,) for each (branch, metric); the objective is a scalar.
 
-    frames: uint8 (N, T, H, W). quality adds MAE, PSNR and
-    SSIM. Decoders read their own outputs where they read true frames in training.
+    frames: uint8 (N, T, H, W). quality adds MAE, PSNR and SSIM. Decoders read their own outputs where they read true
+    frames in training. Returns float64 tensors on the CPU.
     """
     device = next(model.parameters()).device
     totals: dict[tuple[str, str], Tensor] = {}
@@ -179,7 +184,8 @@ def evaluate(
         for batch in frames.split(batch_size):
             loss, errors = _measure(net, model, batch.to(device), objective, quality=quality)
             for key, value in ({("all", "objective"): loss[None]} | errors).items():
-                totals[key] = totals.get(key, 0) + value.double().mean(0) * (len(batch) / len(frames))
+                # in float64, which not every device has
+                totals[key] = totals.get(key, 0) + value.cpu().double().mean(0) * (len(batch) / len(frames))
     return totals
 
 
@@ -197,21 +203,25 @@ def make_accelerator(
     *, precision: str = "none", device: str = "auto", tracker: str = "none", folder: Path | None = None
 ) -> Accelerator:
     """Raises ValueError where this machine lacks the device or the device the precision: never falls back silently."""
-    kind = device.split(":")[0]
-    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in available:
+    kind, _, index = device.partition(":")
+    count = {"auto": 1, "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in count or (":" in device and not (kind == "cuda" and index.isdecimal())):
         raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps; not {device!r}")
-    if not available[kind]:
+    if int(index or 0) >= count[kind]:
         raise ValueError(f"device {device} is not available on this machine: use device: auto, or cpu")
+    if tracker != "none" and not any(find_spec(name) for name in TRACKERS.get(tracker, [tracker])):
+        raise ValueError(f"tracker {tracker} is not installed: pip install {tracker}, or use tracker: none")
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train one run after another
-    if ":" in device:
-        torch.cuda.set_device(device)
+    if index:
+        torch.cuda.set_device(int(index))
     accelerator = Accelerator(
         cpu=kind == "cpu",
         mixed_precision="no" if precision == "none" else precision,
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,
     )
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train on in float32
+        raise ValueError("precision fp16 needs a GPU and the device is cpu: use precision: bf16, or none")
     if tracker != "none":
         accelerator.init_trackers("seqae")
     return accelerator
@@ -233,10 +243,19 @@ def _measure(
         with torch.no_grad():
             output = to_unit(activate(z, model.activation), objective.pixel_range)
             target = to_unit(targets[branch], objective.pixel_range)
-            found = frame_errors(output, target, z if model.activation == "sigmoid" else None)
+            # on another range than (0, 1) the pixel is not the sigmoid itself, so no probability
+            probability = model.activation == "sigmoid" and objective.pixel_range == (0, 1)
+            found = frame_errors(output, target, z if probability else None)
             found |= image_quality(output, target) if quality else {}
         errors |= {(branch, metric): value for metric, value in found.items()}
     return total, errors
+
+
+def _release(model: torch.nn.Module) -> None:
+    # Accelerate leaves its precision in the model and takes a model that it has seen as it is. Freed of that, a model
+    # can be fitted again, with another precision, and gives in memory what it gives when loaded from a file.
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        model.__dict__.pop(name, None)
 
 
 def _copy(model: torch.nn.Module) -> dict[str, Tensor]:

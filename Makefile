@@ -1,0 +1,35 @@
+# Every target makes the environment it needs in .venv when it is missing, and leaves it alone when it is there.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?=
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
+
+reports: .venv/.ready  ## train the 5×6 loss grid at quick scale, render every run and the comparison
+	$(BIN)/seqae run params/losses --scale quick $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/seqae compare losses
+	@echo "Open reports/index.html"
+
+test: .venv/.ready  ## all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
+
+clean:  ## remove the environment and caches; reports/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build seqae.egg-info
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seqae needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lab]'
+	touch $@
+
+STRIP := --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
+
+.PHONY: help reports test lint clean
+.DEFAULT_GOAL := help

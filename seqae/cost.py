@@ -1,0 +1,86 @@
+"""What a run will take, before it runs: weights, memory, operations, time."""
+
+import math
+import time
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from seqae import experiment
+from seqae.config import Parameters
+from seqae.models import branch_targets
+from seqae.train import make_accelerator
+
+SMALL = 5e10  # floating-point operations an update, up to which timing a few of them is quick
+
+
+@dataclass(frozen=True)
+class Cost:
+    """weights: their number. memory: bytes of weights, gradients and optimizer state, without activations.
+    operations: floating-point ones an update. seconds: for all epochs, as estimated by `how`.
+    """
+
+    weights: int
+    memory: int
+    operations: int
+    updates: int
+    seconds: float
+    how: str
+
+
+def estimate(p: Parameters) -> Cost:
+    """Count and time what training with these parameters takes on this machine; raises ValueError as `check` does."""
+    model, batch = experiment.check(p).train(), min(p.batch_size, p.train_sequences)
+    weights = sum(w.numel() for w in model.parameters())
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        frames = torch.empty(batch, p.frames_in + p.frames_out, p.frame_size, p.frame_size)
+        targets = branch_targets(frames, task=p.task, frames_in=p.frames_in)
+        torch.stack([z.sum() for z in model(frames[:, : p.frames_in], targets).values()]).sum().backward()
+    operations = int(counter.get_total_flops())
+    if operations < SMALL:
+        update, how = _timed_update(p, batch), "timed updates"
+    else:
+        rate = _matmul_rate(p)
+        update, how = operations / rate, f"the rate of a large matrix product here, {rate / 1e9:,.0f} GFLOP/s"
+    updates = p.epochs * math.ceil(p.train_sequences / batch)
+    evaluations = p.epochs * math.ceil(p.val_sequences / p.batch_size)  # forward only, a third of an update
+    memory = round(4 * weights * (2 + _optimizer_state(p)))
+    return Cost(weights, memory, operations, updates, update * (updates + evaluations / 3), how)
+
+
+def _timed_update(p: Parameters, batch: int, steps: int = 3) -> float:
+    # By the training loop itself, without its progress bar; the first of two short epochs warms up.
+    rows: list[dict[str, Any]] = []
+    few = p.model_copy(update={"train_sequences": steps * batch, "epochs": 2, "tracker": "none"})
+    val = experiment.sequences(few.model_copy(update={"val_sequences": 1}), "val")
+    with redirect_stderr(StringIO()):
+        experiment.train(few, val, record=rows.extend)
+    first, last = (max(row["seconds"] for row in rows if row["epoch"] == epoch) for epoch in (1, 2))
+    return (last - first) / steps
+
+
+def _matmul_rate(p: Parameters, size: int = 2048) -> float:
+    device = make_accelerator(precision=p.precision, device=p.device).device
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(p.precision, torch.float32)
+    square, times = torch.ones(size, size, device=device, dtype=dtype), []
+    for _ in range(4):
+        began = time.perf_counter()
+        (square @ square).sum().item()  # .item() waits for the device
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times)
+
+
+def _optimizer_state(p: Parameters) -> float:
+    # Numbers that the optimizer keeps for each weight, seen on a small matrix and a bias.
+    weights = [torch.nn.Parameter(torch.zeros(64, 64)), torch.nn.Parameter(torch.zeros(64))]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    optimizer = experiment._optimizer(p)(weights)
+    optimizer.step()
+    state = [value for value in tree_leaves(optimizer.state_dict()) if isinstance(value, torch.Tensor)]
+    return sum(value.numel() for value in state if value.numel() > 1) / sum(weight.numel() for weight in weights)

@@ -1,0 +1,116 @@
+"""A notebook executed by papermill in a kernel of this process, which dies with it.
+
+Dask runs this in its workers; several may run in one process, each in a thread.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
+from traitlets import default
+
+SCHEME = "seqae:"  # begins papermill's names of our files, so that an executed notebook holds no machine's paths
+AUTOSAVE = 2  # seconds between saves of a notebook within a cell
+_sources: dict[str, str] = {}  # papermill's name: a notebook's JSON text
+_targets: dict[str, Path] = {}  # papermill's name: the file to write
+_kernels: dict[Path, int | None] = {}  # the file written: process id of its kernel; None once stopped
+
+
+class StoppedError(Exception):
+    """The kernel was killed by `stop_kernels`."""
+
+
+def execute_notebook(
+    source: str, target: Path, *, name: str, parameters: Mapping[str, Any], environment: Mapping[str, str]
+) -> str | None:
+    """Execute a notebook's JSON text into the file `target`; return why it failed, or None. May raise `StoppedError`.
+
+    name: what the executed notebook calls itself. environment: set for the kernel, over this process's own.
+    """
+    import papermill  # takes a second
+    from papermill.iorw import papermill_io
+
+    if SCHEME not in dict(papermill_io._handlers):
+        papermill_io.register(SCHEME, _Files)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that only our model knows
+    origin, written = f"{SCHEME}{name}/source.ipynb", f"{SCHEME}{name}/{target.name}"
+    _sources[origin], _targets[written] = source, target
+    try:
+        papermill.execute_notebook(
+            origin,
+            written,
+            dict(parameters),
+            kernel_name="python3",
+            kernel_manager_class=_kernel_class(target, environment),
+            progress_bar=False,
+            autosave_cell_every=AUTOSAVE,
+            start_timeout=120,
+            extra_arguments=["--log-level=ERROR"],  # a kernel whose worker died says so, on the user's terminal
+        )
+    except papermill.PapermillExecutionError as error:
+        return f"{error.ename}: {error.evalue}".rstrip(": ")
+    except Exception as error:
+        if _kernels.get(target, 0) is None:
+            raise StoppedError from None
+        died = "kernel died" in str(error).lower()
+        return "the kernel died: killed, or out of memory" if died else f"{type(error).__name__}: {error}"
+    finally:
+        _sources.pop(origin), _targets.pop(written), _kernels.pop(target, None)
+    return None
+
+
+def stop_kernels(targets: set[Path]) -> None:
+    """Kill the kernels that write these files; what they were doing stays as it is, to be resumed."""
+    for target in targets & _kernels.keys():
+        pid, _kernels[target] = _kernels[target], None
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # a kernel leads its own process group
+
+
+def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
+    class Kernel(AsyncKernelManager):
+        transport_encryption = "auto"  # other users of this machine can reach its ports
+
+        @default("kernel_spec_manager")
+        def _own_interpreter(self) -> KernelSpecManager:
+            return KernelSpecManager(kernel_dirs=[])  # not what a user has installed as `python3`
+
+        async def start_kernel(self, **arguments: Any) -> None:  # type: ignore[override]
+            # Dask's workers trim memory eagerly, which slows torch's large tensors.
+            inherited = {key: value for key, value in os.environ.items() if key != "MALLOC_TRIM_THRESHOLD_"}
+            await super().start_kernel(env=inherited | dict(environment), **arguments)
+            assert isinstance(self.provisioner, LocalProvisioner)
+            _kernels[target] = self.provisioner.pid
+
+    return Kernel
+
+
+class _Files:
+    """papermill's way to notebooks: read from memory; written so that a reader finds a whole one at any instant."""
+
+    @staticmethod
+    def read(path: str) -> str:
+        return _sources[path]
+
+    @staticmethod
+    def write(text: str, path: str) -> None:
+        target = _targets[path]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def pretty_path(path: str) -> str:
+        return path

@@ -1,0 +1,291 @@
+"""Many runs: which ones parameter files define, and their notebooks executed by the workers of a Dask cluster.
+
+Here or on a cluster it is the same: an embedded LocalCluster where no scheduler is named. What became of a run is
+read from its run.yaml, never from its notebook.
+"""
+
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.config
+from dask.system import CPU_COUNT
+from distributed import Client, Future, LocalCluster, wait
+from distributed.scheduler import KilledWorker
+
+from seqae.config import family_defaults, read_yaml
+from seqae.kernels import StoppedError, execute_notebook, stop_kernels
+from seqae.report import Facts, IndexRow, render_notebook, write_index
+from seqae.runs import Run, RunError, open_run, project_root, store_folder
+
+LIBRARIES = ("OMP", "MKL", "OPENBLAS")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that a parameter file defines, and all that a worker needs to execute it."""
+
+    run: Run
+    notebook: str  # JSON text: a worker elsewhere needs the package alone
+    given: Mapping[str, Any]
+
+    def why(self) -> str | None:
+        """Why it has to be executed; None when it is done and has its report."""
+        logged = progress(self.run)
+        return {
+            "waiting": "new",
+            "interrupted": f"interrupted after epoch {logged[0]}" if logged else "interrupted",
+            "running": "another process trains it",
+            "failed": f"failed: {self.run.record().get('reason')}",
+            "done": None if (self.run.folder / "report.html").exists() else "has no report yet",
+        }[self.run.status]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one execution ended; reason: why it failed, None when the run is done."""
+
+    run: Run
+    reason: str | None
+    seconds: float
+
+
+def plan(
+    files: Iterable[Path], *, scale: str | None = None, given: Mapping[str, Any] | None = None, store: str | None = None
+) -> list[Planned]:
+    """The runs that parameter files, or all below folders, define; two files that define the same run count once.
+
+    scale: a name in params/scale, or a file. given: what the command line says. Later ones win: notebook < scale <
+    file < given, key by key as papermill merges. store: where runs are kept, else what the parameters, $SEQAE_STORE
+    or the files' project say. Raises ValueError with the faults of all files at once.
+    """
+    faults: dict[str, list[Path]] = {}
+    planned: dict[Path, Planned] = {}
+    for named in files:
+        for file in _parameter_files(named):
+            try:
+                item = _planned(file, scale, given or {}, store)
+                planned.setdefault(item.run.folder, item)
+            except (ValueError, OSError) as error:
+                faults.setdefault(str(error), []).append(file)
+    if faults:
+        more = {message: f" and {len(where) - 1} more" if len(where) > 1 else "" for message, where in faults.items()}
+        lines = (f"{where[0]}{more[message]}: {message}" for message, where in faults.items())
+        raise ValueError("\n".join(line.replace("\n", "\n  ") for line in lines))
+    return list(planned.values())
+
+
+def _parameter_files(named: Path) -> list[Path]:
+    if not named.is_dir():
+        return [named]
+    scales = project_root(named) / "params" / "scale"
+    found = [file for file in sorted(named.rglob("*.yaml")) if scales not in file.resolve().parents]
+    return found or [named]
+
+
+def _planned(file: Path, scale: str | None, given: Mapping[str, Any], store: str | None) -> Planned:
+    if file.is_dir():
+        raise ValueError("no *.yaml in this folder")
+    root = project_root(file.parent)
+    try:
+        family = file.resolve().relative_to(root / "params").parts[:-1][0]
+    except (ValueError, IndexError):
+        raise ValueError("must lie in params/FAMILY/ of a project that has notebooks/FAMILY.ipynb") from None
+    source = root / "notebooks" / f"{family}.ipynb"
+    if not source.exists():
+        raise ValueError(f"family {family} has no notebook {source}")
+    layers = [read_yaml(file), given]
+    if scale is not None:
+        layers.insert(0, read_yaml(scale if scale.endswith(".yaml") else root / "params" / "scale" / f"{scale}.yaml"))
+    merged = {key: value for layer in layers for key, value in layer.items()}
+    defaults = family_defaults(source)
+    stores = (store, merged.pop("store", None), defaults.get("store"), os.environ.get("SEQAE_STORE"), root / "reports")
+    where = str(next(place for place in stores if place))
+    if defaults.get("store"):  # the kernel has it from $SEQAE_STORE, unless its own cell says another
+        merged["store"] = where
+    run = open_run(family, defaults, merged | {"store": where})
+    return Planned(run, source.read_text(encoding="utf-8"), merged)
+
+
+def progress(run: Run) -> tuple[int, float] | None:
+    """The last epoch logged and its objective on val, from the end of metrics.csv; None before there is one."""
+    with suppress(OSError), (run.folder / "metrics.csv").open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+        for line in reversed(file.read().decode().rpartition("\n")[0].splitlines()):
+            if ",val,all,objective," in line:
+                return int(line.split(",")[0]), float(line.split(",")[-1])
+    return None
+
+
+def execute(item: Planned) -> Outcome:
+    """In a worker: execute the run's notebook, record a failure, render the report."""
+    run, began = item.run, time.monotonic()
+    if not _free(run):
+        return Outcome(run, "another process trains it: wait for that one, or stop it", 0.0)
+    try:
+        reason = execute_notebook(
+            item.notebook,
+            run.folder / "notebook.ipynb",
+            name=f"{run.family}/{run.name}",
+            parameters=item.given,
+            environment={"SEQAE_STORE": str(run.folder.parents[1]), "SEQAE_RUN": run.name},
+        )
+    except StoppedError:
+        return Outcome(run, "stopped", time.monotonic() - began)
+    if reason is None and run.status != "done":
+        reason = f"the notebook ended without training this run: it must open family {run.family!r} and call train()"
+    return Outcome(run, _conclude(run, reason), time.monotonic() - began)
+
+
+def _conclude(run: Run, reason: str | None) -> str | None:
+    # Whatever is wrong here, a full disk or output that cannot be rendered, is a reason, not an error of the sweep.
+    try:
+        if reason is not None and _free(run):
+            run.fail(reason)
+        error = reason and f"{reason}\nMend the cause; the next seqae run tries this run again."
+        facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error)
+        render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts)
+    except Exception as error:
+        return reason or f"no report: {type(error).__name__}: {error}"
+    return reason
+
+
+def _free(run: Run) -> bool:
+    # The kernel of a worker that died lives until it sees that, up to a second.
+    deadline = time.monotonic() + 5
+    while run.status == "running":
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def sweep(
+    planned: Collection[Planned],
+    *,
+    jobs: int,
+    cluster: str | None = None,
+    finished: Callable[[Outcome], None] = lambda outcome: None,
+    tick: Callable[[list[Run]], None] = lambda running: None,
+) -> list[Outcome]:
+    """Execute planned runs in `jobs` processes here, or on the workers of the scheduler at `cluster`.
+
+    finished: called after each. tick: about once a second, with those under way. On KeyboardInterrupt their kernels
+    are killed; the same sweep goes on from their checkpoints.
+    """
+    waiting, running, outcomes, lost = deque(planned), dict[Future, Planned](), [], Counter[Path]()
+    with _client(min(jobs, len(planned)), max(1, CPU_COUNT // jobs), cluster) as client:
+        try:
+            while waiting or running:
+                # As many as there are slots: a restarted worker would get nothing that queues at another one.
+                slots = max(1, sum(client.nthreads().values()))
+                while waiting and len(running) < slots:
+                    item = waiting.popleft()
+                    running[client.submit(execute, item, pure=False)] = item
+                tick([item.run for item in running.values()])
+                with suppress(TimeoutError):
+                    wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
+                for future in [future for future in running if future.done()]:
+                    item = running.pop(future)
+                    error = future.exception()
+                    if isinstance(error, KilledWorker):
+                        lost[item.run.folder] += 1
+                        if lost[item.run.folder] == 1:
+                            waiting.appendleft(item)  # once more, from its checkpoint
+                            continue
+                        error = RuntimeError("its worker process died twice: killed, or out of memory")
+                    outcome = Outcome(item.run, _conclude(item.run, str(error)), 0.0) if error else future.result()
+                    future.release()  # dask makes a result anew when the worker that holds it dies
+                    outcomes.append(outcome)
+                    finished(outcome)
+        except KeyboardInterrupt:
+            with suppress(Exception):
+                targets = {item.run.folder / "notebook.ipynb" for item in running.values()}
+                client.run(stop_kernels, targets, on_error="ignore")
+            raise
+    return outcomes
+
+
+@contextmanager
+def _client(workers: int, threads: int, cluster: str | None) -> Iterator[Client]:
+    if cluster is not None:
+        if not cluster.startswith(("tcp://", "tls://")):
+            raise ValueError(f"cluster must be the address of a scheduler, such as tcp://head:8786; not {cluster!r}")
+        try:
+            client = Client(cluster, timeout=10)
+        except OSError as error:
+            raise RunError(f"no scheduler answers at {cluster}: {error}") from None
+        with client:
+            yield client
+        return
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),  # `sweep` itself counts deaths
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,  # kernels take the memory, not workers
+            silence_logs=logging.CRITICAL,
+            env={f"{library}_NUM_THREADS": threads for library in LIBRARIES},
+            preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],  # Ctrl-C is the client's alone
+        ) as local,
+        Client(local) as client,
+    ):
+        yield client
+
+
+def compare_runs(family: str, runs: Collection[Run], *, store: str | None = None) -> tuple[Path, str | None]:
+    """Execute notebooks/compare.ipynb on runs of a family, none: those it chooses; its page, and why it failed."""
+    folder, source = store_folder(store) / family, project_root() / "notebooks" / "compare.ipynb"
+    if not any(folder.glob("*/run.yaml")):
+        raise ValueError(f"no run of family {family!r} in {folder.parent}")
+    if strangers := [run.name for run in runs if run.family != family]:
+        raise ValueError(f"{strangers[0]} is no run of family {family}")
+    notebook, page = folder / "compare.ipynb", folder / "compare.html"
+    parameters = {"family": family, "runs": [run.name for run in runs]}
+    environment = {"SEQAE_STORE": str(folder.parent)}
+    reason = execute_notebook(
+        source.read_text(encoding="utf-8"), notebook, name=family, parameters=parameters, environment=environment
+    )
+    status = "failed" if reason else "done"
+    render_notebook(
+        notebook, page, Facts(f"{family}: comparison", status, None, [("store", folder.parent.name)], reason)
+    )
+    return page, reason
+
+
+def update_index(store: Path) -> None:
+    """Rewrite index.html of a store from the run folders and comparisons in it."""
+    rows = [_index_row(file.parent) for file in sorted(store.glob("*/*/run.yaml"))]
+    pages = sorted(store.glob("*/compare.html"))
+    write_index(store / "index.html", rows, [(page.parent.name, page.relative_to(store).as_posix()) for page in pages])
+
+
+def _index_row(folder: Path) -> IndexRow:
+    family, name = folder.parts[-2:]
+    page = "report.html" if (folder / "report.html").exists() else "run.yaml"
+    try:
+        run = Run.load(folder)
+        record, status = run.record(), run.status
+    except (RunError, ValueError) as error:  # damaged, or of another version: say so, and show the others
+        return IndexRow(family, name, f"{family}/{name}/{page}", "failed", verdict=str(error))
+    return IndexRow(
+        family,
+        name,
+        href=f"{family}/{name}/{page}",
+        status=status,
+        verdict=record.get("verdict"),
+        metrics=record.get("results", {}),
+        thumbnail=folder / "frames.png",
+        started=record.get("started", ""),
+        duration_s=record.get("seconds"),
+        parameters={key: str(value) for key, value in run.differs.items()},
+    )

@@ -1,0 +1,72 @@
+"use strict";
+const table = document.querySelector("table.runs");
+if (table) {
+  const body = table.tBodies[0];
+  const rows = Array.from(body.rows, (row) => ({ row, family: row.dataset.family, text: row.textContent.toLowerCase() }));
+  const filter = document.querySelector("#filter");
+  const families = Array.from(document.querySelectorAll(".families button"));
+  const headings = Array.from(table.querySelectorAll("thead th"));
+  const state = new URLSearchParams(location.hash.slice(1)); // kept in the address, so that a reload keeps the view
+
+  const value = (row, column, type) => {
+    const cell = row.cells[column];
+    const text = (cell.dataset.value ?? cell.textContent).trim();
+    return type === "number" && text !== "" ? Number(text) : text;
+  };
+
+  function sort(column, direction) {
+    const type = headings[column].dataset.type;
+    const keyed = rows.map((entry) => ({ entry, key: value(entry.row, column, type) }));
+    keyed.sort(({ key: a }, { key: b }) => {
+      if (a === "" || b === "") return (a === "") - (b === ""); // the empty last, either way
+      return direction * (type === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
+    });
+    body.append(...keyed.map(({ entry }) => entry.row));
+    headings.forEach((heading) => heading.removeAttribute("aria-sort"));
+    headings[column].setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+  }
+
+  function show() {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const family = state.get("family") ?? "";
+    let count = 0;
+    for (const entry of rows) {
+      const match = (!family || entry.family === family) && words.every((word) => entry.text.includes(word));
+      entry.row.hidden = !match;
+      count += match;
+    }
+    for (const button of families) button.setAttribute("aria-pressed", button.dataset.family === family);
+    document.querySelector("#shown").textContent = count < rows.length ? `${count} of ${rows.length}` : "";
+    document.querySelector("#none").hidden = count > 0;
+  }
+
+  function remember(changes) {
+    for (const [key, text] of Object.entries(changes)) text ? state.set(key, text) : state.delete(key);
+    history.replaceState(null, "", `#${state}`);
+    show();
+  }
+
+  headings.forEach((heading, column) => heading.querySelector("button")?.addEventListener("click", () => {
+    const direction = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    sort(column, direction);
+    remember({ sort: String(direction * (column + 1)) });
+  }));
+  families.forEach((button) => button.addEventListener("click", () => remember({ family: button.dataset.family })));
+  filter.addEventListener("input", () => remember({ filter: filter.value }));
+  document.querySelector("#clear").addEventListener("click", () => {
+    filter.value = "";
+    remember({ filter: "", family: "" });
+    filter.focus();
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.target === filter || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    filter.focus();
+  });
+
+  filter.value = state.get("filter") ?? "";
+  if (!families.some((button) => button.dataset.family === state.get("family"))) state.delete("family");
+  const column = Math.abs(Number(state.get("sort"))) - 1;
+  if (headings[column]?.querySelector("button")) sort(column, Math.sign(Number(state.get("sort"))));
+  show();
+}

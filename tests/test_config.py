@@ -1,0 +1,388 @@
+"""seqae.config: what may be said, how it may be spelled, what is refused and in which words."""
+
+import ast
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import seqae
+from seqae.config import (
+    EXECUTION,
+    LOSSES,
+    ParameterError,
+    Parameters,
+    family_defaults,
+    merge,
+    read_cell,
+    read_yaml,
+    resolve,
+)
+
+# Another value than the default for every parameter, beside what else it needs to be sound.
+OTHER: dict[str, Any] = {
+    "seed": 7, "data_seed": 2, "pixel_range": [-1, 1], "activation": "sigmoid", "gain": 10,
+    "task": "pred", "decoder_input": "zero", "recon_weight": 0.8,
+    "architecture": "fc_lstm", "hidden": 8, "layers": 2, "peepholes": True, "width": 0.5,
+    "frame_size": 32, "frames_in": 3, "frames_out": 5, "digits": "mnist", "data_folder": "there",
+    "test_data": "official", "train_sequences": 5, "endless": True, "val_sequences": 6, "test_sequences": 7,
+    "batch_size": 8, "epochs": 9, "optimizer": "SGD", "optimizer_arguments": {"nesterov": True},
+    "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01, "schedule": "StepLR", "schedule_every": 3,
+    "schedule_gamma": 0.9, "schedule_arguments": {"last_epoch": -1}, "clip_norm": None, "init": "orthogonal",
+    "init_range": 0.1, "bias_init": "zero", "forget_bias": 1, "precision": "bf16", "device": "cpu",
+    "tracker": "wandb", "store": "elsewhere", "fresh": True, "keep_checkpoint": True, "checkpoint_seconds": 0,
+}  # fmt: skip
+NEEDS: dict[str, dict[str, Any]] = {"training_loss": {"training_loss": "bce", "activation": "sigmoid"}}
+# As design §6 says: where and how a run is executed, not what it is.
+WHERE_AND_HOW = {"device", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
+
+
+def fault(*layers: dict[str, Any]) -> str:
+    with pytest.raises(ParameterError) as caught:
+        resolve(*layers)
+    return str(caught.value)
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("learning_rat", "learning_rate"), ("epoch", "epochs"), ("los", "loss"), ("Task", "task")]
+)
+def test_an_unknown_parameter_names_the_nearest_known(wrong: str, near: str) -> None:
+    message = fault({wrong: 1})
+    assert f"unknown parameter '{wrong}'" in message
+    assert f"did you mean '{near}'?" in message
+
+
+def test_an_unknown_parameter_near_to_none_lists_all() -> None:
+    message = fault({"xyzzy": 1})
+    assert all(name in message for name in Parameters.model_fields)
+    assert "'1'" in fault({1: 2})  # type: ignore[dict-item]  # as YAML may have it
+
+
+def test_all_faults_are_told_at_once() -> None:
+    lines = fault(
+        {"epochz": 3, "gain": -1, "seed": "six"},
+        {"training_loss": "bce", "activation": "tanh", "task": "predict"},
+    ).splitlines()
+    for words in (["epochz", "epochs"], ["gain", "-1"], ["seed", "six"], ["bce", "sigmoid"], ["task", "predict"]):
+        assert sum(all(word in line for word in words) for line in lines) == 1, words
+    assert len(lines) == 5
+    both = fault({"loss": "0sd", "epochz": 3})
+    assert "0sb" in both
+    assert "epochz" in both
+
+
+def test_two_unsound_combinations_are_both_told() -> None:
+    message = fault({"training_loss": "bce", "activation": "tanh", "pixel_range": [-2, 2]})
+    assert "activation tanh gives none" in message
+    assert "set pixel_range: [0, 1]" in message
+
+
+@pytest.mark.parametrize("activation", ["none", "tanh"])
+def test_bce_needs_the_sigmoid(activation: str) -> None:
+    message = fault({"training_loss": "bce", "activation": activation})
+    assert "probability" in message
+    assert "activation: sigmoid" in message
+    assert "training_loss: mse" in message
+
+
+@pytest.mark.parametrize(
+    ("activation", "pixel_range", "sound"),
+    [
+        ("tanh", [-1, 1], True),
+        ("tanh", [-0.5, 0.5], True),
+        ("tanh", [0, 1], True),
+        ("tanh", [-1, 1.1], False),
+        ("sigmoid", [0, 1], True),
+        ("sigmoid", [0.2, 0.8], True),
+        ("sigmoid", [-1, 1], False),
+        ("none", [-7, 9], True),
+    ],
+)
+def test_the_range_lies_within_what_the_activation_can_output(activation: str, pixel_range: Any, sound: bool) -> None:
+    given = {"activation": activation, "pixel_range": pixel_range}
+    if sound:
+        assert resolve(given).pixel_range == tuple(pixel_range)
+    else:
+        message = fault(given)
+        assert f"what {activation} can output" in message
+        assert "activation: none" in message
+
+
+@pytest.mark.parametrize("pixel_range", [[1, 0], [0.5, 0.5], [0], [0, 1, 2], "wide", [0, "one"]])
+def test_a_range_is_two_numbers_in_order(pixel_range: Any) -> None:
+    assert "pixel_range" in fault({"pixel_range": pixel_range})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gain", 0), ("gain", float("inf")), ("learning_rate", float("nan")), ("clip_norm", 0), ("epochs", 0),
+        ("epochs", 1.5), ("batch_size", "many"), ("seed", -1), ("seed", 2**32), ("data_seed", 2**64),
+        ("frame_size", 48), ("task", "reconstruct"), ("decoder_input", None), ("precision", "fp8"),
+        ("endless", "perhaps"), ("data_folder", 2024), ("optimizer_arguments", [1]), ("momentum", -0.1),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_place_is_named_with_what_it_means(name: str, value: Any) -> None:
+    message = fault({name: value})
+    assert message.startswith(f"{name}: ")
+    assert repr(value) in message
+    assert str(Parameters.model_fields[name].description) in message
+
+
+# ---- how it may be spelled ----
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", "1E-3", " 1.0e-3 "])
+def test_a_number_given_as_text_is_the_number(text: str) -> None:
+    p = resolve({"learning_rate": text, "optimizer_arguments": {"eps": text, "betas": [text, "0.9"]}})
+    assert p.learning_rate == 0.001
+    assert p.optimizer_arguments == {"eps": 0.001, "betas": [0.001, 0.9]}
+
+
+def test_what_pyyaml_takes_for_text_arrives_as_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 1e-3\nepochs: 1e2\noptimizer_arguments: {eps: 1e-6}\n")
+    assert read_yaml(file)["learning_rate"] == "1e-3"  # the trap
+    p = resolve(read_yaml(file))
+    assert (p.learning_rate, p.epochs, p.optimizer_arguments) == (0.001, 100, {"eps": 1e-6})
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_number_has_one_hash_however_it_is_written(number: float) -> None:
+    spelled = [{"optimizer_arguments": {"eps": n}} for n in (number, repr(number), f"{number:.17e}")]
+    if number.is_integer() and abs(number) < 2**53:
+        spelled.append({"optimizer_arguments": {"eps": int(number)}})
+    assert len({resolve(s).short_hash() for s in spelled}) == 1
+
+
+def test_names_stay_text() -> None:
+    p = resolve({"data_folder": "2024", "store": "1e3"})
+    assert (p.data_folder, p.store) == ("2024", "1e3")
+
+
+def test_none_is_the_word_where_there_may_be_none() -> None:
+    optional = [name for name, field in Parameters.model_fields.items() if type(None) in get_args(field.annotation)]
+    assert {"clip_norm", "learning_rate", "hidden", "forget_bias", "momentum"} <= {*optional}
+    by_word, by_null = resolve(dict.fromkeys(optional, "none")), resolve(dict.fromkeys(optional))
+    assert by_word == by_null
+    assert all(getattr(by_word, name) is None for name in optional)
+    assert resolve({"schedule": "none", "activation": "none"}).schedule == "none"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_its_three_fields(name: str) -> None:
+    pixel_range, activation, training_loss = LOSSES[name]
+    spelled = {"pixel_range": [*pixel_range], "activation": activation, "training_loss": training_loss}
+    assert resolve({"loss": name}) == resolve(spelled) == resolve({"loss": name} | spelled)
+    assert resolve(spelled).loss == name
+    assert pixel_range == {"0": (0, 1), "1": (-1, 1)}[name[0]]
+    assert activation == {"n": "none", "t": "tanh", "s": "sigmoid"}[name[1]]
+    assert training_loss == {"m": "mse", "b": "bce"}[name[2]]
+
+
+def test_the_five_losses_are_the_diarys() -> None:
+    assert [*LOSSES] == ["1tm", "1nm", "0sb", "0sm", "0nm"]
+
+
+def test_another_sound_combination_has_a_name_in_words() -> None:
+    p = resolve({"pixel_range": [-0.5, 0.5], "activation": "tanh"})
+    assert p.loss not in LOSSES
+    assert all(word in p.loss for word in ("-0.5..0.5", "tanh", "mse"))
+
+
+def test_a_later_loss_wins_over_earlier_fields_and_later_fields_over_an_earlier_loss() -> None:
+    assert resolve({"activation": "sigmoid", "training_loss": "bce"}, {"loss": "1tm"}).loss == "1tm"
+    assert resolve({"loss": "0sb"}, {"training_loss": "mse"}).loss == "0sm"
+    assert resolve({"loss": "0sb"}, {}, {"loss": "0nm"}, {"activation": "sigmoid"}).loss == "0sm"
+    assert "bce" in fault({"loss": "0sb"}, {"activation": "none"})
+
+
+def test_a_loss_beside_a_field_that_contradicts_it_is_refused() -> None:
+    message = fault({"loss": "0sm", "activation": "tanh"})
+    assert "loss 0sm means activation sigmoid" in message
+    assert "tanh" in message
+
+
+@pytest.mark.parametrize("loss", ["0tm", None, 3, ["0sm"], {"0sm": 1}])
+def test_an_unknown_loss_lists_the_known(loss: Any) -> None:
+    message = fault({"loss": loss})
+    assert repr(loss) in message
+    assert all(name in message for name in LOSSES)
+
+
+def test_later_layers_win_key_by_key() -> None:
+    layers = [{"epochs": 1, "seed": 1, "gain": 1.5}, {"epochs": 2, "seed": 2}, {"epochs": 3}]
+    assert merge(*layers) == {"epochs": 3, "seed": 2, "gain": 1.5}
+    assert layers[0] == {"epochs": 1, "seed": 1, "gain": 1.5}
+    # papermill replaces nested mappings, so this does too
+    assert merge({"optimizer_arguments": {"a": 1}}, {"optimizer_arguments": {"b": 2}}) == {
+        "optimizer_arguments": {"b": 2}
+    }
+
+
+# ---- one configuration, one hash ----
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        {"loss": "0sm", "learning_rate": 0.01, "gain": 10, "optimizer_arguments": {"eps": 1, "betas": (0.5, 0.9)}},
+        {"optimizer_arguments": {"betas": [0.5, 0.9], "eps": 1.0}, "gain": 10.0, "learning_rate": "1e-2", "loss": "0sm"},
+        {"activation": "sigmoid", "learning_rate": "0.010", "gain": "10", "seed": 6,
+         "optimizer_arguments": {"eps": "1.0", "betas": ["0.5", "9e-1"]}},
+    ],
+)  # fmt: skip
+def test_one_configuration_in_other_words_has_one_hash(spelled: dict[str, Any]) -> None:
+    usual = {"loss": "0sm", "gain": 10, "learning_rate": 0.01}
+    same = resolve(usual | {"optimizer_arguments": {"betas": [0.5, 0.9], "eps": 1}})
+    assert resolve(spelled).defining() == same.defining()
+    assert resolve(spelled).short_hash() == same.short_hash()
+
+
+def test_the_hash_is_eight_hex_digits_and_stays_what_it_is() -> None:
+    assert int(resolve().short_hash(), 16) >= 0
+    assert len(resolve().short_hash()) == 8
+    # Of the JSON text {}: finished runs keep their folders only as long as this stays so.
+    assert resolve().short_hash() == "44136fa3"
+
+
+@pytest.mark.parametrize("name", Parameters.model_fields)
+def test_every_parameter_but_those_of_execution_changes_the_hash(name: str) -> None:
+    usual = {key: value for key, value in NEEDS.get(name, {}).items() if key != name}
+    changed = resolve(NEEDS.get(name, {name: OTHER.get(name)}))
+    assert getattr(changed, name) != getattr(resolve(), name)
+    assert (changed.short_hash() == resolve(usual).short_hash()) == (name in WHERE_AND_HOW)
+
+
+def test_execution_is_a_part_of_the_parameters() -> None:
+    assert set(EXECUTION) == WHERE_AND_HOW
+    assert set(Parameters.model_fields) >= EXECUTION
+
+
+def test_parameters_survive_their_own_record() -> None:
+    p = resolve({"loss": "0sb", "task": "both", "optimizer_arguments": {"betas": [0.5, 0.9]}, "clip_norm": None})
+    assert resolve(yaml.safe_load(yaml.safe_dump(p.model_dump(mode="json")))) == p
+    assert resolve(p.defining()) == p
+
+
+# ---- files and cells ----
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    for text in ("", "# only a comment\n", "---\n"):
+        (tmp_path / "empty.yaml").write_text(text)
+        assert read_yaml(tmp_path / "empty.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- task\n- pred\n", ["mapping", "list", "task: pred"]),
+        (b"task", ["mapping", "str", "'task'"]),
+        (b"3", ["mapping", "int"]),
+        (b"task: [pred\n", ["not YAML"]),
+        (b"a: 1\n b: 2\n", ["not YAML"]),
+        (b"\xff\xfe\x00x", ["not YAML"]),
+        (b"!!python/object/apply:os.getcwd []", ["not YAML"]),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, content: bytes, words: list[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ParameterError) as caught:
+        read_yaml(file)
+    message = str(caught.value)
+    assert str(file) in message
+    assert "\n" not in message
+    assert all(word in message for word in words)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"no parameter file .*nowhere\.yaml"):
+        read_yaml(tmp_path / "nowhere.yaml")
+    with pytest.raises(ParameterError, match="cannot be read"):
+        read_yaml(tmp_path)
+
+
+def test_a_cell_holds_literals_with_any_annotation() -> None:
+    source = """
+# Parameters of the family
+seed = 6
+learning_rate: float = 1e-3  # a comment with = in it
+task: Literal["recon", "pred"] = "pred"
+data_folder = "a=b # c"
+pixel_range = (-1, 1)
+optimizer_arguments: dict[str, Any] = {"betas": [0.5, 0.9]}
+momentum: float | None = None
+endless = False
+"""
+    assert read_cell(source) == {
+        "seed": 6, "learning_rate": 1e-3, "task": "pred", "data_folder": "a=b # c", "pixel_range": (-1, 1),
+        "optimizer_arguments": {"betas": [0.5, 0.9]}, "momentum": None, "endless": False,
+    }  # fmt: skip
+    assert read_cell("") == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("epochs = 2 * 100", "epochs = 2 * 100"),
+        ("epochs = n", "literals only"),
+        ("seed = int('3')", "seed = int('3')"),
+        ("import os", "import os"),
+        ("a = b = 3", "a = b = 3"),
+        ("seed: int", "seed: int"),
+        ("gain = {[]: 1}", "literals only"),
+        ("for i in range(3):\n    pass", "assignments"),
+        ("seed = ", "not Python"),
+    ],
+)
+def test_a_cell_takes_nothing_but_literals(source: str, words: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        read_cell(source)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("tagged", [0, 1, 2])
+def test_a_family_has_one_parameters_cell(tmp_path: Path, tagged: int) -> None:
+    import nbformat.v4 as v4
+
+    cells = [v4.new_code_cell("epochs = 3", metadata={"tags": ["parameters"]}) for _ in range(tagged)]
+    file = tmp_path / "family.ipynb"
+    file.write_text(__import__("nbformat").writes(v4.new_notebook(cells=[v4.new_code_cell("x = 1"), *cells])))
+    if tagged == 1:
+        assert family_defaults(file) == {"epochs": 3}
+    else:
+        with pytest.raises(ParameterError, match=f"one cell tagged 'parameters'; it has {tagged}"):
+            family_defaults(file)
+
+
+# ---- a parameter that nothing reads is an error ----
+
+
+def test_every_parameter_is_read_by_something() -> None:
+    read: set[str] = set()
+    for file in Path(seqae.__file__).parent.glob("*.py"):
+        if file.name == "config.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:  # p.name, parameters.name, self.parameters.name
+                case (
+                    ast.Attribute(value=ast.Name(id="p" | "parameters"), attr=name)
+                    | ast.Attribute(value=ast.Attribute(attr="parameters"), attr=name)
+                ):
+                    read.add(name)
+    assert read >= {"seed", "task"}
+    assert set(Parameters.model_fields) - read == set()
+
+
+def test_every_parameter_says_what_it_means() -> None:
+    undescribed = [name for name, field in Parameters.model_fields.items() if not field.description]
+    assert undescribed == []
+    assert {*OTHER, *NEEDS} == set(Parameters.model_fields)  # the table above covers each

@@ -1,0 +1,86 @@
+"""Imports point one way (design §7): what each module of the package may import of the others."""
+
+import ast
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+import seqae
+
+FOLDER = Path(seqae.__file__).parent
+ALLOWED: dict[str, set[str]] = {
+    "config": set(),
+    "data": set(),
+    "recurrent": set(),
+    "losses": set(),
+    "metrics": set(),
+    "optimizers": set(),
+    "plots": set(),
+    "report": set(),
+    "kernels": set(),
+    "diagnose": {"losses"},
+    "models": {"losses", "recurrent"},
+    "train": {"data", "losses", "metrics", "models"},
+    "experiment": {"config", "data", "diagnose", "models", "optimizers", "train"},
+    "runs": {"config", "diagnose", "experiment", "metrics", "models", "plots", "train"},
+    "compare": {"config", "diagnose", "plots", "runs"},
+    "sweep": {"config", "experiment", "kernels", "report", "runs"},
+}
+ALLOWED["cli"] = {*ALLOWED}
+ALLOWED["__init__"] = {*ALLOWED} - {"cli", "__init__"}  # the names that users import
+MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+def imported(module: str) -> set[str]:
+    """Every name imported anywhere in the module, inside functions too: dotted, relative ones made absolute."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((FOLDER / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = ".".join(part for part in ("seqae" if node.level else "", node.module) if part)
+            names |= {f"{origin}.{alias.name}" for alias in node.names}
+    return names
+
+
+def of_package(module: str) -> set[str]:
+    return {name.split(".")[1] for name in imported(module) if name.startswith("seqae.")} & {*ALLOWED, *MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
+    assert module in ALLOWED, f"seqae/{module}.py is new: say in ALLOWED what it may import"
+    assert of_package(module) - ALLOWED[module] == set()
+
+
+def test_the_table_has_no_circle() -> None:
+    above, left = [], dict(ALLOWED)
+    while left:
+        ready = [module for module, below in left.items() if below <= {*above}]
+        assert ready, f"these import each other: {sorted(left)}"
+        above += ready
+        for module in ready:
+            del left[module]
+
+
+def test_this_test_sees_what_is_imported() -> None:
+    assert of_package("diagnose") == {"losses"}
+    assert "data" in of_package("train")
+    assert "torch" in imported("losses")
+
+
+def test_the_table_says_nothing_of_packages_outside() -> None:
+    """`import seqae.x` in any spelling is caught; no module is imported by a computed name."""
+    computed = [m for m in MODULES if {"importlib.import_module", "importlib"} & imported(m)]
+    assert computed == []
+
+
+@pytest.mark.parametrize("module", ["plots", "config", "report"])
+def test_what_needs_no_torch_imports_none(module: str) -> None:
+    heavy = ("torch", "accelerate", "torchmetrics")
+    assert [name for name in imported(module) if name.split(".")[0] in heavy] == []
+
+
+def test_nothing_imports_a_test() -> None:
+    assert not [name for name in chain(*map(imported, MODULES)) if name.split(".")[0] in ("tests", "pytest")]

@@ -1,0 +1,539 @@
+"""seqae.models against the table of design §4: sizes counted by hand, plain loops over torch.nn.LSTMCell."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise, product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqae.config import LOSSES
+from seqae.data import to_range
+from seqae.losses import activate, training_loss
+from seqae.models import ARCHITECTURES, BRANCHES, SequenceAutoencoder, branch_targets, initialise
+
+SEEN, FUTURE = 3, 5
+TASKS = ("recon", "recon_ordered", "pred", "both")
+DECODER_INPUTS = ("zero", "output", "truth")
+CNNS = ("cnn_v1", "cnn_v2", "cnn_v3", "cnn_flatten")
+CHECKED = ("lstm_copy", "fc_lstm", "srivastava")
+
+
+def tiny(architecture: str, task: str = "both", decoder_input: str = "output", **given: Any) -> SequenceAutoencoder:
+    torch.manual_seed(6)
+    sizes: dict[str, Any] = {"frame_size": 64 if architecture in CNNS else 16, "width": 0.01}
+    usual = {"activation": "sigmoid", "frames_in": SEEN, "frames_out": FUTURE}
+    return SequenceAutoencoder(
+        architecture=architecture, task=task, decoder_input=decoder_input, **sizes | usual | given
+    )
+
+
+def sequences(model: SequenceAutoencoder, batch: int = 2, seed: int = 0) -> Tensor:
+    """uint8, (B, 3 + 5, H, W)"""
+    generator, size = torch.Generator().manual_seed(seed), model.frame_size
+    return torch.randint(0, 256, (batch, SEEN + FUTURE, size, size), generator=generator, dtype=torch.uint8)
+
+
+def run(model: SequenceAutoencoder, frames: Tensor, task: str) -> dict[str, Tensor]:
+    return model(frames[:, :SEEN], branch_targets(frames, task=task, frames_in=SEEN))
+
+
+# ---- every architecture in every way with every loss ----
+
+
+def test_the_table_holds_every_architecture() -> None:
+    assert {*ARCHITECTURES} == {"lstm", "lstmcell", *CHECKED, *CNNS}
+    assert {*BRANCHES} == {*TASKS}
+
+
+@pytest.mark.parametrize(("architecture", "task", "decoder_input"), [*product(ARCHITECTURES, TASKS, DECODER_INPUTS)])
+def test_every_combination_trains_a_step_with_every_loss(architecture: str, task: str, decoder_input: str) -> None:
+    # A decoder that reads zeros never uses its first input weights, and no gradient reaches them.
+    unused = {f"decoders.{b}.layers.0.weight_ih" for b in BRANCHES[task]} if decoder_input == "zero" else set()
+    for pixel_range, activation, kind in LOSSES.values():
+        model = tiny(architecture, task, decoder_input, activation=activation).double()
+        frames = to_range(sequences(model, batch=1), pixel_range).double()  # so that a small step shows
+        targets = branch_targets(frames, task=task, frames_in=SEEN)
+        outputs = run(model, frames, task)
+        assert {b: o.shape for b, o in outputs.items()} == {b: t.shape for b, t in targets.items()}
+        losses = [training_loss(z, targets[b], kind=kind, activation=activation) for b, z in outputs.items()]
+        loss = torch.cat(losses).mean()
+        loss.backward()
+        without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
+        assert without == unused
+        torch.optim.SGD(model.parameters(), lr=1e-3).step()
+        with torch.no_grad():
+            again = run(model, frames, task)
+        after = [training_loss(z, targets[b], kind=kind, activation=activation) for b, z in again.items()]
+        assert torch.cat(after).mean() < loss
+
+
+@pytest.mark.parametrize(("task", "shapes"), [
+    ("recon", {"recon": SEEN}), ("recon_ordered", {"recon": SEEN}), ("pred", {"pred": FUTURE}),
+    ("both", {"recon": SEEN, "pred": FUTURE}),
+])  # fmt: skip
+def test_a_branch_has_its_own_length(task: str, shapes: dict[str, int]) -> None:
+    model = tiny("lstm_copy", task)
+    outputs = run(model, to_range(sequences(model), (0, 1)), task)
+    assert {branch: tuple(z.shape) for branch, z in outputs.items()} == {b: (2, t, 16, 16) for b, t in shapes.items()}
+
+
+# ---- sizes, counted by hand ----
+
+
+def lstm(inputs: int, *widths: int, peepholes: bool = False) -> int:
+    """4 gates of h rows, each row with a weight for every input, every h and one bias; 3 peepholes a cell."""
+    return sum(4 * h * (d + h + 1) + 3 * h * peepholes for d, h in pairwise([inputs, *widths]))
+
+
+ENCODER, DECODER = lstm(4096, 2048, 2048, 2048), lstm(4096, 2048, 2048, 4096)
+READOUT = 2048 * 4096 + 4096
+DOUBLE = lstm(4096, 2048, 2048, peepholes=True)
+FC = 4096 * 1024 + 1024 + 1024 * 256 + 256, 256 * 1024 + 1024 + 1024 * 4096 + 4096  # embedding, readout
+# cnn_v1: (channels in × channels out × kernel² + channels out) of every convolution; mirrored, the biases differ
+V1 = (1 * 128 * 16, 128 * 256 * 25, 256 * 256 * 16, 256 * 256 * 16, 256 * 512 * 9)
+V1_IN, V1_OUT = sum(V1) + 128 + 256 + 256 + 256 + 512, sum(V1) + 256 + 256 + 256 + 128 + 1
+V2 = 1 * 128 * 100 + 128 * 512 * 100 + 512 * 1024 * 100
+V3 = 1 * 64 * 100 + 64 * 64 * 100 + 64 * 128 * 100
+FLAT = 1 * 128 * 100 + 128 * 512 * 100 + 512 * 16 * 9  # 16 channels of 8×8 are 1024 numbers
+
+
+@pytest.mark.parametrize(("architecture", "task", "given", "by_hand", "count"), [
+    # 4·2048·(4096+2048+1) + 2·4·2048·(2048+2048+1) = 117,465,088;
+    # 4·2048·(4096+2048+1) + 4·2048·(2048+2048+1) + 4·4096·(2048+4096+1) = 184,582,144
+    ("lstm_copy", "recon", {}, ENCODER + DECODER, 302_047_232),
+    ("lstm_copy", "both", {}, ENCODER + 2 * DECODER, 486_629_376),
+    # twice 4·4096·(4096+4096+1)
+    ("lstm", "recon", {}, 2 * lstm(4096, 4096), 268_468_224),
+    ("lstmcell", "recon_ordered", {}, 2 * lstm(4096, 4096), 268_468_224),
+    # three times 4·2048·(4096+2048+1) = 50,339,840, twice 2048·4096 + 4096
+    ("srivastava", "both", {}, 3 * lstm(4096, 2048) + 2 * READOUT, 167_804_928),
+    # beside those three times 4·2048·(2048+2048+1) = 33,562,624 and 6 layers of 3·2048 peepholes
+    ("srivastava", "both", {"layers": 2, "peepholes": True, "decoder_input": "truth"}, 3 * DOUBLE + 2 * READOUT,
+     268_529_664),
+    # the decoder reads h, 256 wide
+    ("fc_lstm", "pred", {}, FC[0] + 2 * lstm(256, 256, 256, 256) + FC[1], 12_071_168),
+    ("fc_lstm", "both", {"hidden": 512}, FC[0] + 256 * 1024 + 256 + 3 * lstm(512, 512, 512, 512)
+     + 2 * (FC[1] + 256 * 1024), 33_060_352),
+    ("cnn_v1", "pred", {}, V1_IN + 2 * lstm(512, 512, 512, 512) + V1_OUT, 20_793_601),
+    ("cnn_v2", "recon", {}, V2 + 1664 + 2 * lstm(1024, 1024, 1024, 1024) + V2 + 512 + 128 + 1, 168_348_929),
+    ("cnn_v3", "recon", {}, V3 + 256 + 2 * lstm(128, 128, 128, 128) + V3 + 129, 3_260_289),
+    ("cnn_flatten", "recon", {}, FLAT + 656 + 2 * lstm(1024, 1024, 1024, 1024) + FLAT + 641, 63_637_777),
+])  # fmt: skip
+def test_sizes_at_full_size(architecture: str, task: str, given: dict[str, Any], by_hand: int, count: int) -> None:
+    usual = {"decoder_input": "output"}
+    with torch.device("meta"):
+        model = SequenceAutoencoder(architecture=architecture, task=task, activation="none", **usual | given)
+    assert sum(p.numel() for p in model.parameters()) == by_hand == count
+
+
+@pytest.mark.parametrize(("architecture", "task", "given", "millions"), [
+    ("lstm_copy", "both", {}, 487), ("lstm_copy", "recon", {}, 302), ("lstm", "recon", {}, 268.5),
+    ("srivastava", "both", {}, 167.8), ("srivastava", "both", {"layers": 2, "peepholes": True}, 268.5),
+])  # fmt: skip
+def test_sizes_are_the_published(architecture: str, task: str, given: dict[str, Any], millions: float) -> None:
+    with torch.device("meta"):
+        model = SequenceAutoencoder(
+            architecture=architecture, task=task, activation="none", decoder_input="truth", **given
+        )
+    digits = 1 if millions % 1 else 0
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, digits) == millions
+
+
+def widths(model: SequenceAutoencoder) -> tuple[list[int], list[int]]:
+    return tuple(  # type: ignore[return-value]
+        [layer.weight_hh.shape[1] for layer in stack.layers] for stack in (model.encoder, model.decoders["pred"])
+    )
+
+
+def test_width_shrinks_hidden_sizes_and_channels_alone() -> None:
+    with torch.device("meta"):
+        assert widths(tiny("lstm_copy", width=0.25, frame_size=64)) == ([512] * 3, [512, 512, 4096])
+        assert widths(tiny("srivastava", width=0.5, frame_size=64)) == ([1024], [1024])
+        assert widths(tiny("srivastava", hidden=100, width=0.5, layers=2)) == ([50, 50], [50, 50])
+        assert widths(tiny("lstm", width=0.01)) == ([256], [256])  # as wide as the frame has pixels
+        assert widths(tiny("cnn_v3", width=0.25)) == ([32] * 3, [32] * 3)
+        assert widths(tiny("cnn_flatten", width=0.25)) == ([256] * 3, [256] * 3)  # 4 channels of 8×8
+        fc = tiny("fc_lstm", width=0.25, frame_size=64)
+    assert [m.out_features for m in fc.embedding.modules() if isinstance(m, nn.Linear)] == [256, 64]
+    assert [m.out_features for m in fc.readouts["pred"].modules() if isinstance(m, nn.Linear)] == [256, 4096]
+
+
+def test_each_branch_has_its_own_decoder() -> None:
+    model = tiny("fc_lstm")
+    own = [{id(p) for part in (model.decoders, model.readouts) for p in part[b].parameters()} for b in model.decoders]
+    assert len(own) == 2
+    assert not own[0] & own[1]
+
+
+# ---- forward and gradients against a plain loop ----
+
+
+class Plain:
+    """Design §4 in its plainest form: one LSTMCell a layer, one Python step a frame; weights copied from a model."""
+
+    def __init__(self, model: SequenceAutoencoder, architecture: str) -> None:
+        self.model, self.architecture = model, architecture
+        self.weights = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+        self.cells: dict[str, list[nn.LSTMCell]] = {}
+        for stack in ["encoder", *(f"decoders.{branch}" for branch in model.decoders)]:
+            names = [name for name in self.weights if name.startswith(f"{stack}.") and name.endswith("weight_ih")]
+            self.cells[stack] = [self.cell(name.removesuffix(".weight_ih")) for name in names]
+
+    def cell(self, prefix: str) -> nn.LSTMCell:
+        weight_ih, weight_hh, bias = (self.weights[f"{prefix}.{n}"] for n in ("weight_ih", "weight_hh", "bias"))
+        cell = nn.LSTMCell(weight_ih.shape[1], weight_hh.shape[1], dtype=torch.float64)
+        cell.weight_ih.data, cell.weight_hh.data = weight_ih.data, weight_hh.data
+        cell.bias_ih.data, cell.bias_hh.data = bias.data, torch.zeros_like(bias)
+        return cell
+
+    def gradients(self) -> dict[str, Tensor | None]:
+        found = {name: weight.grad for name, weight in self.weights.items()}
+        for stack, cells in self.cells.items():
+            for n, cell in enumerate(cells):
+                found[f"{stack}.layers.{n}.weight_ih"] = cell.weight_ih.grad
+                found[f"{stack}.layers.{n}.weight_hh"] = cell.weight_hh.grad
+                found[f"{stack}.layers.{n}.bias"] = cell.bias_ih.grad
+        return found
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return x @ self.weights[f"{name}.weight"].t() + self.weights[f"{name}.bias"]
+
+    def embed(self, frame: Tensor) -> Tensor:
+        if self.architecture != "fc_lstm":
+            return frame
+        return self.linear("embedding.2", self.linear("embedding.0", frame).relu()).relu()
+
+    def read(self, branch: str, h: Tensor) -> Tensor:
+        if self.architecture == "lstm_copy":
+            return h
+        if self.architecture == "srivastava":
+            return self.linear(f"readouts.{branch}", h)
+        return self.linear(f"readouts.{branch}.2", self.linear(f"readouts.{branch}.0", h).relu())
+
+    def step(self, stack: str, x: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
+        after = []
+        for cell, state in zip(self.cells[stack], states, strict=True):
+            x, c = cell(x, state)
+            after.append((x, c))
+        return x, after
+
+    def __call__(self, frames: Tensor, truth: dict[str, Tensor], *, training: bool) -> dict[str, Tensor]:
+        flat, outputs = frames.flatten(2), {}
+        zeros = [(torch.zeros(len(frames), c.hidden_size, dtype=torch.float64),) * 2 for c in self.cells["encoder"]]
+        states: list[Any] = zeros
+        for t in range(flat.shape[1]):
+            _, states = self.step("encoder", self.embed(flat[:, t]), states)
+        for branch in self.model.decoders:
+            stack, z, h = f"decoders.{branch}", [], torch.zeros(0)
+            if self.architecture == "srivastava":
+                own = list(states)  # every layer's h and c
+            else:  # the top h alone
+                own = [(torch.zeros(len(frames), c.hidden_size, dtype=torch.float64),) * 2 for c in self.cells[stack]]
+                own[0] = (states[-1][0], own[0][1])
+            before = flat[:, -1] if branch == "pred" else torch.zeros_like(flat[:, 0])
+            for t in range(truth[branch].shape[1]):
+                x = torch.zeros(len(frames), self.cells[stack][0].input_size, dtype=torch.float64)
+                if self.model.decoder_input == "truth":
+                    if t > 0:
+                        true = truth[branch].flatten(2)[:, t - 1]
+                        before = true if training else activate(z[-1], self.model.activation)
+                    x = self.embed(before)
+                elif self.model.decoder_input == "output" and t > 0:
+                    x = h if self.architecture == "fc_lstm" else activate(z[-1], self.model.activation)
+                h, own = self.step(stack, x, own)
+                z.append(self.model.gain * self.read(branch, h))
+            outputs[branch] = torch.stack(z, 1).unflatten(2, frames.shape[2:])
+        return outputs
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", ["none", "tanh", "sigmoid"])
+@pytest.mark.parametrize(("architecture", "decoder_input"), [*product(CHECKED, DECODER_INPUTS)])
+def test_forward_and_gradients_are_those_of_a_plain_loop(
+    architecture: str, decoder_input: str, activation: str, training: bool
+) -> None:
+    layers = 2 if architecture == "srivastava" else 3
+    model = tiny(architecture, "both", decoder_input, activation=activation, gain=3, width=0.003, layers=layers)
+    initialise(model.double().train(training), bias_init="normal")
+    plain = Plain(model, architecture)
+    frames = to_range(sequences(model), (0, 1)).double()
+    truth = branch_targets(frames, task="both", frames_in=SEEN)
+    ours, theirs = model(frames[:, :SEEN], truth), plain(frames[:, :SEEN], truth, training=training)
+    for branch in ("recon", "pred"):
+        assert torch.allclose(ours[branch], theirs[branch], rtol=0, atol=1e-5)
+    for outputs in (ours, theirs):
+        loss = sum(training_loss(z, truth[b], kind="mse", activation=activation).sum() for b, z in outputs.items())
+        assert isinstance(loss, Tensor)
+        loss.backward()
+    expected = plain.gradients()
+    for name, parameter in model.named_parameters():
+        reference = expected[name]
+        assert reference is not None
+        mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        assert torch.allclose(mine, reference, rtol=1e-5, atol=1e-8), name
+
+
+# ---- what is handed over, what is read ----
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> Callable[[SequenceAutoencoder], tuple[Any, Any]]:
+    """The encoder's final states (h, c) of every layer, and the states that a decoder begins with."""
+
+    def observe(model: SequenceAutoencoder) -> tuple[Any, Any]:
+        seen: dict[str, Any] = {}
+        encode, decode = model.encoder.forward, model.decoders["pred"].forward
+
+        def encoder(*arguments: Any, **others: Any) -> Any:
+            result = encode(*arguments, **others)
+            seen["encoder"] = result[1]
+            return result
+
+        def decoder(inputs: Any, states: Any, **others: Any) -> Any:
+            seen["decoder"] = states
+            return decode(inputs, states, **others)
+
+        monkeypatch.setattr(model.encoder, "forward", encoder)
+        monkeypatch.setattr(model.decoders["pred"], "forward", decoder)
+        run(model, to_range(sequences(model), (0, 1)), "pred")
+        return seen["encoder"], seen["decoder"]
+
+    return observe
+
+
+def zero(state: Tensor | None) -> bool:
+    return state is None or bool((state == 0).all())
+
+
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "srivastava"])
+def test_only_the_top_h_is_handed_over(architecture: str, handed: Any) -> None:
+    encoder, (first, *others) = handed(tiny(architecture, "pred", "zero"))
+    assert torch.equal(first[0], encoder[-1][0])
+    assert not zero(first[0])
+    assert zero(first[1])
+    assert all(state is None or (zero(state[0]) and zero(state[1])) for state in others)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_srivastava_hands_over_every_h_and_c(layers: int, handed: Any) -> None:
+    encoder, decoder = handed(tiny("srivastava", "pred", "zero", layers=layers, peepholes=True))
+    assert len(encoder) == len(decoder) == layers
+    for (h, c), (our_h, our_c) in zip(encoder, decoder, strict=True):
+        assert torch.equal(h, our_h)
+        assert torch.equal(c, our_c)
+        assert not zero(h)
+        assert not zero(c)
+
+
+def test_recon_is_reversed_and_recon_ordered_is_not() -> None:
+    frames = torch.arange(SEEN + FUTURE).reshape(1, -1, 1, 1).expand(2, -1, 4, 4)
+    found = {task: branch_targets(frames, task=task, frames_in=SEEN) for task in TASKS}
+    firsts = {task: {b: t[0, :, 0, 0].tolist() for b, t in targets.items()} for task, targets in found.items()}
+    assert firsts == {
+        "recon": {"recon": [2, 1, 0]},
+        "recon_ordered": {"recon": [0, 1, 2]},
+        "pred": {"pred": [3, 4, 5, 6, 7]},
+        "both": {"recon": [2, 1, 0], "pred": [3, 4, 5, 6, 7]},
+    }
+
+
+@pytest.mark.parametrize(("architecture", "decoder_input"), [*product(["lstm", *CHECKED, "cnn_v1"], DECODER_INPUTS)])
+@pytest.mark.parametrize("training", [True, False])
+def test_future_frames_influence_nothing_that_should_not_see_them(
+    architecture: str, decoder_input: str, training: bool
+) -> None:
+    model = tiny(architecture, "both", decoder_input).train(training)
+    one = to_range(sequences(model), (0, 1))
+    two = one.clone()
+    two[:, SEEN:] = 1 - two[:, SEEN:]
+    ours, others = run(model, one, "both"), run(model, two, "both")
+    assert torch.equal(ours["recon"], others["recon"])
+    reads_the_future = training and decoder_input == "truth"
+    assert torch.equal(ours["pred"], others["pred"]) != reads_the_future
+    if not training:  # nor is there any truth to read when a model is used
+        assert torch.equal(ours["pred"], model(one[:, :SEEN])["pred"])
+
+
+@pytest.mark.parametrize(("architecture", "branch"), [*product(CHECKED, ["recon", "pred"])])
+def test_output_t_does_not_depend_on_truth_from_t_on(architecture: str, branch: str) -> None:
+    model = tiny(architecture, "both", "truth").train()
+    frames = to_range(sequences(model), (0, 1))
+    targets = branch_targets(frames, task="both", frames_in=SEEN)
+    usual = model(frames[:, :SEEN], targets)[branch]
+    steps = usual.shape[1]
+    for t in range(steps):
+        changed = {b: target.clone() for b, target in targets.items()}
+        changed[branch][:, t:] = 1 - changed[branch][:, t:]
+        output = model(frames[:, :SEEN], changed)[branch]
+        assert torch.equal(output[:, : t + 1], usual[:, : t + 1])
+        if t + 1 < steps:  # but the next one does
+            assert not torch.equal(output[:, t + 1], usual[:, t + 1])
+
+
+@pytest.mark.parametrize("architecture", CHECKED)
+def test_a_truth_decoder_reads_its_own_frames_when_evaluated(architecture: str) -> None:
+    model = tiny(architecture, "pred", "truth", gain=5).eval()
+    frames = to_range(sequences(model), (0, 1))
+    with torch.no_grad():
+        own = model(frames[:, :SEEN])["pred"]
+        fed = {"pred": activate(own, "sigmoid")}  # in training it would read what it is told is true
+        told = model.train()(frames[:, :SEEN], fed)["pred"]
+    assert torch.allclose(own, told, atol=1e-6)
+    assert not torch.allclose(own, run(model, frames, "pred")["pred"], atol=1e-6)
+
+
+def test_the_decoders_inputs_differ() -> None:
+    outputs = []
+    for decoder_input in DECODER_INPUTS:
+        model = tiny("lstm_copy", "pred", decoder_input)
+        outputs.append(run(model, to_range(sequences(model), (0, 1)), "pred")["pred"])
+    assert torch.allclose(outputs[0][:, 0], outputs[1][:, 0], atol=1e-6)  # nothing has been put out yet
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(outputs[one][:, 1:], outputs[two][:, 1:])
+
+
+# ---- gain and reach ----
+
+
+@pytest.mark.parametrize("architecture", ["lstm", *CHECKED, "cnn_v3"])
+def test_gain_is_a_factor_on_the_last_layer(architecture: str) -> None:
+    plain, times_ten = (tiny(architecture, "both", "zero", gain=gain) for gain in (1, 10))
+    frames = to_range(sequences(plain), (0, 1))
+    one, ten = run(plain, frames, "both"), run(times_ten, frames, "both")
+    assert all(torch.allclose(10 * one[branch], ten[branch], rtol=1e-5) for branch in one)
+
+
+def test_reach_is_the_gain_where_the_frame_is_h_itself() -> None:
+    for architecture in ARCHITECTURES:
+        of_h = architecture in ("lstm", "lstmcell", "lstm_copy")
+        assert tiny(architecture, gain=10).reach == (10 if of_h else float("inf"))
+    model = tiny("lstm_copy", gain=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1000)  # however large the weights
+        outputs = run(model, to_range(sequences(model), (0, 1)), "both")
+    assert max(z.abs().max() for z in outputs.values()) <= model.reach
+
+
+# ---- initial weights ----
+
+
+def stacks(model: SequenceAutoencoder) -> Iterator[tuple[str, nn.Module]]:
+    for stack in (model.encoder, *model.decoders.values()):
+        for n, layer in enumerate(stack.layers):  # type: ignore[union-attr, arg-type]
+            yield f"{n}", layer
+
+
+def initialised(architecture: str = "fc_lstm", **given: Any) -> tuple[SequenceAutoencoder, SequenceAutoencoder]:
+    """Before and after."""
+    before, after = tiny(architecture, width=0.1), tiny(architecture, width=0.1)
+    initialise(after, **given)
+    return before, after
+
+
+def changed(before: SequenceAutoencoder, after: SequenceAutoencoder) -> set[str]:
+    pairs = zip(before.named_parameters(), after.parameters(), strict=True)
+    return {name for (name, p), q in pairs if not torch.equal(p, q)}
+
+
+def of_lstms(model: SequenceAutoencoder, *kinds: str) -> set[str]:
+    return {n for n, _ in model.named_parameters() if ".layers." in n and n.endswith(kinds)}
+
+
+def test_default_changes_nothing() -> None:
+    assert changed(*initialised()) == set()
+
+
+def test_orthogonal_weights_are_orthogonal() -> None:
+    before, after = initialised(init="orthogonal")
+    assert changed(before, after) == of_lstms(after, "weight_ih", "weight_hh")
+    for _, layer in stacks(after):
+        for weight in (layer.weight_ih, layer.weight_hh):
+            assert isinstance(weight, Tensor)
+            square = weight.t() @ weight if weight.shape[0] >= weight.shape[1] else weight @ weight.t()
+            assert torch.allclose(square, torch.eye(len(square)), atol=1e-4)
+
+
+def test_uniform_weights_lie_in_their_range() -> None:
+    before, after = initialised("srivastava", init="uniform", init_range=0.02)
+    matrices = {name: p for name, p in after.named_parameters() if p.dim() > 1}
+    assert changed(before, after) == {*matrices}
+    for weight in matrices.values():
+        assert weight.abs().max() <= 0.02
+        assert weight.abs().max() > 0.019
+        assert weight.std().item() == pytest.approx(0.02 / 3**0.5, rel=0.05)
+
+
+def test_biases() -> None:
+    before, after = initialised(bias_init="zero")
+    assert changed(before, after) == of_lstms(after, "bias")
+    assert all(zero(layer.bias) for _, layer in stacks(after))  # type: ignore[arg-type]
+    before, after = initialised(bias_init="normal")
+    assert changed(before, after) == of_lstms(after, "bias")
+    biases = torch.cat([layer.bias for _, layer in stacks(after)])  # type: ignore[misc]
+    assert len(biases) > 500
+    assert biases.mean().item() == pytest.approx(0, abs=0.15)
+    assert biases.std().item() == pytest.approx(1, abs=0.15)
+
+
+def test_the_forget_bias_is_at_the_forget_gate() -> None:
+    before, after = initialised(forget_bias=5.0)
+    assert changed(before, after) == of_lstms(after, "bias")
+    for (_, layer), (_, old) in zip(stacks(after), stacks(before), strict=True):
+        hidden = layer.weight_hh.shape[1]  # type: ignore[union-attr]
+        gates = layer.bias.reshape(4, hidden)  # type: ignore[operator, union-attr]  # i, f, g, o
+        assert (gates[1] == 5).all()
+        assert torch.equal(gates[[0, 2, 3]], old.bias.reshape(4, hidden)[[0, 2, 3]])  # type: ignore[operator, union-attr]
+    # and it makes the cell remember: with no weights at all, c stays what it was
+    layer, cell = next(stacks(after))[1], torch.randn(1, hidden := after.encoder.hidden_sizes[0])
+    plain = nn.LSTMCell(layer.weight_ih.shape[1], hidden)  # type: ignore[union-attr, arg-type]
+    nn.init.zeros_(plain.weight_ih), nn.init.zeros_(plain.weight_hh), nn.init.zeros_(plain.bias_hh)
+    plain.bias_ih.data = torch.where(layer.bias == 5, 100.0, 0.0)  # type: ignore[arg-type]
+    _, after_one = plain(torch.zeros(1, plain.input_size), (torch.zeros(1, hidden), cell))
+    assert torch.allclose(after_one, cell)
+
+
+def test_a_seed_makes_the_same_weights() -> None:
+    one, two = (initialised(init="orthogonal", bias_init="normal", forget_bias=1.0)[1] for _ in range(2))
+    assert changed(one, two) == set()
+
+
+# ---- what does not fit is told ----
+
+
+@pytest.mark.parametrize(("architecture", "frame_size"), [*product(CNNS, [16, 32])])
+def test_a_cnn_that_does_not_fit_the_frame_says_so(architecture: str, frame_size: int) -> None:
+    with pytest.raises(ValueError, match=f"{architecture} does not fit frame_size {frame_size}") as caught:
+        tiny(architecture, frame_size=frame_size)
+    assert "kernel" in str(caught.value)
+    assert "use frame_size 64" in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", ["lstm", "lstmcell"])
+def test_hidden_does_not_go_with_a_layer_as_wide_as_the_frame(architecture: str) -> None:
+    with pytest.raises(ValueError, match=f"hidden 8 does not go with architecture {architecture}.*lstm_copy"):
+        tiny(architecture, hidden=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("architecture", "lstm_copy, fc_lstm"),
+        ("task", "recon, recon_ordered, pred, both"),
+        ("decoder_input", "zero, output, truth"),
+        ("activation", "none, tanh, sigmoid"),
+    ],
+)
+def test_an_unknown_name_lists_the_known(name: str, known: str) -> None:
+    names = {"architecture": "lstm_copy", "task": "both", "decoder_input": "zero", "activation": "none"}
+    with pytest.raises(ValueError, match=f"{name} must be one of .*{known}.*; not 'outptu'"):
+        SequenceAutoencoder(**names | {name: "outptu"})
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 16, 16), (2, 3, 16, 15), (2, 3, 256), (3, 16, 16), (2, 3, 1, 16, 16)])
+def test_frames_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"this model reads \(batch, 3, 16, 16\)") as caught:
+        tiny("lstm_copy")(torch.zeros(shape))
+    assert str(shape) in str(caught.value)

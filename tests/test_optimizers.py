@@ -1,0 +1,231 @@
+"""seqae.optimizers: every torch optimizer and scheduler by name; what is refused, and why, before training."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import Optimizer, lr_scheduler
+
+from seqae.optimizers import optimizer_factory, schedule_factory
+
+REFUSED = {"SparseAdam": "dense", "LBFGS": "minibatches"}
+OPTIMIZERS = sorted(
+    name
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer and name not in REFUSED
+)
+
+
+def weights() -> list[torch.nn.Parameter]:
+    """A matrix, a bias and a convolution, as models have them."""
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(*shape)) for shape in ((3, 2), (3,), (2, 1, 3, 3))]
+
+
+def descend(optimizer: Optimizer, parameters: list[torch.nn.Parameter]) -> float:
+    optimizer.zero_grad()
+    loss = sum((p.square().sum() for p in parameters), start=torch.zeros(()))
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+# ---- optimizers ----
+
+
+def test_there_are_optimizers_to_test() -> None:
+    assert {"Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Muon", "Rprop"} <= {*OPTIMIZERS}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains_all_weights_with_its_defaults(name: str) -> None:
+    parameters = weights()
+    before = [p.detach().clone() for p in parameters]
+    optimizer = optimizer_factory(name)(parameters)
+    losses = [descend(optimizer, parameters) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert all(not torch.equal(p, q) for p, q in zip(parameters, before, strict=True))
+
+
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"Muon"}))
+def test_none_is_torchs_default(name: str) -> None:
+    ours = optimizer_factory(name)(weights())
+    torchs = getattr(torch.optim, name)(weights())
+    ignored = {"fused", "foreach"}  # ways to compute the same
+    assert {k: v for k, v in ours.defaults.items() if k not in ignored} == {
+        k: v for k, v in torchs.defaults.items() if k not in ignored
+    }
+
+
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"Muon"}))
+def test_the_values_are_those_of_torchs_plain_implementation(name: str) -> None:
+    ours, torchs = weights(), weights()
+    mine = optimizer_factory(name, learning_rate=0.01)(ours)
+    plain: dict[str, Any] = {"foreach": False} if "foreach" in mine.defaults else {}
+    theirs = getattr(torch.optim, name)(torchs, lr=0.01, **plain)
+    for _ in range(3):
+        descend(mine, ours)
+        descend(theirs, torchs)
+    for p, q in zip(ours, torchs, strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_the_common_arguments_reach_the_optimizer() -> None:
+    for name in ("SGD", "RMSprop"):
+        group = optimizer_factory(name, learning_rate=0.5, momentum=0.9, weight_decay=0.1)(weights()).param_groups[0]
+        assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, 0.9, 0.1)
+    group = optimizer_factory("Adam", arguments={"betas": [0.5, 0.9], "eps": 1e-3})(weights()).param_groups[0]
+    assert ([*group["betas"]], group["eps"]) == ([0.5, 0.9], 1e-3)
+
+
+def test_momentum_by_hand() -> None:
+    weight = torch.nn.Parameter(torch.tensor([[1.0]]))
+    optimizer = optimizer_factory("SGD", learning_rate=0.1, momentum=0.5)([weight])
+    descend(optimizer, [weight])  # gradient 2: 1 - 0.1 · 2
+    assert weight.item() == pytest.approx(0.8)
+    descend(optimizer, [weight])  # gradient 1.6, velocity 0.5 · 2 + 1.6
+    assert weight.item() == pytest.approx(0.8 - 0.1 * 2.6)
+
+
+def test_another_implementation_may_be_asked_for() -> None:
+    assert optimizer_factory("Adam")(weights()).defaults["fused"]
+    for other in ({"foreach": True}, {"fused": False}):
+        assert not optimizer_factory("Adam", arguments=other)(weights()).defaults["fused"]
+
+
+def test_muon_trains_matrices_and_adamw_the_rest() -> None:
+    parameters = weights()
+    optimizer = optimizer_factory("Muon", learning_rate=0.1, arguments={"nesterov": False})(parameters)
+    alone, others = weights()[:1], weights()[1:]
+    muon, adamw = torch.optim.Muon(alone, lr=0.1, nesterov=False), torch.optim.AdamW(others, lr=0.1)
+    schedule = schedule_factory("ExponentialLR", epochs=3, gamma=0.5)(optimizer)
+    for step in range(3):
+        descend(optimizer, parameters)
+        for reference, group in ((muon, alone), (adamw, others)):
+            for g in reference.param_groups:
+                g["lr"] = 0.1 * 0.5**step
+            descend(reference, group)
+        assert schedule is not None
+        schedule.step()
+    for p, q in zip(parameters, [*alone, *others], strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+    again = optimizer_factory("Muon", learning_rate=0.7)(parameters)
+    again.load_state_dict(optimizer.state_dict())
+    assert [g["lr"] for g in again.param_groups] == [0.1 * 0.5**3] * 2
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_optimizer_that_cannot_train_these_models_says_why(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"optimizer {name} does not fit: .*{REFUSED[name]}"):
+        optimizer_factory(name)
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("adam", "Adam"), ("RMSProp", "RMSprop"), ("AdmaW", "AdamW")])
+def test_an_unknown_optimizer_names_the_nearest(wrong: str, near: str) -> None:
+    with pytest.raises(ValueError, match=rf"optimizer '{wrong}' is not in torch.optim; did you mean {near}\?"):
+        optimizer_factory(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["Xyz", "Optimizer", "lr_scheduler", "_functional"])
+def test_what_is_no_optimizer_lists_those_that_are(wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"optimizer '{wrong}' is not in torch.optim") as caught:
+        optimizer_factory(wrong)
+    assert not any(name in str(caught.value) for name in REFUSED)
+
+
+def test_momentum_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ValueError, match=r"optimizer Adam takes no momentum; it takes lr, betas, eps"):
+        optimizer_factory("Adam", momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"betaz": 1}, "takes no betaz; it takes lr, betas"),
+        ({"betas": 3}, r"Adam\(betas=3\)"),
+        ({"betas": [0.9]}, r"Adam\(betas=\[0.9\]\)"),
+        ({"betas": [0.9, 1.5]}, "Invalid beta"),
+        ({"eps": "tiny"}, "eps='tiny'"),
+        ({"lr": 0.1}, "give lr as learning_rate"),
+        ({"weight_decay": 0.1}, "give weight_decay as weight_decay"),
+        ({"params": []}, "takes no params"),
+    ],
+)
+def test_wrong_arguments_are_named_before_training(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        optimizer_factory("Adam", arguments=arguments)
+
+
+# ---- schedules ----
+
+
+def rates(name: str, epochs: int, losses: list[float] | None = None, **given: Any) -> list[float]:
+    """The learning rate of each epoch, from 1.0 on."""
+    parameters = weights()
+    optimizer = optimizer_factory("SGD", learning_rate=1.0)(parameters)
+    schedule = schedule_factory(name, epochs=epochs, **given)(optimizer)
+    found = []
+    for epoch in range(epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        descend(optimizer, parameters)
+        if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
+            assert losses is not None
+            schedule.step(losses[epoch])
+        else:
+            assert schedule is not None
+            schedule.step()
+    return found
+
+
+def test_schedules_by_hand() -> None:
+    assert rates("StepLR", 5, every=2, gamma=0.1) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert rates("ExponentialLR", 4, gamma=0.9) == pytest.approx([1, 0.9, 0.81, 0.729])
+    assert rates("MultiStepLR", 5, gamma=0.5, arguments={"milestones": [1, 3]}) == pytest.approx(
+        [1, 0.5, 0.5, 0.25, 0.25]
+    )
+    cosine = [0.5 * (1 + math.cos(math.pi * t / 4)) for t in range(4)]  # T_max is the number of epochs
+    assert rates("CosineAnnealingLR", 4) == pytest.approx(cosine)
+    assert rates("CosineAnnealingLR", 2, arguments={"T_max": 4}) == pytest.approx(cosine[:2])
+    assert rates("LinearLR", 3, arguments={"start_factor": 0.25, "end_factor": 1.0}) == pytest.approx([0.25, 0.5, 0.75])
+
+
+def test_a_plateau_lowers_the_rate_by_hand() -> None:
+    # patience 1: the second epoch in a row without a better loss lowers it
+    losses = [1.0, 0.5, 0.6, 0.6, 0.4, 0.4]
+    found = rates("ReduceLROnPlateau", 6, losses, arguments={"factor": 0.1, "patience": 1})
+    assert found == pytest.approx([1, 1, 1, 1, 0.1, 0.1])
+
+
+def test_a_whole_cycle_fits_the_epochs() -> None:
+    found = rates("OneCycleLR", 10, arguments={"max_lr": 2.0})
+    assert max(found) == pytest.approx(2.0, rel=0.1)
+    assert found[-1] == pytest.approx(2.0 / 25 / 1e4)  # torch's div_factor and final_div_factor
+
+
+def test_no_schedule_is_none() -> None:
+    assert schedule_factory("none", epochs=3)(torch.optim.SGD(weights())) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("steplr", {}, r"schedule 'steplr' is not in torch.optim.lr_scheduler; did you mean StepLR\?"),
+        ("Cosine", {}, "schedule 'Cosine' is not in"),
+        ("MultiStepLR", {}, "schedule MultiStepLR needs milestones: set schedule_arguments"),
+        ("OneCycleLR", {}, "needs max_lr"),
+        ("CyclicLR", {}, "needs base_lr, max_lr"),
+        ("StepLR", {"gama": 1}, "takes no gama; it takes step_size, gamma"),
+        ("StepLR", {"step_size": 0}, r"StepLR\(step_size=0"),
+        ("ReduceLROnPlateau", {"factor": 2}, "Factor should be < 1.0"),
+        ("OneCycleLR", {"max_lr": 1, "total_steps": 3}, "total"),  # would end in the fourth of the epochs
+        ("LambdaLR", {}, "LambdaLR does not fit: it is made of functions"),
+        ("SequentialLR", {}, "SequentialLR does not fit: it is made of schedulers"),
+    ],
+)
+def test_a_schedule_that_cannot_run_is_refused_before_training(
+    name: str, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        schedule_factory(name, epochs=8, arguments=arguments)

@@ -1,0 +1,401 @@
+"""The recurrent core against plain loops that autograd differentiates."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from seqae.recurrent import ACTIVATIONS, Feedback, LSTMStack
+
+STACKS = [(5, [3]), (3, [4, 7]), (6, [5, 2, 6])]
+F64 = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # at these sizes a second one only waits
+    yield
+    torch.set_num_threads(before)
+
+
+def make_stack(input_size: int, sizes: list[int], dtype: torch.dtype = F64, *, peepholes: bool = False) -> LSTMStack:
+    torch.manual_seed(0)
+    stack = LSTMStack(input_size, sizes, peepholes=peepholes).to(dtype)
+    for parameter in stack.parameters():  # larger than by default, so that no gate is near its middle
+        nn.init.normal_(parameter, std=0.7)
+    return stack
+
+
+def make_states(stack: LSTMStack, batch: int, dtype: torch.dtype = F64) -> list[tuple[Tensor, Tensor]]:
+    def random(size: int) -> Tensor:
+        return torch.randn(batch, size, dtype=dtype, requires_grad=True)
+
+    return [(random(h), random(h)) for h in stack.hidden_sizes]
+
+
+def make_feedback(kind: str, stack: LSTMStack, activation: str, gain: float, dtype: torch.dtype = F64) -> Feedback:
+    if kind == "h":
+        return Feedback(gain=gain, activation=activation)
+    weight = torch.randn(stack.input_size, stack.hidden_sizes[-1], dtype=dtype, requires_grad=True)
+    bias = torch.randn(stack.input_size, dtype=dtype, requires_grad=True) if kind == "linear" else None
+    return Feedback(weight, bias, gain, activation)
+
+
+def plain_cells(stack: LSTMStack) -> list[Callable]:
+    """One `nn.LSTMCell` per layer on the stack's own parameters, so that its gradients land there."""
+
+    def cell_of(layer: nn.Module) -> Callable:
+        cell = nn.LSTMCell(layer.weight_ih.shape[1], layer.weight_hh.shape[1], dtype=layer.bias.dtype)
+        tensors = {"weight_ih": layer.weight_ih, "weight_hh": layer.weight_hh, "bias_ih": layer.bias}
+        tensors["bias_hh"] = torch.zeros_like(layer.bias)
+        return lambda x, state: torch.func.functional_call(cell, tensors, (x, state))
+
+    return [cell_of(layer) for layer in stack.layers]
+
+
+def peephole_cells(stack: LSTMStack) -> list[Callable]:
+    """Srivastava et al. (2015), §2.1, equation by equation."""
+
+    def cell_of(layer: nn.Module) -> Callable:
+        w_xi, w_xf, w_xc, w_xo = layer.weight_ih.chunk(4)
+        w_hi, w_hf, w_hc, w_ho = layer.weight_hh.chunk(4)
+        b_i, b_f, b_c, b_o = layer.bias.chunk(4)
+        w_ci, w_cf, w_co = (torch.diag(p) for p in (layer.peephole_i, layer.peephole_f, layer.peephole_o))
+
+        def cell(x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            h, c = state
+            i = torch.sigmoid(x @ w_xi.T + h @ w_hi.T + c @ w_ci + b_i)
+            f = torch.sigmoid(x @ w_xf.T + h @ w_hf.T + c @ w_cf + b_f)
+            c = f * c + i * torch.tanh(x @ w_xc.T + h @ w_hc.T + b_c)
+            o = torch.sigmoid(x @ w_xo.T + h @ w_ho.T + c @ w_co + b_o)
+            return o * torch.tanh(c), c
+
+        return cell
+
+    return [cell_of(layer) for layer in stack.layers]
+
+
+def plain_loop(cells, stack, states, steps, batch, inputs=None, feedback=None, first_input=None):
+    """Step by step, layer by layer: the top h, or with feedback the pre-activations, and the last states."""
+    like = stack.layers[0].bias
+    states = [state or (None, None) for state in states or [None] * len(cells)]
+    zeros = [like.new_zeros(batch, h) for h in stack.hidden_sizes]
+    states = [tuple(z if s is None else s for s in state) for state, z in zip(states, zeros, strict=True)]
+    fed, outputs = first_input, []
+    for t in range(steps):
+        x = fed if inputs is None else inputs[t]
+        x = like.new_zeros(batch, stack.input_size) if x is None else x
+        for n, cell in enumerate(cells):
+            states[n] = cell(x, states[n])
+            x = states[n][0]
+        if feedback is not None:
+            weight = torch.eye(x.shape[1], dtype=x.dtype) if feedback.weight is None else feedback.weight
+            x = feedback.gain * nn.functional.linear(x, weight, feedback.bias)
+            fed = {"none": x, "tanh": torch.tanh(x), "sigmoid": torch.sigmoid(x)}[feedback.activation]
+        outputs.append(x)
+    return torch.stack(outputs), states
+
+
+def flat(result) -> list[Tensor]:
+    outputs, final = result if isinstance(result, tuple) else (result, [])
+    return [outputs, *itertools.chain(*final)]
+
+
+def gradients(results: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    """Of a fixed random projection of all results; where nothing arrives, zeros."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(r.shape, generator=generator, dtype=F64).to(r.dtype) for r in results]
+    loss = sum((r * w).sum() for r, w in zip(results, weights, strict=True))
+    found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
+
+
+def leaves_of(stack: LSTMStack, *others) -> list[Tensor]:
+    return [*stack.parameters(), *(t for t in others if t is not None)]
+
+
+def assert_same(ours: list[Tensor], plain: list[Tensor], tolerance: float) -> None:
+    assert len(ours) == len(plain)
+    for a, b in zip(ours, plain, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        assert (a - b).norm() <= tolerance * b.norm(), f"off by {(a - b).norm() / b.norm():.1e} ({a.shape})"
+
+
+def compare(stack, states, steps, batch, *, inputs=None, feedback=None, first_input=None, tolerance=1e-9) -> None:
+    cells = plain_cells(stack) if stack.layers[0].peephole_i is None else peephole_cells(stack)
+    if feedback is None:
+        ours = flat(stack(inputs, states, steps=steps, batch=batch))
+    else:
+        ours = flat(stack.unroll(states, feedback, steps=steps, first_input=first_input, batch=batch))
+    plain = flat(plain_loop(cells, stack, states, steps, batch, inputs, feedback, first_input))[: len(ours)]
+    assert_same(ours, plain, tolerance)
+    given = [s for state in states or [] for s in state or ()]
+    readout = (feedback.weight, feedback.bias) if feedback else ()
+    leaves = leaves_of(stack, inputs, first_input, *given, *readout)
+    assert_same(gradients(ours, leaves), gradients(plain, leaves), tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("known", [True, False], ids=["inputs", "zeros"])
+@pytest.mark.parametrize("stateful", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("peepholes", [True, False], ids=["peepholes", "plain"])
+@pytest.mark.parametrize(("input_size", "sizes"), STACKS)
+def test_forward_equals_loop(input_size, sizes, peepholes, stateful, known, steps, dtype, tolerance):
+    stack = make_stack(input_size, sizes, dtype, peepholes=peepholes)
+    inputs = torch.randn(steps, 3, input_size, dtype=dtype, requires_grad=True) if known else None
+    states = make_states(stack, 3, dtype) if stateful else None
+    compare(stack, states, steps, 3, inputs=inputs, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("gain", [1.0, 10.0])
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("kind", ["h", "linear", "no bias"])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "no first"])
+@pytest.mark.parametrize("stateful", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize(("input_size", "sizes"), [(5, [5]), (6, [5, 2, 6])])
+def test_unroll_equals_loop(input_size, sizes, stateful, first, kind, activation, gain):
+    stack = make_stack(input_size, sizes)
+    feedback = make_feedback(kind, stack, activation, gain)
+    states = make_states(stack, 4) if stateful else None
+    first_input = torch.randn(4, input_size, dtype=F64, requires_grad=True) if first else None
+    compare(stack, states, 7, 4, feedback=feedback, first_input=first_input)
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("peepholes", [True, False], ids=["peepholes", "plain"])
+def test_unroll_equals_loop_in_float32(peepholes, activation):
+    stack = make_stack(6, [5, 9], torch.float32, peepholes=peepholes)
+    feedback = make_feedback("linear", stack, activation, 1.0, torch.float32)
+    states = make_states(stack, 3, torch.float32)
+    compare(stack, states, 7, 3, feedback=feedback, tolerance=1e-4)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    input_size=st.integers(1, 9),
+    batch=st.integers(1, 5),
+    steps=st.integers(1, 6),
+    peepholes=st.booleans(),
+    activation=st.sampled_from(list(ACTIVATIONS)),
+)
+def test_any_size(sizes, input_size, batch, steps, peepholes, activation):
+    stack = make_stack(input_size, sizes, peepholes=peepholes)
+    states = make_states(stack, batch)
+    inputs = torch.randn(steps, batch, input_size, dtype=F64, requires_grad=True)
+    compare(stack, states, steps, batch, inputs=inputs)
+    compare(stack, states, steps, batch, feedback=make_feedback("linear", stack, activation, 2.0))
+
+
+@pytest.mark.parametrize("given_h", [True, False])
+def test_half_given_states(given_h):
+    """The diary's hand-off: the first layer gets h or c alone, the layers above nothing."""
+    stack = make_stack(3, [4, 3], peepholes=True)
+    (h, c), _ = make_states(stack, 2)
+    states = [(h, None) if given_h else (None, c), None]
+    ours = [flat(stack(None, states, steps=4)), flat(stack.unroll(states, Feedback(), steps=4))]
+    cells = peephole_cells(stack)
+    plain = [flat(plain_loop(cells, stack, states, 4, 2, feedback=f)) for f in (None, Feedback())]
+    leaves = leaves_of(stack, h if given_h else c)
+    for a, b in zip(ours, plain, strict=True):
+        b = b[: len(a)]
+        assert_same(a, b, 1e-9)
+        assert_same(gradients(a, leaves), gradients(b, leaves), 1e-9)
+
+
+def test_equals_torch_lstm():
+    """`nn.LSTM` in three layers of one width, with zero for the second of its biases."""
+    stack = make_stack(5, [4, 4, 4])
+    lstm = nn.LSTM(5, 4, num_layers=3, dtype=F64)
+    for n, layer in enumerate(stack.layers):
+        for own, theirs in (("weight_ih", "weight_ih"), ("weight_hh", "weight_hh"), ("bias", "bias_ih")):
+            getattr(lstm, f"{theirs}_l{n}").data.copy_(getattr(layer, own).data)
+        getattr(lstm, f"bias_hh_l{n}").data.zero_()
+    inputs = torch.randn(7, 3, 5, dtype=F64, requires_grad=True)
+    states = make_states(stack, 3)
+    h, c = (torch.stack(s) for s in zip(*states, strict=True))
+    outputs, (last_h, last_c) = lstm(inputs, (h, c))
+    plain = [outputs, *itertools.chain(*zip(last_h, last_c, strict=True))]
+    ours = flat(stack(inputs, states))
+    assert_same(ours, plain, 1e-9)
+    theirs = [p for name, p in lstm.named_parameters() if "bias_hh" not in name]
+    given = [inputs, *itertools.chain(*states)]
+    assert_same(gradients(ours, leaves_of(stack, *given)), gradients(plain, [*theirs, *given]), 1e-9)
+
+
+@pytest.mark.parametrize("part", ["last c", "last h", "outputs", "last c of the first layer"])
+def test_gradients_where_only_part_is_used(part):
+    stack = make_stack(3, [4, 2])
+    inputs = torch.randn(5, 2, 3, dtype=F64, requires_grad=True)
+
+    def pick(result):
+        outputs, final = result
+        chosen = {"last c": final[1][1], "last h": final[1][0], "outputs": outputs}
+        return [chosen.get(part, final[0][1])]
+
+    leaves = leaves_of(stack, inputs)
+    ours, plain = pick(stack(inputs)), pick(plain_loop(plain_cells(stack), stack, None, 5, 2, inputs))
+    assert_same(gradients(ours, leaves), gradients(plain, leaves), 1e-9)
+
+
+@pytest.mark.parametrize("peepholes", [True, False], ids=["peepholes", "plain"])
+def test_gradcheck(peepholes):
+    stack = make_stack(3, [2, 3], peepholes=peepholes)
+    feedback = make_feedback("linear", stack, "tanh", 1.5)
+    states = make_states(stack, 2)
+    first = torch.randn(2, 3, dtype=F64, requires_grad=True)
+    inputs = torch.randn(3, 2, 3, dtype=F64, requires_grad=True)
+    leaves = leaves_of(stack, *itertools.chain(*states))
+    assert torch.autograd.gradcheck(lambda x, *_: tuple(flat(stack(x, states))), (inputs, *leaves))
+    unroll = lambda x, *_: stack.unroll(states, feedback, steps=3, first_input=x)  # noqa: E731
+    assert torch.autograd.gradcheck(unroll, (first, feedback.weight, feedback.bias, *leaves))
+
+
+def test_zero_inputs_leave_the_first_weight_without_gradient():
+    stack = make_stack(3, [4, 2])
+    stack(None, steps=4, batch=2)[0].sum().backward()
+    without = [name for name, p in stack.named_parameters() if p.grad is None]
+    assert without == ["layers.0.weight_ih"]
+
+
+def test_frozen_parameters_get_no_gradient_and_change_no_other():
+    stack = make_stack(3, [4, 3])
+    states = make_states(stack, 2)
+    feedback = make_feedback("linear", stack, "sigmoid", 1.0)
+    leaves = leaves_of(stack, feedback.weight, feedback.bias, *itertools.chain(*states))
+    full = gradients([stack.unroll(states, feedback, steps=4)], leaves)
+    for kept in range(len(leaves)):
+        for n, leaf in enumerate(leaves):
+            leaf.requires_grad_(n == kept)
+        (alone,) = gradients([stack.unroll(states, feedback, steps=4)], [leaves[kept]])
+        assert torch.equal(alone, full[kept])
+
+
+def test_backward_again_and_in_place_on_results():
+    """A retained graph gives the same gradients twice; results can be changed without touching them."""
+    stack = make_stack(3, [3])
+    inputs = torch.randn(4, 1, 3, dtype=F64)
+    outputs, final = stack(inputs)
+    loss = outputs.square().sum() + final[0][1].sum()
+    once = torch.autograd.grad(loss, list(stack.parameters()), retain_graph=True)
+    assert_same(list(torch.autograd.grad(loss, list(stack.parameters()))), list(once), 0.0)
+    z = stack.unroll([tuple(s.detach() for s in final[0])], Feedback(), steps=4)
+    doubled = torch.autograd.grad((2 * z).sum(), list(stack.parameters()), retain_graph=True)
+    assert_same(list(torch.autograd.grad(z.mul_(2).sum(), list(stack.parameters()))), list(doubled), 0.0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_same_values_without_gradients(mode):
+    stack = make_stack(3, [4, 3], torch.float32)
+    inputs = torch.randn(5, 2, 3)
+    feedback = make_feedback("linear", stack, "sigmoid", 10.0, torch.float32)
+    wanted = [*flat(stack(inputs)), stack.unroll(None, feedback, steps=5, batch=2)]
+    with mode():
+        found = [*flat(stack(inputs)), stack.unroll(None, feedback, steps=5, batch=2)]
+    assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(found, wanted, strict=True))
+
+
+def test_autocast_computes_products_in_bfloat16_and_keeps_states_in_float32():
+    stack = make_stack(16, [32, 16], torch.float32, peepholes=True)
+    for parameter in stack.parameters():
+        parameter.data.mul_(0.3)  # large weights would amplify bfloat16's rounding from step to step
+    feedback = make_feedback("linear", stack, "sigmoid", 1.0, torch.float32)
+    inputs = torch.randn(6, 8, 16, requires_grad=True)
+    leaves = leaves_of(stack, inputs, feedback.weight, feedback.bias)
+
+    def run() -> list[Tensor]:
+        outputs, final = stack(inputs)
+        return [outputs, *itertools.chain(*final), stack.unroll(final, feedback, steps=6, first_input=inputs[0])]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        low = run()
+        again = stack(inputs.bfloat16(), [(h.bfloat16(), c) for h, c in make_states(stack, 8, torch.float32)])
+    high = run()
+    assert all(result.dtype == torch.float32 for result in [*low, *flat(again)])
+    assert_same(low, high, 0.03)
+    assert not torch.equal(low[0], high[0])  # it did compute in bfloat16
+    assert_same(gradients(low, leaves), gradients(high, leaves), 0.05)
+
+
+def test_meta_device_counts_the_flops_of_the_matrix_products():
+    with torch.device("meta"):
+        stack = LSTMStack(10, [20, 30])
+        inputs = torch.empty(7, 3, 10)
+        feedback = Feedback(torch.empty(10, 30), torch.empty(10), 2.0, "tanh")
+    with FlopCounterMode(display=False) as forward:
+        outputs, final = stack(inputs, None)
+    assert outputs.shape == (7, 3, 30)
+    assert final[0][1].shape == (3, 20)
+    assert outputs.is_meta
+    step = 2 * 3 * 4 * (20 * 20 + 30 * 30)  # recurrent products: none at step 1, whose h is zero
+    assert forward.get_total_flops() == 7 * 2 * 3 * 4 * (10 * 20 + 20 * 30) + 6 * step
+    with FlopCounterMode(display=False) as unroll:
+        stack.unroll(final, feedback, steps=7).sum().backward()
+    assert unroll.get_total_flops() > 3 * 7 * step
+    assert stack.layers[1].weight_hh.grad.is_meta
+
+
+def test_parameters_and_initial_values():
+    torch.manual_seed(0)
+    stack = LSTMStack(7, [100, 25], peepholes=True)
+    names = ["weight_ih", "weight_hh", "bias", "peephole_i", "peephole_f", "peephole_o"]
+    assert [name for name, _ in stack.layers[1].named_parameters()] == names
+    shapes = [(100, 100), (100, 25), (100,), (25,), (25,), (25,)]
+    assert [tuple(p.shape) for p in stack.layers[1].parameters()] == shapes
+    for layer, bound in zip(stack.layers, (0.1, 0.2), strict=True):
+        for name in ("weight_ih", "weight_hh", "bias"):
+            assert 0.9 * bound < getattr(layer, name).abs().max() <= bound
+        assert not torch.stack([layer.peephole_i, layer.peephole_f, layer.peephole_o]).any()
+    assert len(list(LSTMStack(7, [4]).parameters())) == 3
+
+
+STACK = LSTMStack(3, [4, 2])
+H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: STACK(torch.zeros(6, 5, 2)), r"inputs must .* shape \(any, any, 3\); not \(6, 5, 2\)"),
+        (lambda: STACK(torch.zeros(6, 3)), r"inputs must .* shape \(any, any, 3\); not \(6, 3\)"),
+        (lambda: STACK(torch.zeros(0, 5, 3)), r"inputs must .* not \(0, 5, 3\)"),
+        (lambda: STACK(torch.zeros(6, 5, 3), steps=4), r"shape \(4, any, 3\); not \(6, 5, 3\)"),
+        (lambda: STACK(torch.zeros(6, 5, 3, dtype=torch.uint8)), r"floating point, .* not .* torch.uint8"),
+        (lambda: STACK(None, batch=2), r"steps \(=None\) must be 1 or more"),
+        (lambda: STACK(None, steps=0, batch=2), r"steps \(=0\) must be 1 or more"),
+        (lambda: STACK(None, steps=3), r"batch \(=None\) must be 1 or more"),
+        (lambda: STACK(None, [(H4, H4)], steps=3), r"states \(of 1 layers\) must be one per layer, 2"),
+        (lambda: STACK(None, [(H4, H4), (H4, H2)], steps=3), r"h of layer 1 .* \(5, 2\); not \(5, 4\)"),
+        (lambda: STACK(None, [(H4, H4[:3]), None], steps=3), r"c of layer 0 .* \(5, 4\); not \(3, 4\)"),
+        (lambda: STACK(torch.zeros(6, 2, 3), [(H4, H4), None]), r"h of layer 0 .* \(2, 4\); not \(5, 4\)"),
+        (lambda: STACK.unroll(None, Feedback(), steps=3, batch=1), r"h \(=2 wide\) .* inputs \(=3\)"),
+        (
+            lambda: STACK.unroll(None, Feedback(torch.zeros(3, 4)), steps=3, batch=1),
+            r"feedback weight .* \(3, 2\); not \(3, 4\)",
+        ),
+        (
+            lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2), torch.zeros(2)), steps=3, batch=1),
+            r"feedback bias .* \(3,\); not \(2,\)",
+        ),
+        (
+            lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=3, first_input=H4),
+            r"first_input .* \(any, 3\); not \(5, 4\)",
+        ),
+        (lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=-1), r"steps \(=-1\) must be 1 or"),
+        (lambda: Feedback(activation="relu"), r"one of \['none', 'tanh', 'sigmoid'\]; not 'relu'"),
+        (lambda: Feedback(bias=torch.zeros(3)), r"bias of shape \(3,\) needs a weight"),
+        (lambda: LSTMStack(3, []), r"hidden_sizes \(=\[\]\) must be 1 or more"),
+        (lambda: LSTMStack(0, [4]), r"input_size \(=0\)"),
+    ],
+)
+def test_errors_say_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

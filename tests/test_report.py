@@ -1,0 +1,507 @@
+"""Reports and index: what the pages hold, what they must not hold, and how they behave in a real browser."""
+
+import shutil
+from base64 import b64decode, b64encode
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import nbformat.v4 as v4
+import pytest
+from bs4 import BeautifulSoup
+from nbformat import NotebookNode, write
+from PIL import Image
+
+from seqae.report import Facts, IndexRow, render_notebook, write_index
+
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+browser_only = pytest.mark.skipif(CHROMIUM is None, reason="no chromium executable on the PATH")
+
+
+def picture(width: int = 600, height: int = 300, colour: str = "steelblue") -> bytes:
+    Image.new("RGB", (width, height), colour).save(buffer := BytesIO(), "png")
+    return buffer.getvalue()
+
+
+def png(**metadata: object) -> NotebookNode:
+    data = {"image/png": b64encode(picture()).decode(), "text/plain": "<Figure size 600x300 with 1 Axes>"}
+    return v4.new_output("display_data", data, metadata=metadata)
+
+
+def stream(text: str, name: str = "stdout") -> NotebookNode:
+    return v4.new_output("stream", name=name, text=text)
+
+
+def html_output(html: str) -> NotebookNode:
+    return v4.new_output("execute_result", {"text/html": html, "text/plain": "plain twin"}, execution_count=1)
+
+
+def code(source: str, *outputs: NotebookNode, tags: tuple[str, ...] = (), count: int | None = 1) -> NotebookNode:
+    return v4.new_code_cell(source, outputs=list(outputs), metadata={"tags": list(tags)}, execution_count=count)
+
+
+def text(source: str, *tags: str) -> NotebookNode:
+    return v4.new_markdown_cell(source, metadata={"tags": list(tags)})
+
+
+TRACEBACK = v4.new_output(
+    "error",
+    ename="RuntimeError",
+    evalue=EVIL,
+    traceback=[
+        "\x1b[31m---------------------------------------------------------------------------\x1b[39m",
+        "\x1b[31mRuntimeError\x1b[39m                              Traceback (most recent call last)",
+        "\x1b[38;5;28;01mraise\x1b[39;00m RuntimeError(loss)  \x1b[43m# here\x1b[49m",
+        f"\x1b[1;31mRuntimeError\x1b[0m: {EVIL}",
+    ],
+)
+TABLE = (
+    '<table border="1" class="dataframe"><thead><tr><th></th><th>mse</th></tr></thead>'
+    "<tbody><tr><th>pred</th><td>{}</td></tr></tbody></table>"
+)
+WIDE = TABLE.replace("<th>mse</th>", "".join(f"<th>a metric number {i}</th>" for i in range(40)))
+
+
+@pytest.fixture
+def report(tmp_path: Path):
+    """Write cells as an executed notebook, render it, parse the page."""
+
+    def render(*cells: NotebookNode, facts: Facts | None = None) -> BeautifulSoup:
+        write(v4.new_notebook(cells=list(cells)), tmp_path / "notebook.ipynb")
+        facts = facts or Facts(
+            "losses/0sm-pred-zero", "done", "learned (41 % below mean frame)", [("commit", "3f9c2ab")]
+        )
+        render_notebook(tmp_path / "notebook.ipynb", tmp_path / "report.html", facts)
+        return BeautifulSoup((tmp_path / "report.html").read_text(encoding="utf-8"), "html.parser")
+
+    return render
+
+
+def failed_run() -> tuple[list[NotebookNode], Facts]:
+    """A notebook as papermill leaves it when a cell raises, with everything in it that a report can hold."""
+    cells = [
+        text("<span>An Exception was encountered at 'In [4]'.</span>", "papermill-error-cell-tag"),
+        text(
+            "# Which loss can learn?\n\nSome prose with `code`, a [link](https://example.org) and a word " + "x" * 200
+        ),
+        code("seed = 6\nloss = '0sm'", tags=("parameters",)),
+        code(f"# Parameters\nloss = {EVIL!r}\n", tags=("injected-parameters",)),
+        text("## Training\n\n| loss | " + " | ".join(f"column {i}" for i in range(30)) + " |\n" + "|---" * 31 + "|"),
+        code("fit()", stream("\r 0%|  |\r50%|# |\r100%|##|\n", "stderr"), stream("epoch 1 mse 0.04\n"), png()),
+        text("## Numbers"),
+        code("frame", html_output(WIDE.format(0.0338)), stream("y" * 500)),
+        text("<span>Execution using papermill encountered an exception here</span>", "papermill-error-cell-tag"),
+        code("boom()", TRACEBACK),
+        code("never()", count=None),
+    ]
+    rows = [("machine", "a-rather-long-host-name." * 4), ("test mse", "0.0338 (mean frame 0.0372)")]
+    facts = Facts("losses/0sm-pred-zero-1a2b3c4d", "failed", None, rows, "RuntimeError: nan\nLower the learning rate.")
+    return cells, facts
+
+
+def an_index(folder: Path, runs: int = 30) -> Path:
+    (folder / "frames.png").write_bytes(picture(640, 200))
+    words = (
+        "learned (41 % below mean frame)",
+        "stuck at the mean frame",
+        "cannot learn: floor 0.072 > mean frame 0.037",
+    )
+    rows = [
+        IndexRow(
+            family=("losses", "models")[i % 2], name=f"run-{i}", href=f"losses/run-{i}/report.html",
+            status="failed" if i == 7 else "done", verdict=None if i == 7 else words[i % 3],
+            metrics={} if i == 7 else {"pred mse": (i * 7 % runs) / 100} | ({"bce": 0.1} if i % 4 == 0 else {}),
+            thumbnail=folder / "frames.png", started=f"2025-11-23 22:{i % 60:02d}", duration_s=float(i),
+            parameters={"learning_rate": f"0.00{i}", "task": "pred"},
+        )
+        for i in range(runs)
+    ]  # fmt: skip
+    write_index(folder / "index.html", rows, [("The 5 × 6 grid", "losses/compare.html")])
+    return folder / "index.html"
+
+
+def test_the_facts_stand_at_the_top(report):
+    page = report(text("# Title\n\nProse."))
+    header = page.header.get_text(" ", strip=True)
+    assert page.title.string == page.h1.string == "losses/0sm-pred-zero"
+    assert "done" in header
+    assert "learned (41 % below mean frame)" in header
+    assert [(row.dt.string, row.dd.string) for row in page.select("dl > div")] == [("commit", "3f9c2ab")]
+    assert page.select_one(".badge.good").string.startswith("learned")
+    assert not page.select(".banner")
+
+
+def test_a_failed_run_starts_with_the_error_and_what_to_do(report):
+    cells, facts = failed_run()
+    page = report(*cells, facts=facts)
+    banner = page.body.find_next(string=lambda s: s.strip()).find_parent("section")
+    assert banner["class"] == ["banner"]
+    assert banner.pre.string == "RuntimeError: nan"
+    assert "Lower the learning rate." in banner.get_text()
+    assert page.select_one(banner.a["href"])["class"] == ["error"]
+    assert "Exception was encountered" not in page.get_text()
+    assert "using papermill encountered" not in page.get_text()
+    folds = page.select("details.code")
+    assert ["open" in fold.attrs for fold in folds] == [False, False, False, True, False]  # the cell that broke
+    assert "not run" in folds[-1].summary.get_text()
+    assert "not run" not in folds[-2].summary.get_text()
+
+
+@pytest.mark.parametrize("torn", [None, "", '{"cells": [{"cell_ty', '{"cells": 3'])
+def test_a_missing_or_torn_notebook_still_gives_the_facts(tmp_path, torn):
+    if torn is not None:
+        (tmp_path / "notebook.ipynb").write_text(torn)
+    facts = Facts("losses/x", "failed", None, [], "the kernel died\nRun it again.")
+    render_notebook(tmp_path / "notebook.ipynb", tmp_path / "report.html", facts)
+    page = BeautifulSoup((tmp_path / "report.html").read_text(), "html.parser")
+    assert page.select_one(".banner pre").string == "the kernel died"
+    assert "notebook.ipynb cannot be read" in page.select_one(".banner").get_text()
+
+
+def test_code_is_folded_but_the_parameters_of_the_run_are_not(report):
+    page = report(
+        code("loss = '1tm'", tags=("parameters",)),
+        code("# Parameters\nloss = '0sm'\n", tags=("injected-parameters",)),
+        code("a = 1\nb = 2"),
+        code("  "),
+    )
+    defaults, cell = page.select("details.code")
+    assert defaults.summary.get_text(" ") == "Defaults of this family 1 line"
+    assert cell.summary.get_text(" ") == "Code 2 lines"
+    assert "open" not in defaults.attrs | cell.attrs
+    shown = page.select_one(".parameters")
+    assert shown.find_parent("details") is None
+    assert shown.get_text("", strip=True).startswith("Parameters of this runloss")
+    assert "# Parameters" not in shown.get_text()
+
+
+def test_headings_make_a_table_of_contents_with_unique_ids(report):
+    page = report(
+        text("# Top\n\n## A & `b`\n\n### Deep"), text("## A & `b`\n\nagain"), code("", html_output("<h2>own</h2>"))
+    )
+    links = page.select(".contents a")
+    assert [link.get_text() for link in links] == ["Top", "A & b", "Deep", "A & b"]
+    targets = [page.find(id=link["href"][1:].replace("%26", "&")) for link in links]
+    assert [target.name for target in targets] == ["h2", "h3", "h4", "h3"]
+    assert len({target["id"] for target in targets}) == 4
+    assert len(page.select("h1")) == 1
+
+
+def test_every_picture_has_a_text_and_is_in_the_file(report, tmp_path):
+    (tmp_path / "beside.png").write_bytes(picture())
+    page = report(
+        code("", png()),
+        text("## Loss curves\n\n![two digits](beside.png) ![](beside.png)"),
+        code("", png(), png(alt="output alt"), png(**{"image/png": {"alt": EVIL, "width": 300, "height": 150}})),
+        code("", html_output('<img src="data:image/png;base64,AA"><img src="https://example.org/far.png" alt="far">')),
+        code("", v4.new_output("display_data", {"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'/>"})),
+    )
+    pictures = page.select("img")
+    assert [tag["alt"] for tag in pictures] == [
+        "figure 1", "two digits", "Loss curves figure 2", "Loss curves figure 3", "output alt", EVIL,
+        "Loss curves figure 4", "Loss curves figure 5",
+    ]  # fmt: skip
+    assert all(tag["src"].startswith("data:image/") for tag in pictures)
+    assert (pictures[0]["width"], pictures[0]["height"]) == ("600", "300")
+    assert (pictures[5]["width"], pictures[5]["height"]) == ("300", "150")
+    assert page.find("a", string="far")["href"] == "https://example.org/far.png"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "shown"),
+    [
+        (["\r  0%|     |", "\r 50%|##   |", "\r100%|#####| 2/2\n"], "100%|#####| 2/2"),
+        (["\r 50%|##  |\r100%|####|", "\r            \r"], None),  # tqdm with leave=False
+        (["\n\rbatch 10%\x1b[A", "\n\rbatch 99%\x1b[A", "\n\r         \r\x1b[A", "\repoch 1/1\n"], "epoch 1/1"),
+        (["long line\rshort"], "shortline"),
+        (["working\r\x1b[2Kdone\n"], "done"),
+        (["abd\bc"], "abc"),
+        (["windows\r\nlines\r\n"], "windows\nlines"),
+        (["\n \n"], None),
+    ],
+)
+def test_a_stream_shows_what_a_terminal_would_show_in_the_end(report, chunks, shown):
+    page = report(code("fit()", *(stream(chunk, "stderr") for chunk in chunks)))
+    assert [pre.string for pre in page.select(".cell > pre")] == ([shown] if shown else [])
+
+
+def test_printing_does_not_break_a_bar_in_pieces(report):
+    outputs = [part for i in range(3) for part in (stream(f"\r{i}/3", "stderr"), stream(f"epoch {i}\n"))]
+    page = report(code("fit()", *outputs))
+    assert [pre.string for pre in page.select(".cell > pre")] == ["2/3", "epoch 0\nepoch 1\nepoch 2"]
+
+
+def test_widgets_leave_no_litter_and_other_outputs_stay(report):
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "0%| | 0/5"}
+    page = report(
+        code("", v4.new_output("display_data", widget)),
+        code("", html_output(TABLE.format("<b>kept</b>"))),
+        code("", v4.new_output("display_data", {"text/markdown": "a **bold** word"})),
+        code("1 + 1", v4.new_output("execute_result", {"text/plain": "\x1b[31m2\x1b[0m <b>"}, execution_count=1)),
+    )
+    assert "0/5" not in page.get_text()
+    assert "plain twin" not in page.get_text()
+    assert page.select_one(".html .scroll > table.dataframe td b").string == "kept"
+    assert page.select_one(".html strong").string == "bold"
+    assert page.select_one("pre.text").get_text() == "2 <b>"
+    assert page.select_one("pre.text .ansi-red-fg").string == "2"
+
+
+def test_what_would_load_something_is_taken_out_of_outputs(report):
+    loading = (
+        '<script src="https://cdn.example/require.js"></script><link rel="stylesheet" href="https://cdn.example/a.css">'
+        '<iframe src="https://example.org"></iframe><video src="https://example.org/v.mp4"></video>'
+        '<p>stays</p><script>window.own = 1</script><img alt="s" src="data:," srcset="https://example.org/2x.png 2x">'
+    )
+    page = report(code("", html_output(loading)))
+    output = page.select_one(".html")
+    assert [tag.name for tag in output.find_all(True)] == ["p", "script", "img"]
+    assert "https://" not in str(output)
+
+
+def test_everything_from_outside_is_escaped_in_a_report(report):
+    facts = Facts(EVIL, EVIL, EVIL, [(EVIL, EVIL)], f"{EVIL}\n{EVIL}")
+    outputs = [TRACEBACK, stream(EVIL), stream(EVIL, "stderr"), png(alt=EVIL)]
+    outputs.append(v4.new_output("display_data", {"text/plain": EVIL}))
+    page = report(text(f"# `{EVIL}`"), code(f"x = {EVIL!r}", *outputs, tags=("injected-parameters",)), facts=facts)
+    assert len(page.select("script")) == 1  # our own
+    assert not page.select("[onerror]")
+    # Seen as text: 8 times in the facts and the title, in heading and contents, in the code and in 4 outputs.
+    assert page.get_text().count("alert(1)") == 8 + 2 + 1 + 4
+    assert "alert(" not in page.script.string
+
+
+def test_everything_from_outside_is_escaped_in_the_index(tmp_path):
+    row = IndexRow(EVIL, EVIL, EVIL, EVIL, EVIL, {EVIL: 1.0}, tmp_path / "none.png", EVIL, 1.0, {EVIL: EVIL})
+    other = IndexRow("b", "b", "javascript:alert(1)", "done")
+    write_index(tmp_path / "index.html", [row, other], [(EVIL, "//evil.example/x"), ("b", EVIL)])
+    page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+    assert len(page.select("script")) == 1
+    assert not page.select("[onerror], img")
+    links = [a["href"] for a in page.select("a")]
+    assert links[0] == "evil.example/x"
+    assert links[3] == "javascript%3Aalert%281%29"
+    assert not any(set(link) & set(":<>\"'") for link in links)
+
+
+def test_a_report_is_small_and_written_whole(report, tmp_path):
+    cells, facts = failed_run()
+    cells = [cell for cell in cells if "fit()" not in cell.source]
+    report(*cells, facts=facts)
+    assert (tmp_path / "report.html").stat().st_size < 40_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notebook.ipynb", "report.html"]
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    write_index(tmp_path / "index.html", [], [])
+    before = (tmp_path / "index.html").read_bytes()
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_index(tmp_path / "index.html", [IndexRow("a", "b", "c", "done")], [])
+    assert (tmp_path / "index.html").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_a_name_that_is_not_unicode_is_shown_as_far_as_it_can_be(tmp_path):
+    write_index(tmp_path / "index.html", [IndexRow("losses", "caf\udce9", "losses/run/report.html", "done")], [])
+    page = BeautifulSoup((tmp_path / "index.html").read_text(encoding="utf-8"), "html.parser")
+    assert page.select_one("tbody a").get_text() == "losses/caf?"
+
+
+def test_pages_are_written_from_several_threads(tmp_path):
+    """As a sweep does: each report keeps its own pictures and headings, and the index is always whole."""
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "beside.png").write_bytes(picture(8, 8, "#" + name * 6))
+        cells = [text(f"# Run {name}\n\n![own](beside.png)") for _ in range(40)]
+        write(v4.new_notebook(cells=cells), tmp_path / name / "notebook.ipynb")
+
+    def render(name: str) -> str:
+        render_notebook(tmp_path / name / "notebook.ipynb", tmp_path / name / "r.html", Facts(name, "done", None, []))
+        write_index(tmp_path / "index.html", [IndexRow("f", name, f"{name}/r.html", "done")] * 50, [])
+        return (tmp_path / name / "r.html").read_text(encoding="utf-8")
+
+    with ThreadPoolExecutor(4) as pool:
+        pages = dict(zip("abcd", pool.map(render, "abcd"), strict=True))
+    for name, page in pages.items():
+        own = b64encode((tmp_path / name / "beside.png").read_bytes()).decode()
+        assert page.count("data:image/png;base64,") == page.count(own) == 40
+    assert (tmp_path / "index.html").read_text(encoding="utf-8").endswith("</html>")
+
+
+def test_the_index_holds_all_runs_and_the_union_of_their_metrics(tmp_path):
+    page = BeautifulSoup(an_index(tmp_path).read_text(), "html.parser")
+    labels = [th.get_text(strip=True) for th in page.select("thead th")]
+    assert labels == ["run", "status", "verdict", "frames", "pred mse", "bce", "duration", "started"]
+    rows = page.select("tbody tr")
+    assert len(rows) == 30
+    assert [td.get_text() for td in rows[4].select("td.number")] == ["0.28", "0.1", "0:00:04"]
+    assert [td.get_text() for td in rows[7].select("td.number")] == ["", "", "0:00:07"]
+    assert [badge["class"][1] for badge in rows[7].select(".badge")] == ["bad"]
+    assert [badge["class"][1] for row in rows[:3] for badge in row.select(".badge")[1:]] == ["good", "warn", "bad"]
+    assert rows[0].a["href"] == "losses/run-0/report.html"
+    assert page.select_one(".comparisons a")["href"] == "losses/compare.html"
+    thumbnail = b64decode(rows[0].img["src"].removeprefix("data:image/webp;base64,"))
+    assert Image.open(BytesIO(thumbnail)).size == (240, 75)
+
+
+def test_an_unknown_metric_and_a_broken_picture_leave_an_empty_cell(tmp_path):
+    (tmp_path / "torn.png").write_bytes(picture()[:60])
+    row = IndexRow(
+        "a", "b", "c", "done", metrics={"mse": float("nan"), "psnr": 14.71234}, thumbnail=tmp_path / "torn.png"
+    )
+    write_index(tmp_path / "index.html", [row], [])
+    page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+    assert [td.get_text() for td in page.select("td.number")] == ["", "14.71", ""]
+    assert not page.select("img")
+
+
+def test_a_new_picture_gives_a_new_thumbnail(tmp_path):
+    sources = []
+    for colour, width in (("red", 100), ("blue", 101)):
+        (tmp_path / "frames.png").write_bytes(picture(width, 50, colour))
+        write_index(
+            tmp_path / "index.html", [IndexRow("a", "b", "c", "running", thumbnail=tmp_path / "frames.png")], []
+        )
+        sources.append(BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser").img["src"])
+    assert sources[0] != sources[1]
+
+
+def test_an_empty_index_says_how_to_begin(tmp_path):
+    write_index(tmp_path / "index.html", [], [])
+    page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+    assert "No runs yet" in page.main.get_text()
+    assert not page.select("table")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file; whatever it asks for beyond itself, or says on the console, fails the test at its end."""
+    requests, complaints, contexts, visited = [], [], [], set()
+
+    def open_page(path: Path, width: int = 1440, scheme: str = "light"):
+        contexts.append(context := browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        visited.add(path.as_uri())
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert {url.split("#")[0] for url in requests if not url.startswith("data:")} == visited
+    assert complaints == []
+
+
+@browser_only
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["report", "index", "evil"])
+def test_pages_fit_the_screen_and_ask_for_nothing(visit, report, tmp_path, kind, scheme, width):
+    if kind == "report":
+        cells, facts = failed_run()
+        report(*cells, facts=facts)
+    elif kind == "index":
+        an_index(tmp_path).rename(tmp_path / "report.html")
+    else:
+        row = IndexRow(EVIL, EVIL * 9, EVIL, EVIL, EVIL, {EVIL: 1.0}, None, EVIL, 1.0, {EVIL: EVIL})
+        write_index(tmp_path / "report.html", [row], [(EVIL, EVIL)])
+    page = visit(tmp_path / "report.html", width, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    ink, paper = (
+        page.evaluate(f"Math.max(...getComputedStyle(document.body).{name}.match(/\\d+/g).slice(0, 3).map(Number))")
+        for name in ("color", "backgroundColor")
+    )
+    assert (ink > 200 and paper < 60) if scheme == "dark" else (ink < 60 and paper > 200)
+    beyond = page.evaluate(  # nothing sticks out but what lies in a box that scrolls
+        """() => [...document.querySelectorAll("body *")].filter((e) => {
+          if (e.getBoundingClientRect().right <= innerWidth + 1) return false;
+          for (let p = e.parentElement; p; p = p.parentElement)
+            if (["auto", "scroll", "hidden"].includes(getComputedStyle(p).overflowX)) return false;
+          return true;
+        }).map((e) => e.outerHTML.slice(0, 80))"""
+    )
+    assert beyond == []
+
+
+@browser_only
+def test_the_reader_unfolds_code_and_finds_the_way(visit, report, tmp_path):
+    cells, facts = failed_run()
+    report(*cells, facts=facts)
+    page = visit(tmp_path / "report.html")
+    shown = page.locator("details.code > .highlight:visible")
+    assert shown.count() == 1
+    page.get_by_role("button", name="Show all code").press("Enter")
+    assert shown.count() == 5
+    page.get_by_role("button", name="Hide all code").click()
+    assert shown.count() == 0
+    contents = page.get_by_role("navigation", name="Contents")
+    assert contents.is_visible()
+    contents.get_by_role("link", name="Numbers").click()
+    assert page.evaluate("decodeURIComponent(location.hash)") == "#Numbers"
+    page.set_viewport_size({"width": 390, "height": 800})
+    contents.wait_for(state="hidden")
+    page.get_by_text("Contents", exact=True).click()
+    assert contents.is_visible()
+    assert page.locator(".figure img").evaluate("e => e.complete && e.naturalWidth") == 600
+
+
+@browser_only
+def test_the_reader_filters_and_sorts_the_index(visit, tmp_path):
+    page = visit(an_index(tmp_path))
+    rows = page.locator("tbody tr:visible")
+    names = page.locator("tbody tr:visible th a")
+    assert rows.count() == 30
+
+    page.keyboard.press("/")
+    page.keyboard.type("CANNOT learning_rate=0.002")
+    assert names.all_inner_texts() == [
+        "losses/run-2",
+        "losses/run-20",
+        "models/run-23",
+        "losses/run-26",
+        "models/run-29",
+    ]
+    assert page.locator("#shown").inner_text() == "5 of 30"
+    page.get_by_label("Filter").fill("no such run")
+    assert rows.count() == 0
+    page.get_by_role("button", name="Show all").click()
+    assert rows.count() == 30
+
+    page.get_by_role("button", name="models").click()
+    assert rows.count() == 15
+    numbers = "tbody tr:visible td:nth-child(5)"
+    page.get_by_role("button", name="pred mse").click()
+    values = page.locator(numbers).all_inner_texts()
+    assert values[-1] == ""  # the failed run has none and stays last, either way
+    assert [float(value) for value in values[:-1]] == sorted(float(value) for value in values[:-1])
+    page.get_by_role("button", name="pred mse").press("Space")
+    down = page.locator(numbers).all_inner_texts()
+    assert down == [*reversed(values[:-1]), ""]
+    assert page.get_by_role("columnheader", name="pred mse").get_attribute("aria-sort") == "descending"
+
+    page.reload()  # as one does while a sweep runs
+    assert page.locator(numbers).all_inner_texts() == down
+    page.get_by_role("button", name="run", exact=False).first.click()
+    page.get_by_role("button", name="all").click()
+    assert names.all_inner_texts()[:3] == ["losses/run-0", "losses/run-2", "losses/run-4"]

@@ -1,0 +1,318 @@
+"""Run folders: names, stores, the life of a run, what is read back, errors."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from seqae.config import resolve
+from seqae.experiment import load_model, sequences
+from seqae.runs import Run, RunError, find_runs, open_run, parameter_cells, project_root, run_name, store_folder
+from seqae.train import predict
+
+TINY = {
+    "loss": "0nm",
+    "task": "both",
+    "frame_size": 16,
+    "width": 0.01,
+    "train_sequences": 24,
+    "val_sequences": 10,
+    "test_sequences": 12,
+    "batch_size": 8,
+    "epochs": 3,
+    "checkpoint_seconds": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    return open_run("losses", TINY, {"store": str(store)}).train()
+
+
+def values(run):
+    return run.metrics().drop(columns="seconds")
+
+
+# --- names and stores ---
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "0nm-both-output"),
+        ({"loss": "0sm"}, "0sm-both-output"),
+        ({"task": "pred", "decoder_input": "zero"}, "0nm-pred-zero"),
+        ({"optimizer": "RMSprop", "learning_rate": 1e-4}, "0nm-both-output-rmsprop-lr0.0001"),
+        ({"clip_norm": None}, "0nm-both-output-clipnone"),
+        ({"optimizer_arguments": {"betas": [0.8, 0.9]}}, "0nm-both-output-betas_0.8_0.9"),
+        ({"loss": "0sb", "gain": 10, "seed": 7}, "0sb-both-output-seed7-gain10"),
+        ({"pixel_range": [-0.5, 0.5], "activation": "tanh"}, "range-0.5..0.5-tanh-mse-both-output"),
+        ({"device": "cpu", "keep_checkpoint": True}, "0nm-both-output"),
+    ],
+)
+def test_names_say_what_differs(given, name):
+    assert run_name(resolve(TINY, given), resolve(TINY)) == name
+
+
+def test_every_parameter_that_defines_a_run_changes_its_folder(tmp_path):
+    given = {"seed": 1, "width": 0.02, "epochs": 4, "endless": True, "init": "orthogonal", "recon_weight": 0.8}
+    base = {"store": str(tmp_path)}
+    folders = {open_run("f", TINY, base | {key: value}).folder for key, value in given.items()}
+    assert len(folders | {open_run("f", TINY, base).folder}) == len(given) + 1
+
+
+def test_store_is_the_parameter_else_the_environment_else_the_projects_reports(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    for folder in ("notebooks", "params", "deep/er"):
+        (project / folder).mkdir(parents=True)
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
+    monkeypatch.chdir(project / "deep/er")
+    assert project_root() == project
+    assert store_folder() == project / "reports"
+    monkeypatch.setenv("SEQAE_STORE", str(tmp_path / "elsewhere"))
+    assert store_folder() == tmp_path / "elsewhere"
+    assert store_folder(str(tmp_path / "given")) == tmp_path / "given"
+
+
+def test_fresh_trains_beside_the_old(done):
+    again = open_run("losses", TINY, {"store": str(done.folder.parents[1]), "fresh": True})
+    assert again.folder.name == f"{done.folder.name}-2"
+    assert again.status == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lerning_rate": 1}, "did you mean 'learning_rate'"),
+        ({"architecture": "transformer"}, "architecture must be one of .*lstm_copy"),
+        ({"architecture": "cnn_v1"}, "cnn_v1 does not fit frame_size 16.*frame_size 64"),
+        ({"optimizer": "Adm"}, "did you mean Adam"),
+        ({"optimizer_arguments": {"betaz": 1}}, "takes no betaz"),
+        ({"schedule": "StepRL"}, "did you mean StepLR"),
+        ({"test_data": "official"}, "test_data: generated"),
+    ],
+)
+def test_unsound_parameters_are_refused_before_anything_is_written(given, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        open_run("losses", TINY, given | {"store": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parameter_cells_outside_a_notebook():
+    with pytest.raises(RunError, match="give open_run a mapping"):
+        parameter_cells()
+
+
+# --- what a finished run holds ---
+
+
+def test_the_folder_holds_every_file_and_no_leftover(done):
+    files = {path.name for path in done.folder.iterdir()}
+    assert files == {
+        "run.yaml",
+        "metrics.csv",
+        "baselines.csv",
+        "test.csv",
+        "model.safetensors",
+        "samples.npz",
+        "frames.png",
+        "frames.gif",
+    }
+
+
+def test_the_record_says_what_made_it(done):
+    record = done.record()
+    assert record["status"] == "done"
+    assert record["parameters"]["width"] == 0.01
+    assert resolve(record["parameters"]).short_hash() == done.name.rsplit("-", 1)[1]
+    assert {"commit", "dirty", "versions", "machine", "device", "started", "ended", "verdict", "results"} <= set(record)
+    assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert "store" not in record["parameters"]
+
+
+def test_metrics_are_tidy_and_complete(done):
+    metrics = done.metrics()
+    assert list(metrics.columns) == ["epoch", "step", "seconds", "split", "branch", "metric", "value"]
+    assert set(metrics.epoch) == {1, 2, 3}
+    assert set(metrics.step) == {3, 6, 9}
+    found = set(zip(metrics.split, metrics.branch, metrics.metric, strict=True))
+    assert {("val", "recon", "mse"), ("val", "pred", "mse"), ("train", "all", "grad_norm")} <= found
+    assert not any(metric == "bce" for _, _, metric in found), "no cross-entropy where the output is no probability"
+
+
+def test_the_final_figures_are_those_of_the_saved_weights(done):
+    model, parameters = load_model(done.folder / "model.safetensors")
+    test = sequences(parameters, "test")
+    output = predict(model, test[:, :10], pixel_range=parameters.pixel_range)["pred"]
+    table = done.test().query("branch == 'pred' and metric == 'mae'")
+    by_hand = (output - test[:, 10:] / 255).abs().mean((0, 2, 3))
+    assert np.allclose(table[table.frame.notna()].sort_values("frame").value, by_hand, atol=1e-6)
+    assert table[table.frame.isna()].value.item() == pytest.approx(by_hand.mean().item(), abs=1e-6)
+    assert set(table.unit) == {"per pixel, on [0, 1]"}
+    assert set(table.sequences) == {12}
+
+
+def test_samples_are_truth_and_output_of_val(done):
+    samples = done.samples()
+    assert (samples["frames"] == sequences(done.parameters, "val")[:8].numpy()).all()
+    assert samples["recon"].shape == samples["pred"].shape == (8, 10, 16, 16)
+    assert samples["recon"].dtype == np.uint8
+
+
+def test_a_second_train_does_nothing(done):
+    before = {path: path.stat().st_mtime_ns for path in done.folder.iterdir()}
+    assert open_run("losses", TINY, {"store": str(done.folder.parents[1])}).train().status == "done"
+    assert {path: path.stat().st_mtime_ns for path in done.folder.iterdir()} == before
+
+
+def test_a_folder_can_be_moved_and_found(done, tmp_path):
+    moved = tmp_path / "other" / "losses" / done.name
+    shutil.copytree(done.folder, moved)
+    run = find_runs(tmp_path / "other")[0]
+    assert run.folder == moved
+    assert run.parameters.defining() == done.parameters.defining()
+    assert run.verdict == done.verdict
+    assert values(run).equals(values(done))
+
+
+def test_the_same_run_twice_gives_the_same_numbers(done, tmp_path):
+    again = open_run("losses", TINY, {"store": str(tmp_path)}).train()
+    pd.testing.assert_frame_equal(values(again), values(done), check_exact=True)
+    assert again.test().equals(done.test())
+
+
+def test_names_and_verdicts_are_escaped(done):
+    evil = Run(done.folder, "<script>alert(1)</script>", done.parameters, {"x": "<script>alert(2)</script>"})
+    assert "<script>" not in evil._repr_html_()
+    assert "&lt;script&gt;alert(1)" in evil._repr_html_()
+
+
+def test_changed_code_is_told(done):
+    record = done.folder / "run.yaml"
+    text = record.read_text()
+    record.write_text(yaml.safe_dump(yaml.safe_load(text) | {"commit": "0123456789ab"}))
+    try:
+        assert "0123456789ab" in dict(done.facts())["made with code"]
+        assert "the code is now" in dict(done.facts())["made with code"]
+    finally:
+        record.write_text(text)
+
+
+def test_no_folder_and_damaged_records_are_told(tmp_path):
+    with pytest.raises(RunError, match=r"no run folder: it has no run\.yaml"):
+        Run.load(tmp_path)
+    (tmp_path / "run.yaml").write_text("family: [")
+    with pytest.raises(RunError, match=r"damaged.*delete the folder"):
+        Run.load(tmp_path)
+
+
+# --- interruptions ---
+
+
+def _train_in_a_process(given, kill_after):
+    """Train in a child and SIGKILL it as soon as metrics.csv holds `kill_after` epochs."""
+    process = multiprocessing.get_context("spawn").Process(target=_child, args=(given,))
+    process.start()
+    log = open_run("losses", TINY, given).folder / "metrics.csv"
+    while process.is_alive():
+        if log.exists() and f"\n{kill_after}," in log.read_text():
+            os.kill(process.pid, signal.SIGKILL)
+        time.sleep(0.002)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _child(given):
+    torch.set_num_threads(1)
+    open_run("losses", TINY, given).train()
+
+
+@pytest.mark.parametrize("kill_after", [1, 7])
+def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tmp_path, kill_after):
+    long = {"epochs": 40, "store": str(tmp_path / "broken"), "task": "recon", "schedule": "StepLR", "schedule_every": 5}
+    torch.set_num_threads(1)
+    _train_in_a_process(long, kill_after)
+    run = open_run("losses", TINY, long)
+    assert run.status == "interrupted"
+    with (run.folder / "metrics.csv").open("a") as log:
+        log.write("999,1,0.1,val,recon,mse,0.0")  # a torn line of an epoch that the checkpoint does not know
+    run.train()
+    unbroken = open_run("losses", TINY, long | {"store": str(tmp_path / "unbroken")}).train()
+    pd.testing.assert_frame_equal(values(run), values(unbroken), check_exact=True)
+    assert run.test().equals(unbroken.test())
+    assert run.verdict == unbroken.verdict
+
+
+def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
+    run = open_run("losses", TINY, {"store": str(tmp_path)})
+    with monkeypatch.context() as patch:
+        patch.setattr("seqae.experiment.train", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room")))
+        with pytest.raises(MemoryError):
+            run.train()
+    assert run.status == "failed"
+    assert run.record()["reason"] == "MemoryError: no room"
+    assert run.train().status == "done"
+    assert run.record()["reason"] is None
+
+
+def test_a_run_that_another_process_trains_is_refused(tmp_path):
+    import filelock
+
+    run = open_run("losses", TINY, {"store": str(tmp_path)})
+    run.folder.mkdir(parents=True)
+    with filelock.FileLock(run.folder / ".lock"), pytest.raises(RunError, match="trained by another process"):
+        run.train()
+
+
+def test_a_store_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    run = open_run("losses", TINY, {"store": str(tmp_path / "file" / "store")})
+    with pytest.raises(RunError, match=r"cannot write to .*: .*; choose another folder as store"):
+        run.train()
+
+
+def _full_disk(given, results):
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the checkpoint does not fit
+    try:
+        open_run("losses", TINY, given).train()
+    except RunError as error:
+        results.put(str(error))
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    given, results = {"store": str(tmp_path)}, context.Queue()
+    process = context.Process(target=_full_disk, args=(given, results))
+    process.start()
+    assert "cannot write to" in results.get(timeout=120)
+    process.join()
+    run = open_run("losses", TINY, given)
+    assert run.status == "failed"
+    assert "File too large" in run.record()["reason"]
+    assert run.train().status == "done"
+
+
+def test_divergence_is_a_verdict_not_a_crash(tmp_path):
+    given = {
+        "store": str(tmp_path),
+        "optimizer": "SGD",
+        "learning_rate": 1e30,
+        "clip_norm": None,
+        "architecture": "srivastava",
+    }
+    run = open_run("losses", TINY, given).train()
+    assert run.status == "done"
+    assert run.verdict.startswith("diverged at epoch ")
+    assert json.dumps(run.record()["results"])

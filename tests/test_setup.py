@@ -1,0 +1,67 @@
+"""pyproject.toml, constraints.txt, environment.yml and the Makefile agree; what git holds is clean."""
+
+import itertools
+import re
+import subprocess
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().split()
+    return dict(line.split("==") for line in lines)
+
+
+def test_every_direct_dependency_is_pinned_and_nothing_else(project, pins):
+    declared = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    assert {Requirement(line).name.lower() for line in declared} == {name.lower() for name in pins}
+
+
+def test_the_environment_that_runs_the_tests_is_the_pinned_one(project, pins):
+    installed = {name: version(name) for name in pins if name in project["dependencies"]}
+    assert {name: v.split("+")[0] for name, v in installed.items()} == {name: pins[name] for name in installed}
+
+
+def test_conda_environment_installs_the_package_with_the_same_pins(project):
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+    assert "-c constraints.txt" in pip
+    extras = re.fullmatch(r"-e \.\[(.*)\]", next(line for line in pip if line.startswith("-e"))).group(1).split(",")
+    assert set(extras) <= set(project["optional-dependencies"])
+    python = next(part for part in environment["dependencies"] if str(part).startswith("python"))
+    assert python.split("=")[-1] in SpecifierSet(project["requires-python"])
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"-e '.[{','.join(extras)}]'" in makefile  # make and conda install the same
+
+
+def test_the_environment_is_made_once():
+    planned = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    ready = (ROOT / ".venv" / ".ready").exists()
+    assert ("pip install" in planned) is not ready
+
+
+def test_ci_calls_the_readmes_test_command():
+    assert "make test" in (ROOT / "README.md").read_text()
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_nothing_of_this_machine_is_in_git():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    texts = {name: (ROOT / name).read_text(encoding="utf-8", errors="ignore") for name in listed}
+    machine = re.compile(r"[\"' =](/root|/home|/work|/Users)/|--(extra-)?index-url")
+    assert [name for name, text in texts.items() if machine.search(text) and name != "tests/test_setup.py"] == []
+    assert [name for name in listed if name.endswith((".npy", ".gz", "ubyte", ".safetensors"))] == []
