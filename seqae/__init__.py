@@ -1,4 +1,3 @@
-# ruff: noqa: E402 (the filter must stand before the imports it is for)
 """seqae: sequence autoencoders on video, for research in Jupyter.
 
 In a notebook: `run = open_run("losses", *parameter_cells()).train()`, then look at what it recorded. On the command
@@ -6,32 +5,34 @@ line: `seqae --help`. The models alone: `SequenceAutoencoder`; trained ones: `lo
 """
 
 import warnings
+from importlib import import_module
+from typing import Any
 
 # accelerate's dependencies ask for ipywidgets, which no rendered report could show; our progress bars are plain.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-from seqae.compare import comparable_runs
-from seqae.config import ParameterError, Parameters, resolve
-from seqae.data import MovingMNIST, load_digits
-from seqae.experiment import load_model
-from seqae.models import ARCHITECTURES, SequenceAutoencoder
-from seqae.runs import Run, RunError, find_runs, open_run, parameter_cells
-from seqae.train import fit
+_HOMES = {
+    "ARCHITECTURES": "models",
+    "MovingMNIST": "data",
+    "ParameterError": "config",
+    "Parameters": "config",
+    "Run": "runs",
+    "RunError": "runs",
+    "SequenceAutoencoder": "models",
+    "comparable_runs": "compare",
+    "find_runs": "runs",
+    "fit": "train",
+    "load_digits": "data",
+    "load_model": "experiment",
+    "open_run": "runs",
+    "parameter_cells": "runs",
+    "resolve": "config",
+}
+__all__ = list(_HOMES)
 
-__all__ = [
-    "ARCHITECTURES",
-    "MovingMNIST",
-    "ParameterError",
-    "Parameters",
-    "Run",
-    "RunError",
-    "SequenceAutoencoder",
-    "comparable_runs",
-    "find_runs",
-    "fit",
-    "load_digits",
-    "load_model",
-    "open_run",
-    "parameter_cells",
-    "resolve",
-]
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: torch and seaborn cost seconds that `seqae --help` need not pay.
+    if name in _HOMES:
+        return getattr(import_module(f"seqae.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'seqae' has no attribute {name!r}")

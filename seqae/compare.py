@@ -90,6 +90,12 @@ def gallery(runs: Sequence[Run], branch: str) -> Strips:
     return strips
 
 
+def counterparts(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
+    """Those of `among` with the same loss, task and decoder input as one of `runs`."""
+    ways = {(run.parameters.loss, run.parameters.task, run.parameters.decoder_input) for run in runs}
+    return [r for r in among if (r.parameters.loss, r.parameters.task, r.parameters.decoder_input) in ways]
+
+
 def labels(runs: Sequence[Run]) -> list[str]:
     """What tells each run apart from the others: its way, and where it differs from what most of them have."""
     columns = pd.DataFrame([run.parameters.model_dump() for run in runs]).map(repr)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-import nbformat
 import yaml
 from pydantic import (
     BaseModel,
@@ -292,8 +291,9 @@ def read_cell(source: str) -> dict[str, Any]:
 
 def family_defaults(notebook: str | Path) -> dict[str, Any]:
     """What the cell tagged `parameters` of a notebook file assigns."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    # As JSON: nbformat costs more than a second to import, and every kernel imports this module.
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ParameterError(f"{notebook} must have one cell tagged 'parameters'; it has {len(tagged)}")
-    return read_cell(tagged[0])
+    return read_cell("".join(tagged[0]))

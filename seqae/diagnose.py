@@ -44,15 +44,21 @@ def explain_head(
     """Why a head can or cannot learn, in a paragraph, from the same histogram; mean_frame: its mse on [0, 1]."""
     low, high = reachable_pixels(reach=reach, activation=activation, pixel_range=pixel_range)
     floor = reachable_floor(targets, reach=reach, activation=activation, pixel_range=pixel_range)["mse"]
-    black, head = (targets == 0).mean(), "h" if activation == "none" else f"{activation}(h)"
+    through = "" if activation == "none" else f", through {activation},"
+    if np.isinf(reach):
+        return f"The frame is a weighted sum of h{through} and reaches every pixel value: nothing stands in its way."
     if floor < 1e-6:
-        return f"{head} reaches every pixel value (up to a factor {reach:g} before it): nothing stands in its way."
-    cost = max(low, 0) ** 2
+        return f"{reach:g} · h{through} reaches every pixel value: nothing stands in its way."
+    missed = [
+        f"{(targets == value).mean():.0%} of these pixels are {name}, and each of them costs at least "
+        f"{distance:.3f}² = {distance**2:.4f}"
+        for name, value, distance in (("black, 0", 0, low), ("white, 1", 255, 1 - high))
+        if distance > 0
+    ]
     return (
-        f"An LSTM's h lies in (-1, 1). Times {reach:g}, through {activation}, on the [0, 1] scale of the pixels, it "
-        f"can only give values from {low:.3f} to {high:.3f}. But {black:.0%} of these pixels are black, 0, and each of "
-        f"them costs at least {max(low, 0):.3f}² = {cost:.4f}; over all pixels no weights whatever can come below an "
-        f"MSE of {floor:.4f}. The mean frame, no model at all, scores {mean_frame:.4f}: "
+        f"An LSTM's h lies in (-1, 1). Times {reach:g}{through} it can only give values from {low:.3f} to {high:.3f} "
+        f"on the [0, 1] scale of the pixels. But {'; '.join(missed)}. Over all pixels no weights whatever can come "
+        f"below an MSE of {floor:.4f}. The mean frame, no model at all, scores {mean_frame:.4f}: "
         + ("no optimizer can mend that." if floor > mean_frame else "there is room to learn, down to that floor.")
     )
 

@@ -39,7 +39,7 @@ def execute_notebook(
 
     if SCHEME not in dict(papermill_io._handlers):
         papermill_io.register(SCHEME, _Files)
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that only our model knows
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of parameters that only our model knows
     origin, written = f"{SCHEME}{name}/source.ipynb", f"{SCHEME}{name}/{target.name}"
     _sources[origin], _targets[written] = source, target
     try:

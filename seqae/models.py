@@ -117,6 +117,11 @@ class SequenceAutoencoder(nn.Module):
         channels, sides = _feature_maps(architecture, row, frame_size=frame_size, hidden=top, width=width)
         if row.convolutions:
             top = channels[-1] * sides[-1] ** 2
+        if row.readout == "h" and depth == 1 and top != pixels:
+            raise ValueError(
+                f"architecture {architecture} with 1 layer would hand the encoder's h, {top} wide, to a decoder that is "
+                f"as wide as the frame has pixels, {pixels}: use layers 2 or more, or the architecture lstmcell"
+            )
         linear = [top if n == HIDDEN else _scaled(n, width) for n in row.linear]
         peephole = row.peepholes if peepholes is None else peepholes
 
@@ -217,7 +222,7 @@ def initialise(
     """Overwrite a new model's weights in place; `default` leaves torch's.
 
     init: orthogonal (the LSTMs' weight matrices; Saxe et al., 2014) or uniform (every weight matrix,
-    U(-init_range, init_range)). bias_init: zero or normal, N(0, 1), of the LSTMs. forget_bias: the LSTMs' forget
+    U(-init_range, init_range)). bias_init: zero or normal, of the LSTMs. forget_bias: the LSTMs' forget
     gates (Jozefowicz et al., 2015).
     """
     for module in model.modules():
@@ -234,7 +239,7 @@ def initialise(
             if bias_init == "zero":
                 nn.init.zeros_(bias)
             elif bias_init == "normal":
-                nn.init.normal_(bias)
+                nn.init.normal_(bias, std=2**0.5)  # of torch's two biases a gate, each N(0, 1), ours is the sum
             if forget_bias is not None:
                 nn.init.constant_(bias.data.chunk(4)[1], forget_bias)  # gates i, f, g, o
 

@@ -46,7 +46,8 @@ def optimizer_factory(
         if name == "Muon":
             return _MuonAndAdamW(listed, given)
         # 3-12 times faster than torch's default on this package's models; beside foreach, torch refuses it
-        fused = "fused" in allowed and not {"fused", "foreach"} & {*given} and {p.device.type for p in listed} <= FUSED_ON
+        free = "fused" in allowed and not {"fused", "foreach"} & {*given}
+        fused = free and {p.device.type for p in listed} <= FUSED_ON
         return kind(listed, **given, **({"fused": True} if fused else {}))
 
     _try(lambda: _update(build(_parameters())), what, given)

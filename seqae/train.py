@@ -266,5 +266,9 @@ def _replace(path: Path, state: dict[str, Any]) -> None:
     # A reader, or a resume after a kill at any instant, finds the old file or the new one, whole.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
+    try:
+        torch.save(state, temporary)
+    except RuntimeError as error:  # what torch's writer makes of a full disk
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"checkpoint not written: {error}") from error
     temporary.replace(path)

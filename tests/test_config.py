@@ -233,7 +233,7 @@ def test_later_layers_win_key_by_key() -> None:
     "spelled",
     [
         {"loss": "0sm", "learning_rate": 0.01, "gain": 10, "optimizer_arguments": {"eps": 1, "betas": (0.5, 0.9)}},
-        {"optimizer_arguments": {"betas": [0.5, 0.9], "eps": 1.0}, "gain": 10.0, "learning_rate": "1e-2", "loss": "0sm"},
+        {"gain": 1e1, "optimizer_arguments": {"betas": [0.5, 0.9], "eps": 1.0}, "learning_rate": "1e-2", "loss": "0sm"},
         {"activation": "sigmoid", "learning_rate": "0.010", "gain": "10", "seed": 6,
          "optimizer_arguments": {"eps": "1.0", "betas": ["0.5", "9e-1"]}},
     ],

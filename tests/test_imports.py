@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"losses", "recurrent"},
     "train": {"data", "losses", "metrics", "models"},
     "experiment": {"config", "data", "diagnose", "models", "optimizers", "train"},
+    "cost": {"config", "experiment", "models", "train"},
     "runs": {"config", "diagnose", "experiment", "metrics", "models", "plots", "train"},
     "compare": {"config", "diagnose", "plots", "runs"},
     "sweep": {"config", "experiment", "kernels", "report", "runs"},

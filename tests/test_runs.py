@@ -300,7 +300,8 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path):
     process.join()
     run = open_run("losses", TINY, given)
     assert run.status == "failed"
-    assert "File too large" in run.record()["reason"]
+    assert "checkpoint not written" in run.record()["reason"]
+    assert not (run.folder / "checkpoint" / "state.tmp").exists()
     assert run.train().status == "done"
 
 

@@ -1,0 +1,306 @@
+"""seqae.diagnose: floors by hand and by brute force, baselines by a plain loop, the verdict on every kind of curve."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqae.data import MovingMNIST, load_digits
+from seqae.diagnose import (
+    baselines,
+    diary,
+    explain_head,
+    prognosis,
+    reachable_floor,
+    reachable_pixels,
+    saturated_since,
+    verdict,
+)
+
+INFINITE = float("inf")
+LOW = 1 / (1 + math.e)  # sigmoid(-1) = 0.2689, and sigmoid(1) is 1 less it
+
+
+def sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
+
+
+ACTIVATE = {"none": float, "tanh": math.tanh, "sigmoid": sigmoid}
+
+
+# ---- floors ----
+
+
+def test_floors_by_hand() -> None:
+    three_black_one_white = np.array([0, 0, 0, 255], np.uint8)
+    floor = reachable_floor(three_black_one_white, reach=1, activation="sigmoid", pixel_range=(0, 1))
+    assert floor == pytest.approx({"mse": LOW**2, "bce": -math.log(1 - LOW)})  # both ends are as far out of reach
+
+    tanh = reachable_floor(three_black_one_white, reach=1, activation="tanh", pixel_range=(-1, 1))
+    assert tanh == pytest.approx({"mse": ((1 - math.tanh(1)) / 2) ** 2})  # bce is absent, not 0
+
+    # 51 is 0.2, below sigmoid's reach, and 102 is 0.4, within it: that one costs its own entropy
+    grey = reachable_floor(np.array([[51, 102]], np.uint8), reach=1, activation="sigmoid", pixel_range=(0, 1))
+    entropy = -0.4 * math.log(0.4) - 0.6 * math.log(0.6)
+    assert grey == pytest.approx({
+        "mse": (LOW - 0.2) ** 2 / 2,
+        "bce": (-0.2 * math.log(LOW) - 0.8 * math.log(1 - LOW) + entropy) / 2,
+    })  # fmt: skip
+
+
+def test_what_is_in_reach_costs_nothing() -> None:
+    frames = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+    for reach, activation, pixel_range in (
+        (1, "none", (0, 1)), (1, "none", (-1, 1)), (1, "tanh", (-0.5, 0.5)), (INFINITE, "none", (-3, 9)),
+        (INFINITE, "tanh", (-1, 1)),
+    ):  # fmt: skip
+        floor = reachable_floor(frames, reach=reach, activation=activation, pixel_range=pixel_range)
+        assert floor == pytest.approx({"mse": 0}, abs=1e-15)
+    # 10 times h is as good as any (design §1: gain)
+    assert reachable_floor(frames, reach=10, activation="sigmoid", pixel_range=(0, 1))["mse"] < 1e-8
+
+
+def test_an_unbounded_sigmoid_costs_the_datas_own_entropy() -> None:
+    black_and_white = np.array([0, 255, 255], np.uint8)
+    floor = reachable_floor(black_and_white, reach=INFINITE, activation="sigmoid", pixel_range=(0, 1))
+    assert floor == {"mse": 0, "bce": 0}
+
+
+def test_a_sigmoid_on_another_range_is_no_probability() -> None:
+    floor = reachable_floor(np.array([0], np.uint8), reach=1, activation="sigmoid", pixel_range=(0.2, 0.8))
+    assert floor == pytest.approx({"mse": ((LOW - 0.2) / 0.6) ** 2})
+
+
+pixels = st.lists(st.integers(0, 255), min_size=1, max_size=6)
+heads = st.sampled_from([
+    ("none", (0.0, 1.0)), ("none", (-1.0, 1.0)), ("tanh", (-1.0, 1.0)), ("tanh", (0.0, 1.0)), ("tanh", (-0.5, 0.5)),
+    ("sigmoid", (0.0, 1.0)), ("sigmoid", (0.2, 0.8)),
+])  # fmt: skip
+
+
+@given(pixels, heads, st.floats(0.1, 12))
+def test_no_constant_output_beats_the_floor_and_one_a_pixel_reaches_it(
+    values: list[int], head: tuple[str, tuple[float, float]], reach: float
+) -> None:
+    activation, (low, high) = head
+    floor = reachable_floor(np.array(values, np.uint8), reach=reach, activation=activation, pixel_range=(low, high))
+    outputs = [ACTIVATE[activation](z) for z in np.linspace(-reach, reach, 1001)]
+    unit = [(output - low) / (high - low) for output in outputs]
+
+    def least(loss: str) -> float:
+        def cost(output: float, pixel: float) -> float:
+            if loss == "mse":
+                return (output - pixel) ** 2
+            return -pixel * math.log(output) - (1 - pixel) * math.log1p(-output)
+
+        return sum(min(cost(output, value / 255) for output in unit) for value in values) / len(values)
+
+    coarse = 2 * reach / 1000 / (high - low)  # the pixel scale's step between two outputs tried, at most
+    assert floor["mse"] <= least("mse") + 1e-12
+    assert floor["mse"] >= least("mse") - coarse**2
+    if head == ("sigmoid", (0.0, 1.0)):
+        assert floor["bce"] <= least("bce") + 1e-12
+        assert floor["bce"] >= least("bce") - 0.01
+    else:
+        assert "bce" not in floor
+
+
+def test_reachable_pixels_by_hand() -> None:
+    assert reachable_pixels(reach=1, activation="sigmoid", pixel_range=(0, 1)) == pytest.approx((LOW, 1 - LOW))
+    assert reachable_pixels(reach=2, activation="none", pixel_range=(-1, 1)) == (-0.5, 1.5)
+    assert reachable_pixels(reach=INFINITE, activation="tanh", pixel_range=(-1, 1)) == (0, 1)
+
+
+def test_the_explanation_says_the_numbers() -> None:
+    frames = np.array([0, 0, 0, 255], np.uint8)
+    text = explain_head(frames, reach=1, activation="sigmoid", pixel_range=(0, 1), mean_frame=0.0372)
+    for words in ("0.269 to 0.731", "75% of these pixels are black", "25% of these pixels are white", "0.0723",
+                  "0.0372", "no optimizer can mend that"):  # fmt: skip
+        assert words in text
+    text = explain_head(frames, reach=0.5, activation="none", pixel_range=(0, 1), mean_frame=0.2)
+    assert "black" not in text  # that is in reach
+    assert "0.500² = 0.2500" in text
+    assert "room to learn" in text
+    for reach in (1.0, INFINITE):
+        text = explain_head(frames, reach=reach, activation="none", pixel_range=(0, 1), mean_frame=0.0372)
+        assert "nothing stands in its way" in text
+        assert "inf" not in text
+
+
+# ---- baselines ----
+
+
+def plain_baselines(
+    train: np.ndarray, targets: dict[str, np.ndarray], last: np.ndarray
+) -> dict[tuple[str, ...], float]:
+    n, t, h, w = train.shape
+    sums: dict[tuple[str, ...], list[float]] = {}
+    for y in range(h):
+        for x in range(w):
+            # half a white pixel more, so that what was always black is not impossible
+            mean = (sum(int(v) for v in train[:, :, y, x].ravel()) / 255 + 0.5) / (n * t + 1)
+            for branch, frames in targets.items():
+                for i, s in np.ndindex(frames.shape[:2]):
+                    true = int(frames[i, s, y, x]) / 255
+                    found = {
+                        ("black", "mse"): true**2,
+                        ("mean_frame", "mse"): (mean - true) ** 2,
+                        ("mean_frame", "bce"): -true * math.log(mean) - (1 - true) * math.log(1 - mean),
+                    }
+                    if branch == "pred":
+                        found["copy_last", "mse"] = (int(last[i, y, x]) / 255 - true) ** 2
+                    for key, value in found.items():
+                        sums.setdefault((branch, *key), []).append(value)
+    return {key: sum(values) / len(values) for key, values in sums.items()}
+
+
+def test_baselines_are_those_of_a_plain_loop() -> None:
+    generator = np.random.default_rng(6)
+    train = generator.integers(0, 256, (3, 5, 4, 4), np.uint8)
+    train[:, :, 0] = 0  # always black in train, and not so in the targets
+    train[:, :, 1] = 255
+    frames = generator.integers(0, 256, (2, 7, 4, 4), np.uint8)
+    targets, last = {"recon": frames[:, 2::-1], "pred": frames[:, 3:]}, frames[:, 2]
+    table = baselines(train, targets, last)
+    assert [*table.columns] == ["branch", "baseline", "metric", "value"]
+    found = table.set_index(["branch", "baseline", "metric"])["value"].to_dict()
+    assert found == pytest.approx(plain_baselines(train, targets, last))
+
+
+def test_a_still_video_is_copied_without_error() -> None:
+    frames = np.full((2, 3, 4, 4), 200, np.uint8)
+    table = baselines(frames, {"pred": frames}, frames[:, -1]).set_index(["baseline", "metric"])["value"]
+    assert table["copy_last", "mse"] == 0
+    assert table["black", "mse"] == pytest.approx((200 / 255) ** 2)
+
+
+def test_levels_on_moving_mnist_are_those_of_the_design() -> None:
+    """Design §5, on 64×64 frames by the paper's rules; 400 sequences a split here, so within 4 %."""
+    digits, n, seen = load_digits(), range(400), 10
+    train = MovingMNIST(digits["train"], seed=1, split="train").sequences(n)
+    frames = MovingMNIST(digits["val"], seed=1, split="val").sequences(n)
+    target = frames[:, seen:]
+    table = baselines(train, {"pred": target}, frames[:, seen - 1]).set_index(["baseline", "metric"])["value"]
+    of_sigmoid = reachable_floor(target, reach=1, activation="sigmoid", pixel_range=(0, 1))
+    found = {
+        "mean frame": table["mean_frame", "mse"],
+        "mean frame, nats": table["mean_frame", "bce"] * 4096,
+        "black": table["black", "mse"],
+        "copy last": table["copy_last", "mse"],
+        "sigmoid(h)": of_sigmoid["mse"],
+        "sigmoid(h), nats": of_sigmoid["bce"] * 4096,
+        "tanh(h)": reachable_floor(target, reach=1, activation="tanh", pixel_range=(-1, 1))["mse"],
+        "entropy": reachable_floor(target, reach=INFINITE, activation="sigmoid", pixel_range=(0, 1))["bce"] * 4096,
+    }
+    assert found == pytest.approx({
+        "mean frame": 0.0372, "mean frame, nats": 670, "black": 0.0424, "copy last": 0.0697,
+        "sigmoid(h)": 0.0698, "sigmoid(h), nats": 1320, "tanh(h)": 0.0136, "entropy": 86.2,
+    }, rel=0.04)  # fmt: skip
+
+
+# ---- saturated since ----
+
+
+@pytest.mark.parametrize(
+    ("values", "since"),
+    [
+        ([8, 4, 2, 1, 0.5, 0.25], None),  # still halving
+        ([8, 4, 1, 1, 1, 1], 3),
+        ([8, 4, 1.009, 1, 1, 1], 3),  # 0.9 % in total after it
+        ([8, 4, 1.011, 1, 1, 1], None),  # 1.1 %; then epoch 4 is only two before the last
+        ([8, 4, 1, 2, 3, 4], 3),  # the best counts, not the last
+        ([1, 1, 1], None),  # no plateau of three epochs after the first
+        ([1, 1, 1, 1], 1),
+        ([2, 1, *[1] * 10, 0.9, 0.9, 0.9], None),  # three of 15 is less than a quarter
+        ([2, *[1] * 20], 2),
+    ],
+)
+def test_saturated_since_by_hand(values: Sequence[float], since: int | None) -> None:
+    assert saturated_since(pd.Series(values, index=range(1, len(values) + 1), dtype=float)) == since
+
+
+# ---- the verdict ----
+
+
+def val(objective: Sequence[float], **mse: Sequence[float]) -> pd.DataFrame:
+    rows = [(e, "all", "objective", v) for e, v in enumerate(objective, 1)]
+    rows += [(e, branch, "mse", v) for branch, values in mse.items() for e, v in enumerate(values, 1)]
+    return pd.DataFrame(rows, columns=["epoch", "branch", "metric", "value"])
+
+
+def of_recon(mse: Sequence[float], floor: float = 0.0, diverged_at: int | None = None) -> str:
+    return verdict(val(mse, recon=mse), mean_frame={"recon": 0.04}, floor=floor, diverged_at=diverged_at)
+
+
+def test_learned() -> None:
+    assert of_recon([0.04, 0.03, 0.0236]) == "learned (41 % below mean frame)"
+
+
+def test_learned_figures_are_those_of_the_best_objective() -> None:
+    curve = val([5, 3, 4], recon=[0.04, 0.03, 0.01])  # the lowest mse is not that of the model kept
+    assert verdict(curve, mean_frame={"recon": 0.04}, floor=0, diverged_at=None) == "learned (25 % below mean frame)"
+
+
+def test_learned_both() -> None:
+    curve = val([3, 2], recon=[0.04, 0.02], pred=[0.05, 0.045])
+    line = verdict(curve, mean_frame={"recon": 0.04, "pred": 0.05}, floor=0, diverged_at=None)
+    assert line == "learned (recon 50 %, pred 10 % below mean frame)"
+
+
+def test_stuck() -> None:
+    assert of_recon([0.05, 0.041, 0.0395]) == "stuck at the mean frame"
+    assert of_recon([0.05, 0.041]) == "stuck at the mean frame"
+
+
+def test_worse() -> None:
+    assert of_recon([0.09, 0.06]) == "worse than the mean frame (50 % above)"
+
+
+def test_cannot_learn_whatever_the_curve() -> None:
+    assert of_recon([0.08, 0.075], floor=0.072) == "cannot learn: floor 0.072 > mean frame 0.040"
+    assert prognosis(0.072, 0.037) == "cannot learn: floor 0.072 > mean frame 0.037"
+    assert prognosis(0.0, 0.037) == "can learn: floor 0.000 < mean frame 0.037"
+
+
+def test_diverged_before_anything_else() -> None:
+    assert of_recon([0.03, float("nan")], floor=0.072, diverged_at=2) == "diverged at epoch 2"
+    assert of_recon([float("nan")], diverged_at=1) == "diverged at epoch 1"
+
+
+def test_saturated() -> None:
+    assert of_recon([0.04, 0.02, 0.02, 0.02, 0.02]) == "learned (50 % below mean frame), saturated since epoch 2"
+    assert of_recon([0.04] * 8) == "stuck at the mean frame, saturated since epoch 1"
+
+
+# ---- the diary ----
+
+
+def test_the_diary_is_whole() -> None:
+    table = diary()
+    assert {*table.columns} == {"task", "decoder_input", "branch", "loss", "mse"}
+    assert len(table) == 40  # 5 losses in 6 ways, two of which have two branches
+    assert not table.isna().any().any()
+    keys = table[["task", "decoder_input", "branch", "loss"]].apply(tuple, axis=1)
+    assert keys.is_unique
+    assert {*table.loss} == {"1tm", "1nm", "0sb", "0sm", "0nm"}
+    assert (table.groupby(["task", "decoder_input", "branch"]).size() == 5).all()
+
+
+def test_the_diarys_numbers_are_its_own() -> None:
+    mse = diary().set_index(["task", "decoder_input", "branch", "loss"])["mse"]
+    # from the diary; those on (-1, 1) were logged 4 times as large
+    assert mse["recon", "zero", "recon", "1tm"] == pytest.approx(0.182 / 4)
+    assert mse["recon", "output", "recon", "0nm"] == 0.0349
+    assert mse["pred", "zero", "pred", "0sb"] == 0.0936
+    assert mse["pred", "output", "pred", "1nm"] == pytest.approx(0.172 / 4)
+    assert mse["both", "zero", "pred", "0nm"] == 0.0396
+    assert mse["both", "output", "recon", "0nm"] == mse.min() == 0.0322
+    assert mse.sum() == pytest.approx(2.473)  # the sum over the reference file
+    # as the design has it: the sigmoid losses sit at 0.092, 0nm at 0.032 to 0.040
+    by_loss = mse.groupby("loss")
+    assert by_loss.mean()[["0sb", "0sm"]].round(3).tolist() == pytest.approx([0.092, 0.092])
+    assert (by_loss.min()["0nm"], by_loss.max()["0nm"]) == (0.0322, 0.0396)

@@ -1,0 +1,319 @@
+"""Sweeps end to end: real notebooks, kernels and workers, and what happens when one of them dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+import torch
+import yaml
+
+from seqae import sweep
+from seqae.runs import Run, open_run
+
+SEQAE = [sys.executable, "-c", "from seqae.cli import app; app()"]
+DEFAULTS = {"frame_size": 16, "width": 0.01, "batch_size": 4, "checkpoint_seconds": 0.0}
+TINY = {"train_sequences": 8, "val_sequences": 4, "test_sequences": 4, "epochs": 2}
+TRAIN = "from seqae.runs import open_run, parameter_cells\nrun = open_run({!r}, *parameter_cells()).train()"
+
+
+def make_project(root: Path, families: dict[str, list[str]], files: dict[str, dict]) -> Path:
+    """A project whose families' notebooks have these cells, and parameter files; scale `tiny` is there."""
+    for family, cells in families.items():
+        parameters = "\n".join([f"# Parameters of the family {family}", *(f"{k} = {v!r}" for k, v in DEFAULTS.items())])
+        first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+        notebook = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        (root / "notebooks").mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, root / "notebooks" / f"{family}.ipynb")
+    for name, content in {"scale/tiny": TINY, **files}.items():
+        file = root / "params" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(content))
+    return root
+
+
+def seqae(*arguments: str, project: Path, **environment: str) -> subprocess.CompletedProcess:
+    own = {"SEQAE_STORE": ""} | environment
+    return subprocess.run([*SEQAE, *arguments], cwd=project, env=os.environ | own, capture_output=True, text=True)
+
+
+def one_run(store: Path, family: str) -> Run:
+    (file,) = store.glob(f"{family}/*/run.yaml")
+    return Run.load(file.parent)
+
+
+def values(run: Run) -> pd.DataFrame:
+    log = pd.read_csv(run.folder / "metrics.csv", dtype=str)
+    return log.drop(columns="seconds")
+
+
+def snapshot(run: Run) -> dict[str, tuple[int, bytes]]:
+    return {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in run.folder.iterdir() if f.is_file()}
+
+
+# --- one sweep over all that can happen ---
+
+ENVIRONMENT = "import os\nprint('threads', os.environ['OMP_NUM_THREADS'], os.environ.get('MALLOC_TRIM_THRESHOLD_'))"
+DIES_AFTER_EPOCH_3 = """
+import os, signal
+from pathlib import Path
+from seqae import experiment
+train = experiment.train
+def dying(p, val, *, record, **others):
+    def kill(rows):
+        record(rows)
+        if rows[0]["epoch"] == 3 and not Path({marker!r}).exists():
+            Path({marker!r}).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return train(p, val, record=kill, **others)
+experiment.train = dying
+"""
+KILLS_ITS_WORKER = """
+import os, signal, time
+from pathlib import Path
+if not Path({marker!r}).exists():
+    Path({pids!r}).open("a").write(f"{{os.getpid()}}\\n")
+    {touch}
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)
+"""
+FULL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    marker, died, twice = (str(root / name) for name in ("marker", "died", "twice"))
+    lives_on = KILLS_ITS_WORKER.format(marker=died, pids=str(root / "pids"), touch=f"Path({died!r}).touch()")
+    families = {
+        "fam": [ENVIRONMENT, TRAIN.format("fam")],
+        "bad": ["raise ValueError('no <b>such</b> thing')", TRAIN.format("bad")],
+        "late": [TRAIN.format("late"), "import os\nassert not os.environ['LATE'], 'a plot that fails'"],
+        "other": ["print('trains nothing')"],
+        "killed": [DIES_AFTER_EPOCH_3.format(marker=marker), TRAIN.format("killed")],
+        "worker": [lives_on, TRAIN.format("worker")],
+        "twice": [KILLS_ITS_WORKER.format(marker=twice, pids=str(root / "pids"), touch="")],
+        "full": [FULL_DISK, TRAIN.format("full")],
+    }
+    files = {f"{family}/a": {} for family in families} | {
+        "fam/b": {"loss": "0sm", "task": "pred"},
+        "fam/nested/same-as-b": {"task": "pred", "loss": "0sm"},
+        "fam/z-fresh": {"fresh": True},
+        "killed/a": {"epochs": 4},
+    }
+    # What a user may have installed as `python3` must not matter.
+    broken = root / "jupyter" / "kernels" / "python3"
+    broken.mkdir(parents=True)
+    (broken / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "", "language": "python"}))
+    return make_project(root, families, files)
+
+
+@pytest.fixture(scope="module")
+def papermilled(project):
+    """What bare papermill made of fam/b, before the sweep."""
+    files = [project / "params" / name for name in ("scale/tiny.yaml", "fam/b.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "--no-progress-bar",
+        "-k",
+        "python3",
+        "notebooks/fam.ipynb",
+        "out.ipynb",
+    ]
+    for file in files:
+        command += ["-f", str(file)]
+    environment = os.environ | {"SEQAE_STORE": str(project / "reports"), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=project, env=environment, capture_output=True, check=True)
+    run = one_run(project / "reports", "fam")
+    return run, snapshot(run)
+
+
+@pytest.fixture(scope="module")
+def first(project, papermilled):
+    environment = {"JUPYTER_PATH": str(project / "jupyter"), "LATE": "1"}
+    return seqae("run", "params", "--scale", "tiny", "--jobs", "2", project=project, **environment)
+
+
+@pytest.fixture(scope="module")
+def second(project, first):
+    """The same once more, but for what would fail again; with what a run of fam held before it."""
+    before = snapshot(run := next(r for r in fam(project) if "pred" not in r.name))
+    files = [f"params/{family}" for family in ("fam", "bad", "late", "killed")]
+    return seqae("run", *files, "--scale", "tiny", "--jobs", "2", project=project, LATE=""), run, before
+
+
+def fam(project: Path) -> list[Run]:
+    return [Run.load(file.parent) for file in sorted((project / "reports").glob("fam/*/run.yaml"))]
+
+
+def test_runs_of_a_sweep_are_done_and_rendered(project, first):
+    runs = [*fam(project), one_run(project / "reports", "worker")]
+    assert {run.status for run in runs} == {"done"}
+    assert all("learn" in run.verdict or "mean frame" in run.verdict for run in runs)
+    for run in runs:
+        assert run.verdict in (run.folder / "report.html").read_text().replace("&gt;", ">")
+        assert f"{run.family}/{run.name}: {run.verdict}, " in first.stdout
+        assert not [f.name for f in run.folder.iterdir() if f.name.startswith(".") or f.suffix == ".tmp"]
+
+
+def test_two_files_that_define_one_run_are_run_once(project, first):
+    # same-as-b is b; the first time there is nothing beside which z-fresh would be another run than a
+    assert first.stdout.count("\nfam/") + first.stdout.startswith("fam/") == 2
+
+
+def test_executed_notebook_holds_no_path_of_this_machine(project, first):
+    for run in fam(project):
+        text = (run.folder / "notebook.ipynb").read_text()
+        assert str(project) not in text
+        assert json.loads(text)["metadata"]["papermill"]["output_path"].endswith(f"fam/{run.name}/notebook.ipynb")
+
+
+def test_kernels_share_the_processors(project, first):
+    (run, _) = fam(project)
+    threads = max(1, sweep.CPU_COUNT // 2)
+    assert f'"threads {threads} None\\n"' in (run.folder / "notebook.ipynb").read_text()
+
+
+def test_bare_papermill_and_seqae_run_share_a_folder(project, papermilled, first):
+    run, before = papermilled
+    after = snapshot(run)
+    assert run.name in [r.name for r in fam(project)]
+    assert not any(name in before for name in ("notebook.ipynb", "report.html"))
+    assert after.keys() - before.keys() == {"notebook.ipynb", "report.html"}
+    assert {name: after[name] for name in before} == before
+
+
+def test_failures_are_isolated_and_listed(project, first):
+    reasons = {
+        "bad": "ValueError: no <b>such</b> thing",
+        "late": "AssertionError: a plot that fails",
+        "other": "the notebook ended without training this run",
+        "killed": "the kernel died",
+        "twice": "its worker process died twice",
+        "full": "",
+    }
+    assert first.returncode == 1
+    for family, reason in reasons.items():
+        run = one_run(project / "reports", family)
+        assert run.status == "failed"
+        assert run.record()["reason"].startswith(reason)
+        page = (run.folder / "report.html").read_text()
+        assert reason.replace("<", "&lt;").replace(">", "&gt;") in page
+        assert f"{family}/{run.name}: failed: {reason}" in first.stdout
+        (row,) = [line for line in first.stderr.splitlines() if line.startswith(f"{family}/")]
+        assert run.record()["reason"].splitlines()[0] in row
+    assert "Traceback" not in first.stdout + first.stderr
+    assert "3 of 9 runs done" in first.stdout
+
+
+def test_a_full_disk_fails_one_run_and_says_so(project, first):
+    assert "cannot write to" in one_run(project / "reports", "full").record()["reason"]
+
+
+def test_no_kernel_outlives_its_worker(project, first):
+    pids = [int(pid) for pid in (project / "pids").read_text().split()]
+    assert len(pids) == 3  # one of `worker`, which then went on, and two of `twice`, which got no third chance
+    deadline = time.monotonic() + 5
+    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_done_runs_are_left_alone(second):
+    process, run, before = second
+    assert snapshot(run) == before
+    assert f"fam/{run.name}:" not in process.stdout
+
+
+def test_fresh_trains_beside_the_old_in_the_folder_planned(project, second):
+    old, new = sorted((r for r in fam(project) if "pred" not in r.name), key=lambda r: len(r.name))
+    assert new.name == f"{old.name}-2"
+    assert new.status == "done"
+    assert (new.folder / "report.html").exists()
+    pd.testing.assert_frame_equal(values(new), values(old))
+
+
+def test_failed_runs_are_tried_again(project, second):
+    process, *_ = second
+    assert process.returncode == 1
+    assert one_run(project / "reports", "bad").status == "failed"
+    assert "5 of 6 runs done" in process.stdout
+
+
+def test_a_run_whose_notebook_failed_after_training_is_not_trained_again(project, first, second):
+    run = one_run(project / "reports", "late")
+    assert run.status == "done"
+    assert run.record()["reason"] is None
+    log = run.folder / "metrics.csv"
+    assert log.stat().st_mtime < (run.folder / "test.csv").stat().st_mtime + 1
+    assert len(values(run).query("metric == 'objective' and split == 'val'")) == TINY["epochs"]
+    assert "a plot that fails" not in (run.folder / "report.html").read_text().split("<main")[0]
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(project, second, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQAE_STORE", str(tmp_path))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, sweep.CPU_COUNT // 2))
+    try:
+        unbroken = open_run("killed", DEFAULTS, TINY | {"epochs": 4}).train()
+    finally:
+        torch.set_num_threads(threads)
+    resumed = one_run(project / "reports", "killed")
+    assert (project / "marker").exists()
+    assert resumed.status == "done"
+    assert resumed.name == unbroken.name
+    pd.testing.assert_frame_equal(values(resumed), values(unbroken))
+    for file in ("test.csv", "baselines.csv", "model.safetensors"):
+        assert (resumed.folder / file).read_bytes() == (unbroken.folder / file).read_bytes()
+
+
+def test_index_lists_every_run(project, second):
+    page = (project / "reports" / "index.html").read_text()
+    runs = [Run.load(file.parent) for file in (project / "reports").glob("*/*/run.yaml")]
+    assert len(runs) == 10
+    assert all(f'href="{run.family}/{run.name}/report.html"' in page for run in runs)
+
+
+# --- interrupted ---
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_stopped_from_outside_it_leaves_no_process_and_a_run_to_resume(tmp_path, number, code):
+    make_project(tmp_path, {"long": [TRAIN.format("long")]}, {"long/a": {"epochs": 100_000}})
+    command = [*SEQAE, "run", "params/long", "--scale", "tiny", "-p", "epochs=100000"]
+    environment = os.environ | {"SEQAE_STORE": ""}
+    client = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list(tmp_path.glob("reports/long/*/checkpoint/state.pt")):
+        assert client.poll() is None
+        time.sleep(0.1)
+    run = one_run(tmp_path / "reports", "long")
+    others = psutil.Process(client.pid).children(recursive=True)
+    assert any("ipykernel" in " ".join(process.cmdline()) for process in others)
+    if number == signal.SIGINT:
+        assert run.status == "running"
+        os.killpg(client.pid, number)  # as a terminal does
+    else:
+        client.kill()
+    error = client.communicate()[1]
+    assert client.returncode == code
+    assert psutil.wait_procs(others, timeout=10)[1] == []
+    assert run.status == "interrupted"
+    assert run.record()["reason"] is None
+    nbformat.read(run.folder / "notebook.ipynb", as_version=4)
+    assert error == ("seqae: stopped; the same command goes on from the last checkpoints\n" if code == 130 else "")
