@@ -474,8 +474,8 @@ def test_biases() -> None:
     assert changed(before, after) == of_lstms(after, "bias")
     biases = torch.cat([layer.bias for _, layer in stacks(after)])  # type: ignore[misc]
     assert len(biases) > 500
-    assert biases.mean().item() == pytest.approx(0, abs=0.15)
-    assert biases.std().item() == pytest.approx(1, abs=0.15)
+    assert biases.mean().item() == pytest.approx(0, abs=0.2)
+    assert biases.std().item() == pytest.approx(2**0.5, abs=0.2)  # the sum of two N(0, 1)
 
 
 def test_the_forget_bias_is_at_the_forget_gate() -> None:
