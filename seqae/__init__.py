@@ -25,7 +25,7 @@ _HOMES = {
     "load_digits": "data",
     "load_model": "experiment",
     "open_run": "runs",
-    "parameter_cells": "runs",
+    "parameter_cells": "cells",
     "resolve": "config",
 }
 __all__ = list(_HOMES)

@@ -103,7 +103,8 @@ def status(files: SomeFiles = None, scale: Scale = None, given: Given = None, st
     seqae status params/losses --scale quick
     """
     with _one_message():
-        from seqae.runs import Run, RunError, store_folder
+        from seqae.naming import store_folder
+        from seqae.runs import Run, RunError
         from seqae.sweep import plan
 
         rows = []

@@ -6,8 +6,9 @@ import pandas as pd
 
 from seqae.config import Parameters
 from seqae.diagnose import diary
+from seqae.naming import run_name, store_folder
 from seqae.plots import Strips, sample_strips
-from seqae.runs import Run, find_runs, run_name, store_folder
+from seqae.runs import Run, find_runs
 
 # Runs are comparable when these agree: same sequences to learn from and to be tested on, same budget.
 SAME = (

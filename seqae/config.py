@@ -4,7 +4,6 @@ What a notebook's cell, a scale file, a run file and the command line say goes t
 `Parameters`. Nothing here knows what the values do; no model or training code ever receives this object.
 """
 
-import ast
 import difflib
 import hashlib
 import json
@@ -260,40 +259,3 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             f"not a {type(content).__name__}: {str(content)[:60]!r}"
         )
     return content
-
-
-def read_cell(source: str) -> dict[str, Any]:
-    """The literal assignments of a parameters cell. Raises `ParameterError` on anything but a literal."""
-    values = {}
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise ParameterError(f"the parameters cell is not Python: {error.msg}, line {error.lineno}") from None
-    for statement in statements:
-        match statement:
-            case (
-                ast.Assign(targets=[ast.Name(id=name)], value=value)
-                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
-            ):
-                try:
-                    values[name] = ast.literal_eval(value)
-                except (ValueError, TypeError):
-                    raise ParameterError(
-                        f"{name} = {ast.unparse(value)}: the parameters cell takes literals only; "
-                        "derive values in a later cell"
-                    ) from None
-            case _:
-                raise ParameterError(
-                    f"the parameters cell takes assignments of literals only, not: {ast.unparse(statement)}"
-                )
-    return values
-
-
-def family_defaults(notebook: str | Path) -> dict[str, Any]:
-    """What the cell tagged `parameters` of a notebook file assigns."""
-    # As JSON: nbformat costs more than a second to import, and every kernel imports this module.
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    if len(tagged) != 1:
-        raise ParameterError(f"{notebook} must have one cell tagged 'parameters'; it has {len(tagged)}")
-    return read_cell("".join(tagged[0]))

@@ -18,9 +18,10 @@ from torch import Tensor
 from seqae.config import Parameters, resolve
 from seqae.data import MovingMNIST, load_digits, official_test
 from seqae.diagnose import baselines, reachable_floor
+from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder, branch_targets, initialise
 from seqae.optimizers import optimizer_factory, schedule_factory
-from seqae.train import Fitted, Objective, fit
+from seqae.train import Fitted, Objective, evaluate, fit
 
 OFFICIAL_FILE = "mnist_test_seq.npy"
 
@@ -144,6 +145,19 @@ def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoenc
     )
     model.load_state_dict(fitted.weights)
     return model, fitted
+
+
+def test_table(model: SequenceAutoencoder, p: Parameters) -> pd.DataFrame:
+    """The final figures: branch, frame (1, 2, …; empty: mean over frames), metric, value, unit, sequences."""
+    test = sequences(p, "test")
+    final = evaluate(model, model, test, p.batch_size, objective(p), quality=True)
+    rows = [
+        (branch, frame, metric, value, UNITS[metric], len(test))
+        for (branch, metric), steps in final.items()
+        if branch != "all"
+        for frame, value in [("", float(steps.mean())), *enumerate(steps.tolist(), start=1)]
+    ]
+    return pd.DataFrame(rows, columns=["branch", "frame", "metric", "value", "unit", "sequences"])
 
 
 def _optimizer(p: Parameters) -> Any:

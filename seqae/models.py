@@ -119,7 +119,7 @@ class SequenceAutoencoder(nn.Module):
             top = channels[-1] * sides[-1] ** 2
         if row.readout == "h" and depth == 1 and top != pixels:
             raise ValueError(
-                f"architecture {architecture} with 1 layer would hand the encoder's h, {top} wide, to a decoder that is "
+                f"architecture {architecture} with 1 layer would hand the encoder's h, {top} wide, to a decoder "
                 f"as wide as the frame has pixels, {pixels}: use layers 2 or more, or the architecture lstmcell"
             )
         linear = [top if n == HIDDEN else _scaled(n, width) for n in row.linear]

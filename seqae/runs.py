@@ -7,7 +7,6 @@ is recorded there. Sweeps, reports and the command line build on this; plots tak
 import html
 import json
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -29,84 +28,18 @@ import yaml
 from safetensors.torch import save_file
 
 from seqae import experiment, plots
-from seqae.config import EXECUTION, LOSS_FIELDS, Parameters, read_cell, resolve
+from seqae.config import EXECUTION, Parameters, resolve
 from seqae.diagnose import explain_head, prognosis, verdict
-from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder
-from seqae.train import evaluate, make_accelerator, predict
+from seqae.naming import differing, run_name, store_folder
+from seqae.train import make_accelerator, predict
 
 METRICS_COLUMNS = ["epoch", "step", "seconds", "split", "branch", "metric", "value"]
 SAMPLES = 8  # sequences shown
-WORDS = {  # how a parameter that differs stands in a run's name; others by their own name
-    "learning_rate": "lr",
-    "clip_norm": "clip",
-    "batch_size": "batch",
-    "frame_size": "px",
-    "train_sequences": "train",
-    "val_sequences": "val",
-    "test_sequences": "test",
-    "epochs": "ep",
-    "recon_weight": "reconweight",
-    "weight_decay": "decay",
-    "schedule_every": "every",
-    "schedule_gamma": "gamma",
-}
-BARE = {"architecture", "optimizer", "digits", "optimizer_arguments", "schedule_arguments"}  # their values say enough
 
 
 class RunError(RuntimeError):
     """A run cannot be trained or read; the message says what to do. Nothing recorded is lost."""
-
-
-def run_name(parameters: Parameters, defaults: Parameters) -> str:
-    """Loss, task and decoder input, then what else differs from the family's defaults, in words:
-    0sm-pred-zero, 0nm-recon-output-rmsprop-lr0.0001-clip0.25.
-    """
-    mine, usual = parameters.model_dump(mode="json"), defaults.model_dump(mode="json")
-    differing = [key for key in mine if key not in EXECUTION and mine[key] != usual[key]]
-    words = [parameters.loss, parameters.task, parameters.decoder_input]
-    for key in [key for key in differing if key not in (*LOSS_FIELDS, "task", "decoder_input")]:
-        value = mine[key]
-        text = "".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else _number(value)
-        words.append(text if key in BARE else WORDS.get(key, key.replace("_", "")) + text)
-    return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def project_root(start: Path | None = None) -> Path:
-    """The nearest folder upward of `start` (the working directory) that holds notebooks/ and params/; else `start`."""
-    start = (start or Path.cwd()).resolve()
-    return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
-
-
-def store_folder(store: str | None = None) -> Path:
-    """Where runs are kept: `store`, else $SEQAE_STORE, else reports/ of the project."""
-    given = store or environ.get("SEQAE_STORE")
-    return Path(given).expanduser().resolve() if given else project_root() / "reports"
-
-
-def parameter_cells() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The notebook's own parameters cell and the one papermill injected, as executed so far in this kernel.
-
-    The first is the last executed cell that begins with `# Parameters of`, the second one that begins with
-    `# Parameters` alone, papermill's mark. Reading the cells, not the variables, finds a mistyped name.
-    """
-    from IPython import get_ipython  # only a notebook needs it
-
-    shell = get_ipython()
-    if shell is None:
-        raise RunError("parameter_cells() reads a notebook's cells; outside one, give open_run a mapping")
-    own: dict[str, Any] = {}
-    injected: dict[str, Any] = {}
-    for source in shell.user_ns["In"]:
-        if source.startswith("# Parameters of"):
-            own = read_cell(source)
-        elif re.match(r"# Parameters\s*\n", source):
-            injected = read_cell(source)
-    return own, injected
 
 
 def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> "Run":
@@ -123,12 +56,6 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
         folder = next(f for f in attempts if f.name == environ.get("SEQAE_RUN") or not f.exists())
     return Run(folder, family, parameters, differing(parameters, usual))
-
-
-def differing(parameters: Parameters, usual: Parameters) -> dict[str, Any]:
-    """Parameters that differ from the family's defaults, for people to read."""
-    mine, theirs = parameters.model_dump(mode="json"), usual.model_dump(mode="json")
-    return {key: value for key, value in mine.items() if key not in EXECUTION and value != theirs[key]}
 
 
 def find_runs(store: Path, family: str | None = None) -> "list[Run]":
@@ -326,7 +253,7 @@ class Run:
 
     def _finish(self, model: SequenceAutoencoder, val: torch.Tensor, diverged_at: int | None) -> None:
         p, folder, metrics = self.parameters, self.folder, self.metrics()
-        table = _test_table(model, experiment.sequences(p, "test"), p)
+        table = experiment.test_table(model, p)
         _replace_text(folder / "test.csv", table.to_csv(index=False))
 
         shown = val[:SAMPLES]
@@ -359,17 +286,6 @@ class Run:
         mse = self.baselines().query("split == 'val' and metric == 'mse'")
         mean = mse[mse.baseline == "mean_frame"].set_index("branch")["value"]
         return mse[mse.baseline == "floor"]["value"].max(), dict(mean)
-
-
-def _test_table(model: SequenceAutoencoder, test: torch.Tensor, p: Parameters) -> pd.DataFrame:
-    final = evaluate(model, model, test, p.batch_size, experiment.objective(p), quality=True)
-    rows = [
-        (branch, frame, metric, value, UNITS[metric], len(test))
-        for (branch, metric), steps in final.items()
-        if branch != "all"
-        for frame, value in [("", float(steps.mean())), *enumerate(steps.tolist(), start=1)]
-    ]
-    return pd.DataFrame(rows, columns=["branch", "frame", "metric", "value", "unit", "sequences"])
 
 
 def _append(log: Path, rows: list[dict[str, Any]]) -> None:

@@ -19,10 +19,12 @@ from dask.system import CPU_COUNT
 from distributed import Client, Future, LocalCluster, wait
 from distributed.scheduler import KilledWorker
 
-from seqae.config import family_defaults, read_yaml
+from seqae.cells import family_defaults
+from seqae.config import read_yaml
 from seqae.kernels import StoppedError, execute_notebook, stop_kernels
+from seqae.naming import project_root, store_folder
 from seqae.report import Facts, IndexRow, render_notebook, write_index
-from seqae.runs import Run, RunError, open_run, project_root, store_folder
+from seqae.runs import Run, RunError, open_run
 
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seqae
+from seqae.cells import family_defaults, read_cell
 from seqae.config import (
     EXECUTION,
     LOSSES,
     ParameterError,
     Parameters,
-    family_defaults,
     merge,
-    read_cell,
     read_yaml,
     resolve,
 )

@@ -8,7 +8,8 @@ import papermill
 import pytest
 import yaml
 
-from seqae.config import LOSSES, family_defaults, read_yaml, resolve
+from seqae.cells import family_defaults
+from seqae.config import LOSSES, read_yaml, resolve
 from seqae.runs import find_runs, open_run
 
 ROOT = Path(__file__).parents[1]

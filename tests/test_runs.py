@@ -13,9 +13,11 @@ import pytest
 import torch
 import yaml
 
-from seqae.config import resolve
+from seqae.cells import parameter_cells
+from seqae.config import ParameterError, resolve
 from seqae.experiment import load_model, sequences
-from seqae.runs import Run, RunError, find_runs, open_run, parameter_cells, project_root, run_name, store_folder
+from seqae.naming import project_root, run_name, store_folder
+from seqae.runs import Run, RunError, find_runs, open_run
 from seqae.train import predict
 
 TINY = {
@@ -108,7 +110,7 @@ def test_unsound_parameters_are_refused_before_anything_is_written(given, messag
 
 
 def test_parameter_cells_outside_a_notebook():
-    with pytest.raises(RunError, match="give open_run a mapping"):
+    with pytest.raises(ParameterError, match="give open_run a mapping"):
         parameter_cells()
 
 

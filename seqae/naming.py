@@ -1,0 +1,60 @@
+"""What a run is called, and where runs are kept."""
+
+import re
+from os import environ
+from pathlib import Path
+from typing import Any
+
+from seqae.config import EXECUTION, LOSS_FIELDS, Parameters
+
+WORDS = {  # how a parameter that differs stands in a run's name; others by their own name
+    "learning_rate": "lr",
+    "clip_norm": "clip",
+    "batch_size": "batch",
+    "frame_size": "px",
+    "train_sequences": "train",
+    "val_sequences": "val",
+    "test_sequences": "test",
+    "epochs": "ep",
+    "recon_weight": "reconweight",
+    "weight_decay": "decay",
+    "schedule_every": "every",
+    "schedule_gamma": "gamma",
+}
+BARE = {"architecture", "optimizer", "digits", "optimizer_arguments", "schedule_arguments"}  # their values say enough
+
+
+def differing(parameters: Parameters, usual: Parameters) -> dict[str, Any]:
+    """Parameters that differ from the family's defaults, for people to read."""
+    mine, theirs = parameters.model_dump(mode="json"), usual.model_dump(mode="json")
+    return {key: value for key, value in mine.items() if key not in EXECUTION and value != theirs[key]}
+
+
+def run_name(parameters: Parameters, defaults: Parameters) -> str:
+    """Loss, task and decoder input, then what else differs from the family's defaults, in words:
+    0sm-pred-zero, 0nm-recon-output-rmsprop-lr0.0001-clip0.25.
+    """
+    mine, usual = parameters.model_dump(mode="json"), defaults.model_dump(mode="json")
+    differing = [key for key in mine if key not in EXECUTION and mine[key] != usual[key]]
+    words = [parameters.loss, parameters.task, parameters.decoder_input]
+    for key in [key for key in differing if key not in (*LOSS_FIELDS, "task", "decoder_input")]:
+        value = mine[key]
+        text = "".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else _number(value)
+        words.append(text if key in BARE else WORDS.get(key, key.replace("_", "")) + text)
+    return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder upward of `start` (the working directory) that holds notebooks/ and params/; else `start`."""
+    start = (start or Path.cwd()).resolve()
+    return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
+
+
+def store_folder(store: str | None = None) -> Path:
+    """Where runs are kept: `store`, else $SEQAE_STORE, else reports/ of the project."""
+    given = store or environ.get("SEQAE_STORE")
+    return Path(given).expanduser().resolve() if given else project_root() / "reports"
