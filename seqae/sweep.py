@@ -227,13 +227,14 @@ def _client(workers: int, threads: int, cluster: str | None) -> Iterator[Client]
             yield client
         return
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),  # `sweep` itself counts deaths
+        # `sweep` itself counts deaths; workers need no profile of a thread that waits for a kernel
+        dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.worker.profile.enabled": False}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # its HTTP server: any free port, this machine only
             memory_limit=0,  # kernels take the memory, not workers
             silence_logs=logging.CRITICAL,
             env={f"{library}_NUM_THREADS": threads for library in LIBRARIES},

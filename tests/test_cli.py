@@ -1,0 +1,208 @@
+"""The command line: what it prints, its exit codes, and that every error is one message."""
+
+import json
+import shlex
+from pathlib import Path
+
+import filelock
+import nbformat
+import pytest
+from test_sweep import DEFAULTS, TINY, make_project, one_run, seqae
+from typer.testing import CliRunner
+
+from seqae import cost
+from seqae.cli import app
+from seqae.config import resolve
+from seqae.runs import open_run
+
+COMMANDS = ["run", "compare", "status", "check"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEQAE_STORE", str(tmp_path / "reports"))
+    return make_project(tmp_path, {"fam": []}, {"fam/a": {}, "fam/b": {"task": "both"}})
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    """What the command prints, stdout and stderr together, when it ends with this exit code."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def examples() -> list[str]:
+    helps = [command.callback.__doc__ for command in app.registered_commands]
+    return [line.strip() for text in helps for line in text.splitlines() if line.strip().startswith("seqae ")]
+
+
+# --- help ---
+
+
+def test_every_command_has_examples_in_its_help():
+    assert {shlex.split(example)[1] for example in examples()} == set(COMMANDS)
+    for command in COMMANDS:
+        assert command in call("--help")
+        assert f"\n seqae {command} " in call(command, "--help")
+
+
+@pytest.mark.parametrize("example", examples())
+def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
+    _, command, *arguments = shlex.split(example)
+    if "--store" not in arguments:
+        arguments += ["--store", str(tmp_path)]
+    # What trains, compares or measures for minutes is asked what it would look at.
+    files = arguments[1:] if command == "compare" else arguments
+    call(*(["run", *arguments, "--dry-run"] if command == "run" else ["status", *files]))
+
+
+# --- run ---
+
+
+def test_dry_run_says_what_would_run_and_why(project):
+    runs = [open_run("fam", DEFAULTS, TINY | {"seed": seed}) for seed in range(6)]
+    for seed, run in enumerate(runs):
+        (project / "params" / "fam" / f"{seed}.yaml").write_text(f"seed: {seed}")
+        run.folder.mkdir(parents=True)
+        run.fail("ValueError: no luck")
+    states = ["failed", "running", "done", "done", "running", "running"]
+    for run, state in zip(runs, states, strict=True):
+        file = run.folder / "run.yaml"
+        file.write_text(file.read_text().replace("status: failed", f"status: {state}"))
+    (runs[2].folder / "report.html").touch()
+    (runs[4].folder / "metrics.csv").write_text("epoch,…\n3,9,1.0,val,all,objective,0.5\n")
+    before = sorted(project.rglob("*"))
+    with filelock.FileLock(runs[5].folder / ".lock"):
+        output = call("run", "params/fam", "--scale", "tiny", "--dry-run")
+    why = {line.partition(": ")[0].split("/")[1]: line.partition(": ")[2] for line in output.splitlines()}
+    expected = ["failed: ValueError: no luck", "interrupted", "done", "has no report yet",
+                "interrupted after epoch 3", "another process trains it"]  # fmt: skip
+    assert [why.pop(run.name) for run in runs] == expected
+    assert list(why.values()) == ["new", "new"]
+    assert {path.name for path in {*project.rglob("*")} - {*before}} <= {".lock"}
+
+
+def test_nothing_to_do_is_done(project):
+    run = open_run("fam", DEFAULTS, TINY).train()
+    (run.folder / "report.html").touch()
+    assert "1 of 1 runs done" in call("run", "params/fam/a.yaml", "--scale", "tiny")
+    assert f"fam/{run.name}/report.html" in (project / "reports" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("params/fam -p epoch=3", "params/fam/a.yaml and 1 more: unknown parameter 'epoch'; did you mean 'epochs'?"),
+        ("params/fam -p epochs", "-p takes KEY=VALUE, such as -p epochs=5; not 'epochs'"),
+        ("params/fam -p epochs=[3", "-p: "),
+        ("params/fam -p training_loss=bce", "activation: sigmoid"),
+        ("params/fam/none.yaml", "no parameter file params/fam/none.yaml"),
+        ("params/fam --scale huge", "no parameter file"),
+        ("params/fam --store params/fam/a.yaml/store", "Not a directory"),
+        ("params/fam --cluster ssh:hosts.txt", "cluster must be the address of a scheduler"),
+    ],
+)
+def test_errors_are_one_message_and_start_nothing(project, arguments, message):
+    output = call("run", *shlex.split(arguments), code=2)
+    assert output.startswith("seqae: ")
+    assert message in output
+    assert not list(project.glob("reports/*/*"))
+
+
+def test_errors_go_to_stderr_alone(tmp_path):
+    process = seqae("run", "params/fam", project=make_project(tmp_path, {}, {"fam/a": {"epoch": 3}, "fam/b": []}))
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("seqae: params/fam/a.yaml")
+    assert "Traceback" not in process.stderr
+
+
+# --- compare ---
+
+
+def test_compare_executes_the_notebook_on_the_runs_chosen(project):
+    assert "no run of family 'fam'" in call("compare", "fam", code=2)
+    parameters = nbformat.v4.new_code_cell("family = ''\nruns = []", metadata={"tags": ["parameters"]})
+    show = nbformat.v4.new_code_cell("print('compared', family, runs)\nassert runs, 'nothing to compare'")
+    notebook = nbformat.v4.new_notebook(cells=[parameters, show])
+    nbformat.write(notebook, project / "notebooks" / "compare.ipynb")
+    run = open_run("fam", DEFAULTS, TINY).train()
+    page = project / "reports" / "fam" / "compare.html"
+
+    output = call("compare", "fam", "params/fam/a.yaml", "--scale", "tiny")
+    assert Path(output.strip()) == page
+    assert f"compared fam [&#x27;{run.name}&#x27;]" in page.read_text().replace("&#39;", "&#x27;")
+    assert 'href="fam/compare.html"' in (project / "reports" / "index.html").read_text()
+    executed = (project / "reports" / "fam" / "compare.ipynb").read_text()
+    assert json.loads(executed)["metadata"]["papermill"]["parameters"] == {"family": "fam", "runs": [run.name]}
+    assert str(project) not in executed
+
+    assert "AssertionError: nothing to compare" in call("compare", "fam", code=1)
+    assert "nothing to compare" in page.read_text()
+    assert one_run(project / "reports", "fam").status == "done"
+
+
+# --- status ---
+
+
+def test_status_tells_every_state(project):
+    done = open_run("fam", DEFAULTS, TINY | {"task": "both"}).train()
+    failed = open_run("fam", DEFAULTS, TINY | {"seed": 1})
+    broken = open_run("fam", DEFAULTS, TINY | {"seed": 2})
+    for run in (failed, broken):
+        run.folder.mkdir()
+        run.fail("RunError: no [bold] space")
+    (broken.folder / "run.yaml").write_text("{torn: ")
+    rows = {line.split()[0]: line for line in call("status").splitlines()}
+    results = done.record()["results"]
+    assert rows.keys() == {"run", *(f"fam/{run.name}" for run in (done, failed, broken))}
+    for text in ("done", done.verdict, f"recon {results['recon mse']:.4f}, pred {results['pred mse']:.4f}"):
+        assert text in rows[f"fam/{done.name}"]
+    assert "failed: RunError: no [bold] space" in rows[f"fam/{failed.name}"]
+    assert "delete the folder" in rows[f"fam/{broken.name}"]
+
+    (head, *chosen) = call("status", "params/fam", "--scale", "tiny").splitlines()
+    assert [line.split()[:2] for line in chosen] == [
+        [f"fam/{open_run('fam', DEFAULTS, TINY).name}", "waiting"],
+        [f"fam/{done.name}", "done"],
+    ]
+
+
+def test_status_of_an_empty_store_is_no_error(project):
+    assert call("status").split() == ["run", "status", "verdict", "test", "mse", "seconds", "machine"]
+
+
+# --- check ---
+
+
+def test_check_tells_size_time_and_reach(project):
+    output = call("check", "params/fam/a.yaml", "--scale", "tiny", "-p", "loss=0sb")
+    weights = sum(w.numel() for w in open_run("fam", DEFAULTS, TINY | {"loss": "0sb"}).train().model().parameters())
+    for text in (f"{weights:,} weights", "valid, new", "4 updates", "cannot learn: floor", "recon mean_frame mse: 0.0"):
+        assert text in output, text
+    assert "did you mean" in call("check", "params/fam", "-p", "lr=1", "-p", "epoch=1", code=2)
+
+
+def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
+    monkeypatch.setattr(cost, "SMALL", 0)  # nothing is trained
+    given = {"architecture": "lstm", "decoder_input": "zero", "frame_size": 16, "batch_size": 3, "train_sequences": 7}
+    found = cost.estimate(resolve(given))
+    # Per step one product of (4·256, 256) and (256, 3). Encoder: 10 of frames and 9 of h forward (the first h is
+    # zero), 10 and 9 for the weights' gradients, 9 from step to step; decoder: 10 of h, 10 for the weights', 10 back.
+    product = 2 * 3 * 4 * 256 * 256
+    assert found.operations == (10 + 9 + 10 + 9 + 9 + 30) * product
+    assert found.weights == 4 * 256 * (2 * 256 + 1) * 2
+    assert found.updates == 200 * 3
+    assert found.memory == 4 * found.weights * 4  # weights, gradients, two moments
+    assert "matrix product" in found.how
+    assert found.seconds > 0
+
+
+@pytest.mark.parametrize(("optimizer", "numbers"), [("SGD", 2), ("RMSprop", 3), ("Adam", 4)])
+def test_memory_follows_the_optimizer(monkeypatch, optimizer, numbers):
+    monkeypatch.setattr(cost, "SMALL", 0)
+    found = cost.estimate(resolve(DEFAULTS, TINY, {"optimizer": optimizer}))
+    assert found.memory == 4 * numbers * found.weights
