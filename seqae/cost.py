@@ -80,7 +80,7 @@ def _optimizer_state(p: Parameters) -> float:
     weights = [torch.nn.Parameter(torch.zeros(64, 64)), torch.nn.Parameter(torch.zeros(64))]
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
-    optimizer = experiment._optimizer(p)(weights)
+    optimizer = experiment.optimizer(p)(weights)
     optimizer.step()
     state = [value for value in tree_leaves(optimizer.state_dict()) if isinstance(value, torch.Tensor)]
     return sum(value.numel() for value in state if value.numel() > 1) / sum(weight.numel() for weight in weights)

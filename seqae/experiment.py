@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.optim import Optimizer
 
 from seqae.config import Parameters, resolve
-from seqae.data import MovingMNIST, load_digits, official_test
+from seqae.data import OFFICIAL_SHAPE, MovingMNIST, load_digits, official_test
 from seqae.diagnose import baselines, reachable_floor
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder, branch_targets, initialise
@@ -30,11 +31,15 @@ def check(p: Parameters) -> SequenceAutoencoder:
     """Raise ValueError for what only torch or the model can tell (a frame size that does not fit, an unknown
     optimizer or argument); return the model on the meta device, which costs no memory.
     """
-    _schedule(p)(_optimizer(p)([torch.zeros(2, 2), torch.zeros(2)]))  # the two must fit each other as well
+    _schedule(p)(optimizer(p)([torch.zeros(2, 2), torch.zeros(2)]))  # the two must fit each other as well
     if p.test_data == "official" and (p.frame_size, p.frames_in + p.frames_out) != (64, 20):
         raise ValueError(
             f"test_data official has 20 frames of 64×64; not {p.frames_in + p.frames_out} of "
             f"{p.frame_size}×{p.frame_size}: set test_data: generated"
+        )
+    if p.test_data == "official" and p.test_sequences > OFFICIAL_SHAPE[1]:
+        raise ValueError(
+            f"test_data official has {OFFICIAL_SHAPE[1]:,} sequences; not test_sequences {p.test_sequences:,}"
         )
     with torch.device("meta"):
         return build_model(p)
@@ -131,7 +136,7 @@ def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoenc
         train_stream(p),
         val,
         objective=objective(p),
-        optimizer=_optimizer(p),
+        optimizer=optimizer(p),
         schedule=_schedule(p),
         epochs=p.epochs,
         batch_size=p.batch_size,
@@ -160,7 +165,8 @@ def test_table(model: SequenceAutoencoder, p: Parameters) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["branch", "frame", "metric", "value", "unit", "sequences"])
 
 
-def _optimizer(p: Parameters) -> Any:
+def optimizer(p: Parameters) -> Callable[[Iterable[Tensor]], Optimizer]:
+    """The optimizer that the parameters name, awaiting the weights."""
     return optimizer_factory(
         p.optimizer,
         learning_rate=p.learning_rate,

@@ -48,6 +48,7 @@ def execute_notebook(
             written,
             dict(parameters),
             kernel_name="python3",
+            language="python",
             kernel_manager_class=_kernel_class(target, environment),
             progress_bar=False,
             autosave_cell_every=AUTOSAVE,

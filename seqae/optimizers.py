@@ -65,6 +65,9 @@ def schedule_factory(
     if name == "none":
         return lambda optimizer: None
     kind, what = _named(name, lr_scheduler, LRScheduler, "schedule"), f"schedule {name}"
+    for key, parameter in (("step_size", "schedule_every"), ("gamma", "schedule_gamma")):
+        if key in (arguments or {}):
+            raise ValueError(f"{what}: give {key} as {parameter}, not among its other arguments")
     filled = {"step_size": every, "gamma": gamma, "T_max": epochs, "total_iters": epochs, "total_steps": epochs}
     taken = inspect.signature(kind).parameters
     given = {key: value for key, value in filled.items() if key in taken} | dict(arguments or {})

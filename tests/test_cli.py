@@ -164,7 +164,7 @@ def test_status_tells_every_state(project):
     assert "failed: RunError: no [bold] space" in rows[f"fam/{failed.name}"]
     assert "delete the folder" in rows[f"fam/{broken.name}"]
 
-    (head, *chosen) = call("status", "params/fam", "--scale", "tiny").splitlines()
+    _, *chosen = call("status", "params/fam", "--scale", "tiny").splitlines()
     assert [line.split()[:2] for line in chosen] == [
         [f"fam/{open_run('fam', DEFAULTS, TINY).name}", "waiting"],
         [f"fam/{done.name}", "done"],

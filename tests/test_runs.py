@@ -101,6 +101,9 @@ def test_fresh_trains_beside_the_old(done):
         ({"optimizer_arguments": {"betaz": 1}}, "takes no betaz"),
         ({"schedule": "StepRL"}, "did you mean StepLR"),
         ({"test_data": "official"}, "test_data: generated"),
+        ({"test_data": "official", "frame_size": 64, "test_sequences": 10_001}, "has 10,000 sequences"),
+        ({"schedule": "StepLR", "schedule_arguments": {"gamma": 0.1}}, "give gamma as schedule_gamma"),
+        ({"layers": 1}, "use layers 2 or more"),
     ],
 )
 def test_unsound_parameters_are_refused_before_anything_is_written(given, message, tmp_path):
@@ -161,6 +164,18 @@ def test_the_final_figures_are_those_of_the_saved_weights(done):
     assert table[table.frame.isna()].value.item() == pytest.approx(by_hand.mean().item(), abs=1e-6)
     assert set(table.unit) == {"per pixel, on [0, 1]"}
     assert set(table.sequences) == {12}
+
+
+def test_the_official_file_is_the_test_set_when_asked_for(tmp_path):
+    stored = np.lib.format.open_memmap(
+        tmp_path / "mnist_test_seq.npy", mode="w+", dtype=np.uint8, shape=(20, 10_000, 64, 64)
+    )  # sparse: it takes no room
+    stored[:, 1, 3, 4] = np.arange(20)
+    given = {"frame_size": 64, "test_data": "official", "data_folder": str(tmp_path), "test_sequences": 2}
+    test = sequences(resolve(TINY, given), "test")
+    assert test.shape == (2, 20, 64, 64)
+    assert test[1, :, 3, 4].tolist() == list(range(20))
+    assert test.sum() == sum(range(20))
 
 
 def test_samples_are_truth_and_output_of_val(done):

@@ -1,0 +1,129 @@
+"""Figures hold the numbers they were given, with units; pictures hold the frames, in true time order."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from seqae import plots
+
+mpl.use("Agg")
+WAYS = [(task, reads) for task in ("recon", "pred", "both") for reads in ("zero", "output")]
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plots.plt.close("all")
+
+
+@pytest.fixture
+def tables():
+    """Curves and levels of three losses in six ways; the value encodes what it belongs to."""
+    curves, levels = [], []
+    for offset, loss in enumerate(["0sb", "0sm", "0nm"]):
+        for task, reads in WAYS:
+            for branch in {"both": ["recon", "pred"]}.get(task, [task]):
+                common = {"loss": loss, "task": task, "decoder_input": reads, "branch": branch, "metric": "mse"}
+                common["run"] = f"{loss}-{task}-{reads}"
+                curves += [common | {"epoch": e, "value": 0.1 * offset + 0.01 * e} for e in (1, 2, 3)]
+                levels.append(common | {"baseline": "mean_frame", "value": 0.0372})
+                levels.append(common | {"baseline": "floor", "value": 0.0 if loss == "0nm" else 0.0698})
+    return pd.DataFrame(curves), pd.DataFrame(levels)
+
+
+def horizontals(axis):
+    lines = [line.get_ydata() for line in axis.lines if len(line.get_xdata()) == 2]
+    return sorted(y[0] for y in lines if y[0] == y[1])
+
+
+def drawn(axis):
+    return [tuple(line.get_ydata()) for line in axis.lines if len(line.get_xdata()) == 3]
+
+
+def test_five_losses_in_six_ways(tables):
+    figure = plots.losses_in_ways(*tables)
+    titles = {axis.get_title(): axis for axis in figure.axes}
+    assert set(titles) == {f"{task}, decoder reads {reads}" for task, reads in WAYS}
+    assert len(drawn(titles["recon, decoder reads zero"])) == 3
+    assert len(drawn(titles["both, decoder reads output"])) == 6, "both shows its two branches"
+    assert drawn(titles["pred, decoder reads zero"])[0] == pytest.approx((0.01, 0.02, 0.03))
+    for axis in figure.axes:
+        assert horizontals(axis) == pytest.approx([0.0372, 0.0698])
+    assert figure.axes[0].get_ylabel() == "MSE per pixel, on [0, 1]"
+    assert figure.axes[-1].get_xlabel() == "epoch"
+
+
+def test_all_recons_and_all_preds(tables):
+    curves, levels = tables
+    figure = plots.by_branch(curves[curves.loss == "0nm"], levels)
+    assert [axis.get_title() for axis in figure.axes] == ["all recons", "all preds"]
+    assert [len(drawn(axis)) for axis in figure.axes] == [4, 4]
+    assert [horizontals(axis) for axis in figure.axes] == [[0.0372], [0.0372]], "a floor of 0 is no line"
+    two = plots.by_branch(curves[curves.loss.isin(["0sb", "0sm"])], levels)
+    assert [len(drawn(axis)) for axis in two.axes] == [8, 8]
+    assert horizontals(two.axes[0]) == pytest.approx([0.0372, 0.0698])
+
+
+def test_one_run_against_its_levels():
+    metrics = pd.DataFrame(
+        [(e, split, "pred", "bce", e / 10) for e in (1, 2, 3) for split in ("train", "val")],
+        columns=["epoch", "split", "branch", "metric", "value"],
+    )
+    levels = pd.DataFrame(
+        [("val", "pred", "mean_frame", "bce", 0.16), ("test", "pred", "mean_frame", "bce", 0.9)],
+        columns=["split", "branch", "baseline", "metric", "value"],
+    )
+    (axis,) = plots.learning_curves(metrics, levels, metric="bce").axes
+    assert axis.get_ylabel() == "BCE, nats/pixel"
+    assert drawn(axis) == [pytest.approx((0.1, 0.2, 0.3))] * 2
+    assert horizontals(axis) == [0.16]
+
+
+def test_error_by_frame_step():
+    rows = [("recon", pd.NA, "mse", 0.5), *(("recon", t, "mse", t / 100) for t in (1, 2, 3))]
+    test = pd.DataFrame(rows, columns=["branch", "frame", "metric", "value"]).astype({"frame": "Int64"})
+    levels = pd.DataFrame([("test", "recon", "mean_frame", "mse", 0.04)])
+    levels.columns = ["split", "branch", "baseline", "metric", "value"]
+    (axis,) = plots.frame_errors(test, levels).axes
+    assert drawn(axis) == [pytest.approx((0.01, 0.02, 0.03))], "the mean over frames is no step"
+    assert axis.get_xlabel() == "frame step of the decoder"
+
+
+@pytest.fixture
+def samples():
+    frames = np.arange(5, dtype=np.uint8)[None, :, None, None] * np.ones((3, 1, 4, 4), np.uint8)  # frame t is all t
+    return {"frames": frames, "recon": frames[:, :3][:, ::-1] + 100, "pred": frames[:, 3:] + 200}
+
+
+def test_strips_are_in_true_time_order(samples):
+    strips = dict(plots.sample_strips(samples, task="both", frames_in=3))
+    assert {title: frames[0, :, 0, 0].tolist() for title, frames in strips.items()} == {
+        "seen": [0, 1, 2],
+        "reconstruction": [100, 101, 102],
+        "future": [3, 4],
+        "prediction": [203, 204],
+    }
+    ordered = samples | {"recon": samples["recon"][:, ::-1]}
+    assert dict(plots.sample_strips(ordered, task="recon_ordered", frames_in=3))["reconstruction"][0, 0, 0, 0] == 100
+
+
+def test_pictures_hold_every_frame(samples, tmp_path):
+    strips = plots.sample_strips(samples, task="both", frames_in=3)
+    plots.save_strips(strips, tmp_path / "frames.png", sequences=2)
+    picture = np.asarray(Image.open(tmp_path / "frames.png"))
+    assert set(np.unique(picture)) == {0, 1, 2, 100, 101, 102, 3, 4, 203, 204, plots.GREY}
+    plots.save_gif(strips, tmp_path / "frames.gif")
+    with Image.open(tmp_path / "frames.gif") as animation:
+        assert animation.n_frames == 3
+        assert animation.info["loop"] == 0
+
+
+def test_show_frees_the_figure_and_keeps_the_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append(metadata))
+    figure = plots.strip_figure([("truth", np.zeros((1, 2, 4, 4), np.uint8))])
+    plots.show(figure, "two black frames")
+    assert shown == [{"image/png": {"alt": "two black frames"}}]
+    assert not plots.plt.fignum_exists(figure.number)
