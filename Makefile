@@ -7,9 +7,9 @@ help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
 
 reports: .venv/.ready  ## train the 5×6 loss grid at quick scale, render every run and the comparison
-	$(BIN)/seqae run params/losses --scale quick $(if $(JOBS),--jobs $(JOBS))
-	$(BIN)/seqae compare losses
-	@echo "Open reports/index.html"
+	@$(BIN)/seqae run params/losses --scale quick $(if $(JOBS),--jobs $(JOBS)); failed=$$?; \
+	$(BIN)/seqae compare losses params/losses --scale quick || exit 1; \
+	echo "Open reports/index.html"; exit $$failed
 
 test: .venv/.ready  ## all tests
 	$(BIN)/python -m pytest
@@ -26,7 +26,7 @@ clean:  ## remove the environment and caches; reports/ stays
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seqae needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lab]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev,lab]'
 	touch $@
 
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"

@@ -64,4 +64,6 @@ def parameter_cells() -> tuple[dict[str, Any], dict[str, Any]]:
             own = read_cell(source)
         elif re.match(r"# Parameters\s*\n", source):
             injected = read_cell(source)
+    if not own:
+        raise ParameterError("no parameters: first run the cell that begins with '# Parameters of'")
     return own, injected

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -152,10 +152,15 @@ class _View:
         self.failed: list[Outcome] = []
         self.running: dict[Path, TaskID] = {}
         self.next_index = 0.0
-        columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+        ]
         note = TextColumn("{task.fields[note]}", markup=False)
         console = Console()
-        self.bar = Progress(*columns, TimeElapsedColumn(), note, console=console, disable=not console.is_terminal)
+        columns += [TimeElapsedColumn(), note]
+        self.bar = Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal)
         self.all = self.bar.add_task("runs", total=total, note=f"{done} done before")
 
     def tick(self, running: "list[Run]") -> None:

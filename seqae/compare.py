@@ -4,45 +4,37 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from seqae.config import Parameters
+from seqae.config import EXECUTION, Parameters
 from seqae.diagnose import diary
 from seqae.naming import run_name, store_folder
 from seqae.plots import Strips, sample_strips
 from seqae.runs import Run, find_runs
 
-# Runs are comparable when these agree: same sequences to learn from and to be tested on, same budget.
-SAME = (
-    "data_seed",
-    "frame_size",
-    "frames_in",
-    "frames_out",
-    "digits",
-    "test_data",
-    "train_sequences",
-    "val_sequences",
-    "test_sequences",
-    "endless",
-    "epochs",
-    "batch_size",
-    "width",
-)
+# In these the runs of one comparison may differ; data, budget and optimization are the same.
+COMPARED = {
+    *("pixel_range", "activation", "training_loss", "gain", "task", "decoder_input", "recon_weight"),
+    *("architecture", "hidden", "layers", "peepholes"),
+}
 FACETS = ("task", "decoder_input", "architecture", "gain", "seed")
 
 
 def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None = None) -> list[Run]:
-    """The finished runs of a family: those named, else those whose data and budget equal the newest one's.
+    """The finished runs of a family: of those named, else of the largest group that differs in `COMPARED` alone.
 
-    Raises ValueError when a named run is not there or not finished, or none is.
+    Of groups equally large, the one with the newest run. Raises ValueError when there is none.
     """
     done = [run for run in find_runs(store_folder(store), family) if run.status == "done"]
-    if missing := sorted(set(names) - {run.name for run in done}):
-        raise ValueError(f"no finished run {', '.join(missing)} in {store_folder(store) / family}: train it first")
+    if names:
+        done = [run for run in done if run.name in names]
     if not done:
         raise ValueError(f"no finished run in {store_folder(store) / family}: seqae run params/{family} first")
     if names:
-        return [run for run in done if run.name in names]
-    newest = max(done, key=lambda run: run.record()["ended"])
-    return [run for run in done if _budget(run.parameters) == _budget(newest.parameters)]
+        return done
+    groups: dict[str, list[Run]] = {}
+    for run in done:
+        alike = run.parameters.model_dump(mode="json", exclude=COMPARED | EXECUTION)
+        groups.setdefault(repr(alike), []).append(run)
+    return max(groups.values(), key=lambda runs: (len(runs), max(run.record()["ended"] for run in runs)))
 
 
 def curves(runs: Sequence[Run]) -> pd.DataFrame:
@@ -68,8 +60,17 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     recorded = diary().rename(columns={"mse": "diary mse"})
     wide = wide.merge(recorded, how="left", on=["task", "decoder_input", "branch", "loss"])
     wide["diary mse"] = wide["diary mse"].where((wide.architecture == "lstm_copy") & (wide.gain == 1))
-    metrics = [name for name in ("mse", "bce", "mae", "psnr", "ssim") if name in wide]
-    return wide[["run", "branch", *metrics, "diary mse", "verdict"]].sort_values("mse", ignore_index=True)
+    units = {
+        "mse": "mse per pixel",
+        "bce": "bce, nats/pixel",
+        "mae": "mae per pixel",
+        "psnr": "psnr, dB",
+        "ssim": "ssim",
+    }
+    shown = ["run", "branch", *(name for name in units if name in wide), "diary mse", "verdict"]
+    return (
+        wide[shown].sort_values("mse", ignore_index=True).rename(columns=units | {"diary mse": "diary, mse per pixel"})
+    )
 
 
 def gallery(runs: Sequence[Run], branch: str) -> Strips:
@@ -102,11 +103,8 @@ def labels(runs: Sequence[Run]) -> list[str]:
     columns = pd.DataFrame([run.parameters.model_dump() for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
     common = Parameters.model_construct(**{name: getattr(p, name) for name, p in usual.items()})
-    return [run_name(run.parameters, common) for run in runs]
-
-
-def _budget(p: Parameters) -> tuple[object, ...]:
-    return tuple(getattr(p, name) for name in SAME)
+    names = [run_name(run.parameters, common) for run in runs]
+    return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
 
 
 def _stack(runs: Sequence[Run], read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:

@@ -55,6 +55,7 @@ def project_root(start: Path | None = None) -> Path:
 
 
 def store_folder(store: str | None = None) -> Path:
-    """Where runs are kept: `store`, else $SEQAE_STORE, else reports/ of the project."""
-    given = store or environ.get("SEQAE_STORE")
-    return Path(given).expanduser().resolve() if given else project_root() / "reports"
+    """Where runs are kept: `store`, else $SEQAE_STORE, else reports/; a relative one is of the project, wherever
+    Jupyter or papermill were started.
+    """
+    return (project_root() / Path(store or environ.get("SEQAE_STORE") or "reports").expanduser()).resolve()

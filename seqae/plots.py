@@ -62,7 +62,16 @@ def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse
     """How the error grows with the horizon: one curve a branch over the frame steps, on test."""
     data = test[(test.metric == metric) & test.frame.notna()].astype({"frame": int})
     grid = sns.relplot(
-        data, x="frame", y="value", hue="branch", kind="line", marker="o", height=3.2, aspect=1.6, palette="colorblind"
+        data,
+        x="frame",
+        y="value",
+        hue="branch",
+        kind="line",
+        marker="o",
+        estimator=None,
+        height=3.2,
+        aspect=1.6,
+        palette="colorblind",
     )
     mean = levels[(levels.split == "test") & (levels.metric == metric) & (levels.baseline == "mean_frame")]["value"]
     if len(mean):
@@ -77,19 +86,21 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     value on val.
     """
     data = curves[curves.metric == metric]
-    palette = dict(zip(LOSS_ORDER, sns.color_palette("colorblind"), strict=False))
+    palette = dict(zip(_ordered(data.loss, LOSS_ORDER), sns.color_palette("colorblind", 10), strict=False))
     grid = sns.relplot(
         data,
         x="epoch",
         y="value",
         hue="loss",
-        hue_order=[loss for loss in LOSS_ORDER if loss in set(data.loss)],
+        hue_order=_ordered(data.loss, LOSS_ORDER),
         style="branch",
         style_order=["recon", "pred"],
+        units="run",
+        estimator=None,
         col="task",
-        col_order=["recon", "pred", "both"],
+        col_order=_ordered(data.task, ["recon", "recon_ordered", "pred", "both"]),
         row="decoder_input",
-        row_order=["zero", "output"],
+        row_order=_ordered(data.decoder_input, ["zero", "output", "truth"]),
         kind="line",
         palette=palette,
         height=3.1,
@@ -97,9 +108,10 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
         facet_kws={"sharex": True, "sharey": True},
     )
     levels = levels[levels.metric == metric]
-    floors = levels[(levels.baseline == "floor") & (levels.value > 0)].groupby("loss")["value"].mean()
-    for axis in grid.axes.flat:
-        _level(axis, levels[levels.baseline == "mean_frame"]["value"].mean(), "mean frame", LINES["mean_frame"])
+    for (_, task), axis in grid.axes_dict.items():
+        panel = levels[levels.task == task]
+        _level(axis, panel[panel.baseline == "mean_frame"]["value"].mean(), "mean frame", LINES["mean_frame"])
+        floors = panel[(panel.baseline == "floor") & (panel.value > 0)].groupby("loss")["value"].mean()
         for value, losses in floors.groupby(floors.round(6)):
             names = list(losses.index)
             _level(axis, value, f"floor of {', '.join(names)}", LINES["floor"], colour=palette[names[0]])
@@ -115,6 +127,8 @@ def by_branch(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse"
         y="value",
         hue=hue,
         hue_order=sorted(set(data[hue])),
+        units="run",
+        estimator=None,
         style="loss" if hue == "way" and data.loss.nunique() > 1 else None,
         col="branch",
         col_order=[branch for branch in ("recon", "pred") if branch in set(data.branch)],
@@ -125,7 +139,7 @@ def by_branch(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse"
     )
     levels = levels[(levels.metric == metric) & levels.run.isin(set(data.run))]
     for branch, axis in grid.axes_dict.items():
-        of_branch = levels[(levels.branch == branch) & levels.baseline.isin(["mean_frame", "floor"])]
+        of_branch = levels[levels.branch == branch]
         for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
             if value > 0:
                 _level(axis, value, baseline.replace("_", " "), LINES[baseline])
@@ -172,6 +186,11 @@ def save_gif(strips: Strips, file: Path, *, scale: int = 3, milliseconds: int = 
         columns = [_tile(frames[:4, min(t, frames.shape[1] - 1)][:, None]) for _, frames in strips]
         pictures.append(Image.fromarray(np.hstack(columns).repeat(scale, 0).repeat(scale, 1)))
     pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+
+
+def _ordered(values: pd.Series, first: list[str]) -> list[str]:
+    # The known ones in their order, then any others.
+    return sorted(set(values), key=lambda value: (first.index(value) if value in first else len(first), value))
 
 
 def _tile(frames: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import json
 import platform
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from io import StringIO
-from os import environ
+from os import environ, fsync
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,20 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     folder = store_folder(parameters.store) / family / name
     if parameters.fresh:  # in a sweep's kernel the folder is the one that the sweep chose, $SEQAE_RUN
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
-        folder = next(f for f in attempts if f.name == environ.get("SEQAE_RUN") or not f.exists())
+        unfinished = (f for f in attempts if f.name == environ.get("SEQAE_RUN") or not (f / "test.csv").exists())
+        folder = next(unfinished)
     return Run(folder, family, parameters, differing(parameters, usual))
 
 
 def find_runs(store: Path, family: str | None = None) -> "list[Run]":
-    """Every run folder of the store (of one family), in the order of their names."""
-    return [Run.load(file.parent) for file in sorted(store.glob(f"{family or '*'}/*/run.yaml"))]
+    """Every run of the store (of one family), in the order of their names; a damaged one is told and left out."""
+    runs = []
+    for file in sorted(store.glob(f"{family or '*'}/*/run.yaml")):
+        try:
+            runs.append(Run.load(file.parent))
+        except (RunError, ValueError) as error:  # damaged, or its parameters are not known to this version
+            warnings.warn(f"{file.parent} left out: {error}", stacklevel=2)
+    return runs
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,13 @@ class Run:
     def record(self) -> dict[str, Any]:
         """run.yaml as it stands; empty before the run began."""
         file = self.folder / "run.yaml"
-        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+        try:
+            record = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+        except yaml.YAMLError:
+            record = None
+        if not isinstance(record, dict):
+            raise RunError(f"{file} is damaged: delete the folder and run it again")
+        return record
 
     @property
     def status(self) -> str:
@@ -104,7 +118,8 @@ class Run:
         lock = filelock.FileLock(self.folder / ".lock")
         try:
             with lock.acquire(timeout=0):
-                return "interrupted"
+                now = self.record()["status"]  # it may have ended between the two looks
+                return "interrupted" if now == "running" else now
         except filelock.Timeout:
             return "running"
 
@@ -115,10 +130,19 @@ class Run:
                 self._update(status="done", reason=None)
             return self
         with self._writing():
-            started = self.record().get("started") or _now()
-            self._update(status="running", reason=None, started=started, **_circumstances(self.parameters))
+            before = self.record()
+            if before.get("status") == "done":  # by another process, while this one waited for the lock
+                return self
+            now = _circumstances(self.parameters)
+            if "started" in before:  # what began the run stays on record; what goes on with it is added
+                resumed = [
+                    *before.get("resumed", []),
+                    {"at": _now(), "commit": now["commit"], "machine": now["machine"]},
+                ]
+                self._update(status="running", reason=None, resumed=resumed)
+            else:
+                self._update(status="running", reason=None, started=_now(), **now)
             self._train()
-            (self.folder / ".lock").unlink(missing_ok=True)
         return self
 
     def fail(self, reason: str) -> None:
@@ -154,6 +178,8 @@ class Run:
 
     def explain(self) -> str:
         """Why, in a paragraph computed from this run's data and last layer; see `diagnose.explain_head`."""
+        if "explanation" in self.record():
+            return self.record()["explanation"]
         p, targets = self.parameters, experiment.sequences(self.parameters, "val").numpy()
         return explain_head(
             targets,
@@ -220,8 +246,9 @@ class Run:
             yield
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            with suppress(OSError):
-                self.fail(reason)
+            if not isinstance(error, KeyboardInterrupt):  # stopped, not failed: it resumes when run again
+                with suppress(OSError):
+                    self.fail(reason)
             if isinstance(error, OSError):
                 raise RunError(
                     f"cannot write to {self.folder}: {error.strerror or error}; free space there or choose another "
@@ -278,6 +305,7 @@ class Run:
             seconds=float(metrics.seconds.max()),
             weights=sum(w.numel() for w in model.parameters()),
             verdict=line,
+            explanation=self.explain(),
             results=results,
         )
 
@@ -308,7 +336,10 @@ def _whole_lines(log: Path) -> list[str]:
 
 def _replace_text(file: Path, text: str) -> None:
     temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        fsync(stream.fileno())  # whole on the disk before it takes the name, whatever dies
     temporary.replace(file)
 
 

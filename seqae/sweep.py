@@ -36,17 +36,22 @@ class Planned:
     run: Run
     notebook: str  # JSON text: a worker elsewhere needs the package alone
     given: Mapping[str, Any]
+    edited: float  # when the notebook was: a finished run's report older than that is rendered again
 
     def why(self) -> str | None:
         """Why it has to be executed; None when it is done and has its report."""
-        logged = progress(self.run)
-        return {
-            "waiting": "new",
-            "interrupted": f"interrupted after epoch {logged[0]}" if logged else "interrupted",
-            "running": "another process trains it",
-            "failed": f"failed: {self.run.record().get('reason')}",
-            "done": None if (self.run.folder / "report.html").exists() else "has no report yet",
-        }[self.run.status]
+        report = self.run.folder / "report.html"
+        match self.run.status:
+            case "interrupted":
+                logged = progress(self.run)
+                return f"interrupted after epoch {logged[0]}" if logged else "interrupted"
+            case "failed":
+                return f"failed: {self.run.record().get('reason')}"
+            case "done" if not report.exists():
+                return "has no report yet"
+            case "done":
+                return "its notebook was edited" if report.stat().st_mtime < self.edited else None
+        return {"waiting": "new", "running": "another process trains it"}[self.run.status]
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def _planned(file: Path, scale: str | None, given: Mapping[str, Any], store: str
     if defaults.get("store"):  # the kernel has it from $SEQAE_STORE, unless its own cell says another
         merged["store"] = where
     run = open_run(family, defaults, merged | {"store": where})
-    return Planned(run, source.read_text(encoding="utf-8"), merged)
+    return Planned(run, source.read_text(encoding="utf-8"), merged, source.stat().st_mtime)
 
 
 def progress(run: Run) -> tuple[int, float] | None:
@@ -121,7 +126,7 @@ def progress(run: Run) -> tuple[int, float] | None:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
         for line in reversed(file.read().decode().rpartition("\n")[0].splitlines()):
             if ",val,all,objective," in line:
-                return int(line.split(",")[0]), float(line.split(",")[-1])
+                return int(line.split(",")[0]), float(line.split(",")[-1] or "nan")  # NaN is written as nothing
     return None
 
 

@@ -6,6 +6,7 @@ exactly the batches of an unbroken one.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def fit(
     diverged_at = None
 
     if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        state = _load(checkpoint, accelerator.device)
         model.load_state_dict(state["model"])
         optim.load_state_dict(state["optimizer"])
         if scheduler:
@@ -262,6 +263,15 @@ def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what torch makes of torn bytes is any of a dozen types
+        raise ValueError(f"{path} is no whole checkpoint ({error}): delete it, and the run starts anew") from error
+
+
 def _replace(path: Path, state: dict[str, Any]) -> None:
     # A reader, or a resume after a kill at any instant, finds the old file or the new one, whole.
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -271,4 +281,6 @@ def _replace(path: Path, state: dict[str, Any]) -> None:
     except RuntimeError as error:  # what torch's writer makes of a full disk
         temporary.unlink(missing_ok=True)
         raise OSError(f"checkpoint not written: {error}") from error
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
     temporary.replace(path)

@@ -83,12 +83,15 @@ def test_store_is_the_parameter_else_the_environment_else_the_projects_reports(t
     monkeypatch.setenv("SEQAE_STORE", str(tmp_path / "elsewhere"))
     assert store_folder() == tmp_path / "elsewhere"
     assert store_folder(str(tmp_path / "given")) == tmp_path / "given"
+    assert store_folder("other") == project / "other", "relative: of the project, wherever Jupyter was started"
 
 
 def test_fresh_trains_beside_the_old(done):
-    again = open_run("losses", TINY, {"store": str(done.folder.parents[1]), "fresh": True})
+    given = {"store": str(done.folder.parents[1]), "fresh": True}
+    again = open_run("losses", TINY, given)
     assert again.folder.name == f"{done.folder.name}-2"
     assert again.status == "waiting"
+    assert open_run("losses", TINY, given).folder == again.folder, "an unfinished one is gone on with"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_parameter_cells_outside_a_notebook():
 
 
 def test_the_folder_holds_every_file_and_no_leftover(done):
-    files = {path.name for path in done.folder.iterdir()}
+    files = {path.name for path in done.folder.iterdir()} - {".lock"}
     assert files == {
         "run.yaml",
         "metrics.csv",
@@ -279,6 +282,43 @@ def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
     assert run.record()["reason"] == "MemoryError: no room"
     assert run.train().status == "done"
     assert run.record()["reason"] is None
+
+
+def test_a_stopped_run_is_interrupted_not_failed_and_says_what_went_on_with_it(tmp_path, monkeypatch):
+    run = open_run("losses", TINY, {"store": str(tmp_path)})
+    with monkeypatch.context() as patch:
+        patch.setattr("seqae.experiment.train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    began = run.record()
+    assert run.status == "interrupted"
+    run.train()
+    assert run.record()["started"] == began["started"]
+    assert [part["commit"] for part in run.record()["resumed"]] == [began["commit"]]
+
+
+def test_a_run_finished_by_another_process_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    run = open_run("losses", TINY, {"store": str(tmp_path)}).train()
+    before = (run.folder / "metrics.csv").stat().st_mtime_ns
+    monkeypatch.setattr(Run, "status", "waiting")  # what this process saw before it got the lock
+    run.train()
+    assert (run.folder / "metrics.csv").stat().st_mtime_ns == before
+
+
+def test_a_damaged_run_does_not_hide_the_others(done, tmp_path):
+    shutil.copytree(done.folder, tmp_path / "losses" / done.name)
+    (tmp_path / "losses" / "broken").mkdir()
+    (tmp_path / "losses" / "broken" / "run.yaml").write_text("family: [")
+    with pytest.warns(UserWarning, match="broken left out"):
+        assert [run.name for run in find_runs(tmp_path)] == [done.name]
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    run = open_run("losses", TINY, {"store": str(tmp_path)})
+    (run.folder / "checkpoint").mkdir(parents=True)
+    (run.folder / "checkpoint" / "state.pt").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"no whole checkpoint.*delete it"):
+        run.train()
 
 
 def test_a_run_that_another_process_trains_is_refused(tmp_path):
