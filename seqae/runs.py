@@ -134,7 +134,7 @@ class Run:
             if before.get("status") == "done":  # by another process, while this one waited for the lock
                 return self
             now = _circumstances(self.parameters)
-            if "started" in before:  # what began the run stays on record; what goes on with it is added
+            if self._checkpoint.exists():  # what began the run stays on record; what goes on with it is added
                 resumed = [
                     *before.get("resumed", []),
                     {"at": _now(), "commit": now["commit"], "machine": now["machine"]},
@@ -226,6 +226,10 @@ class Run:
 
     # --- inside ---
 
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint" / "state.pt"
+
     def _update(self, **changes: Any) -> None:
         parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - {"device"}))
         base = {"family": self.family, "parameters": parameters, "differs": dict(self.differs)}
@@ -262,7 +266,7 @@ class Run:
         p, folder = self.parameters, self.folder
         make_accelerator(precision=p.precision, device=p.device)  # a missing device is told before data is made
         _replace_text(folder / "baselines.csv", experiment.reference_levels(p).to_csv(index=False))
-        checkpoint, log = folder / "checkpoint" / "state.pt", folder / "metrics.csv"
+        checkpoint, log = self._checkpoint, folder / "metrics.csv"
         if not checkpoint.exists():
             log.unlink(missing_ok=True)
         val = experiment.sequences(p, "val")
