@@ -53,7 +53,7 @@ def execute_notebook(
             progress_bar=False,
             autosave_cell_every=AUTOSAVE,
             start_timeout=120,
-            extra_arguments=["--log-level=ERROR"],  # a kernel whose worker died says so, on the user's terminal
+            extra_arguments=["--log-level=CRITICAL"],  # a kernel whose worker died says so, on the user's terminal
         )
     except papermill.PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}".rstrip(": ")
