@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from seqae.config import EXECUTION, Parameters
 from seqae.diagnose import diary
@@ -68,9 +69,13 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
         "ssim": "ssim",
     }
     shown = ["run", "branch", *(name for name in units if name in wide), "diary mse", "verdict"]
-    return (
-        wide[shown].sort_values("mse", ignore_index=True).rename(columns=units | {"diary mse": "diary, mse per pixel"})
-    )
+    return wide[shown].sort_values("mse", ignore_index=True).rename(columns=units | {"diary mse": "diary, mse"})
+
+
+def table(runs: Sequence[Run]) -> Styler:
+    """`summary` for a report: names and verdicts on one line each, whatever they hold escaped."""
+    style = summary(runs).style.format(precision=4, na_rep="", escape="html").hide()
+    return style.set_properties(**{"white-space": "nowrap"})
 
 
 def gallery(runs: Sequence[Run], branch: str) -> Strips:

@@ -50,7 +50,7 @@ def explain_head(
     if floor < 1e-6:
         return f"{reach:g} · h{through} reaches every pixel value: nothing stands in its way."
     missed = [
-        f"{(targets == value).mean():.0%} of these pixels are {name}, and each of them costs at least "
+        f"{(targets == value).mean():.1%} of these pixels are {name}, and each of them costs at least "
         f"{distance:.3f}² = {distance**2:.4f}"
         for name, value, distance in (("black, 0", 0, low), ("white, 1", 255, 1 - high))
         if distance > 0
