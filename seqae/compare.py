@@ -68,7 +68,8 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
         "psnr": "psnr, dB",
         "ssim": "ssim",
     }
-    shown = ["run", "branch", *(name for name in units if name in wide), "diary mse", "verdict"]
+    others = [name for name in units if name in wide and name != "mse"]
+    shown = ["run", "branch", "mse", "diary mse", "verdict", *others]
     return wide[shown].sort_values("mse", ignore_index=True).rename(columns=units | {"diary mse": "diary, mse"})
 
 

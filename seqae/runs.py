@@ -204,7 +204,7 @@ class Run:
                 f"{p.loss}: pixels in ({p.pixel_range[0]:g}, {p.pixel_range[1]:g}), {p.activation}, "
                 f"{p.training_loss}" + (f", gain {p.gain:g}" if p.gain != 1 else ""),
             ),
-            ("architecture", f"{p.architecture}, width {p.width:g}, {record.get('weights', 0):,} weights"),
+            ("architecture", f"{p.architecture}, width {p.width:g}, {self._weights(record):,} weights"),
             ("differs from the family in", ", ".join(f"{k} {v}" for k, v in self.differs.items()) or "nothing"),
         ]
         facts += [(f"test {key}", f"{value:.4g}") for key, value in record.get("results", {}).items()]
@@ -225,6 +225,9 @@ class Run:
         return f"<table><caption>{html.escape(f'{self.family}/{self.name}')}</caption>{cells}</table>"
 
     # --- inside ---
+
+    def _weights(self, record: Mapping[str, Any]) -> int:
+        return record.get("weights") or sum(w.numel() for w in experiment.check(self.parameters).parameters())
 
     @property
     def _checkpoint(self) -> Path:
