@@ -217,7 +217,8 @@ def test_no_schedule_is_none() -> None:
         ("OneCycleLR", {}, "needs max_lr"),
         ("CyclicLR", {}, "needs base_lr, max_lr"),
         ("StepLR", {"gama": 1}, "takes no gama; it takes step_size, gamma"),
-        ("StepLR", {"step_size": 0}, r"StepLR\(step_size=0"),
+        ("StepLR", {"step_size": 2}, "give step_size as schedule_every"),
+        ("CosineAnnealingLR", {"T_max": 0}, r"CosineAnnealingLR\("),
         ("ReduceLROnPlateau", {"factor": 2}, "Factor should be < 1.0"),
         ("OneCycleLR", {"max_lr": 1, "total_steps": 3}, "total"),  # would end in the fourth of the epochs
         ("LambdaLR", {}, "LambdaLR does not fit: it is made of functions"),
