@@ -34,11 +34,10 @@ def run_name(parameters: Parameters, defaults: Parameters) -> str:
     """Loss, task and decoder input, then what else differs from the family's defaults, in words:
     0sm-pred-zero, 0nm-recon-output-rmsprop-lr0.0001-clip0.25.
     """
-    mine, usual = parameters.model_dump(mode="json"), defaults.model_dump(mode="json")
-    differing = [key for key in mine if key not in EXECUTION and mine[key] != usual[key]]
     words = [parameters.loss, parameters.task, parameters.decoder_input]
-    for key in [key for key in differing if key not in (*LOSS_FIELDS, "task", "decoder_input")]:
-        value = mine[key]
+    for key, value in differing(parameters, defaults).items():
+        if key in (*LOSS_FIELDS, "task", "decoder_input"):
+            continue
         text = "".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else _number(value)
         words.append(text if key in BARE else WORDS.get(key, key.replace("_", "")) + text)
     return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
