@@ -75,6 +75,7 @@ class Parameters(BaseModel):
     task: Literal["recon", "recon_ordered", "pred", "both"] = Field("recon", description="what is decoded")
     decoder_input: Literal["zero", "output", "truth"] = Field("output", description="what a decoder reads at each step")
     recon_weight: float = Field(1.0, gt=0, description="in `both`: recon_weight · recon + pred")
+    recon_truth: bool = Field(False, description="decoder_input truth: recon reads true frames when evaluated, too")
 
     architecture: str = Field("lstm_copy", description="a row of seqae.models.ARCHITECTURES")
     hidden: int | None = Field(None, ge=1, description="LSTM width at width 1; none: the architecture's own")
@@ -100,15 +101,21 @@ class Parameters(BaseModel):
     learning_rate: float | None = Field(0.001, gt=0, description="none: the optimizer's own default")
     momentum: float | None = Field(None, ge=0, description="none: the optimizer's own default")
     weight_decay: float | None = Field(None, ge=0, description="none: the optimizer's own default")
-    schedule: str = Field("none", description="none, or a class of torch.optim.lr_scheduler, stepped once an epoch")
-    schedule_every: int = Field(30, ge=1, description="StepLR: epochs between decays")
+    schedule: str = Field("none", description="none, or a class of torch.optim.lr_scheduler")
+    schedule_per: Literal["epoch", "update"] = Field("epoch", description="how often the schedule takes a step")
+    schedule_every: int = Field(30, ge=1, description="StepLR: schedule steps between decays")
     schedule_gamma: float = Field(0.5, gt=0, description="StepLR, ExponentialLR, MultiStepLR: factor")
     schedule_arguments: dict[str, Any] = Field({}, description="other schedulers' arguments, as torch names them")
+    reduction: Literal["mean", "sum"] = Field("mean", description="of the training loss over batch, time and pixels")
     clip_norm: float | None = Field(0.25, gt=0, description="largest gradient norm; none: no clipping")
+    clip_update: float | None = Field(None, gt=0, description="largest change of a weight in an update; none: any")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs with < 1 % gain on val; none: no")
     init: Literal["default", "orthogonal", "uniform"] = Field("default", description="of the LSTM weights")
     init_range: float = Field(0.01, gt=0, description="uniform: U(-init_range, init_range)")
     bias_init: Literal["default", "zero", "normal"] = Field("default", description="of the LSTM biases")
     forget_bias: float | None = Field(None, description="sets the forget gates' biases; none: as the others")
+    readout_bias: float | None = Field(None, description="sets the last layer's bias; none: torch's")
+    peephole_range: float = Field(0.0, ge=0, description="peepholes begin as U(-peephole_range, peephole_range)")
 
     precision: Literal["none", "fp16", "bf16"] = Field("none", description="mixed precision; none: float32")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
@@ -153,6 +160,15 @@ class Parameters(BaseModel):
                 f"pixel_range ({low:g}, {high:g}) lies outside what {self.activation} can output, "
                 f"({reach[0]:g}, {reach[1]:g}): choose a range inside it, or activation: none"
             )
+        if self.recon_truth and (self.decoder_input != "truth" or self.task == "pred"):
+            faults.append(
+                "recon_truth is for a recon decoder with decoder_input truth; here task is "
+                f"{self.task}, decoder_input {self.decoder_input}: leave it out, or set decoder_input: truth"
+            )
+        if self.schedule_per == "update" and self.schedule in ("none", "ReduceLROnPlateau"):
+            faults.append(f"schedule {self.schedule} takes no steps per update: set schedule_per: epoch")
+        if self.optimizer == "LBFGS" and self.precision == "fp16":
+            faults.append("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
         if faults:
             raise ValueError("\n".join(faults))
         return self

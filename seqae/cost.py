@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqae import experiment
 from seqae.config import Parameters
 from seqae.models import branch_targets
-from seqae.train import make_accelerator
+from seqae.train import DTYPES, make_accelerator
 
 SMALL = 5e10  # floating-point operations an update, up to which timing a few of them is quick
 
@@ -45,7 +45,7 @@ def estimate(p: Parameters) -> Cost:
     if operations < SMALL:
         update, how = _timed_update(p, batch), "timed updates"
     else:
-        rate = _matmul_rate(p)
+        rate = matmul_rate(device=p.device, precision=p.precision)
         update, how = operations / rate, f"the rate of a large matrix product here, {rate / 1e9:,.0f} GFLOP/s"
     updates = p.epochs * math.ceil(p.train_sequences / batch)
     evaluations = p.epochs * math.ceil(p.val_sequences / p.batch_size)  # forward only, a third of an update
@@ -59,15 +59,14 @@ def _timed_update(p: Parameters, batch: int, steps: int = 3) -> float:
     few = p.model_copy(update={"train_sequences": steps * batch, "epochs": 2, "tracker": "none"})
     val = experiment.sequences(few.model_copy(update={"val_sequences": 1}), "val")
     with redirect_stderr(StringIO()):
-        experiment.train(few, val, record=rows.extend)
-    first, last = (max(row["seconds"] for row in rows if row["epoch"] == epoch) for epoch in (1, 2))
+        experiment.train(few, val, record=lambda table, found: rows.extend(found))
+    first, last = (max(row.get("seconds", 0.0) for row in rows if row["epoch"] == epoch) for epoch in (1, 2))
     return (last - first) / steps
 
 
-def _matmul_rate(p: Parameters, size: int = 2048) -> float:
-    device = make_accelerator(precision=p.precision, device=p.device).device
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(p.precision, torch.float32)
-    square, times = torch.ones(size, size, device=device, dtype=dtype), []
+def matmul_rate(*, device: str = "auto", precision: str = "none", size: int = 2048) -> float:
+    """Floating-point operations a second of a large matrix product on the device, the best of four."""
+    square, times = torch.ones(size, size, device=make_accelerator(device=device).device, dtype=DTYPES[precision]), []
     for _ in range(4):
         began = time.perf_counter()
         (square @ square).sum().item()  # .item() waits for the device

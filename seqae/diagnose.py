@@ -1,6 +1,6 @@
 """What a run could reach and what it reached: baselines, the head's reachable floor, the verdict in one line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 import numpy as np
@@ -95,22 +95,31 @@ def prognosis(floor: float, mean_frame: float) -> str:
     return f"can learn: floor {floor:.3f} < mean frame {mean_frame:.3f}"
 
 
-def saturated_since(objective: pd.Series) -> int | None:
-    """The epoch after which the best value (index: epoch) improved by less than 1 % in total; None while it improves.
+def plateau_begins(objectives: Sequence[float]) -> int:
+    """The epoch (1, 2, …) after which the best value so far improved by less than 1 % in total."""
+    best = np.fmin.accumulate(objectives)
+    return int((best <= best[-1] + PLATEAU * abs(best[-1])).argmax()) + 1
 
-    Only a plateau of at least a quarter of the epochs, and at least 3, counts.
-    """
-    best = objective.cummin()
-    since = int(best.index[(best <= best.iloc[-1] + PLATEAU * abs(best.iloc[-1])).to_numpy().argmax()])
-    last = int(best.index[-1])
+
+def saturated_since(objectives: Sequence[float]) -> int | None:
+    """`plateau_begins` where that plateau is at least a quarter of all epochs, and at least 3, long; else None."""
+    since, last = plateau_begins(objectives), len(objectives)
     return since if last - since >= max(3, last / 4) else None
 
 
-def verdict(val: pd.DataFrame, *, mean_frame: Mapping[str, float], floor: float, diverged_at: int | None) -> str:
+def verdict(
+    val: pd.DataFrame,
+    *,
+    mean_frame: Mapping[str, float],
+    floor: float,
+    diverged_at: int | None = None,
+    stopped: bool = False,
+) -> str:
     """One line on a run.
 
     val: columns epoch, branch, metric, value of the val split, with `objective` (branch all) and `mse` a branch.
-    mean_frame: its mse on val, a branch. The figures are those of the epoch with the best objective.
+    mean_frame: its mse on val, a branch. stopped: before its last epoch, on a plateau. The figures are those of the
+    epoch with the best objective.
     """
     if diverged_at is not None:
         return f"diverged at epoch {diverged_at}"
@@ -119,8 +128,9 @@ def verdict(val: pd.DataFrame, *, mean_frame: Mapping[str, float], floor: float,
     objective = val[val.metric == "objective"].set_index("epoch")["value"]
     best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
     below = {branch: 1 - best[branch] / mean for branch, mean in mean_frame.items()}
-    since = saturated_since(objective)
+    since = saturated_since(objective.to_list())
     suffix = "" if since is None else f", saturated since epoch {since}"
+    suffix += f", stopped at epoch {len(objective)}" if stopped else ""
     if max(below.values()) >= MARGIN:
         shares = [f"{branch} {share:.0%}" if len(below) > 1 else f"{share:.0%}" for branch, share in below.items()]
         return f"learned ({', '.join(shares).replace('%', ' %')} below mean frame){suffix}"

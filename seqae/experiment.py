@@ -42,7 +42,9 @@ def check(p: Parameters) -> SequenceAutoencoder:
             f"test_data official has {OFFICIAL_SHAPE[1]:,} sequences; not test_sequences {p.test_sequences:,}"
         )
     with torch.device("meta"):
-        return build_model(p)
+        model = build_model(p)
+        initialise(model, readout_bias=p.readout_bias, peephole_range=p.peephole_range)
+    return model
 
 
 def build_model(p: Parameters) -> SequenceAutoencoder:
@@ -60,6 +62,7 @@ def build_model(p: Parameters) -> SequenceAutoencoder:
         hidden=p.hidden,
         layers=p.layers,
         peepholes=p.peepholes,
+        recon_truth=p.recon_truth,
     )
 
 
@@ -120,7 +123,7 @@ def reference_levels(p: Parameters) -> pd.DataFrame:
 
 def objective(p: Parameters) -> Objective:
     """What the parameters say is trained."""
-    return Objective(p.task, p.training_loss, p.pixel_range, p.recon_weight)
+    return Objective(p.task, p.training_loss, p.pixel_range, p.recon_weight, p.reduction)
 
 
 def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoencoder, Fitted]:
@@ -130,7 +133,15 @@ def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoenc
     """
     torch.manual_seed(p.seed)
     model = build_model(p)
-    initialise(model, init=p.init, init_range=p.init_range, bias_init=p.bias_init, forget_bias=p.forget_bias)
+    initialise(
+        model,
+        init=p.init,
+        init_range=p.init_range,
+        bias_init=p.bias_init,
+        forget_bias=p.forget_bias,
+        readout_bias=p.readout_bias,
+        peephole_range=p.peephole_range,
+    )
     fitted = fit(
         model,
         train_stream(p),
@@ -140,7 +151,10 @@ def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoenc
         schedule=_schedule(p),
         epochs=p.epochs,
         batch_size=p.batch_size,
+        schedule_per=p.schedule_per,
         clip_norm=p.clip_norm,
+        clip_update=p.clip_update,
+        patience=p.patience,
         seed=p.seed,
         precision=p.precision,
         device=p.device,
@@ -155,7 +169,7 @@ def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoenc
 def test_table(model: SequenceAutoencoder, p: Parameters) -> pd.DataFrame:
     """The final figures: branch, frame (1, 2, …; empty: mean over frames), metric, value, unit, sequences."""
     test = sequences(p, "test")
-    final = evaluate(model, model, test, p.batch_size, objective(p), quality=True)
+    final = evaluate(model, test, p.batch_size, objective(p), quality=True)
     rows = [
         (branch, frame, metric, value, UNITS[metric], len(test))
         for (branch, metric), steps in final.items()
@@ -179,7 +193,7 @@ def optimizer(p: Parameters) -> Callable[[Iterable[Tensor]], Optimizer]:
 def _schedule(p: Parameters) -> Any:
     return schedule_factory(
         p.schedule,
-        epochs=p.epochs,
+        steps=p.epochs * (-(-p.train_sequences // p.batch_size) if p.schedule_per == "update" else 1),
         every=p.schedule_every,
         gamma=p.schedule_gamma,
         arguments=p.schedule_arguments,

@@ -94,6 +94,7 @@ class SequenceAutoencoder(nn.Module):
         hidden: int | None = None,
         layers: int | None = None,
         peepholes: bool | None = None,
+        recon_truth: bool = False,
     ) -> None:
         super().__init__()
         for what, value, known in (
@@ -111,6 +112,7 @@ class SequenceAutoencoder(nn.Module):
                 "has pixels: leave hidden out, or choose lstm_copy or srivastava"
             )
         self.row, self.activation, self.gain, self.decoder_input = row, activation, gain, decoder_input
+        self.task, self.recon_truth = task, recon_truth
         self.frame_size, self.steps = frame_size, {"recon": frames_in, "pred": frames_out}
         pixels, depth = frame_size**2, layers or row.layers
         top = pixels if row.hidden == PIXELS else _scaled(hidden or row.hidden, width)
@@ -156,6 +158,7 @@ class SequenceAutoencoder(nn.Module):
 
         frames: (B, frames_in, H, W) in the training range. truth: (B, T, H, W) a branch, what it should output;
         read by decoders with `decoder_input: truth` in training mode only, otherwise they read their own output.
+        With `recon_truth` the recon decoder always reads the true frames, which are those seen: so the paper's code.
         """
         if frames.shape[1:] != (self.steps["recon"], self.frame_size, self.frame_size):
             raise ValueError(
@@ -170,6 +173,8 @@ class SequenceAutoencoder(nn.Module):
         outputs = {}
         for branch in self.decoders:
             follow = truth[branch] if truth is not None and self.training else None
+            if branch == "recon" and self.recon_truth:
+                follow = branch_targets(frames, task=self.task, frames_in=frames.shape[1])["recon"]
             # The frame before the first one to predict has been seen; before the first reconstruction stands none.
             before = seen[-1] if branch == "pred" else torch.zeros_like(seen[-1])
             z = self._decode(branch, states, before, follow)  # (T, B, H·W)
@@ -218,19 +223,31 @@ def initialise(
     init_range: float = 0.01,
     bias_init: str = "default",
     forget_bias: float | None = None,
+    readout_bias: float | None = None,
+    peephole_range: float = 0.0,
 ) -> None:
-    """Overwrite a new model's weights in place; `default` leaves torch's.
+    """Overwrite a new model's weights in place; `default` and None leave torch's.
 
     init: orthogonal (the LSTMs' weight matrices; Saxe et al., 2014) or uniform (every weight matrix,
     U(-init_range, init_range)). bias_init: zero or normal, of the LSTMs. forget_bias: the LSTMs' forget
-    gates (Jozefowicz et al., 2015).
+    gates (Jozefowicz et al., 2015). readout_bias: the last layer's, where there is one (ValueError where the frame
+    is h itself). peephole_range: peepholes are drawn from U(-peephole_range, peephole_range).
     """
+    if readout_bias is not None and model.row.readout == "h":
+        raise ValueError(f"readout_bias {readout_bias:g} needs a readout, and this frame is h itself: leave it out")
+    if peephole_range and model.encoder.layers[0].peephole_i is None:
+        raise ValueError(f"peephole_range {peephole_range:g} needs peepholes: set peepholes: true, or leave it out")
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
             if init == "uniform" and weight.dim() > 1:
                 nn.init.uniform_(weight, -init_range, init_range)
             elif init == "orthogonal" and name in ("weight_ih", "weight_hh"):
                 nn.init.orthogonal_(weight)
+            elif peephole_range and name.startswith("peephole_"):
+                nn.init.uniform_(weight, -peephole_range, peephole_range)
+    for readout in model.readouts.values():
+        if readout_bias is not None:
+            nn.init.constant_([bias for name, bias in readout.named_parameters() if "bias" in name][-1], readout_bias)
     for stack in [model.encoder, *model.decoders.values()]:
         assert isinstance(stack, LSTMStack)
         for layer in stack.layers:

@@ -19,6 +19,7 @@ WORDS = {  # how a parameter that differs stands in a run's name; others by thei
     "recon_weight": "reconweight",
     "weight_decay": "decay",
     "schedule_every": "every",
+    "schedule_per": "per",
     "schedule_gamma": "gamma",
 }
 BARE = {"architecture", "optimizer", "digits", "optimizer_arguments", "schedule_arguments"}  # their values say enough

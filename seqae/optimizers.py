@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 FUSED_ON = {"cpu", "cuda"}
 UNFIT = {
     "SparseAdam": "it takes sparse gradients only, and every gradient here is dense; use Adam",
-    "LBFGS": "it evaluates the loss many times a step, which training on minibatches does not offer; use Adam or SGD",
     **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), "it is made of functions, which parameters cannot hold"),
     **dict.fromkeys(("SequentialLR", "ChainedScheduler"), "it is made of schedulers, which parameters cannot hold"),
 }
@@ -55,11 +54,11 @@ def optimizer_factory(
 
 
 def schedule_factory(
-    name: str, *, epochs: int, every: int = 30, gamma: float = 0.5, arguments: Mapping[str, Any] | None = None
+    name: str, *, steps: int, every: int = 30, gamma: float = 0.5, arguments: Mapping[str, Any] | None = None
 ) -> Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | None]:
-    """`torch.optim.lr_scheduler.<name>` awaiting the optimizer, to be stepped once an epoch; `none` gives None.
+    """`torch.optim.lr_scheduler.<name>` awaiting the optimizer, to be stepped `steps` times; `none` gives None.
 
-    every and gamma fill step_size and gamma, epochs fills T_max, total_iters and total_steps, where the scheduler
+    every and gamma fill step_size and gamma, steps fills T_max, total_iters and total_steps, where the scheduler
     has them and arguments do not say otherwise. Raises ValueError as `optimizer_factory`.
     """
     if name == "none":
@@ -68,25 +67,28 @@ def schedule_factory(
     for key, parameter in (("step_size", "schedule_every"), ("gamma", "schedule_gamma")):
         if key in (arguments or {}):
             raise ValueError(f"{what}: give {key} as {parameter}, not among its other arguments")
-    filled = {"step_size": every, "gamma": gamma, "T_max": epochs, "total_iters": epochs, "total_steps": epochs}
+    filled = {"step_size": every, "gamma": gamma, "T_max": steps, "total_iters": steps, "total_steps": steps}
     taken = inspect.signature(kind).parameters
     given = {key: value for key, value in filled.items() if key in taken} | dict(arguments or {})
+    if {"epochs", "steps_per_epoch"} <= {*(arguments or {})}:
+        del given["total_steps"]  # OneCycleLR takes it either way
     _check_arguments(kind, given, what)
 
     def build(optimizer: Optimizer) -> LRScheduler | ReduceLROnPlateau:
         return kind(optimizer, **given)
 
-    def whole_run() -> None:
+    def rehearse() -> None:
         optimizer = torch.optim.SGD(_parameters(), lr=0.1)
         scheduler = build(optimizer)
-        for _ in range(epochs):
-            _update(optimizer)
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(0.0)
-            else:
-                scheduler.step()
+        if (most := getattr(scheduler, "total_steps", steps)) < steps:
+            raise ValueError(f"it ends after {most} steps and the run takes {steps}: leave them out")
+        _update(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(0.0)
+        else:
+            scheduler.step()
 
-    _try(whole_run, what, given)
+    _try(rehearse, what, given)
     return build
 
 
@@ -147,7 +149,7 @@ def _update(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
+    optimizer.step(lambda: 0.0)  # LBFGS calls it for the loss
 
 
 def _try(trial: Callable[[], Any], what: str, given: Mapping[str, Any]) -> None:

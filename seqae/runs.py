@@ -30,12 +30,15 @@ from safetensors.torch import save_file
 
 from seqae import experiment, plots
 from seqae.config import EXECUTION, Parameters, resolve
-from seqae.diagnose import explain_head, prognosis, verdict
+from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
 from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name, store_folder
-from seqae.train import make_accelerator, predict
+from seqae.train import Fitted, make_accelerator, mixed_precision, predict
 
-METRICS_COLUMNS = ["epoch", "step", "seconds", "split", "branch", "metric", "value"]
+COLUMNS = {
+    "metrics": ["epoch", "step", "seconds", "split", "branch", "metric", "value"],
+    "histograms": ["epoch", "branch", "output", "share"],
+}
 SAMPLES = 8  # sequences shown
 
 
@@ -153,6 +156,18 @@ class Run:
         """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out."""
         return pd.read_csv(StringIO("\n".join(_whole_lines(self.folder / "metrics.csv"))))
 
+    def histograms(self) -> pd.DataFrame:
+        """histograms.csv so far: epoch, branch, output (a bin's centre on [0, 1]), share of val's pixels in it."""
+        return pd.read_csv(StringIO("\n".join(_whole_lines(self.folder / "histograms.csv"))))
+
+    def marks(self) -> dict[str, int]:
+        """Epochs to mark on a curve: `best` on val, and, where they exist, `saturated` since and `diverged` at."""
+        objective = self.metrics().query("split == 'val' and metric == 'objective'")["value"].to_list()
+        if not objective or not np.isfinite(objective[-1]):
+            return {"diverged": len(objective)} if objective else {}
+        since = saturated_since(objective)
+        return {"best": int(np.argmin(objective)) + 1} | ({"saturated": since} if since else {})
+
     def test(self) -> pd.DataFrame:
         """test.csv: branch, frame (1, 2, …; none: mean over frames), metric, value, unit, sequences."""
         return pd.read_csv(self.folder / "test.csv").astype({"frame": "Int64"})
@@ -267,25 +282,26 @@ class Run:
 
     def _train(self) -> None:
         p, folder = self.parameters, self.folder
-        make_accelerator(precision=p.precision, device=p.device)  # a missing device is told before data is made
+        mixed_precision(make_accelerator(device=p.device).device, p.precision)  # told before data is made
         _replace_text(folder / "baselines.csv", experiment.reference_levels(p).to_csv(index=False))
-        checkpoint, log = self._checkpoint, folder / "metrics.csv"
-        if not checkpoint.exists():
-            log.unlink(missing_ok=True)
+        checkpoint, logs = self._checkpoint, [folder / "metrics.csv", folder / "histograms.csv"]
+        for log in logs:
+            if not checkpoint.exists():
+                log.unlink(missing_ok=True)
         val = experiment.sequences(p, "val")
         model, fitted = experiment.train(
             p,
             val,
-            record=lambda rows: _append(log, rows),
+            record=lambda table, rows: _append(folder / f"{table}.csv", rows),
             checkpoint=checkpoint,
-            resume=lambda epoch: _truncate(log, epoch),
+            resume=lambda epoch: _truncate(logs, epoch),
             tracker_folder=folder / "tracker",
         )
-        self._finish(model, val, fitted.diverged_at)
+        self._finish(model, val, fitted)
         if not p.keep_checkpoint:
             shutil.rmtree(checkpoint.parent, ignore_errors=True)
 
-    def _finish(self, model: SequenceAutoencoder, val: torch.Tensor, diverged_at: int | None) -> None:
+    def _finish(self, model: SequenceAutoencoder, val: torch.Tensor, fitted: Fitted) -> None:
         p, folder, metrics = self.parameters, self.folder, self.metrics()
         table = experiment.test_table(model, p)
         _replace_text(folder / "test.csv", table.to_csv(index=False))
@@ -303,7 +319,13 @@ class Run:
         (folder / "model.tmp").replace(folder / "model.safetensors")
 
         floor, mean = self._levels()
-        line = verdict(metrics[metrics.split == "val"], mean_frame=mean, floor=floor, diverged_at=diverged_at)
+        line = verdict(
+            metrics[metrics.split == "val"],
+            mean_frame=mean,
+            floor=floor,
+            diverged_at=fitted.diverged_at,
+            stopped=fitted.epochs < p.epochs,
+        )
         means = table[table.frame == ""]
         results = dict(zip(means.branch + " " + means.metric, means.value.astype(float), strict=True))
         self._update(
@@ -311,6 +333,7 @@ class Run:
             ended=_now(),
             seconds=float(metrics.seconds.max()),
             weights=sum(w.numel() for w in model.parameters()),
+            peak_memory_bytes=fitted.peak_memory,
             verdict=line,
             explanation=self.explain(),
             results=results,
@@ -324,21 +347,23 @@ class Run:
 
 
 def _append(log: Path, rows: list[dict[str, Any]]) -> None:
-    table = pd.DataFrame(rows, columns=METRICS_COLUMNS)
+    table = pd.DataFrame(rows)
     with log.open("a", encoding="utf-8") as file:
         file.write(table.to_csv(index=False, header=file.tell() == 0))
 
 
-def _truncate(log: Path, epoch: int) -> None:
+def _truncate(logs: list[Path], epoch: int) -> None:
     # What was logged after the checkpoint is made again; the lines kept stay as they are, byte for byte.
-    header, *lines = _whole_lines(log)
-    _replace_text(log, "".join(f"{line}\n" for line in [header, *(x for x in lines if int(x.split(",")[0]) <= epoch)]))
+    for log in logs:
+        header, *lines = _whole_lines(log)
+        kept = [header, *(line for line in lines if int(line.split(",")[0]) <= epoch)]
+        _replace_text(log, "".join(f"{line}\n" for line in kept))
 
 
 def _whole_lines(log: Path) -> list[str]:
     # A process killed while it wrote leaves a torn last line.
     text = log.read_text(encoding="utf-8") if log.exists() else ""
-    return text.rpartition("\n")[0].splitlines() or [",".join(METRICS_COLUMNS)]
+    return text.rpartition("\n")[0].splitlines() or [",".join(COLUMNS[log.stem])]
 
 
 def _replace_text(file: Path, text: str) -> None:

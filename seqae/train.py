@@ -1,15 +1,18 @@
 """`fit`: the training loop, flat, top to bottom; `evaluate` and `predict` beside it.
 
-Takes model, data and loss as arguments and knows nothing of run folders or parameter files. Accelerate does device,
-mixed precision, gradient scaling and trackers; which sequences make a batch is ours, so that a resumed run sees
-exactly the batches of an unbroken one.
+Takes model, data and loss as arguments and knows nothing of run folders or parameter files. Accelerate does device
+and trackers, torch mixed precision and gradient scaling; which sequences make a batch is ours, so that a resumed run
+sees exactly the batches of an unbroken one.
 """
 
 import math
 import os
+import resource
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,33 +26,42 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from seqae.data import to_range, to_unit
+from seqae.diagnose import plateau_begins
 from seqae.losses import activate, training_loss
-from seqae.metrics import frame_errors, image_quality
+from seqae.metrics import HISTOGRAM, frame_errors, image_quality, output_statistics
 from seqae.models import SequenceAutoencoder, branch_targets
 
 Row = dict[str, Any]
+DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRACKERS = {"tensorboard": ["tensorboard", "tensorboardX"]}  # where its package has more than one name
 
 
 @dataclass(frozen=True)
 class Objective:
     """What is trained: the task, its loss (mse, in squared units of pixel_range, or bce, in nats/pixel), and, for
-    `both`, recon_weight · recon + pred.
+    `both`, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
+    frames and pixels, or of its sum; reported is the mean, always.
     """
 
     task: str
     loss: str
     pixel_range: tuple[float, float]
     recon_weight: float = 1.0
+    reduction: str = "mean"
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit` ends with: the weights best on val, and when; diverged_at is the epoch of a NaN or Inf loss."""
+    """What `fit` ends with: the weights best on val, and when; epochs is how many were trained, fewer than asked for
+    where `patience` ended them; diverged_at is the epoch of a NaN or Inf loss; peak_memory in bytes, of tensors on a
+    GPU, else what the process grew by.
+    """
 
     weights: dict[str, Tensor]
     best_epoch: int
+    epochs: int
     diverged_at: int | None
+    peak_memory: int
 
 
 def fit(
@@ -62,8 +74,11 @@ def fit(
     schedule: Callable[[Optimizer], LRScheduler | None],
     epochs: int,
     batch_size: int,
-    record: Callable[[list[Row]], None],
+    record: Callable[[str, list[Row]], None],
+    schedule_per: str = "epoch",
     clip_norm: float | None = None,
+    clip_update: float | None = None,
+    patience: int | None = None,
     seed: int = 0,
     precision: str = "none",
     device: str = "auto",
@@ -76,19 +91,27 @@ def fit(
     """Train the model in place and return the weights that were best on val.
 
     train(epoch) gives the epoch's sequences and val is fixed, both uint8 (N, frames_in + frames_out, H, W). "Best" is
-    the least objective on val. record(rows) gets each epoch's metrics: epoch, step, seconds, split, branch, metric,
-    value (units in `metrics.UNITS`; branch `all` holds the objective and, on train, the mean gradient norm before
-    clipping and the learning rate). checkpoint: a file, replaced atomically at the end of an epoch when
-    checkpoint_seconds have passed; if it exists, training goes on from it, after resume(its epoch). The order of
-    sequences is a function of (seed, epoch) alone, so the numbers are those of an unbroken run (exactly, on CPU).
+    the least objective on val. clip_norm: largest gradient norm; clip_update: largest change of one weight in an
+    update; patience: epochs without a gain of 1 % on val after which training ends (`diagnose.plateau_begins`).
+
+    record(table, rows) gets each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value (units in
+    `metrics.UNITS`; branch `all` holds the objective and, on train, the mean gradient norm before clipping, the
+    learning rate, `update_ratio`, the norm of the epoch's last update over that of the weights, and, in fp16,
+    `overflows`, updates left out). `histograms`: epoch, branch, output, share (`metrics.output_statistics`) on val.
+
+    checkpoint: a file, replaced atomically at the end of an epoch when checkpoint_seconds have passed; if it exists,
+    training goes on from it, after resume(its epoch). The order of sequences is a function of (seed, epoch) alone, so
+    the numbers are those of an unbroken run (exactly, on CPU). Val is measured in float32, whatever the precision.
     """
-    accelerator = make_accelerator(precision=precision, device=device, tracker=tracker, folder=tracker_folder)
-    _release(model)
-    torch_optimizer = optimizer(model.to(accelerator.device).parameters())
-    scheduler = schedule(torch_optimizer)  # before accelerate wraps the optimizer, else it counts no steps under fp16
-    net, optim = accelerator.prepare(model, torch_optimizer)
-    epoch, step, seconds, best, best_epoch, weights = 0, 0, 0.0, float("inf"), 0, _copy(model)
-    diverged_at = None
+    accelerator = make_accelerator(device=device, tracker=tracker, folder=tracker_folder)
+    autocast, scaler = mixed_precision(accelerator.device, precision)
+    held = _peak_memory(accelerator.device, reset=True)
+    net = accelerator.prepare_model(model)
+    parameters = list(model.parameters())
+    optim = optimizer(parameters)
+    scheduler = schedule(optim)
+    objectives: list[float] = []  # on val, an epoch each
+    step, seconds, weights, diverged_at = 0, 0.0, _copy(model), None
 
     if checkpoint and checkpoint.exists():
         state = _load(checkpoint, accelerator.device)
@@ -96,95 +119,114 @@ def fit(
         optim.load_state_dict(state["optimizer"])
         if scheduler:
             scheduler.load_state_dict(state["scheduler"])
-        if accelerator.scaler:
-            accelerator.scaler.load_state_dict(state["scaler"])
-        epoch, step, seconds, best, best_epoch, diverged_at = state["progress"]
+        scaler.load_state_dict(state["scaler"])
+        step, seconds, objectives, diverged_at = state["progress"]
         weights = {name: tensor.cpu() for name, tensor in state["weights"].items()}
-        resume(epoch)
+        resume(len(objectives))
 
     began, saved = time.monotonic() - seconds, time.monotonic()
     steps = -(-len(train(1)) // batch_size)
     with tqdm(total=epochs * steps, initial=step, unit="step", leave=False, mininterval=0.5) as bar:
-        while epoch < epochs and diverged_at is None:
-            epoch += 1
+        while len(objectives) < epochs and diverged_at is None:
+            if patience and objectives and len(objectives) - plateau_begins(objectives) >= patience:
+                break
+            epoch = len(objectives) + 1
             frames = train(epoch)
             order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-            totals: dict[tuple[str, str], Tensor] = {}
+            totals: dict[tuple[str, str], Any] = {}
+            overflows, update_ratio = 0, 0.0
             net.train()
             for indices in order.split(batch_size):
                 batch = frames[indices].to(accelerator.device)  # (B, T, H, W) uint8
-                value, errors = _measure(net, model, batch, objective)
-                accelerator.backward(value)
-                norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm or float("inf"))
-                optim.step()
-                optim.zero_grad()
+                last = step + 1 == epoch * steps
+                before = [w.detach().clone() for w in parameters] if clip_update or last else []
+                scale = scaler.get_scale()
+                backward = partial(_backward, net, model, batch, objective, optim, autocast, scaler, clip_norm)
+                measured = _update(optim, scaler, backward)
+                if clip_update:
+                    _limit(parameters, before, clip_update)
+                if last:
+                    update_ratio = _update_ratio(parameters, before)
+                overflows += scaler.get_scale() < scale
+                if scheduler and schedule_per == "update":
+                    scheduler.step()
                 step += 1
                 bar.update()
-                found = {("all", "objective"): value.detach(), ("all", "grad_norm"): norm} | errors
-                for key, found_value in found.items():
-                    totals[key] = totals.get(key, 0) + found_value.mean() * (len(batch) / len(frames))
+                for key, value in measured.items():
+                    totals[key] = totals.get(key, 0) + value.mean() * (len(batch) / len(frames))
 
             trained = {key: float(value) for key, value in totals.items()}
-            trained["all", "learning_rate"] = optim.param_groups[0]["lr"]
-            valid = {key: float(v.mean()) for key, v in evaluate(net, model, val, batch_size, objective).items()}
-            objective_now = valid["all", "objective"]
-            if not (math.isfinite(trained["all", "objective"]) and math.isfinite(objective_now)):
+            trained["all", "learning_rate"] = float(optim.param_groups[0]["lr"])
+            trained["all", "update_ratio"] = update_ratio
+            if precision == "fp16":
+                trained["all", "overflows"] = overflows
+            found = evaluate(model, val, batch_size, objective, statistics=True)
+            shares = {branch: found.pop((branch, metric)) for branch, metric in [*found] if metric == "histogram"}
+            valid = {key: float(value.mean()) for key, value in found.items()}
+            objectives.append(valid["all", "objective"])
+            if not (math.isfinite(trained["all", "objective"]) and math.isfinite(objectives[-1])):
                 diverged_at = epoch
-            elif objective_now < best:
-                best, best_epoch, weights = objective_now, epoch, _copy(model)
+            elif objectives[-1] == min(objectives):
+                weights = _copy(model)
             if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(objective_now)
-            elif scheduler:
+                scheduler.step(objectives[-1])
+            elif scheduler and schedule_per == "epoch":
                 scheduler.step()
 
             seconds = time.monotonic() - began
             at = {"epoch": epoch, "step": step, "seconds": round(seconds, 3)}
-            record(
-                [
-                    at | {"split": split, "branch": branch, "metric": metric, "value": value}
-                    for split, values in (("train", trained), ("val", valid))
-                    for (branch, metric), value in values.items()
-                ]
-            )
+            rows = [
+                at | {"split": split, "branch": branch, "metric": metric, "value": value}
+                for split, values in (("train", trained), ("val", valid))
+                for (branch, metric), value in values.items()
+            ]
+            record("histograms", [row for branch, share in shares.items() for row in _histogram(epoch, branch, share)])
+            record("metrics", rows)  # the last thing an epoch leaves: what is here is whole
             accelerator.log({f"val/{branch}/{metric}": v for (branch, metric), v in valid.items()}, step=step)
-            bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{objective_now:.4g}", refresh=False)
+            bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{objectives[-1]:.4g}", refresh=False)
             if checkpoint and time.monotonic() - saved >= checkpoint_seconds:
-                state = {  # tensors, numbers and dicts only: `weights_only` loads it
+                state = {  # tensors, numbers, lists and dicts only: `weights_only` loads it
                     "model": model.state_dict(),
                     "optimizer": optim.state_dict(),
                     "scheduler": scheduler.state_dict() if scheduler else None,
-                    "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-                    "progress": (epoch, step, seconds, best, best_epoch, diverged_at),
+                    "scaler": scaler.state_dict(),
+                    "progress": (step, seconds, objectives, diverged_at),
                     "weights": weights,
                 }
                 _replace(checkpoint, state)
                 saved = time.monotonic()
     accelerator.end_training()
-    _release(model)
-    return Fitted(weights, best_epoch, diverged_at)
+    model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
+    best_epoch = objectives.index(min(objectives)) + 1
+    peak = _peak_memory(accelerator.device) - held
+    return Fitted(weights, best_epoch, len(objectives), diverged_at, peak)
 
 
 def evaluate(
-    net: torch.nn.Module,
     model: SequenceAutoencoder,
     frames: Tensor,
     batch_size: int,
     objective: Objective,
     *,
+    statistics: bool = False,
     quality: bool = False,
 ) -> dict[tuple[str, str], Tensor]:
     """Mean metrics of each frame step over all sequences, (T,) for each (branch, metric); the objective is a scalar.
 
-    frames: uint8 (N, T, H, W). quality adds MAE, PSNR and SSIM. Decoders read their own outputs where they read true
-    frames in training. Returns float64 tensors on the CPU.
+    frames: uint8 (N, T, H, W). statistics adds those of `metrics.output_statistics`, quality MAE, PSNR and SSIM.
+    Decoders read their own outputs where they read true frames in training. Returns float64 tensors on the CPU.
     """
     device = next(model.parameters()).device
     totals: dict[tuple[str, str], Tensor] = {}
-    net.eval()
+    model.eval()
     with torch.inference_mode():
         for batch in frames.split(batch_size):
-            loss, errors = _measure(net, model, batch.to(device), objective, quality=quality)
-            for key, value in ({("all", "objective"): loss[None]} | errors).items():
+            outputs = _outputs(model, model, batch.to(device), objective)
+            found = {("all", "objective"): _objective(outputs, model, objective)[0][None]}
+            for branch, (z, target) in outputs.items():
+                errors = _errors(z, target, model, objective, statistics=statistics, quality=quality)
+                found |= {(branch, metric): value for metric, value in errors.items()}
+            for key, value in found.items():
                 # in float64, which not every device has
                 totals[key] = totals.get(key, 0) + value.cpu().double().mean(0) * (len(batch) / len(frames))
     return totals
@@ -200,10 +242,8 @@ def predict(model: SequenceAutoencoder, frames: Tensor, *, pixel_range: tuple[fl
     return {branch: output.clip(0, 1).cpu() for branch, output in unit.items()}
 
 
-def make_accelerator(
-    *, precision: str = "none", device: str = "auto", tracker: str = "none", folder: Path | None = None
-) -> Accelerator:
-    """Raises ValueError where this machine lacks the device or the device the precision: never falls back silently."""
+def make_accelerator(*, device: str = "auto", tracker: str = "none", folder: Path | None = None) -> Accelerator:
+    """Raises ValueError where this machine lacks the device, or the tracker: never falls back silently."""
     kind, _, index = device.partition(":")
     count = {"auto": 1, "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if kind not in count or (":" in device and not (kind == "cuda" and index.isdecimal())):
@@ -216,47 +256,131 @@ def make_accelerator(
     if index:
         torch.cuda.set_device(int(index))
     accelerator = Accelerator(
-        cpu=kind == "cpu",
-        mixed_precision="no" if precision == "none" else precision,
-        log_with=None if tracker == "none" else tracker,
-        project_dir=folder,
+        cpu=kind == "cpu", mixed_precision="no", log_with=None if tracker == "none" else tracker, project_dir=folder
     )
-    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train on in float32
-        raise ValueError("precision fp16 needs a GPU and the device is cpu: use precision: bf16, or none")
     if tracker != "none":
         accelerator.init_trackers("seqae")
     return accelerator
 
 
-def _measure(
-    net: torch.nn.Module, model: SequenceAutoencoder, batch: Tensor, objective: Objective, *, quality: bool = False
-) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
-    # One batch of uint8 sequences -> the objective's value (scalar) and every metric of each frame, (B, T).
-    frames = to_range(batch, objective.pixel_range)
-    frames_in = model.steps["recon"]
+def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocast, torch.amp.GradScaler]:
+    """The context of the forward pass and the scaler of its loss (Micikevicius et al., 2018, §3.2); both do nothing
+    for `none`. Accelerate would train fp16 on a CPU in float32.
+
+    Raises ValueError where the device cannot compute in it: never falls back silently.
+    """
+    if precision not in DTYPES:
+        raise ValueError(f"precision must be one of {', '.join(DTYPES)}; not {precision!r}")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"{torch.cuda.get_device_name(device)} has no bf16: use precision: fp16, or none")
+    autocast = torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "none")
+    return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def _outputs(
+    net: torch.nn.Module, model: SequenceAutoencoder, batch: Tensor, objective: Objective
+) -> dict[str, tuple[Tensor, Tensor]]:
+    # One batch of uint8 sequences -> each branch's pre-activations and targets, (B, T, H, W) in float32.
+    frames, frames_in = to_range(batch, objective.pixel_range), model.steps["recon"]
     targets = branch_targets(frames, task=objective.task, frames_in=frames_in)
-    total = torch.zeros((), device=batch.device)
-    errors: dict[tuple[str, str], Tensor] = {}
-    for branch, z in net(frames[:, :frames_in], targets).items():
+    return {branch: (z.float(), targets[branch]) for branch, z in net(frames[:, :frames_in], targets).items()}
+
+
+def _objective(
+    outputs: Mapping[str, tuple[Tensor, Tensor]], model: SequenceAutoencoder, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    # The objective's mean and what is differentiated: that, or its sum over everything; both scalars.
+    mean, total = torch.zeros(2, device=next(iter(outputs.values()))[0].device)
+    for branch, (z, target) in outputs.items():
         weight = objective.recon_weight if objective.task == "both" and branch == "recon" else 1.0
-        loss = training_loss(z, targets[branch], kind=objective.loss, activation=model.activation)
-        total = total + weight * loss.mean()
-        with torch.no_grad():
-            output = to_unit(activate(z, model.activation), objective.pixel_range)
-            target = to_unit(targets[branch], objective.pixel_range)
-            # on another range than (0, 1) the pixel is not the sigmoid itself, so no probability
-            probability = model.activation == "sigmoid" and objective.pixel_range == (0, 1)
-            found = frame_errors(output, target, z if probability else None)
-            found |= image_quality(output, target) if quality else {}
-        errors |= {(branch, metric): value for metric, value in found.items()}
-    return total, errors
+        loss = weight * training_loss(z, target, kind=objective.loss, activation=model.activation).mean()
+        mean, total = mean + loss, total + loss * z.numel()
+    return mean, total if objective.reduction == "sum" else mean
 
 
-def _release(model: torch.nn.Module) -> None:
-    # Accelerate leaves its precision in the model and takes a model that it has seen as it is. Freed of that, a model
-    # can be fitted again, with another precision, and gives in memory what it gives when loaded from a file.
-    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-        model.__dict__.pop(name, None)
+def _errors(
+    z: Tensor,
+    target: Tensor,
+    model: SequenceAutoencoder,
+    objective: Objective,
+    *,
+    statistics: bool = False,
+    quality: bool = False,
+) -> dict[str, Tensor]:
+    # Every metric of one branch, of each frame, (B, T).
+    output, target = (to_unit(x, objective.pixel_range) for x in (activate(z, model.activation), target))
+    # on another range than (0, 1) the pixel is not the sigmoid itself, so no probability
+    probability = model.activation == "sigmoid" and objective.pixel_range == (0, 1)
+    errors = frame_errors(output, target, z if probability else None)
+    errors |= output_statistics(z, output) if statistics else {}
+    return errors | (image_quality(output, target) if quality else {})
+
+
+def _backward(
+    net: torch.nn.Module,
+    model: SequenceAutoencoder,
+    batch: Tensor,
+    objective: Objective,
+    optim: Optimizer,
+    autocast: torch.autocast,
+    scaler: torch.amp.GradScaler,
+    clip_norm: float | None,
+) -> dict[tuple[str, str], Tensor]:
+    # Gradients of one batch, clipped, in the weights' .grad; returns what was measured on the way.
+    optim.zero_grad()
+    with autocast:
+        outputs = _outputs(net, model, batch, objective)
+    value, differentiated = _objective(outputs, model, objective)
+    scaler.scale(differentiated).backward()
+    if scaler.is_enabled():
+        scaler.unscale_(optim)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm or float("inf"))
+    measured = {("all", "objective"): value.detach(), ("all", "grad_norm"): norm}
+    with torch.no_grad():
+        for branch, (z, target) in outputs.items():
+            errors = _errors(z, target, model, objective)
+            measured |= {(branch, metric): error for metric, error in errors.items()}
+    return measured
+
+
+def _update(
+    optim: Optimizer, scaler: torch.amp.GradScaler, backward: Callable[[], dict[tuple[str, str], Tensor]]
+) -> dict[tuple[str, str], Tensor]:
+    measured = backward()
+    if isinstance(optim, torch.optim.LBFGS):  # it asks for the batch's loss and gradients up to max_eval times
+        optim.step(lambda: float(backward()["all", "objective"]))
+    else:
+        scaler.step(optim)
+        scaler.update()
+    return measured
+
+
+@torch.no_grad()
+def _limit(parameters: Sequence[Tensor], before: Sequence[Tensor], most: float) -> None:
+    for weight, old in zip(parameters, before, strict=True):
+        torch.clamp(weight, old - most, old + most, out=weight)
+
+
+@torch.no_grad()
+def _update_ratio(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    change = sum(float((w - old).double().square().sum()) for w, old in zip(parameters, before, strict=True))
+    return math.sqrt(change / sum(float(old.double().square().sum()) for old in before))
+
+
+def _histogram(epoch: int, branch: str, share: Tensor) -> list[Row]:
+    centres = (HISTOGRAM[1:] + HISTOGRAM[:-1]) / 2
+    pairs = zip(centres.tolist(), share.tolist(), strict=True)
+    return [{"epoch": epoch, "branch": branch, "output": round(centre, 4), "share": s} for centre, s in pairs]
+
+
+def _peak_memory(device: torch.device, *, reset: bool = False) -> int:
+    # Bytes: the most that tensors took on a GPU since reset; the most that this process ever took on a CPU.
+    if device.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+            return 0
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _copy(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "diagnose": {"losses"},
     "models": {"losses", "recurrent"},
-    "train": {"data", "losses", "metrics", "models"},
+    "train": {"data", "diagnose", "losses", "metrics", "models"},
     "experiment": {"config", "data", "diagnose", "metrics", "models", "optimizers", "train"},
     "cost": {"config", "experiment", "models", "train"},
     "runs": {"config", "diagnose", "experiment", "models", "naming", "plots", "train"},
