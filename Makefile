@@ -11,6 +11,11 @@ reports: .venv/.ready  ## train the 5×6 loss grid at quick scale, render every 
 	$(BIN)/seqae compare losses params/losses --scale quick || exit 1; \
 	echo "Open reports/index.html"; exit $$failed
 
+families: .venv/.ready  ## every family at quick scale, each with its reports and comparison
+	@$(BIN)/seqae run params --scale quick $(if $(JOBS),--jobs $(JOBS)); failed=$$?; \
+	for family in $(FAMILIES); do $(BIN)/seqae compare $$family params/$$family --scale quick || failed=1; done; \
+	echo "Open reports/index.html"; exit $$failed
+
 test: .venv/.ready  ## all tests
 	$(BIN)/python -m pytest
 
@@ -18,7 +23,7 @@ lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
+	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb notebooks/compare/*.ipynb
 
 clean:  ## remove the environment and caches; reports/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build seqae.egg-info
@@ -29,7 +34,8 @@ clean:  ## remove the environment and caches; reports/ stays
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lab]'
 	touch $@
 
+FAMILIES := $(notdir $(patsubst %/,%,$(filter-out params/scale/,$(wildcard params/*/))))
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: help reports test lint clean
+.PHONY: help reports families test lint clean
 .DEFAULT_GOAL := help

@@ -19,6 +19,7 @@ _HOMES = {
     "Run": "runs",
     "RunError": "runs",
     "SequenceAutoencoder": "models",
+    "build_model": "experiment",
     "comparable_runs": "compare",
     "find_runs": "runs",
     "fit": "train",

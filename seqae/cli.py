@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch behind them takes seconds to import, so each command 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sequence autoencoders on Moving MNIST: run, look.")
 Files = Annotated[list[Path], typer.Argument(help="Parameter files, or folders of them, in params/FAMILY/.")]
 SomeFiles = Annotated[list[Path] | None, typer.Argument(help="Only the runs that these parameter files define.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: STORE/FAMILY/NAME-HASH.")]
 Scale = Annotated[str | None, typer.Option(help="Sizes: a name in params/scale/, or a file.")]
 Given = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="A parameter, over every file.")]
 Store = Annotated[str | None, typer.Option(help="Folder of runs; else $SEQAE_STORE, else reports/ of the project.")]
@@ -90,6 +91,64 @@ def compare(
         update_index(page.parents[1])
     if reason:
         typer.echo(f"seqae: {family} could not be compared: {reason}; see {page}", err=True)
+        raise typer.Exit(1)
+    typer.echo(page)
+
+
+@app.command()
+def rerun(
+    run: Folder,
+    here: Annotated[bool, typer.Option("--here", help="With today's code instead of that of then.")] = False,
+    given: Given = None,
+) -> None:
+    """Make a finished RUN again with the code of the commit that made it, and show both side by side.
+
+    The code comes from git, the result goes to reruns/ in the run's folder, once. -p takes what says how to execute.
+
+    \b
+    seqae rerun reports/losses/0nm-recon-output-1a2b3c4d
+    seqae rerun reports/losses/0nm-recon-output-1a2b3c4d --here
+    seqae rerun reports/paper/composite-5e6f7a8b -p device=cpu -p data_folder=/data/mnist
+    """
+    with _one_message():
+        from seqae.rerun import conclude, make_again, recorded, show_both
+
+        original = recorded(run.resolve())
+        made, reason = make_again(
+            original,
+            here=here,
+            given=_parameters(given),
+            tell=lambda message: typer.echo(f"seqae: {message}", err=True),
+        )
+        page = made / "report.html" if (made / "report.html").exists() else made
+        if not reason:
+            page, reason = show_both(original, made)
+    if reason:
+        typer.echo(f"seqae: {original.family}/{original.name} made again failed: {reason}; see {page}", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{conclude(original, recorded(made))}\n{page}")
+
+
+@app.command()
+def demo(
+    run: Folder,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto; need not be what trained.")] = "cpu",
+    given: Given = None,
+) -> None:
+    """Show what a trained RUN makes of test sequences: strips, an animation, the error of each, into its folder.
+
+    -p takes the other parameters of notebooks/demo.ipynb.
+
+    \b
+    seqae demo reports/losses/0nm-recon-output-1a2b3c4d
+    seqae demo reports/losses/0nm-recon-output-1a2b3c4d --device cuda -p sequences=[4,8,15]
+    """
+    with _one_message():
+        from seqae.demo import show_demo
+
+        page, reason = show_demo(run.resolve(), device=device, given=_parameters(given))
+    if reason:
+        typer.echo(f"seqae: {run} could not be shown: {reason}; see {page}", err=True)
         raise typer.Exit(1)
     typer.echo(page)
 

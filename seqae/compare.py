@@ -5,22 +5,22 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from seqae.config import EXECUTION, Parameters
+from seqae.config import Parameters
 from seqae.diagnose import diary
 from seqae.naming import run_name, store_folder
 from seqae.plots import Strips, sample_strips
 from seqae.runs import Run, find_runs
 
-# In these the runs of one comparison may differ; data, budget and optimization are the same.
-COMPARED = {
-    *("pixel_range", "activation", "training_loss", "gain", "task", "decoder_input", "recon_weight"),
-    *("architecture", "hidden", "layers", "peepholes"),
-}
-FACETS = ("task", "decoder_input", "architecture", "gain", "seed")
+# In these the runs of one comparison agree: the same data, the same budget.
+SHARED = (
+    *("frame_size", "frames_in", "frames_out", "digits", "data_seed", "test_data", "val_sequences", "test_sequences"),
+    *("train_sequences", "endless", "epochs", "batch_size", "width"),
+)
+FACETS = ("task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
 
 def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None = None) -> list[Run]:
-    """The finished runs of a family: of those named, else of the largest group that differs in `COMPARED` alone.
+    """The finished runs of a family: of those named, else of the largest group that agrees in all of `SHARED`.
 
     Of groups equally large, the one with the newest run. Raises ValueError when there is none.
     """
@@ -33,14 +33,45 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
         return done
     groups: dict[str, list[Run]] = {}
     for run in done:
-        alike = run.parameters.model_dump(mode="json", exclude=COMPARED | EXECUTION)
+        alike = [getattr(run.parameters, name) for name in SHARED]
         groups.setdefault(repr(alike), []).append(run)
     return max(groups.values(), key=lambda runs: (len(runs), max(run.record()["ended"] for run in runs)))
 
 
-def curves(runs: Sequence[Run]) -> pd.DataFrame:
-    """Val metrics by epoch: epoch, branch, metric, value, and run, loss and `FACETS`."""
-    return _stack(runs, lambda run: run.metrics().query("split == 'val'"))
+def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
+    """Metrics by epoch: epoch, step, seconds, branch, metric, value, and run, loss and `FACETS`."""
+    return _stack(runs, lambda run: run.metrics().query(f"split == '{split}'"))
+
+
+def frame_steps(runs: Sequence[Run]) -> pd.DataFrame:
+    """Test metrics of each frame step: branch, frame, metric, value, unit, sequences, and the columns of `curves`."""
+    return _stack(runs, lambda run: run.test().query("frame.notna()"))
+
+
+def histograms(runs: Sequence[Run]) -> pd.DataFrame:
+    """Outputs on val by epoch: epoch, branch, output, share, and the columns of `curves`."""
+    return _stack(runs, lambda run: run.histograms())
+
+
+def budgets(runs: Sequence[Run]) -> pd.DataFrame:
+    """What each run took: seconds, sequences trained a second (with evaluation on val), peak memory in MiB, updates
+    left out for overflow (fp16 only), device, and the columns of `curves`.
+    """
+
+    def budget(run: Run) -> pd.DataFrame:
+        record, metrics = run.record(), run.metrics()
+        trained = run.parameters.train_sequences * metrics.epoch.max()
+        overflows = metrics[metrics.metric == "overflows"]["value"]
+        row = {
+            "seconds": record["seconds"],
+            "sequences/s": trained / record["seconds"],
+            "peak memory, MiB": record.get("peak_memory_bytes", float("nan")) / 2**20,
+            "overflows": overflows.sum() if len(overflows) else None,
+            "device": record["device"],
+        }
+        return pd.DataFrame([row])
+
+    return _stack(runs, budget)
 
 
 def finals(runs: Sequence[Run]) -> pd.DataFrame:
@@ -69,7 +100,8 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
         "ssim": "ssim",
     }
     others = [name for name in units if name in wide and name != "mse"]
-    shown = ["run", "branch", "mse", "diary mse", "verdict", *others]
+    told = ["diary mse"] if {run.family for run in runs} == {"losses"} else []
+    shown = ["run", "branch", "mse", *told, "verdict", *others]
     return wide[shown].sort_values("mse", ignore_index=True).rename(columns=units | {"diary mse": "diary, mse"})
 
 
@@ -105,11 +137,13 @@ def counterparts(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """What tells each run apart from the others: its way, and where it differs from what most of them have."""
-    columns = pd.DataFrame([run.parameters.model_dump() for run in runs]).map(repr)
+    """What each run is called: its own label, else what tells it apart from the others, its way and where it differs
+    from what most of them have; its whole name where that is another's, too.
+    """
+    columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
     common = Parameters.model_construct(**{name: getattr(p, name) for name, p in usual.items()})
-    names = [run_name(run.parameters, common) for run in runs]
+    names = [run.parameters.label or run_name(run.parameters, common) for run in runs]
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
 
 
@@ -123,23 +157,30 @@ def _stack(runs: Sequence[Run], read: Callable[[Run], pd.DataFrame]) -> pd.DataF
 
 def describe(runs: Sequence[Run]) -> str:
     """What is compared, in a sentence."""
-    p, sequences = runs[0].parameters, sum(run.parameters.epochs * run.parameters.train_sequences for run in runs)
-    return (
-        f"**{len(runs)} runs** at {p.frame_size}×{p.frame_size} pixels, width {p.width:g}, {p.epochs} epochs of "
-        f"{p.train_sequences:,} sequences ({sequences:,} in all), digits {p.digits}; "
-        f"{p.val_sequences:,} sequences for val, {p.test_sequences:,} for test."
-    )
+    parts: dict[str, int] = {}
+    for p in (run.parameters for run in runs):
+        part = (
+            f"{p.frame_size}×{p.frame_size} pixels, width {p.width:g}, {p.epochs} epochs of {p.train_sequences:,} "
+            f"sequences in batches of {p.batch_size}, {p.val_sequences:,} sequences for val, {p.test_sequences:,} for "
+            f"test, digits {p.digits}"
+        )
+        parts[part] = parts.get(part, 0) + 1
+    if len(parts) == 1:
+        return f"**{len(runs)} runs**: {next(iter(parts))}."
+    return f"**{len(runs)} runs**:\n\n" + "\n".join(f"- {count} of {part}" for part, count in parts.items())
 
 
-def conclude(grid: Sequence[Run], fixes: Sequence[Run]) -> str:
-    """The comparison's findings as a list, every number computed from the runs."""
-    below = _below_mean_frame(grid)
+def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss") -> str:
+    """The comparison's findings as a list, every number computed from the runs; by: a column of `curves`."""
+    below = below_mean_frame(grid)
     best = below.loc[below.below.idxmax()]
-    lines = [f"Best of the grid: **{best.run}**, {best.branch} {_side(best.below)}."]
-    for loss, part in below.groupby("loss"):
-        lines.append(f"`{loss}`: from {_side(part.below.min())} to {_side(part.below.max())}, {len(part)} branches.")
+    lines = [f"Best: **{best.run}**, {best.branch} {_side(best.below)}."]
+    for value, part in below.groupby(by):
+        ends = [_side(part.below.min()), _side(part.below.max())]
+        span = ends[0] if len(part) == 1 else f"from {ends[0]} to {ends[1]}, {len(part)} branches"
+        lines.append(f"`{value}`: {span}.")
     if fixes:
-        for _, row in _below_mean_frame(fixes).sort_values("below").iterrows():
+        for _, row in below_mean_frame(fixes).sort_values("below").iterrows():
             lines.append(f"With or without a fix, `{row.run}`: {row.branch} {_side(row.below)}.")
     return "\n".join(f"- {line}".replace("%", " %") for line in lines)
 
@@ -148,9 +189,15 @@ def _side(share: float) -> str:
     return f"{share:.0%} below the mean frame" if share >= 0 else f"{-share:.0%} above it"
 
 
-def _below_mean_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    # How far below the mean frame (1: no error at all) each run's branches end on test.
-    keys = ["run", "branch", "loss"]
-    reached = finals(runs).query("metric == 'mse'").set_index(keys)["value"]
-    mean = levels(runs, "test").query("metric == 'mse' and baseline == 'mean_frame'").set_index(keys)["value"]
-    return (1 - reached / mean).rename("below").reset_index()
+def below_mean_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """Where each branch ends on test, in MSE per pixel on [0, 1]: reached, mean_frame, floor, and below, how far below
+    the mean frame that is (1: no error at all; negative: above it); branch, verdict and the columns of `curves`.
+    """
+    keys = ["run", "branch", "loss", *FACETS]
+    known = levels(runs, "test").query("metric == 'mse' and baseline in ['mean_frame', 'floor']")
+    table = known.pivot_table(index=keys, columns="baseline", values="value", sort=False)
+    table["reached"] = finals(runs).query("metric == 'mse'").set_index(keys)["value"]
+    verdicts = dict(zip(labels(runs), [run.verdict for run in runs], strict=True))
+    return table.reset_index().assign(
+        below=lambda t: 1 - t.reached / t.mean_frame, verdict=lambda t: t.run.map(verdicts)
+    )

@@ -32,7 +32,9 @@ LOSSES: dict[str, Loss] = {  # the diary's five: pixel range, output activation,
 }
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
 # Where and how a run is executed changes nothing about what it is, so these stay out of its name and hash.
-EXECUTION = frozenset({"device", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"})
+EXECUTION = frozenset(
+    {"label", "device", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
+)
 
 
 def _as_number(value: Any) -> Any:
@@ -118,6 +120,7 @@ class Parameters(BaseModel):
     peephole_range: float = Field(0.0, ge=0, description="peepholes begin as U(-peephole_range, peephole_range)")
 
     precision: Literal["none", "fp16", "bf16"] = Field("none", description="mixed precision; none: float32")
+    label: str | None = Field(None, description="what comparisons call the run; none: what tells it apart")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     tracker: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = Field("none", description="mirrors metrics")
     store: str | None = Field(None, description="folder of runs; none: $SEQAE_STORE, else reports/ of the project")

@@ -139,6 +139,27 @@ def verdict(
     return f"worse than the mean frame ({-min(below.values()):.0%}".replace("%", " % above)") + suffix
 
 
+def conclusion(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
+    """A run in a few lines of Markdown: its verdict and, for each branch, its error on test beside the mean frame's.
+
+    test: as `Run.test`; levels: as `Run.baselines`. MSE per pixel on [0, 1]; BCE, where there is one, in nats/pixel.
+    """
+    mean = levels[(levels.split == "test") & (levels.baseline == "mean_frame")].set_index(["branch", "metric"])["value"]
+    lines = [f"**{verdict[0].upper()}{verdict[1:]}.**", ""]
+    for row in test[test.frame.isna() & test.metric.isin(["mse", "bce"])].itertuples():
+        unit = {"mse": "per pixel", "bce": "nats/pixel"}[row.metric]
+        level = f"the mean frame {mean[row.branch, row.metric]:.4f}"
+        lines.append(f"- {row.branch}: {row.metric.upper()} {row.value:.4f} {unit} on test, {level}")
+    return "\n".join(lines)
+
+
+def published() -> pd.DataFrame:
+    """Prediction on Moving MNIST at 64×64, as published: model, nats_per_frame, mse_per_frame (sums over a frame's
+    4096 pixels of [0, 1]; empty where not reported), source.
+    """
+    return pd.read_csv(str(files("seqae") / "published.csv"), comment="#")
+
+
 def diary() -> pd.DataFrame:
     """The diary's 5×6 grid at full size after 200 epochs: task, decoder_input, branch, loss, mse on [0, 1], val.
 

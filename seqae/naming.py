@@ -54,6 +54,12 @@ def project_root(start: Path | None = None) -> Path:
     return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
 
 
+def project_around(folder: Path) -> Path:
+    """The project of the working directory; where that lies in none, the one around `folder`."""
+    here = project_root()
+    return here if (here / "notebooks").is_dir() else project_root(folder)
+
+
 def store_folder(store: str | None = None) -> Path:
     """Where runs are kept: `store`, else $SEQAE_STORE, else reports/; a relative one is of the project, wherever
     Jupyter or papermill were started.

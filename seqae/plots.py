@@ -1,6 +1,6 @@
 """Figures: arrays and data frames in, matplotlib figures and pictures out. Every axis has its unit; no torch here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 UNITS = {
     "mse": "MSE per pixel, on [0, 1]",
@@ -18,11 +18,17 @@ UNITS = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
     "grad_norm": "gradient norm before clipping",
+    "update_ratio": "norm of an update / norm of the weights",
+    "overflows": "updates left out for overflow, an epoch",
     "learning_rate": "learning rate",
 }
+X_UNITS = {"epoch": "epoch", "seconds": "training time, seconds"}
 LOSS_ORDER = ["1tm", "1nm", "0sb", "0sm", "0nm"]
+BRANCH_ORDER = ["recon", "pred"]
+TASK_ORDER = ["recon", "recon_ordered", "pred", "both"]
 LINES = {"mean_frame": "--", "copy_last": "-.", "black": (0, (1, 3)), "floor": ":"}
 GREY = 90  # between the frames of a strip
+TITLE_BAND = 24  # pixels above the columns of an animation
 Strips = list[tuple[str, np.ndarray]]  # (title, uint8 (N, T, H, W), 0-255)
 
 
@@ -34,10 +40,13 @@ def show(figure: Figure, alt: str) -> None:
     plt.close(figure)
 
 
-def learning_curves(metrics: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse") -> Figure:
-    """One run: a panel a branch, train and val by epoch, its reference levels on val as grey lines.
+def learning_curves(
+    metrics: pd.DataFrame, levels: pd.DataFrame, marks: Mapping[str, int] | None = None, *, metric: str = "mse"
+) -> Figure:
+    """One run: a panel a branch, train and val by epoch, its reference levels on val as grey lines, its marks (an
+    epoch each: best, saturated, diverged) as upright ones.
 
-    metrics: as metrics.csv; levels: as baselines.csv.
+    metrics: as metrics.csv; levels: as baselines.csv; marks: as `Run.marks`.
     """
     data = metrics[metrics.metric == metric]
     levels = levels[(levels.split == "val") & (levels.metric == metric)]
@@ -55,28 +64,95 @@ def learning_curves(metrics: pd.DataFrame, levels: pd.DataFrame, *, metric: str 
     for branch, axis in grid.axes_dict.items():
         for row in levels[levels.branch == branch].itertuples():
             _level(axis, row.value, row.baseline.replace("_", " "), LINES[row.baseline])
-    return _label(grid, metric, "epoch", titles="{col_name}")
+        for name, epoch in (marks or {}).items():
+            axis.axvline(epoch, color="0.6", linewidth=1, linestyle=(0, (5, 5)))
+            axis.text(epoch, 0.98, f"{name} ", transform=axis.get_xaxis_transform(), color="0.4", fontsize=7,
+                      ha="right", va="top", rotation=90)  # fmt: skip
+    return _label(grid, metric, "epoch", titles="" if set(data.branch) == {"all"} else "{col_name}")
 
 
-def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse") -> Figure:
-    """How the error grows with the horizon: one curve a branch over the frame steps, on test."""
+def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse", hue: str = "branch") -> Figure:
+    """How the error grows with the horizon, on test: a curve a branch, or, of many runs, a panel a branch and a
+    colour a `hue`, over the frame steps.
+    """
     data = test[(test.metric == metric) & test.frame.notna()].astype({"frame": int})
+    many = hue != "branch"
     grid = sns.relplot(
         data,
         x="frame",
         y="value",
-        hue="branch",
+        hue=hue,
+        col="branch" if many else None,
+        col_order=_ordered(data.branch, BRANCH_ORDER) if many else None,
         kind="line",
         marker="o",
+        units="run" if many else None,
         estimator=None,
-        height=3.2,
-        aspect=1.6,
-        palette="colorblind",
+        height=3.4,
+        aspect=1.35,
+        palette=_palette(data[hue]),
     )
-    mean = levels[(levels.split == "test") & (levels.metric == metric) & (levels.baseline == "mean_frame")]["value"]
-    if len(mean):
-        _level(grid.ax, mean.mean(), "mean frame", LINES["mean_frame"])
-    return _label(grid, metric, "frame step of the decoder")
+    levels = levels[(levels.metric == metric) & (levels.baseline == "mean_frame")]
+    if "split" in levels:
+        levels = levels[levels.split == "test"]
+    for axis, branch in zip(grid.axes.flat, grid.col_names or [None], strict=True):
+        mean = levels[levels.branch == branch] if branch else levels
+        if len(mean):
+            _level(axis, mean.value.mean(), "mean frame", LINES["mean_frame"])
+    return _label(grid, metric, "frame step of the decoder", titles="{col_name}" if many else "")
+
+
+def sequence_errors(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str = "mse") -> Figure:
+    """A panel a branch: the error of each sequence by frame step, the mean of all test sequences dashed.
+
+    errors: columns sequence, branch, frame, metric, value; test: as test.csv.
+    """
+    data = errors[errors.metric == metric]
+    grid = sns.relplot(
+        data.assign(sequence=data.sequence.map("test {}".format)),
+        x="frame",
+        y="value",
+        hue="sequence",
+        col="branch",
+        kind="line",
+        marker="o",
+        height=3.2,
+        aspect=1.35,
+        palette=_palette(data.sequence),
+    )
+    means = test[(test.metric == metric) & test.frame.notna()].astype({"frame": int})
+    for branch, axis in grid.axes_dict.items():
+        mean = means[means.branch == branch]
+        axis.plot(mean.frame, mean.value, color="0.4", linestyle="--", linewidth=1, label="mean of all test")
+        axis.legend(fontsize=7, loc="lower right", frameon=False)
+        axis.set_ylim(0)
+    return _label(grid, metric, "frame step of the decoder", titles="{col_name}")
+
+
+def then_and_again(curves: pd.DataFrame, *, metric: str = "mse") -> Figure:
+    """One run made twice: a panel a branch, val by epoch. Again is thin on then's broad line, so that both are seen
+    where they are the same. curves: columns epoch, branch, metric, value, made ("then" or "again").
+    """
+    grid = sns.relplot(
+        curves[curves.metric == metric],
+        x="epoch",
+        y="value",
+        hue="made",
+        hue_order=(order := ["then", "again"]),
+        style="made",
+        style_order=order,
+        size="made",
+        size_order=order,
+        sizes={"then": 5, "again": 1.5},
+        dashes=False,
+        markers={"then": "o", "again": "X"},
+        col="branch",
+        kind="line",
+        palette={"then": "0.7", "again": sns.color_palette("colorblind")[0]},
+        height=3.4,
+        aspect=1.35,
+    )
+    return _label(grid, metric, "epoch", titles="{col_name}, on val")
 
 
 def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse") -> Figure:
@@ -98,7 +174,7 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
         units="run",
         estimator=None,
         col="task",
-        col_order=_ordered(data.task, ["recon", "recon_ordered", "pred", "both"]),
+        col_order=_ordered(data.task, TASK_ORDER),
         row="decoder_input",
         row_order=_ordered(data.decoder_input, ["zero", "output", "truth"]),
         kind="line",
@@ -118,32 +194,137 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     return _label(grid, metric, "epoch", titles="{col_name}, decoder reads {row_name}")
 
 
-def by_branch(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse", hue: str = "way") -> Figure:
-    """Two panels, all recons and all preds: a colour a way (or a run), a line style a loss; val by epoch. As above."""
+def by_branch(
+    curves: pd.DataFrame,
+    levels: pd.DataFrame | None = None,
+    *,
+    metric: str = "mse",
+    hue: str = "way",
+    x: str = "epoch",
+    log: bool = False,
+) -> Figure:
+    """A panel a branch, all recons and all preds (or one of what belongs to no branch, such as the gradient norm): a
+    colour a way (or a run), a line style a loss. x: epoch, or seconds of training. As above.
+    """
     data = curves[curves.metric == metric].assign(way=lambda d: d.task + ", reads " + d.decoder_input)
     grid = sns.relplot(
         data,
-        x="epoch",
+        x=x,
         y="value",
         hue=hue,
         hue_order=sorted(set(data[hue])),
         units="run",
         estimator=None,
-        style="loss" if hue == "way" and data.loss.nunique() > 1 else None,
+        style="loss" if hue not in ("run", "loss") and data.loss.nunique() > 1 else None,
         col="branch",
-        col_order=[branch for branch in ("recon", "pred") if branch in set(data.branch)],
+        col_order=_ordered(data.branch, BRANCH_ORDER),
         kind="line",
-        palette="colorblind",
+        palette=_palette(data[hue]),
         height=3.6,
         aspect=1.25,
     )
-    levels = levels[(levels.metric == metric) & levels.run.isin(set(data.run))]
-    for branch, axis in grid.axes_dict.items():
-        of_branch = levels[levels.branch == branch]
-        for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
-            if value > 0:
-                _level(axis, value, baseline.replace("_", " "), LINES[baseline])
-    return _label(grid, metric, "epoch", titles="all {col_name}s")
+    if log:
+        grid.set(yscale="log")
+    if levels is not None:
+        levels = levels[(levels.metric == metric) & levels.run.isin(set(data.run))]
+        for branch, axis in grid.axes_dict.items():
+            of_branch = levels[levels.branch == branch]
+            for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
+                if value > 0:
+                    _level(axis, value, baseline.replace("_", " "), LINES[baseline])
+    return _label(grid, metric, X_UNITS[x], titles="" if set(data.branch) == {"all"} else "all {col_name}s")
+
+
+def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str = "column") -> Figure:
+    """What learned and what did not: in each cell how far below the mean frame it ended on test, in percent.
+
+    table: as `compare.below_mean_frame`, with a column for the rows and one for the columns of the grid; of several
+    runs in a cell the best. Blue is better than the mean frame, red is worse; colours end at 50 %.
+    """
+    cells = 100 * table.pivot_table(index=rows, columns=columns, values="below", aggfunc="max", sort=False)
+    cells = cells[_ordered(table[columns], TASK_ORDER)]
+    figure, axis = plt.subplots(figsize=(1.5 * len(cells.columns) + 2.5, 0.42 * len(cells) + 1.6))
+    sns.heatmap(cells, annot=True, fmt=".0f", cmap="vlag_r", center=0, vmin=-50, vmax=50, linewidths=1, ax=axis,
+                cbar_kws={"label": "% below the mean frame, test MSE"})  # fmt: skip
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="y", rotation=0)
+    axis.tick_params(axis="x", rotation=0)
+    figure.tight_layout()
+    return figure
+
+
+def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | None = None) -> Figure:
+    """Horizontal bars, the best on top. table: columns run, branch, value (in `unit`, less is better); levels: other
+    values to compare with, as named upright lines.
+    """
+    order = table.groupby("run")["value"].min().sort_values().index
+    figure, axis = plt.subplots(figsize=(8, 0.3 * len(order) * max(1, 0.8 * table.branch.nunique()) + 1.4))
+    sns.barplot(table, y="run", x="value", hue="branch", order=order, hue_order=_ordered(table.branch, BRANCH_ORDER),
+                palette="colorblind", orient="h", legend=table.branch.nunique() > 1, ax=axis)  # fmt: skip
+    for name, value in (levels or {}).items():
+        axis.axvline(value, color="0.3", linewidth=1, linestyle="--")
+        axis.text(value, 1.01, name, transform=axis.get_xaxis_transform(), fontsize=7, ha="center")
+    axis.set(xlabel=unit, ylabel="")
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure:
+    """The last layer's output before its activation, through training: a panel a run, the band from the least to the
+    largest value of a frame (means over val), a colour a branch.
+
+    curves: columns run, epoch, branch, metric, value. reaches: each run's largest possible |value|, drawn where finite.
+    """
+    curves = curves[curves.metric.isin(["preactivation_min", "preactivation_max"])]
+    runs = list(dict.fromkeys(curves.run))
+    figure, axes = _panels(len(runs), sharey=False)
+    for axis, run in zip(axes, runs, strict=False):
+        of_run = curves[curves.run == run].pivot_table(index=["branch", "epoch"], columns="metric", values="value")
+        for branch, band in of_run.groupby("branch"):
+            epochs = band.index.get_level_values("epoch")
+            axis.fill_between(epochs, band.preactivation_min, band.preactivation_max, alpha=0.35, label=branch)
+        if np.isfinite(reach := reaches.get(run, np.inf)):
+            for end in (-reach, reach):
+                _level(axis, end, f"reach {end:g}", ":")
+        axis.set_title(run, fontsize=8)
+        axis.legend(fontsize=7, loc="upper left")
+    return _axis_names(figure, "epoch", "pre-activation, least to largest of a frame")
+
+
+def output_histograms(histograms: pd.DataFrame, targets: pd.Series | None = None) -> Figure:
+    """What share of the output pixels has which value, through training: a panel a run (and branch), an epoch a row.
+
+    histograms: columns run, branch, epoch, output, share. targets: the true pixels' share at the same outputs, shown
+    as the topmost row.
+    """
+    parts = list(histograms.groupby(["run", "branch"], sort=False))
+    figure, axes = _panels(len(parts), sharey=True)
+    for axis, ((run, branch), part) in zip(axes, parts, strict=False):
+        grid = part.pivot(index="epoch", columns="output", values="share")
+        if targets is not None:
+            grid.loc[grid.index.max() + 1] = targets.reindex(grid.columns).to_numpy()
+        mesh = axis.pcolormesh(grid.columns, grid.index, np.log10(grid.clip(lower=1e-4)), cmap="viridis", vmin=-4)
+        axis.set_title(f"{run}, {branch}", fontsize=8)
+    figure.colorbar(mesh, ax=list(axes), label="log10 share of pixels")
+    return _axis_names(figure, "output on the [0, 1] scale of the pixels", "epoch")
+
+
+def floor_and_reached(table: pd.DataFrame) -> Figure:
+    """For each run the floor of its last layer, and what it reached on test. table: columns run, branch, floor,
+    reached, mean_frame (MSE per pixel on [0, 1]).
+    """
+    table = table.sort_values("reached", ascending=False).assign(name=lambda t: t.run + ", " + t.branch)
+    figure, axis = plt.subplots(figsize=(8, 0.34 * len(table) + 1.5))
+    axis.hlines(table.name, table.floor, table.reached, color="0.75")
+    axis.scatter(table.floor, table.name, marker="|", s=140, color="black", label="floor: the least it can reach")
+    axis.scatter(table.reached, table.name, color="tab:blue", label="reached")
+    axis.scatter(table.mean_frame, table.name, marker="x", color="tab:red", label="mean frame")
+    axis.set(xlabel=UNITS["mse"])
+    axis.legend(fontsize=8)
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
 
 
 def sample_strips(samples: Mapping[str, np.ndarray], *, task: str, frames_in: int) -> Strips:
@@ -158,12 +339,15 @@ def sample_strips(samples: Mapping[str, np.ndarray], *, task: str, frames_in: in
     return strips
 
 
-def strip_figure(strips: Strips, *, sequence: int = 0) -> Figure:
-    """One row a strip, one column a frame, of one sequence; black 0 to white 255. Titles stand to the left."""
+def strip_figure(strips: Strips, *, sequences: Sequence[int] = (0,)) -> Figure:
+    """One row a strip, one column a frame, of one sequence after another; black 0 to white 255. Titles stand to the
+    left.
+    """
+    rows = [(title, frames[i : i + 1]) for i in sequences for title, frames in strips]
     columns = max(frames.shape[1] for _, frames in strips)
-    figure, axes = plt.subplots(len(strips), 1, figsize=(0.62 * columns + 2, 0.66 * len(strips)), squeeze=False)
-    for axis, (title, frames) in zip(axes[:, 0], strips, strict=True):
-        axis.imshow(_tile(frames[sequence : sequence + 1]), cmap="gray", vmin=0, vmax=255)
+    figure, axes = plt.subplots(len(rows), 1, figsize=(0.62 * columns + 2, 0.66 * len(rows)), squeeze=False)
+    for axis, (title, frames) in zip(axes[:, 0], rows, strict=True):
+        axis.imshow(_tile(frames), cmap="gray", vmin=0, vmax=255)
         axis.text(-0.01, 0.5, title, transform=axis.transAxes, ha="right", va="center", fontsize=9)
         axis.axis("off")
     figure.subplots_adjust(left=2 / figure.get_figwidth(), right=1, top=1, bottom=0, hspace=0.05)
@@ -178,14 +362,58 @@ def save_strips(strips: Strips, file: Path, *, sequences: int = 2) -> None:
     Image.fromarray(np.vstack(padded)).save(file)
 
 
-def save_gif(strips: Strips, file: Path, *, scale: int = 3, milliseconds: int = 200) -> None:
-    """An endless animation: strips side by side, one row a sequence (at most 4), one picture a frame step."""
-    steps = max(frames.shape[1] for _, frames in strips)
+def save_gif(strips: Strips, file: Path, *, pixels: int = 112, milliseconds: int = 200) -> None:
+    """An endless animation: one row a sequence (at most 4), one picture a frame step, titles above the columns.
+
+    strips: truth and output in turn, as `sample_strips` gives them; after each pair stands its difference, output
+    minus truth: mid-grey 128 where there is none, lighter where the output is too bright, darker where it is too
+    dark, white and black at ±1 of the unit range. pixels: a frame's side in the animation, about.
+    """
+    columns: Strips = []
+    for truth, output in zip(strips[::2], strips[1::2], strict=True):
+        difference = (128 + (output[1].astype(int) - truth[1]) / 2).round().clip(0, 255).astype(np.uint8)
+        columns += [truth, output, ("difference", difference)]
+    scale = max(1, round(pixels / strips[0][1].shape[3]))
     pictures = []
-    for t in range(steps):
-        columns = [_tile(frames[:4, min(t, frames.shape[1] - 1)][:, None]) for _, frames in strips]
-        pictures.append(Image.fromarray(np.hstack(columns).repeat(scale, 0).repeat(scale, 1)))
+    for t in range(max(frames.shape[1] for _, frames in columns)):
+        tiles = [_tile(frames[:4, min(t, frames.shape[1] - 1)][:, None]) for _, frames in columns]
+        pictures.append(_titled(np.hstack(tiles).repeat(scale, 0).repeat(scale, 1), [title for title, _ in columns]))
     pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+
+
+def _titled(picture: np.ndarray, titles: Sequence[str]) -> Image.Image:
+    # White on black above columns of equal width, as large as the longest title allows.
+    width = picture.shape[1] // len(titles)
+    longest = max(ImageFont.load_default(100).getlength(title) for title in titles)
+    size = min(16, int(100 * 0.94 * width / longest))
+    image = Image.fromarray(np.pad(picture, ((TITLE_BAND, 0), (0, 0))))
+    for column, title in enumerate(titles):
+        centre = ((column + 0.5) * width, TITLE_BAND / 2)
+        ImageDraw.Draw(image).text(centre, title, fill=255, font=ImageFont.load_default(size), anchor="mm")
+    return image
+
+
+def _palette(values: pd.Series) -> object:
+    # Ten colours that all can tell apart; of more, as many as are needed around the wheel.
+    n = values.nunique()
+    return sns.color_palette("colorblind" if n <= 10 else "husl", n)
+
+
+def _panels(count: int, *, sharey: bool) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    size = (5.5, 3.6) if count == 1 else (3.3 * columns, 2.5 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=sharey,
+                                squeeze=False, layout="constrained")  # fmt: skip
+    for axis in grid.flat[count:]:
+        axis.axis("off")
+    return figure, list(grid.flat[:count])
+
+
+def _axis_names(figure: Figure, x: str, y: str) -> Figure:
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    return figure
 
 
 def _ordered(values: pd.Series, first: list[str]) -> list[str]:
@@ -208,6 +436,5 @@ def _level(axis: Axes, value: float, name: str, line: object, *, colour: object 
 
 def _label(grid: sns.FacetGrid, metric: str, x: str, titles: str = "") -> Figure:
     grid.set_axis_labels(x, UNITS[metric])
-    if titles:
-        grid.set_titles(titles)
+    grid.set_titles(titles)
     return grid.figure

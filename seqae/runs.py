@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from seqae import experiment, plots
 from seqae.config import EXECUTION, Parameters, resolve
 from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
+from seqae.metrics import HISTOGRAM
 from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name, store_folder
 from seqae.train import Fitted, make_accelerator, mixed_precision, predict
@@ -160,6 +161,17 @@ class Run:
         """histograms.csv so far: epoch, branch, output (a bin's centre on [0, 1]), share of val's pixels in it."""
         return pd.read_csv(StringIO("\n".join(_whole_lines(self.folder / "histograms.csv"))))
 
+    def true_shares(self) -> pd.Series:
+        """The same of the true pixels of val: share by output."""
+        frames = experiment.sequences(self.parameters, "val").numpy()
+        counts, edges = np.histogram(frames / np.float32(255), bins=HISTOGRAM.double().numpy())
+        return pd.Series(counts / counts.sum(), index=((edges[1:] + edges[:-1]) / 2).round(4))
+
+    @property
+    def reach(self) -> float:
+        """The largest |pre-activation| that any weights can give; see `SequenceAutoencoder.reach`."""
+        return experiment.check(self.parameters).reach
+
     def marks(self) -> dict[str, int]:
         """Epochs to mark on a curve: `best` on val, and, where they exist, `saturated` since and `diverged` at."""
         objective = self.metrics().query("split == 'val' and metric == 'objective'")["value"].to_list()
@@ -182,9 +194,37 @@ class Run:
         with np.load(self.folder / "samples.npz", allow_pickle=False) as arrays:
             return dict(arrays)
 
+    def model_file(self) -> Path:
+        """model.safetensors; raises RunError before there is one."""
+        if not (file := self.folder / "model.safetensors").exists():
+            raise RunError(f"{self.folder} has no trained model, it is {self.status}: finish it with seqae run first")
+        return file
+
     def model(self, device: str = "cpu") -> SequenceAutoencoder:
         """The best weights on val, on any device."""
-        return experiment.load_model(self.folder / "model.safetensors", device)[0]
+        return experiment.load_model(self.model_file(), device)[0]
+
+    def outputs(
+        self,
+        split: str = "test",
+        *,
+        indices: Sequence[int] | None = None,
+        device: str = "cpu",
+        data_folder: str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Sequences of a split through the trained model, in the form of `samples`: `frames` and each branch's output.
+
+        indices: which ones of the split, none: the first 8. device, data_folder: as the parameters; neither has to be
+        what the run was trained with. Raises RunError where nothing is trained yet, ValueError for an index or a
+        device that there is not.
+        """
+        p = self.parameters.model_copy(update={"data_folder": data_folder or self.parameters.data_folder})
+        model, _ = experiment.load_model(self.model_file(), str(make_accelerator(device=device).device))
+        sequences = experiment.sequences(p, split)
+        chosen = list(range(len(sequences))[:SAMPLES] if indices is None else indices)
+        if not chosen or not set(chosen) <= set(range(len(sequences))):
+            raise ValueError(f"{split} has sequences 0 to {len(sequences) - 1}: choose some of them, not {chosen}")
+        return _images(model, sequences[chosen], p)
 
     def prognosis(self) -> str:
         """Before training: can this head learn on this data at all?"""
@@ -198,7 +238,7 @@ class Run:
         p, targets = self.parameters, experiment.sequences(self.parameters, "val").numpy()
         return explain_head(
             targets,
-            reach=experiment.check(p).reach,
+            reach=self.reach,
             activation=p.activation,
             pixel_range=p.pixel_range,
             mean_frame=min(self._levels()[1].values()),
@@ -234,6 +274,9 @@ class Run:
             facts.append(("made with code", then + now))
         return facts
 
+    def __repr__(self) -> str:  # stands in executed notebooks, which name no folder of this machine
+        return f"Run({self.family}/{self.name})"
+
     def _repr_html_(self) -> str:
         rows = [("status", self.status), ("verdict", self.verdict or "none yet"), *self.facts()]
         cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
@@ -249,7 +292,7 @@ class Run:
         return self.folder / "checkpoint" / "state.pt"
 
     def _update(self, **changes: Any) -> None:
-        parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - {"device"}))
+        parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - {"device", "label"}))
         base = {"family": self.family, "parameters": parameters, "differs": dict(self.differs)}
         _replace_text(self.folder / "run.yaml", yaml.safe_dump(base | self.record() | changes, sort_keys=False))
 
@@ -306,10 +349,7 @@ class Run:
         table = experiment.test_table(model, p)
         _replace_text(folder / "test.csv", table.to_csv(index=False))
 
-        shown = val[:SAMPLES]
-        outputs = predict(model, shown[:, : p.frames_in], pixel_range=p.pixel_range)
-        images = {branch: (255 * output).round().byte().numpy() for branch, output in outputs.items()}
-        np.savez_compressed(folder / "samples.npz", allow_pickle=False, frames=shown.numpy(), **images)
+        np.savez_compressed(folder / "samples.npz", allow_pickle=False, **_images(model, val[:SAMPLES], p))
         strips = plots.sample_strips(self.samples(), task=p.task, frames_in=p.frames_in)
         plots.save_strips(strips, folder / "frames.png")
         plots.save_gif(strips, folder / "frames.gif")
@@ -344,6 +384,13 @@ class Run:
         mse = self.baselines().query("split == 'val' and metric == 'mse'")
         mean = mse[mse.baseline == "mean_frame"].set_index("branch")["value"]
         return mse[mse.baseline == "floor"]["value"].max(), dict(mean)
+
+
+def _images(model: SequenceAutoencoder, sequences: torch.Tensor, p: Parameters) -> dict[str, np.ndarray]:
+    # Sequences (n, T, H, W) and each branch's output for them, uint8 0-255.
+    outputs = predict(model, sequences[:, : p.frames_in], pixel_range=p.pixel_range)
+    images = {branch: (255 * output).round().byte().numpy() for branch, output in outputs.items()}
+    return {"frames": sequences.numpy(), **images}
 
 
 def _append(log: Path, rows: list[dict[str, Any]]) -> None:
@@ -389,6 +436,7 @@ def _circumstances(p: Parameters) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "machine": platform.node(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),  # with another number the last bits differ
     }
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +68,10 @@ def plan(
 ) -> list[Planned]:
     """The runs that parameter files, or all below folders, define; two files that define the same run count once.
 
-    scale: a name in params/scale, or a file. given: what the command line says. Later ones win: notebook < scale <
-    file < given, key by key as papermill merges. store: where runs are kept, else what the parameters, $SEQAE_STORE
-    or the files' project say. Raises ValueError with the faults of all files at once.
+    scale: a name in params/scale (and in scale/ of the folders below it, which win), or a file. given: what the
+    command line says. Later ones win: notebook < scale < file < given, key by key as papermill merges. store: where
+    runs are kept, else what the parameters, $SEQAE_STORE or the files' project say. Raises ValueError with the faults
+    of all files at once.
     """
     faults: dict[str, list[Path]] = {}
     planned: dict[Path, Planned] = {}
@@ -91,9 +92,19 @@ def plan(
 def _parameter_files(named: Path) -> list[Path]:
     if not named.is_dir():
         return [named]
-    scales = project_root(named) / "params" / "scale"
-    found = [file for file in sorted(named.rglob("*.yaml")) if scales not in file.resolve().parents]
-    return found or [named]
+    return [file for file in sorted(named.rglob("*.yaml")) if file.parent.name != "scale"] or [named]
+
+
+def _scale_files(file: Path, scale: str | None, root: Path) -> list[Path]:
+    # params/scale/NAME.yaml, and over it those beside the file: a family of large frames has a quick scale of its own.
+    if scale is None:
+        return []
+    if scale.endswith(".yaml"):
+        return [Path(scale)]
+    params = root / "params"
+    folders = [folder for folder in file.resolve().parents if folder == params or params in folder.parents]
+    found = [path for folder in folders[::-1] if (path := folder / "scale" / f"{scale}.yaml").exists()]
+    return found or [params / "scale" / f"{scale}.yaml"]
 
 
 def _planned(file: Path, scale: str | None, given: Mapping[str, Any], store: str | None) -> Planned:
@@ -107,9 +118,7 @@ def _planned(file: Path, scale: str | None, given: Mapping[str, Any], store: str
     source = root / "notebooks" / f"{family}.ipynb"
     if not source.exists():
         raise ValueError(f"family {family} has no notebook {source}")
-    layers = [read_yaml(file), given]
-    if scale is not None:
-        layers.insert(0, read_yaml(scale if scale.endswith(".yaml") else root / "params" / "scale" / f"{scale}.yaml"))
+    layers = [*map(read_yaml, _scale_files(file, scale, root)), read_yaml(file), given]
     merged = {key: value for layer in layers for key, value in layer.items()}
     defaults = family_defaults(source)
     stores = (store, merged.pop("store", None), defaults.get("store"), os.environ.get("SEQAE_STORE"), root / "reports")
@@ -251,23 +260,43 @@ def _client(workers: int, threads: int, cluster: str | None) -> Iterator[Client]
 
 
 def compare_runs(family: str, runs: Collection[Run], *, store: str | None = None) -> tuple[Path, str | None]:
-    """Execute notebooks/compare.ipynb on runs of a family, none: those it chooses; its page, and why it failed."""
-    folder, source = store_folder(store) / family, project_root() / "notebooks" / "compare.ipynb"
+    """Execute notebooks/compare/FAMILY.ipynb, or else compare.ipynb, on runs of a family, none: those it chooses; its
+    page, and why it failed.
+    """
+    folder, notebooks = store_folder(store) / family, project_root() / "notebooks"
+    own = notebooks / "compare" / f"{family}.ipynb"
+    source = own if own.exists() else notebooks / "compare.ipynb"
     if not any(folder.glob("*/run.yaml")):
         raise ValueError(f"no run of family {family!r} in {folder.parent}")
     if strangers := [run.name for run in runs if run.family != family]:
         raise ValueError(f"{strangers[0]} is no run of family {family}")
-    notebook, page = folder / "compare.ipynb", folder / "compare.html"
-    parameters = {"family": family, "runs": [run.name for run in runs]}
-    environment = {"SEQAE_STORE": str(folder.parent)}
-    reason = execute_notebook(
-        source.read_text(encoding="utf-8"), notebook, name=family, parameters=parameters, environment=environment
+    page, parameters = folder / "compare.html", {"family": family, "runs": [run.name for run in runs]}
+    rows = [("store", folder.parent.name)]
+    return page, execute_page(
+        source, page, title=f"{family}: comparison", rows=rows, store=folder.parent, parameters=parameters
     )
-    status = "failed" if reason else "done"
-    render_notebook(
-        notebook, page, Facts(f"{family}: comparison", status, None, [("store", folder.parent.name)], reason)
-    )
-    return page, reason
+
+
+def execute_page(
+    source: Path,
+    page: Path,
+    *,
+    title: str,
+    rows: Sequence[tuple[str, str]],
+    store: Path,
+    parameters: Mapping[str, Any],
+) -> str | None:
+    """Execute the notebook `source`, on `store`, into `page` (HTML) and the notebook beside it; why it failed, or None.
+
+    title, rows: what stands at the top of the page.
+    """
+    if not source.exists():
+        raise RunError(f"there is no {source}: do this in the folder of the project, or below it")
+    notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
+    environment = {"SEQAE_STORE": str(store)}
+    reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment)
+    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason))
+    return reason
 
 
 def update_index(store: Path) -> None:

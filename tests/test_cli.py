@@ -15,7 +15,7 @@ from seqae.cli import app
 from seqae.config import resolve
 from seqae.runs import open_run
 
-COMMANDS = ["run", "compare", "status", "check"]
+COMMANDS = ["run", "compare", "rerun", "demo", "status", "check"]
 
 
 @pytest.fixture
@@ -53,6 +53,9 @@ def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
     monkeypatch.chdir(Path(__file__).parents[1])
     monkeypatch.delenv("SEQAE_STORE", raising=False)
     _, command, *arguments = shlex.split(example)
+    if command in ("rerun", "demo"):  # the run of an example is not there
+        assert f"{arguments[0]} is no run folder" in call(command, *arguments, code=2)
+        return
     if "--store" not in arguments:
         arguments += ["--store", str(tmp_path)]
     # What trains, compares or measures for minutes is asked what it would look at.

@@ -26,10 +26,12 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"data", "diagnose", "losses", "metrics", "models"},
     "experiment": {"config", "data", "diagnose", "metrics", "models", "optimizers", "train"},
     "cost": {"config", "experiment", "models", "train"},
-    "runs": {"config", "diagnose", "experiment", "models", "naming", "plots", "train"},
+    "runs": {"config", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
     "compare": {"config", "diagnose", "naming", "plots", "runs"},
     "sweep": {"cells", "config", "kernels", "naming", "report", "runs"},
 }
+ALLOWED["demo"] = {"cells", "models", "naming", "runs", "sweep", "train"}
+ALLOWED["rerun"] = {"config", "naming", "runs", "sweep"}
 ALLOWED["cli"] = {*ALLOWED}
 ALLOWED["__init__"] = {*ALLOWED} - {"cli", "__init__"}  # the names that users import
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))

@@ -6,23 +6,28 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-import yaml
+import torch
+from typer.testing import CliRunner
 
 from seqae.cells import family_defaults
+from seqae.cli import app
 from seqae.config import LOSSES, read_yaml, resolve
+from seqae.models import ARCHITECTURES
+from seqae.optimizers import UNFIT
 from seqae.runs import find_runs, open_run
+from seqae.sweep import plan
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 FAMILIES = sorted(folder for folder in (ROOT / "params").iterdir() if folder.is_dir() and folder.name != "scale")
-FILES = [file for family in FAMILIES for file in sorted(family.rglob("*.yaml"))]
+FILES = [file for file in sorted((ROOT / "params").rglob("*.yaml")) if file.parent.name != "scale"]
 
 
 def tagged(cell):
     return "parameters" in cell.metadata.get("tags", [])
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT / "notebooks")))
 def test_form(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -47,17 +52,41 @@ def test_form(path):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda folder: folder.name)
-def test_each_family_has_its_notebook(family):
+def test_each_family_has_its_notebook_its_comparison_and_parameter_files(family):
     assert family_defaults(ROOT / "notebooks" / f"{family.name}.ipynb")
+    assert family_defaults(ROOT / "notebooks" / "compare" / f"{family.name}.ipynb")["family"] == family.name
+    assert any(family in file.parents for file in FILES)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT / "params")))
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
-def test_each_parameter_file_is_sound_at_each_scale(file, scale):
-    family = file.relative_to(ROOT / "params").parts[0]
-    defaults = family_defaults(ROOT / "notebooks" / f"{family}.ipynb")
-    run = open_run(family, defaults, read_yaml(ROOT / f"params/scale/{scale}.yaml") | read_yaml(file))
-    assert run.parameters.learning_rate is not None
+def test_each_parameter_file_is_sound_at_each_scale(file, scale, tmp_path):
+    [item] = plan([file], scale=scale, store=str(tmp_path))
+    assert item.run.family == file.relative_to(ROOT / "params").parts[0]
+
+
+@pytest.mark.parametrize("scale", ["smoke", "quick"])
+def test_no_two_files_of_a_family_define_one_run(scale, tmp_path):
+    assert len(plan([ROOT / "params"], scale=scale, store=str(tmp_path))) == len(FILES)
+
+
+def test_files_begin_by_saying_what_they_are_for():
+    assert [file for file in (ROOT / "params").rglob("*.yaml") if not file.read_text().startswith("# ")] == []
+
+
+def test_the_families_hold_what_they_promise():
+    """Every architecture in every order, every dense optimizer of torch, every precision, every version."""
+    given = {file.relative_to(ROOT / "params").as_posix(): read_yaml(file) for file in FILES}
+    models = {(v["architecture"], v["task"]) for k, v in given.items() if k.startswith("models/") and "loss" not in v}
+    assert models >= {(a, t) for a in ARCHITECTURES for t in ("recon", "recon_ordered", "pred")}
+    boxed = {v["optimizer"]: v for k, v in given.items() if k.startswith("optimizers/out-of-the-box/")}
+    torchs = {n for n, k in vars(torch.optim).items() if isinstance(k, type) and issubclass(k, torch.optim.Optimizer)}
+    assert {*boxed} == torchs - {"Optimizer"} - {*UNFIT}
+    assert all(v == {"optimizer": name, "learning_rate": "none"} for name, v in boxed.items())
+    assert {v["precision"] for k, v in given.items() if k.startswith("precision/")} == {"none", "bf16", "fp16"}
+    versions = sorted(Path(k).stem for k in given if k.startswith("versions/"))
+    assert versions == [f"v000{n}" for n in range(4, 10)]
+    assert {v["gain"] for k, v in given.items() if k.startswith("saturation/") and "gain" in v} >= {10, 100}
 
 
 def test_the_thirty_are_the_five_losses_in_the_six_ways():
@@ -74,29 +103,33 @@ def test_run_names_are_told_apart_and_hold_what_differs():
     assert {"0sm-pred-zero", "0nm-recon-output", "0sb-recon-output-gain10"} <= {n.rsplit("-", 1)[0] for n in names}
 
 
-def test_the_notebooks_own_defaults_are_the_quick_scale():
-    for family in FAMILIES:
-        defaults = family_defaults(ROOT / "notebooks" / f"{family.name}.ipynb")
-        quick = read_yaml(ROOT / "params/scale/quick.yaml")
-        assert resolve(defaults, quick) == resolve(defaults)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda folder: folder.name)
+def test_the_notebooks_own_defaults_are_the_quick_scale(family):
+    defaults = family_defaults(ROOT / "notebooks" / f"{family.name}.ipynb")
+    quick = [ROOT / "params/scale/quick.yaml", family / "scale/quick.yaml"]
+    assert resolve(defaults, *(read_yaml(file) for file in quick if file.exists())) == resolve(defaults)
+
+
+# One or more files of each family: executed once, at smoke scale, as a user would.
+SMOKE = {
+    "losses": ["0nm-recon-output", "0nm-pred-zero", "0sb-both-zero", "0sm-recon-output", "fixes/gain10"],
+    "models": ["srivastava-recon_ordered", "cnn/cnn_v1-recon", "ranges/lstm_copy-half-tanh"],
+    "optimizers": ["base", "out-of-the-box/muon", "one-at-a-time/decay-cosine"],
+    "paper": ["composite-conditional-recon-truth", "own/composite-conditional-2-layers"],
+    "saturation": ["0sb-gain1", "0sb-readout"],
+    "precision": ["srivastava-float32", "srivastava-fp16"],
+    "cnn": ["cnn_flatten"],
+    "versions": ["v0004", "v0007"],
+}
 
 
 @pytest.fixture(scope="module")
 def smoke_store(tmp_path_factory):
-    """Two runs of the losses family made by bare papermill at smoke scale."""
-    folder = tmp_path_factory.mktemp("project")
-    store = folder / "store"
-    scale = yaml.safe_load((ROOT / "params/scale/smoke.yaml").read_text())
-    for name in ("0nm-recon-output", "0nm-pred-zero", "0sb-both-zero", "0sm-recon-output", "fixes/gain10"):
-        given = yaml.safe_load((ROOT / f"params/losses/{name}.yaml").read_text())
-        out = folder / f"{name.replace('/', '-')}.ipynb"
-        papermill.execute_notebook(
-            ROOT / "notebooks/losses.ipynb",
-            out,
-            scale | given | {"store": str(store)},
-            kernel_name="python3",
-            progress_bar=False,
-        )
+    """Runs of every family made by `seqae run` at smoke scale."""
+    store = tmp_path_factory.mktemp("project") / "store"
+    files = [str(ROOT / f"params/{family}/{name}.yaml") for family, names in SMOKE.items() for name in names]
+    told = CliRunner().invoke(app, ["run", *files, "--scale", "smoke", "--store", str(store)])
+    assert told.exit_code == 0, told.output
     return store
 
 
@@ -107,22 +140,50 @@ pytestmark = [
 ]
 
 
-def test_the_losses_notebook_runs_top_to_bottom(smoke_store):
-    runs = find_runs(smoke_store, "losses")
-    assert len(runs) == 5
+@pytest.mark.parametrize("family", [*SMOKE])
+def test_the_notebook_runs_top_to_bottom(smoke_store, family):
+    runs = find_runs(smoke_store, family)
+    assert len(runs) == len(SMOKE[family])
     assert {run.status for run in runs} == {"done"}
+    for run in runs:
+        cells = [cell for cell in nbformat.read(run.folder / "notebook.ipynb", 4).cells if cell.cell_type == "code"]
+        assert all(cell.outputs for cell in cells if "plots.show(" in cell.source and "if " not in cell.source)
+        assert run.verdict.split()[0] in (run.folder / "report.html").read_text()
+
+
+def test_the_verdict_tells_what_cannot_learn(smoke_store):
+    runs = find_runs(smoke_store, "losses")
     sigmoid = next(run for run in runs if run.parameters.loss == "0sb" and run.parameters.gain == 1)
     assert sigmoid.verdict.startswith("cannot learn: floor 0.0")
     assert set(sigmoid.test()["branch"]) == {"recon", "pred"}
 
 
-def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, monkeypatch):
-    monkeypatch.setenv("SEQAE_STORE", str(smoke_store))
-    out = tmp_path / "compare.ipynb"
+def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
+    """The same notebook and parameters, without `seqae run`: the same folder name, the same numbers."""
+    given = read_yaml(ROOT / "params/scale/smoke.yaml") | read_yaml(ROOT / "params/losses/0nm-pred-zero.yaml")
     papermill.execute_notebook(
-        ROOT / "notebooks/compare.ipynb", out, {"family": "losses"}, kernel_name="python3", progress_bar=False
+        ROOT / "notebooks/losses.ipynb",
+        tmp_path / "out.ipynb",
+        given | {"store": str(tmp_path / "store")},
+        kernel_name="python3",
+        progress_bar=False,
     )
+    [run] = find_runs(tmp_path / "store")
+    [swept] = [other for other in find_runs(smoke_store, "losses") if other.name == run.name]
+    columns = ["epoch", "split", "branch", "metric", "value"]
+    assert run.metrics()[columns].equals(swept.metrics()[columns])
+
+
+@pytest.mark.parametrize("notebook", [*SMOKE, "compare"])
+def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, monkeypatch, notebook):
+    monkeypatch.setenv("SEQAE_STORE", str(smoke_store))
+    family, out = ("losses" if notebook == "compare" else notebook), tmp_path / "compare.ipynb"
+    source = ROOT / "notebooks" / ("compare.ipynb" if notebook == "compare" else f"compare/{notebook}.ipynb")
+    names = [run.name for run in find_runs(smoke_store, family)]
+    parameters = {"family": family, "runs": names}
+    papermill.execute_notebook(source, out, parameters, kernel_name="python3", progress_bar=False)
     cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
     figures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
-    assert len(figures) == sum("plots.show(" in cell.source for cell in cells)
+    assert len(figures) >= 2
     assert all(output.metadata["image/png"]["alt"] for output in figures)
+    assert cells[-1].outputs, "the conclusion says something"

@@ -1,0 +1,75 @@
+"""What a trained run makes of sequences it never saw: notebooks/demo.ipynb, its numbers, and its page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from seqae.cells import family_defaults
+from seqae.models import branch_targets
+from seqae.naming import project_around, store_folder
+from seqae.runs import Run, RunError, find_runs
+from seqae.sweep import execute_page
+from seqae.train import make_accelerator
+
+
+def shown_run(folder: str = "") -> Run:
+    """The run of a folder, a relative one seen from the store; empty: the newest finished run of the store."""
+    if folder:
+        return Run.load(store_folder() / Path(folder).expanduser())
+    done = [run for run in find_runs(store_folder()) if run.status == "done"]
+    if not done:
+        raise RunError(f"no finished run in {store_folder()}: seqae run params/losses --scale quick makes some")
+    return max(done, key=lambda run: run.record()["ended"])
+
+
+def errors(run: Run, outputs: Mapping[str, np.ndarray], sequences: list[int]) -> pd.DataFrame:
+    """MSE per pixel on [0, 1] of the pictures shown, 8 bits a pixel: sequence, branch, frame (step of the decoder, from
+    1), metric, value. outputs: as `Run.outputs` gives them for these sequences.
+    """
+    p, frames, rows = run.parameters, torch.from_numpy(outputs["frames"]), []
+    for branch, target in branch_targets(frames, task=p.task, frames_in=p.frames_in).items():
+        mse = (((outputs[branch].astype(float) - target.numpy()) / 255) ** 2).mean((2, 3))
+        for sequence, steps in zip(sequences, mse, strict=True):
+            rows += [(sequence, branch, frame, "mse", value) for frame, value in enumerate(steps, start=1)]
+    return pd.DataFrame(rows, columns=["sequence", "branch", "frame", "metric", "value"])
+
+
+def conclude(run: Run, errors: pd.DataFrame) -> str:
+    """How good the sequences shown are beside all of test, and which is the best and the worst; a line a branch."""
+    test, levels = run.test().query("frame.isna() and metric == 'mse'"), run.baselines()
+    verdict = run.verdict or "no verdict"
+    lines = [f"**{verdict[0].upper()}{verdict[1:]}.**\n"]
+    for branch, part in errors.groupby("branch", sort=False):
+        mean = levels.query(
+            f"split == 'test' and metric == 'mse' and baseline == 'mean_frame' and branch == '{branch}'"
+        )
+        each = part.groupby("sequence")["value"].mean()
+        lines.append(
+            f"- {branch}: MSE {each.mean():.4f} per pixel on the {len(each)} sequences shown, "
+            f"{test[test.branch == branch]['value'].item():.4f} on all of test (the mean frame: "
+            f"{mean['value'].item():.4f}); best is test {each.idxmin()} with {each.min():.4f}, worst test "
+            f"{each.idxmax()} with {each.max():.4f}."
+        )
+    return "\n".join(lines)
+
+
+def show_demo(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | None = None) -> tuple[Path, str | None]:
+    """Execute notebooks/demo.ipynb on a run, into demo.html in its folder; that page, and why it failed.
+
+    given: other parameters of the notebook. Raises RunError or ValueError, before it starts, for a folder without a
+    trained run, a device that is not there and parameters that the notebook does not have.
+    """
+    run = Run.load(folder)
+    run.model_file()
+    make_accelerator(device=device)
+    source, page = project_around(run.folder) / "notebooks" / "demo.ipynb", run.folder / "demo.html"
+    parameters = {**(given or {}), "run": run.name, "device": device}
+    if source.exists() and (strange := [key for key in parameters if key not in family_defaults(source)]):
+        raise ValueError(f"-p {strange[0]}: no parameter of {source}; it has {', '.join(family_defaults(source))}")
+    rows = [("verdict", run.verdict or "none"), ("device", device), ("sequences", "of the test split")]
+    title = f"{run.family}/{run.name}: demo"
+    return page, execute_page(source, page, title=title, rows=rows, store=run.folder.parent, parameters=parameters)

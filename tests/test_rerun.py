@@ -1,0 +1,325 @@
+"""A run made again: by the code that made it, which is not today's, and by today's; and nothing stays behind."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, make_project, snapshot, values
+from typer.testing import CliRunner
+
+from seqae import plots, rerun
+from seqae.cli import app
+from seqae.config import resolve
+from seqae.runs import Run, code_version
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [
+    pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this copy of the project is no git repository"),
+    # papermill 2.7 opens kernels and files through libraries that warn; ours are errors.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+MAKE = f"from seqae import open_run; open_run('fam', {DEFAULTS}, {TINY}).train()"
+STOPS_SLOWLY = """
+import sys, time
+from pathlib import Path
+def app():
+    store = Path(sys.argv[sys.argv.index("--store") + 1])
+    store.mkdir(parents=True)
+    try:
+        (store / "began").touch()
+        time.sleep(600)
+    except KeyboardInterrupt:
+        (store / "stopping").touch()
+        time.sleep(0.5)
+        (store / "ended").write_text("in its worktree" if Path(__file__).exists() else "too late")
+        sys.exit(130)
+"""
+DOUBLE = """
+_as_it_was = frame_errors
+def frame_errors(*arguments):
+    return {name: 2 * value for name, value in _as_it_was(*arguments).items()}
+"""
+
+
+def git(*arguments: str, project: Path) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(project), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(project: Path) -> str:
+    git("add", "--all", project=project)
+    git("commit", "--quiet", "--no-verify", "--message", "next", project=project)
+    return git("rev-parse", "--short=12", "HEAD", project=project)
+
+
+def worktrees(project: Path) -> int:
+    return len(git("worktree", "list", project=project).splitlines())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A clone of this repository (with what is not committed here yet), and in it a small family."""
+    root = tmp_path_factory.mktemp("clone") / "project"
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(root)], check=True)
+    for folder in ("seqae", "notebooks"):
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / folder, root / folder, dirs_exist_ok=True, ignore=ignored)
+    return make_project(root, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}})
+
+
+@pytest.fixture(scope="module")
+def original(project, tmp_path_factory):
+    """A run by a commit that measured errors doubled; today's code does not, and its notebook has other values."""
+    store, file = tmp_path_factory.mktemp("elsewhere"), project / "seqae" / "metrics.py"
+    today = file.read_text()
+    file.write_text(today + DOUBLE)
+    before = commit(project)
+    environment = os.environ | {"SEQAE_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", MAKE], cwd=project, env=environment, check=True, capture_output=True)
+    file.write_text(today)
+    notebook = project / "notebooks" / "fam.ipynb"
+    notebook.write_text(notebook.read_text().replace("width = 0.01", "width = 0.01\\nepochs = 1\\nseed = 3"))
+    commit(project)
+    (run,) = [Run.load(file.parent) for file in store.glob("fam/*/run.yaml")]
+    assert (run.record()["commit"], run.record()["dirty"], run.record()["threads"]) == (before, False, 1)
+    return run
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    """What the command prints, without its processes, when it ends with this exit code."""
+    result = CliRunner().invoke(app, ["rerun", *arguments])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def old_code(project, original):
+    """What `seqae rerun` prints, and the folder as it was before."""
+    before = snapshot(original)
+    with contextlib.chdir(project):
+        return call(str(original.folder)), before
+
+
+@pytest.fixture
+def changed(project, original, tmp_path, monkeypatch):
+    """A copy of the run whose record says otherwise."""
+    monkeypatch.chdir(project)
+
+    def change(**changes) -> Run:
+        folder = shutil.copytree(original.folder, tmp_path / "fam" / "changed", ignore=lambda *_: ["reruns"])
+        record = yaml.safe_load((folder / "run.yaml").read_text())
+        for key, value in changes.items():
+            record[key] = record[key] | value if isinstance(value, dict) else value
+        (folder / "run.yaml").write_text(yaml.safe_dump(record))
+        return rerun.recorded(folder)
+
+    return change
+
+
+def made(run: Run, name: str) -> Run:
+    (file,) = run.folder.glob(f"reruns/{name}/fam/*/run.yaml")
+    return Run.load(file.parent)
+
+
+# --- with the old code ---
+
+
+def test_the_old_code_makes_the_old_numbers(project, original, old_code):
+    again = made(original, original.record()["commit"])
+    record = again.record()
+    assert (record["commit"], record["dirty"], record["threads"]) == (original.record()["commit"], False, 1)
+    assert (again.name, again.status, again.parameters) == (original.name, "done", original.parameters)
+    pd.testing.assert_frame_equal(values(again), values(original))
+    assert (again.folder / "test.csv").read_bytes() == (original.folder / "test.csv").read_bytes()
+    assert snapshot(original) == old_code[1]
+    assert worktrees(project) == 1
+
+
+def test_it_tells_where_the_page_is_and_what_came_out(original, old_code):
+    conclusion, page = old_code[0].splitlines()
+    assert conclusion.startswith("Identical to the last bit: all 2 val mse by epoch and all ")
+    store = original.folder / "reruns" / original.record()["commit"]
+    assert Path(page) == store / "rerun.html"
+    text = (store / "rerun.html").read_text()
+    assert conclusion in text
+    assert original.verdict in text.replace("&gt;", ">")
+    notebook = nbformat.read(store / "rerun.ipynb", as_version=4)
+    figures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(figures) == 1
+    assert str(original.folder) not in json.dumps(notebook)
+
+
+def test_what_is_done_is_not_made_once_more(project, original, old_code, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(rerun, "_old_code", None)
+    folder, reason = rerun.make_again(original)
+    assert (folder, reason) == (made(original, original.record()["commit"]).folder, None)
+
+
+# --- with today's ---
+
+
+def test_here_takes_todays_code_and_the_recorded_parameters(project, original, monkeypatch):
+    monkeypatch.chdir(project)
+    folder, reason = rerun.make_again(original, here=True)
+    assert reason is None
+    again = made(original, f"here-{code_version()[0]}-*")
+    assert (again.folder, again.record()["commit"]) == (folder, code_version()[0])
+    assert again.parameters == original.parameters, "the notebook's new values are not part of the run"
+    mse = [run.test().query("metric == 'mse'")["value"].to_numpy() for run in (original, again)]
+    np.testing.assert_array_equal(mse[0], 2 * mse[1])
+    assert rerun.conclude(original, again).startswith("Not identical: val mse differ by up to 50 % (recon mse, epoch")
+
+
+def test_here_is_told_apart_by_what_the_files_hold(project, tmp_path):
+    notebook = Path(shutil.copy(project / "notebooks" / "fam.ipynb", tmp_path))
+    before = rerun._today(notebook)
+    assert before == rerun._today(notebook)
+    assert before.startswith(f"here-{code_version()[0]}-")
+    with notebook.open("a") as file:
+        file.write("\n")
+    assert rerun._today(notebook) != before
+
+
+# --- what fails ---
+
+
+def test_a_rerun_that_fails_says_why_and_where(changed, monkeypatch):
+    run = changed(dirty=True)
+
+    def fail(file: Path, store: Path, **_) -> int:
+        parameters = yaml.safe_load(file.read_text())
+        failed = Run(store / "fam" / "again", "fam", resolve(parameters), {})
+        failed.folder.mkdir(parents=True)
+        failed.fail("ValueError: device cuda is not available")
+        (failed.folder / "report.html").touch()
+        return 1
+
+    monkeypatch.setattr(rerun, "_seqae_run", fail)
+    warning, message = call(str(run.folder), code=1).splitlines()
+    assert "uncommitted changes of then made this run, and are not part of the rerun" in warning
+    again = made(run, run.record()["commit"])
+    assert again.parameters == run.parameters
+    assert message == (
+        "seqae: fam/changed made again failed: ValueError: device cuda is not available; see "
+        f"{again.folder / 'report.html'}"
+    )
+
+
+def test_old_code_that_does_not_start_is_a_reason(project, changed):
+    (project / "seqae" / "cli.py").write_text("raise SystemExit(7)")
+    broken = commit(project)
+    git("revert", "--no-edit", "HEAD", project=project)
+    output = call(str(changed(commit=broken).folder), code=1)
+    assert "exit code 7" in output
+    assert worktrees(project) == 1
+
+
+def test_stopped_it_waits_for_the_old_code_and_leaves_no_worktree(project, changed):
+    (project / "seqae" / "cli.py").write_text(STOPS_SLOWLY)
+    run = changed(commit=commit(project))
+    git("revert", "--no-edit", "HEAD", project=project)
+    store = run.folder / "reruns" / run.record()["commit"]
+    client = subprocess.Popen([*SEQAE, "rerun", str(run.folder)], cwd=project, stderr=subprocess.PIPE, text=True)
+    while not (store / "began").exists():
+        assert client.poll() is None
+        time.sleep(0.05)
+    assert worktrees(project) == 2
+    client.send_signal(signal.SIGINT)
+    while not (store / "stopping").exists():
+        time.sleep(0.05)
+    client.send_signal(signal.SIGTERM)  # somebody is impatient
+    assert client.communicate()[1] == "seqae: stopped; the same command goes on from the last checkpoints\n"
+    assert client.returncode == 130
+    assert (store / "ended").read_text() == "in its worktree"
+    assert worktrees(project) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"commit": "seqae 0.1.0"}, "'seqae 0.1.0' made the run, which is no git commit"),
+        ({"commit": "0123456789ab"}, "does not hold commit 0123456789ab: fetch it, or use --here"),
+        ({"status": "failed"}, "is failed, not done: finish it with seqae run"),
+    ],
+)
+def test_what_cannot_be_made_again(changed, changes, message):
+    run = changed(**changes)
+    output = call(str(run.folder), code=2)
+    assert output.startswith("seqae: ")
+    assert message in output
+    assert str(run.folder) in output or "git" in message or "commit" in message
+    assert not (run.folder / "reruns").exists()
+
+
+def test_a_folder_without_a_run_and_a_project_without_git(tmp_path, original, monkeypatch):
+    output = call(str(tmp_path), code=2)
+    assert output == f"seqae: {tmp_path} is no run folder: it has no run.yaml\n"
+    monkeypatch.chdir(make_project(tmp_path, {"fam": []}, {}))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    output = call(str(original.folder), code=2)
+    assert f"{tmp_path} is no git repository: do this in a clone of the project" in output
+
+
+def test_only_how_it_is_executed_may_be_said(original, project, monkeypatch):
+    monkeypatch.chdir(project)
+    with pytest.raises(ValueError, match=r"-p epochs: all else is as recorded; a rerun takes only .*device"):
+        rerun.make_again(original, given={"epochs": 3})
+    assert rerun._absolute({"data_folder": "data", "device": "cpu"}) == {
+        "data_folder": f"{project}/data",
+        "device": "cpu",
+    }
+
+
+def test_a_run_that_several_codes_made_is_told(changed, monkeypatch):
+    run, told = changed(resumed=[{"at": "", "commit": "feedfeedfeed"}]), []
+    monkeypatch.setattr(rerun, "_seqae_run", lambda *_, **__: 5)
+    folder, reason = rerun.make_again(run, tell=told.append)
+    assert folder == run.folder / "reruns" / run.record()["commit"]
+    assert "exit code 5" in reason
+    assert ["went on with feedfeedfeed" in message for message in told] == [True]
+
+
+# --- side by side ---
+
+
+def test_parameters_that_today_does_not_know_can_be_looked_at(changed):
+    run = changed(parameters={"temperature": 3})
+    with pytest.raises(ValueError, match="temperature"):
+        Run.load(run.folder)
+    assert len(rerun.finals(run, run)) == len(run.test().query("frame.isna()"))
+
+
+def test_differences_and_what_only_one_has(original, changed):
+    again = changed(machine="other", threads=2)
+    metrics = pd.read_csv(again.folder / "metrics.csv")
+    rows = metrics.index[(metrics.split == "val") & (metrics.metric == "mse")]
+    metrics.loc[rows[-1], "value"] *= 1.25
+    metrics.to_csv(again.folder / "metrics.csv", index=False)
+    line = rerun.conclude(original, again)
+    assert line.startswith("Not identical: val mse differ by up to 25 % (recon mse, epoch 2: ")
+    assert "figures on test identical to the last bit" in line
+    metrics.drop(rows[-1]).to_csv(again.folder / "metrics.csv", index=False)
+    assert "val mse differ (recon mse, epoch 2: " in rerun.conclude(original, again)
+
+    table = rerun.circumstances(original, again)
+    assert set(table[table.same == "differs"].index) == {"machine", "threads"}
+    curves = rerun.curves(original, again)
+    (axis,) = plots.then_and_again(curves).axes
+    drawn = [line.get_ydata() for line in axis.lines if len(line.get_xdata())]
+    assert [len(y) for y in drawn] == [2, 1]
+    assert axis.get_ylabel() == "MSE per pixel, on [0, 1]"
+    plots.plt.close("all")
