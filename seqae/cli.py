@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch behind them takes seconds to import, so each command 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sequence autoencoders on Moving MNIST: run, look.")
 Files = Annotated[list[Path], typer.Argument(help="Parameter files, or folders of them, in params/FAMILY/.")]
 SomeFiles = Annotated[list[Path] | None, typer.Argument(help="Only the runs that these parameter files define.")]
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: STORE/FAMILY/NAME-HASH.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run: its folder, or FAMILY/NAME-HASH in the store.")]
 Scale = Annotated[str | None, typer.Option(help="Sizes: a name in params/scale/, or a file.")]
 Given = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="A parameter, over every file.")]
 Store = Annotated[str | None, typer.Option(help="Folder of runs; else $SEQAE_STORE, else reports/ of the project.")]
@@ -77,7 +77,7 @@ def run(
 def compare(
     family: str, files: SomeFiles = None, scale: Scale = None, given: Given = None, store: Store = None
 ) -> None:
-    """Execute notebooks/compare.ipynb on the finished runs of a FAMILY, into compare.html beside them.
+    """Execute notebooks/compare/FAMILY.ipynb (or compare.ipynb) on its finished runs, into compare.html beside them.
 
     \b
     seqae compare losses
@@ -113,7 +113,7 @@ def rerun(
     with _one_message():
         from seqae.rerun import conclude, make_again, recorded, show_both
 
-        original = recorded(run.resolve())
+        original = recorded(_run_folder(run))
         made, reason = make_again(
             original,
             here=here,
@@ -146,7 +146,7 @@ def demo(
     with _one_message():
         from seqae.demo import show_demo
 
-        page, reason = show_demo(run.resolve(), device=device, given=_parameters(given))
+        page, reason = show_demo(_run_folder(run), device=device, given=_parameters(given))
     if reason:
         typer.echo(f"seqae: {run} could not be shown: {reason}; see {page}", err=True)
         raise typer.Exit(1)
@@ -288,6 +288,13 @@ def _one_message() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("seqae: stopped; the same command goes on from the last checkpoints", err=True)
         raise typer.Exit(130) from None
+
+
+def _run_folder(run: Path) -> Path:
+    # As seen from here, or else from the store: FAMILY/NAME.
+    from seqae.naming import store_folder
+
+    return run.resolve() if run.exists() else store_folder() / run
 
 
 def _parameters(given: list[str] | None) -> dict[str, Any]:

@@ -11,11 +11,8 @@ from seqae.naming import run_name, store_folder
 from seqae.plots import Strips, sample_strips
 from seqae.runs import Run, find_runs
 
-# In these the runs of one comparison agree: the same data, the same budget.
-SHARED = (
-    *("frame_size", "frames_in", "frames_out", "digits", "data_seed", "test_data", "val_sequences", "test_sequences"),
-    *("train_sequences", "endless", "epochs", "batch_size", "width"),
-)
+# In these the runs of one comparison agree: they are judged on the same sequences.
+SHARED = ("digits", "data_seed", "test_data", "val_sequences", "test_sequences")
 FACETS = ("task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
 
@@ -151,7 +148,10 @@ def _stack(runs: Sequence[Run], read: Callable[[Run], pd.DataFrame]) -> pd.DataF
     tables = []
     for run, label in zip(runs, labels(runs), strict=True):
         facets = {name: getattr(run.parameters, name) for name in FACETS}
-        tables.append(read(run).assign(run=label, loss=run.parameters.loss, **facets))
+        table = read(run).assign(run=label, loss=run.parameters.loss, **facets)
+        if run.parameters.recon_truth and "branch" in table:  # a one-step prediction, not a reconstruction
+            table["branch"] = table.branch.replace("recon", "recon, given truth")
+        tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -165,14 +165,22 @@ def describe(runs: Sequence[Run]) -> str:
             f"test, digits {p.digits}"
         )
         parts[part] = parts.get(part, 0) + 1
+    store = runs[0].folder.parents[1]
+    left_out = sum(run.status == "done" for run in find_runs(store, runs[0].family)) - len(runs)
+    others = f" {left_out} finished runs of the family are left out." if left_out else ""
     if len(parts) == 1:
-        return f"**{len(runs)} runs**: {next(iter(parts))}."
-    return f"**{len(runs)} runs**:\n\n" + "\n".join(f"- {count} of {part}" for part, count in parts.items())
+        return f"**{len(runs)} runs**: {next(iter(parts))}.{others}"
+    lines = [f"**{len(runs)} runs**:{others}", "", *(f"- {count} of {part}" for part, count in parts.items())]
+    return "\n".join(lines)
 
 
-def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss") -> str:
-    """The comparison's findings as a list, every number computed from the runs; by: a column of `curves`."""
+def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss", branch: str | None = None) -> str:
+    """The comparison's findings as a list, every number computed from the runs.
+
+    by: a column of `curves`, for each value of which a line is given; branch: the only one told of.
+    """
     below = below_mean_frame(grid)
+    below = below[(below.branch == branch) | (branch is None)]
     best = below.loc[below.below.idxmax()]
     lines = [f"Best: **{best.run}**, {best.branch} {_side(best.below)}."]
     for value, part in below.groupby(by):
@@ -186,7 +194,7 @@ def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss"
 
 
 def _side(share: float) -> str:
-    return f"{share:.0%} below the mean frame" if share >= 0 else f"{-share:.0%} above it"
+    return f"{abs(share):.0%} {'below' if share >= 0 else 'above'} the mean frame"
 
 
 def below_mean_frame(runs: Sequence[Run]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqae import experiment
 from seqae.config import Parameters
 from seqae.models import branch_targets
-from seqae.train import DTYPES, make_accelerator
+from seqae.train import DTYPES, make_accelerator, mixed_precision
 
 SMALL = 5e10  # floating-point operations an update, up to which timing a few of them is quick
 
@@ -74,12 +74,24 @@ def matmul_rate(*, device: str = "auto", precision: str = "none", size: int = 20
     return 2 * size**3 / min(times)
 
 
+def precisions(device: str = "auto") -> dict[str, str]:
+    """What the device can compute in: for each precision its rate in a matrix product, or why it is refused."""
+    found = {}
+    for precision in DTYPES:
+        try:
+            mixed_precision(make_accelerator(device=device).device, precision)
+            found[precision] = f"{matmul_rate(device=device, precision=precision, size=512) / 1e9:,.1f} GFLOP/s"
+        except (ValueError, RuntimeError) as error:
+            found[precision] = f"refused: {error}"
+    return found
+
+
 def _optimizer_state(p: Parameters) -> float:
     # Numbers that the optimizer keeps for each weight, seen on a small matrix and a bias.
     weights = [torch.nn.Parameter(torch.zeros(64, 64)), torch.nn.Parameter(torch.zeros(64))]
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
     optimizer = experiment.optimizer(p)(weights)
-    optimizer.step()
+    optimizer.step(lambda: 0.0)  # LBFGS calls it for the loss
     state = [value for value in tree_leaves(optimizer.state_dict()) if isinstance(value, torch.Tensor)]
     return sum(value.numel() for value in state if value.numel() > 1) / sum(weight.numel() for weight in weights)

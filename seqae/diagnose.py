@@ -123,14 +123,14 @@ def verdict(
     """
     if diverged_at is not None:
         return f"diverged at epoch {diverged_at}"
-    if floor > min(mean_frame.values()):
-        return prognosis(floor, min(mean_frame.values()))
     objective = val[val.metric == "objective"].set_index("epoch")["value"]
+    ended = f", stopped at epoch {len(objective)}" if stopped else ""
+    if floor > min(mean_frame.values()):
+        return prognosis(floor, min(mean_frame.values())) + ended
     best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
     below = {branch: 1 - best[branch] / mean for branch, mean in mean_frame.items()}
     since = saturated_since(objective.to_list())
-    suffix = "" if since is None else f", saturated since epoch {since}"
-    suffix += f", stopped at epoch {len(objective)}" if stopped else ""
+    suffix = ("" if since is None else f", saturated since epoch {since}") + ended
     if max(below.values()) >= MARGIN:
         shares = [f"{branch} {share:.0%}" if len(below) > 1 else f"{share:.0%}" for branch, share in below.items()]
         return f"learned ({', '.join(shares).replace('%', ' %')} below mean frame){suffix}"
@@ -154,9 +154,7 @@ def conclusion(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
 
 
 def published() -> pd.DataFrame:
-    """Prediction on Moving MNIST at 64×64, as published: model, nats_per_frame, mse_per_frame (sums over a frame's
-    4096 pixels of [0, 1]; empty where not reported), source.
-    """
+    """Prediction on Moving MNIST at 64×64, as published: model, nats_per_frame (summed over 4096 pixels), source."""
     return pd.read_csv(str(files("seqae") / "published.csv"), comment="#")
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 HISTOGRAM = torch.linspace(-0.25, 1.25, 61)  # bin edges of outputs on the [0, 1] scale; the ends take what lies beyond
+HISTOGRAM_CENTRES = [round(-0.2375 + 0.025 * i, 4) for i in range(60)]
 UNITS = {
     "mse": "per pixel, on [0, 1]",
     "bce": "nats/pixel",
@@ -28,17 +29,20 @@ def frame_errors(output: Tensor, target: Tensor, logits: Tensor | None) -> dict[
 
 
 def output_statistics(z: Tensor, output: Tensor) -> dict[str, Tensor]:
-    """What the last layer gives: `preactivation_min` and `preactivation_max` of each frame, (B, T), and `histogram`,
-    (B, 60), the share of a sequence's pixels in each bin of HISTOGRAM.
+    """What the last layer gives: `preactivation_min` and `preactivation_max` of each frame, (B, T), and `histogram`.
 
     z: (B, T, H, W) pre-activations; output: (B, T, H, W) on the [0, 1] scale.
     """
+    return {"preactivation_min": z.amin((2, 3)), "preactivation_max": z.amax((2, 3)), "histogram": histogram(output)}
+
+
+def histogram(frames: Tensor) -> Tensor:
+    """The share of each sequence's pixels in each bin of HISTOGRAM, (B, 60). frames: (B, ...) on the [0, 1] scale."""
     low, high, bins = float(HISTOGRAM[0]), float(HISTOGRAM[-1]), len(HISTOGRAM) - 1
     # NaN has no bin: a diverged model's pixels are all counted in the first
-    place = ((output.flatten(1).nan_to_num(low) - low) / (high - low) * bins).long().clamp(0, bins - 1)
-    share = torch.zeros(len(output), bins, device=output.device)
-    share.scatter_add_(1, place, torch.full_like(place, 1, dtype=share.dtype)).div_(place.shape[1])
-    return {"preactivation_min": z.amin((2, 3)), "preactivation_max": z.amax((2, 3)), "histogram": share}
+    place = ((frames.flatten(1).nan_to_num(low) - low) / (high - low) * bins).clamp(0, bins - 1).long()
+    share = torch.zeros(len(frames), bins, device=frames.device)
+    return share.scatter_add_(1, place, torch.ones_like(place, dtype=share.dtype)).div_(place.shape[1])
 
 
 def image_quality(output: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -49,6 +49,8 @@ def learning_curves(
     metrics: as metrics.csv; levels: as baselines.csv; marks: as `Run.marks`.
     """
     data = metrics[metrics.metric == metric]
+    if not np.isfinite(data.value).any():
+        return _nothing(metric)
     levels = levels[(levels.split == "val") & (levels.metric == metric)]
     grid = sns.relplot(
         data,
@@ -76,6 +78,8 @@ def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse
     colour a `hue`, over the frame steps.
     """
     data = test[(test.metric == metric) & test.frame.notna()].astype({"frame": int})
+    if not np.isfinite(data.value).any():
+        return _nothing(metric)
     many = hue != "branch"
     grid = sns.relplot(
         data,
@@ -207,6 +211,8 @@ def by_branch(
     colour a way (or a run), a line style a loss. x: epoch, or seconds of training. As above.
     """
     data = curves[curves.metric == metric].assign(way=lambda d: d.task + ", reads " + d.decoder_input)
+    if not np.isfinite(data.value).any():
+        return _nothing(metric)
     grid = sns.relplot(
         data,
         x=x,
@@ -232,7 +238,7 @@ def by_branch(
             for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
                 if value > 0:
                     _level(axis, value, baseline.replace("_", " "), LINES[baseline])
-    return _label(grid, metric, X_UNITS[x], titles="" if set(data.branch) == {"all"} else "all {col_name}s")
+    return _label(grid, metric, X_UNITS[x], titles="" if set(data.branch) == {"all"} else "{col_name}")
 
 
 def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str = "column") -> Figure:
@@ -299,6 +305,8 @@ def output_histograms(histograms: pd.DataFrame, targets: pd.Series | None = None
     as the topmost row.
     """
     parts = list(histograms.groupby(["run", "branch"], sort=False))
+    if not parts:
+        return _nothing("share of output pixels")
     figure, axes = _panels(len(parts), sharey=True)
     for axis, ((run, branch), part) in zip(axes, parts, strict=False):
         grid = part.pivot(index="epoch", columns="output", values="share")
@@ -408,6 +416,14 @@ def _panels(count: int, *, sharey: bool) -> tuple[Figure, list[Axes]]:
     for axis in grid.flat[count:]:
         axis.axis("off")
     return figure, list(grid.flat[:count])
+
+
+def _nothing(metric: str) -> Figure:
+    # Of a run that diverged in its first epoch, or of what an older version did not record.
+    figure, axis = plt.subplots(figsize=(5, 1.2))
+    axis.text(0.5, 0.5, f"no finite value of: {UNITS.get(metric, metric)}", ha="center", va="center")
+    axis.axis("off")
+    return figure
 
 
 def _axis_names(figure: Figure, x: str, y: str) -> Figure:

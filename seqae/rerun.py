@@ -74,7 +74,9 @@ def make_again(
     others = {part["commit"] for part in record.get("resumed", [])} - {record["commit"]}
     if others:
         tell(f"the run was interrupted and went on with {', '.join(sorted(others))}; the rerun is by one code alone")
-    if not (made := _made(store)) or made.status != "done":
+    if (made := _made(store)) and made.status == "done" and given:
+        tell(f"made before, and shown as it is, without {', '.join(given)}: delete {store} to make it anew")
+    if not made or made.status != "done":
         parameters = _parameters(record["parameters"], here) | _absolute(given or {})
         with _today_code(notebook) if here else _old_code(root, commit) as (project, code):
             file = project / "params" / original.family / "rerun.yaml"
@@ -191,7 +193,10 @@ def _old_code(root: Path, commit: str) -> Iterator[tuple[Path, Path]]:
                 raise RunError(f"commit {commit} of {root} has no seqae/cli.py to run: use --here")
             yield project, project
         finally:
+            for ending in ENDINGS:  # nothing disturbs the cleaning up
+                signal.signal(ending, signal.SIG_IGN)
             _git(root, "worktree", "remove", "--force", "--force", str(tree))  # also one that git left locked
+            _git(root, "worktree", "prune")
 
 
 @contextmanager

@@ -30,8 +30,9 @@ from safetensors.torch import save_file
 
 from seqae import experiment, plots
 from seqae.config import EXECUTION, Parameters, resolve
+from seqae.data import to_range
 from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
-from seqae.metrics import HISTOGRAM
+from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name, store_folder
 from seqae.train import Fitted, make_accelerator, mixed_precision, predict
@@ -129,9 +130,11 @@ class Run:
 
     def train(self) -> "Run":
         """Train, resume or, when done already, do nothing. Afterwards everything of the run is in its folder."""
-        if "results" in self.record():
-            if self.status == "failed":  # in its notebook, after it was trained
+        if "results" in (record := self.record()):
+            if record["status"] == "failed":  # in its notebook, after it was trained
                 self._update(status="done", reason=None)
+            if record["parameters"].get("label") != self.parameters.label:
+                self._update(parameters=record["parameters"] | {"label": self.parameters.label})
             return self
         with self._writing():
             before = self.record()
@@ -163,9 +166,8 @@ class Run:
 
     def true_shares(self) -> pd.Series:
         """The same of the true pixels of val: share by output."""
-        frames = experiment.sequences(self.parameters, "val").numpy()
-        counts, edges = np.histogram(frames / np.float32(255), bins=HISTOGRAM.double().numpy())
-        return pd.Series(counts / counts.sum(), index=((edges[1:] + edges[:-1]) / 2).round(4))
+        share = histogram(to_range(experiment.sequences(self.parameters, "val"), (0.0, 1.0))).mean(0)
+        return pd.Series(share.numpy(), index=HISTOGRAM_CENTRES)
 
     @property
     def reach(self) -> float:
@@ -173,12 +175,14 @@ class Run:
         return experiment.check(self.parameters).reach
 
     def marks(self) -> dict[str, int]:
-        """Epochs to mark on a curve: `best` on val, and, where they exist, `saturated` since and `diverged` at."""
+        """Epochs to mark on a curve: `best` on val, and, where there are any, `saturated`, `stopped` and `diverged`."""
         objective = self.metrics().query("split == 'val' and metric == 'objective'")["value"].to_list()
         if not objective or not np.isfinite(objective[-1]):
             return {"diverged": len(objective)} if objective else {}
-        since = saturated_since(objective)
-        return {"best": int(np.argmin(objective)) + 1} | ({"saturated": since} if since else {})
+        marks = {"best": int(np.argmin(objective)) + 1, "saturated": saturated_since(objective)}
+        if self.status == "done" and len(objective) < self.parameters.epochs:
+            marks["stopped"] = len(objective)
+        return {name: epoch for name, epoch in marks.items() if epoch}
 
     def test(self) -> pd.DataFrame:
         """test.csv: branch, frame (1, 2, …; none: mean over frames), metric, value, unit, sequences."""
@@ -266,7 +270,7 @@ class Run:
         if "started" in record:
             facts.append(("started", record["started"]))
         if "seconds" in record:
-            facts.append(("trained for", f"{record['seconds']:.1f} s, {p.epochs} epochs"))
+            facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
         if "machine" in record:
             facts.append(("machine", f"{record['machine']}, device {record['device']}"))
             then = record["commit"] + (" and uncommitted changes" if record["dirty"] else "")
@@ -373,6 +377,7 @@ class Run:
             ended=_now(),
             seconds=float(metrics.seconds.max()),
             weights=sum(w.numel() for w in model.parameters()),
+            epochs=fitted.epochs,
             peak_memory_bytes=fitted.peak_memory,
             verdict=line,
             explanation=self.explain(),

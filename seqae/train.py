@@ -7,10 +7,9 @@ sees exactly the batches of an unbroken one.
 
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from seqae.data import to_range, to_unit
 from seqae.diagnose import plateau_begins
 from seqae.losses import activate, training_loss
-from seqae.metrics import HISTOGRAM, frame_errors, image_quality, output_statistics
+from seqae.metrics import HISTOGRAM_CENTRES, frame_errors, image_quality, output_statistics
 from seqae.models import SequenceAutoencoder, branch_targets
 
 Row = dict[str, Any]
@@ -53,15 +52,15 @@ class Objective:
 @dataclass(frozen=True)
 class Fitted:
     """What `fit` ends with: the weights best on val, and when; epochs is how many were trained, fewer than asked for
-    where `patience` ended them; diverged_at is the epoch of a NaN or Inf loss; peak_memory in bytes, of tensors on a
-    GPU, else what the process grew by.
+    where `patience` ended them; diverged_at is the epoch of a NaN or Inf loss; peak_memory in bytes above what
+    was held before: of tensors on CUDA, of the process on Linux, elsewhere unknown.
     """
 
     weights: dict[str, Tensor]
     best_epoch: int
     epochs: int
     diverged_at: int | None
-    peak_memory: int
+    peak_memory: int | None
 
 
 def fit(
@@ -97,7 +96,8 @@ def fit(
     record(table, rows) gets each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value (units in
     `metrics.UNITS`; branch `all` holds the objective and, on train, the mean gradient norm before clipping, the
     learning rate, `update_ratio`, the norm of the epoch's last update over that of the weights, and, in fp16,
-    `overflows`, updates left out). `histograms`: epoch, branch, output, share (`metrics.output_statistics`) on val.
+    `overflows`, updates left out for an infinite gradient). `histograms`: epoch, branch, output, share on val, see
+    `metrics.histogram`.
 
     checkpoint: a file, replaced atomically at the end of an epoch when checkpoint_seconds have passed; if it exists,
     training goes on from it, after resume(its epoch). The order of sequences is a function of (seed, epoch) alone, so
@@ -105,7 +105,7 @@ def fit(
     """
     accelerator = make_accelerator(device=device, tracker=tracker, folder=tracker_folder)
     autocast, scaler = mixed_precision(accelerator.device, precision)
-    held = _peak_memory(accelerator.device, reset=True)
+    held = _memory(accelerator.device)
     net = accelerator.prepare_model(model)
     parameters = list(model.parameters())
     optim = optimizer(parameters)
@@ -120,6 +120,8 @@ def fit(
         if scheduler:
             scheduler.load_state_dict(state["scheduler"])
         scaler.load_state_dict(state["scaler"])
+        if len(state["progress"]) != 4:
+            raise ValueError(f"{checkpoint} is of an older version: delete it, and the run starts anew")
         step, seconds, objectives, diverged_at = state["progress"]
         weights = {name: tensor.cpu() for name, tensor in state["weights"].items()}
         resume(len(objectives))
@@ -134,7 +136,7 @@ def fit(
             frames = train(epoch)
             order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
             totals: dict[tuple[str, str], Any] = {}
-            overflows, update_ratio = 0, 0.0
+            overflows, left_out, update_ratio = 0, 0.0, 0.0
             net.train()
             for indices in order.split(batch_size):
                 batch = frames[indices].to(accelerator.device)  # (B, T, H, W) uint8
@@ -144,10 +146,13 @@ def fit(
                 backward = partial(_backward, net, model, batch, objective, optim, autocast, scaler, clip_norm)
                 measured = _update(optim, scaler, backward)
                 if clip_update:
-                    _limit(parameters, before, clip_update)
+                    _limit(optim, parameters, before, clip_update)
                 if last:
                     update_ratio = _update_ratio(parameters, before)
-                overflows += scaler.get_scale() < scale
+                if scaler.get_scale() < scale:
+                    overflows += 1
+                    left_out += len(batch) / len(frames)
+                    del measured["all", "grad_norm"]  # infinite, and of no update
                 if scheduler and schedule_per == "update":
                     scheduler.step()
                 step += 1
@@ -160,6 +165,8 @@ def fit(
             trained["all", "update_ratio"] = update_ratio
             if precision == "fp16":
                 trained["all", "overflows"] = overflows
+                if left_out < 1 and overflows:
+                    trained["all", "grad_norm"] /= 1 - left_out
             found = evaluate(model, val, batch_size, objective, statistics=True)
             shares = {branch: found.pop((branch, metric)) for branch, metric in [*found] if metric == "histogram"}
             valid = {key: float(value.mean()) for key, value in found.items()}
@@ -198,7 +205,7 @@ def fit(
     accelerator.end_training()
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
     best_epoch = objectives.index(min(objectives)) + 1
-    peak = _peak_memory(accelerator.device) - held
+    peak = None if held is None else _memory(accelerator.device, since=held)
     return Fitted(weights, best_epoch, len(objectives), diverged_at, peak)
 
 
@@ -325,8 +332,8 @@ def _backward(
     autocast: torch.autocast,
     scaler: torch.amp.GradScaler,
     clip_norm: float | None,
-) -> dict[tuple[str, str], Tensor]:
-    # Gradients of one batch, clipped, in the weights' .grad; returns what was measured on the way.
+) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+    # Gradients of one batch, clipped, in the weights' .grad; returns what they are of, and what was measured.
     optim.zero_grad()
     with autocast:
         outputs = _outputs(net, model, batch, objective)
@@ -340,15 +347,15 @@ def _backward(
         for branch, (z, target) in outputs.items():
             errors = _errors(z, target, model, objective)
             measured |= {(branch, metric): error for metric, error in errors.items()}
-    return measured
+    return differentiated.detach(), measured
 
 
 def _update(
-    optim: Optimizer, scaler: torch.amp.GradScaler, backward: Callable[[], dict[tuple[str, str], Tensor]]
+    optim: Optimizer, scaler: torch.amp.GradScaler, backward: Callable[[], tuple[Tensor, dict[tuple[str, str], Tensor]]]
 ) -> dict[tuple[str, str], Tensor]:
-    measured = backward()
+    _, measured = backward()
     if isinstance(optim, torch.optim.LBFGS):  # it asks for the batch's loss and gradients up to max_eval times
-        optim.step(lambda: float(backward()["all", "objective"]))
+        optim.step(lambda: float(backward()[0]))
     else:
         scaler.step(optim)
         scaler.update()
@@ -356,9 +363,14 @@ def _update(
 
 
 @torch.no_grad()
-def _limit(parameters: Sequence[Tensor], before: Sequence[Tensor], most: float) -> None:
+def _limit(optim: Optimizer, parameters: Sequence[Tensor], before: Sequence[Tensor], most: float) -> None:
+    # As in the code of Srivastava et al., what is limited is SGD's momentum, which there is the update itself.
     for weight, old in zip(parameters, before, strict=True):
         torch.clamp(weight, old - most, old + most, out=weight)
+    for group in optim.param_groups:
+        for weight in group["params"]:
+            if (momentum := optim.state[weight].get("momentum_buffer")) is not None and type(optim) is torch.optim.SGD:
+                momentum.clamp_(-most / group["lr"], most / group["lr"])
 
 
 @torch.no_grad()
@@ -368,19 +380,25 @@ def _update_ratio(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> flo
 
 
 def _histogram(epoch: int, branch: str, share: Tensor) -> list[Row]:
-    centres = (HISTOGRAM[1:] + HISTOGRAM[:-1]) / 2
-    pairs = zip(centres.tolist(), share.tolist(), strict=True)
-    return [{"epoch": epoch, "branch": branch, "output": round(centre, 4), "share": s} for centre, s in pairs]
+    pairs = zip(HISTOGRAM_CENTRES, share.tolist(), strict=True)
+    return [{"epoch": epoch, "branch": branch, "output": centre, "share": value} for centre, value in pairs]
 
 
-def _peak_memory(device: torch.device, *, reset: bool = False) -> int:
-    # Bytes: the most that tensors took on a GPU since reset; the most that this process ever took on a CPU.
+def _memory(device: torch.device, *, since: int | None = None) -> int | None:
+    # Bytes. Without `since`, what is in use, and the peak forgotten; with it, what the peak was above that: of tensors
+    # on CUDA, of this process on Linux, elsewhere not known.
+    begin, status = since is None, Path("/proc/self/status")
     if device.type == "cuda":
-        if reset:
+        if begin:
             torch.cuda.reset_peak_memory_stats(device)
-            return 0
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return torch.cuda.memory_allocated(device) if begin else torch.cuda.max_memory_allocated(device) - (since or 0)
+    if device.type != "cpu" or not status.exists():
+        return None
+    with suppress(OSError):  # what sets VmHWM back to VmRSS (man proc_pid_clear_refs)
+        if begin:
+            Path("/proc/self/clear_refs").write_text("5")
+    kilobytes = {line.split(":")[0]: line.split()[1] for line in status.read_text().splitlines() if " kB" in line}
+    return 1024 * int(kilobytes["VmRSS" if begin else "VmHWM"]) - (since or 0)
 
 
 def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
