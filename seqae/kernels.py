@@ -6,21 +6,44 @@ Dask runs this in its workers; several may run in one process, each in a thread.
 import logging
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 from traitlets import default
+
+from seqae.forkserver import fork_kernel
 
 SCHEME = "seqae:"  # begins papermill's names of our files, so that an executed notebook holds no machine's paths
 AUTOSAVE = 2  # seconds between saves of a notebook within a cell
 _sources: dict[str, str] = {}  # papermill's name: a notebook's JSON text
 _targets: dict[str, Path] = {}  # papermill's name: the file to write
 _kernels: dict[Path, int | None] = {}  # the file written: process id of its kernel; None once stopped
+
+
+class ForkedProvisioner(LocalProvisioner):
+    """Starts kernels by `forkserver`; an entry point of this package, named `seqae-forked`."""
+
+    async def launch_kernel(self, cmd: list[str], **arguments: Any) -> KernelConnectionInfo:
+        # cmd is: python -m ipykernel_launcher, and what that takes
+        forked = fork_kernel(cmd[3:], env=arguments["env"], cwd=arguments.get("cwd"))
+        self.process, self.pid, self.pgid = forked, forked.pid, forked.pid  # type: ignore[assignment]
+        return self.connection_info
+
+
+class _OwnKernel(KernelSpecManager):
+    # This interpreter, not what a user has installed as `python3`; forked where that is safe.
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        spec = super().get_kernel_spec(kernel_name)
+        if sys.platform == "linux":
+            spec.metadata = spec.metadata | {"kernel_provisioner": {"provisioner_name": "seqae-forked"}}
+        return spec
 
 
 class StoppedError(Exception):
@@ -81,8 +104,8 @@ def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
         transport_encryption = "auto"  # other users of this machine can reach its ports
 
         @default("kernel_spec_manager")
-        def _own_interpreter(self) -> KernelSpecManager:
-            return KernelSpecManager(kernel_dirs=[])  # not what a user has installed as `python3`
+        def _own_kernel(self) -> KernelSpecManager:
+            return _OwnKernel(kernel_dirs=[])
 
         async def start_kernel(self, **arguments: Any) -> None:  # type: ignore[override]
             # Dask's workers trim memory eagerly, which slows torch's large tensors.

@@ -176,8 +176,9 @@ class Run:
 
     def marks(self) -> dict[str, int]:
         """Epochs to mark on a curve: `best` on val, and, where there are any, `saturated`, `stopped` and `diverged`."""
-        objective = self.metrics().query("split == 'val' and metric == 'objective'")["value"].to_list()
-        if not objective or not np.isfinite(objective[-1]):
+        table = self.metrics().query("metric == 'objective'")
+        objective = table[table.split == "val"]["value"].to_list()
+        if not objective or not np.isfinite(table[table.epoch == len(objective)]["value"]).all():
             return {"diverged": len(objective)} if objective else {}
         marks = {"best": int(np.argmin(objective)) + 1, "saturated": saturated_since(objective)}
         if self.status == "done" and len(objective) < self.parameters.epochs:

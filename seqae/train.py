@@ -51,8 +51,8 @@ class Objective:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit` ends with: the weights best on val, and when; epochs is how many were trained, fewer than asked for
-    where `patience` ended them; diverged_at is the epoch of a NaN or Inf loss; peak_memory in bytes above what
+    """What `fit` ends with: the weights best on val, and when (0: before the first epoch); epochs is how many were
+    trained, fewer than asked for where `patience` ended them; diverged_at is the epoch of a NaN or Inf loss; peak_memory in bytes above what
     was held before: of tensors on CUDA, of the process on Linux, elsewhere unknown.
     """
 
@@ -109,6 +109,8 @@ def fit(
     net = accelerator.prepare_model(model)
     parameters = list(model.parameters())
     optim = optimizer(parameters)
+    if scaler.is_enabled():  # else fused SGD, its first update left out, goes on from uninitialised momentum
+        optim._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     scheduler = schedule(optim)
     objectives: list[float] = []  # on val, an epoch each
     step, seconds, weights, diverged_at = 0, 0.0, _copy(model), None
@@ -149,11 +151,12 @@ def fit(
                     _limit(optim, parameters, before, clip_update)
                 if last:
                     update_ratio = _update_ratio(parameters, before)
+                rate = float(optim.param_groups[0]["lr"])
                 if scaler.get_scale() < scale:
                     overflows += 1
                     left_out += len(batch) / len(frames)
                     del measured["all", "grad_norm"]  # infinite, and of no update
-                if scheduler and schedule_per == "update":
+                elif scheduler and schedule_per == "update":
                     scheduler.step()
                 step += 1
                 bar.update()
@@ -161,11 +164,11 @@ def fit(
                     totals[key] = totals.get(key, 0) + value.mean() * (len(batch) / len(frames))
 
             trained = {key: float(value) for key, value in totals.items()}
-            trained["all", "learning_rate"] = float(optim.param_groups[0]["lr"])
+            trained["all", "learning_rate"] = rate
             trained["all", "update_ratio"] = update_ratio
             if precision == "fp16":
                 trained["all", "overflows"] = overflows
-                if left_out < 1 and overflows:
+                if ("all", "grad_norm") in trained:
                     trained["all", "grad_norm"] /= 1 - left_out
             found = evaluate(model, val, batch_size, objective, statistics=True)
             shares = {branch: found.pop((branch, metric)) for branch, metric in [*found] if metric == "histogram"}
@@ -173,11 +176,11 @@ def fit(
             objectives.append(valid["all", "objective"])
             if not (math.isfinite(trained["all", "objective"]) and math.isfinite(objectives[-1])):
                 diverged_at = epoch
-            elif objectives[-1] == min(objectives):
+            elif all(objectives[-1] < earlier for earlier in objectives[:-1]):
                 weights = _copy(model)
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(objectives[-1])
-            elif scheduler and schedule_per == "epoch":
+            elif scheduler and schedule_per == "epoch" and overflows < steps:
                 scheduler.step()
 
             seconds = time.monotonic() - began
@@ -204,7 +207,8 @@ def fit(
                 saved = time.monotonic()
     accelerator.end_training()
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
-    best_epoch = objectives.index(min(objectives)) + 1
+    sound = objectives[: diverged_at - 1] if diverged_at else objectives
+    best_epoch = sound.index(min(sound)) + 1 if sound else 0
     peak = None if held is None else _memory(accelerator.device, since=held)
     return Fitted(weights, best_epoch, len(objectives), diverged_at, peak)
 
@@ -369,7 +373,8 @@ def _limit(optim: Optimizer, parameters: Sequence[Tensor], before: Sequence[Tens
         torch.clamp(weight, old - most, old + most, out=weight)
     for group in optim.param_groups:
         for weight in group["params"]:
-            if (momentum := optim.state[weight].get("momentum_buffer")) is not None and type(optim) is torch.optim.SGD:
+            momentum = optim.state[weight].get("momentum_buffer") if type(optim) is torch.optim.SGD else None
+            if momentum is not None and group["lr"] > 0:
                 momentum.clamp_(-most / group["lr"], most / group["lr"])
 
 

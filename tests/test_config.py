@@ -32,11 +32,16 @@ OTHER: dict[str, Any] = {
     "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01, "schedule": "StepLR", "schedule_every": 3,
     "schedule_gamma": 0.9, "schedule_arguments": {"last_epoch": -1}, "clip_norm": None, "init": "orthogonal",
     "init_range": 0.1, "bias_init": "zero", "forget_bias": 1, "precision": "bf16", "device": "cpu",
+    "label": "ours", "reduction": "sum", "clip_update": 1e-4, "patience": 5, "readout_bias": -2, "peephole_range": 0.1,
     "tracker": "wandb", "store": "elsewhere", "fresh": True, "keep_checkpoint": True, "checkpoint_seconds": 0,
 }  # fmt: skip
-NEEDS: dict[str, dict[str, Any]] = {"training_loss": {"training_loss": "bce", "activation": "sigmoid"}}
-# As design §6 says: where and how a run is executed, not what it is.
-WHERE_AND_HOW = {"device", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
+NEEDS: dict[str, dict[str, Any]] = {
+    "training_loss": {"training_loss": "bce", "activation": "sigmoid"},
+    "recon_truth": {"recon_truth": True, "decoder_input": "truth"},
+    "schedule_per": {"schedule_per": "update", "schedule": "StepLR"},
+}
+# As design §6 says: where and how a run is executed, not what it is; nor is what comparisons call it.
+WHERE_AND_HOW = {"label", "device", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
 
 
 def fault(*layers: dict[str, Any]) -> str:
@@ -113,6 +118,42 @@ def test_the_range_lies_within_what_the_activation_can_output(activation: str, p
         assert "activation: none" in message
 
 
+@pytest.mark.parametrize("task", ["recon", "recon_ordered", "pred", "both"])
+@pytest.mark.parametrize("decoder_input", ["zero", "output", "truth"])
+def test_recon_truth_is_for_a_recon_decoder_that_reads_the_truth(task: str, decoder_input: str) -> None:
+    given = {"recon_truth": True, "task": task, "decoder_input": decoder_input}
+    if decoder_input == "truth" and task != "pred":
+        assert resolve(given).recon_truth
+    else:
+        message = fault(given)
+        assert f"here task is {task}, decoder_input {decoder_input}" in message
+        assert "set decoder_input: truth" in message
+    assert not resolve(given | {"recon_truth": False}).recon_truth
+
+
+@pytest.mark.parametrize("schedule", ["none", "ReduceLROnPlateau"])
+def test_what_takes_no_step_per_update_is_told(schedule: str) -> None:
+    message = fault({"schedule": schedule, "schedule_per": "update"})
+    assert f"schedule {schedule} takes no steps per update: set schedule_per: epoch" in message
+    assert resolve({"schedule": schedule, "schedule_per": "epoch"}).schedule == schedule
+    assert resolve({"schedule": "StepLR", "schedule_per": "update"}).schedule_per == "update"
+
+
+def test_lbfgs_is_not_scaled() -> None:
+    assert "optimizer LBFGS cannot be scaled for precision fp16: use bf16" in fault(
+        {"optimizer": "LBFGS", "precision": "fp16"}
+    )
+    for sound in ({"optimizer": "LBFGS", "precision": "bf16"}, {"optimizer": "Adam", "precision": "fp16"}):
+        assert resolve(sound).optimizer == sound["optimizer"]
+
+
+def test_every_unsound_combination_is_told_at_once() -> None:
+    message = fault(
+        {"recon_truth": True}, {"schedule_per": "update"}, {"optimizer": "LBFGS", "precision": "fp16"},
+    )  # fmt: skip
+    assert [line.split()[0] for line in message.splitlines()] == ["recon_truth", "schedule", "optimizer"]
+
+
 @pytest.mark.parametrize("pixel_range", [[1, 0], [0.5, 0.5], [0], [0, 1, 2], "wide", [0, "one"]])
 def test_a_range_is_two_numbers_in_order(pixel_range: Any) -> None:
     assert "pixel_range" in fault({"pixel_range": pixel_range})
@@ -125,6 +166,8 @@ def test_a_range_is_two_numbers_in_order(pixel_range: Any) -> None:
         ("epochs", 1.5), ("batch_size", "many"), ("seed", -1), ("seed", 2**32), ("data_seed", 2**64),
         ("frame_size", 48), ("task", "reconstruct"), ("decoder_input", None), ("precision", "fp8"),
         ("endless", "perhaps"), ("data_folder", 2024), ("optimizer_arguments", [1]), ("momentum", -0.1),
+        ("reduction", "none"), ("clip_update", 0), ("patience", 0), ("patience", 2.5), ("peephole_range", -0.1),
+        ("schedule_per", "step"), ("readout_bias", "low"), ("recon_truth", "perhaps"),
     ],
 )  # fmt: skip
 def test_a_value_out_of_place_is_named_with_what_it_means(name: str, value: Any) -> None:
@@ -167,7 +210,7 @@ def test_names_stay_text() -> None:
 
 def test_none_is_the_word_where_there_may_be_none() -> None:
     optional = [name for name, field in Parameters.model_fields.items() if type(None) in get_args(field.annotation)]
-    assert {"clip_norm", "learning_rate", "hidden", "forget_bias", "momentum"} <= {*optional}
+    assert {"clip_norm", "learning_rate", "hidden", "forget_bias", "momentum", "patience", "clip_update"} <= {*optional}
     by_word, by_null = resolve(dict.fromkeys(optional, "none")), resolve(dict.fromkeys(optional))
     assert by_word == by_null
     assert all(getattr(by_word, name) is None for name in optional)

@@ -14,6 +14,7 @@ from seqae.diagnose import (
     baselines,
     diary,
     explain_head,
+    plateau_begins,
     prognosis,
     reachable_floor,
     reachable_pixels,
@@ -220,7 +221,26 @@ def test_levels_on_moving_mnist_are_those_of_the_design() -> None:
     ],
 )
 def test_saturated_since_by_hand(values: Sequence[float], since: int | None) -> None:
-    assert saturated_since(pd.Series(values, index=range(1, len(values) + 1), dtype=float)) == since
+    assert saturated_since(values) == since
+
+
+@pytest.mark.parametrize(
+    ("values", "epoch"),
+    [
+        ([8], 1),
+        ([8, 4, 2], 3),
+        ([8, 4, 4, 4], 2),
+        ([8, 4, 3.97, 3.961], 2),  # 0.99 % in total after it
+        ([8, 4, 3.97, 3.95], 3),  # 1.3 % after the second, 0.5 % after the third
+        ([8, 4, 5, 6], 2),  # the best counts, not the last
+        ([8, 8, 8], 1),
+        ([8, 4, math.nan, 4], 2),  # no number is no gain
+        ([-1, -2, -2.01], 2),  # as for any objective, 0.5 % of its size
+        ([0, 0], 1),
+    ],
+)
+def test_where_a_plateau_begins_by_hand(values: Sequence[float], epoch: int) -> None:
+    assert plateau_begins(values) == epoch
 
 
 # ---- the verdict ----
@@ -274,6 +294,20 @@ def test_diverged_before_anything_else() -> None:
 def test_saturated() -> None:
     assert of_recon([0.04, 0.02, 0.02, 0.02, 0.02]) == "learned (50 % below mean frame), saturated since epoch 2"
     assert of_recon([0.04] * 8) == "stuck at the mean frame, saturated since epoch 1"
+
+
+def test_stopped() -> None:
+    curve = val([0.04, 0.02, 0.02, 0.02], recon=[0.04, 0.02, 0.02, 0.02])
+    line = verdict(curve, mean_frame={"recon": 0.04}, floor=0, stopped=True)
+    assert line == "learned (50 % below mean frame), stopped at epoch 4"
+    long = [0.04] * 8
+    line = verdict(val(long, recon=long), mean_frame={"recon": 0.04}, floor=0, stopped=True)
+    assert line == "stuck at the mean frame, saturated since epoch 1, stopped at epoch 8"
+    line = verdict(val([0.06] * 3, recon=[0.06] * 3), mean_frame={"recon": 0.04}, floor=0, stopped=True)
+    assert line == "worse than the mean frame (50 % above), stopped at epoch 3"
+    line = verdict(curve, mean_frame={"recon": 0.04}, floor=0.072, stopped=True)
+    assert line == "cannot learn: floor 0.072 > mean frame 0.040, stopped at epoch 4"
+    assert verdict(curve, mean_frame={"recon": 0.04}, floor=0, diverged_at=4, stopped=True) == "diverged at epoch 4"
 
 
 # ---- the diary ----

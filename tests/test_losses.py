@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 from seqae.losses import activate, binary_cross_entropy, squared_error, training_loss
-from seqae.metrics import UNITS, frame_errors, image_quality
+from seqae.metrics import HISTOGRAM, HISTOGRAM_CENTRES, UNITS, frame_errors, image_quality, output_statistics
 
 GENERATOR = torch.Generator().manual_seed(6)
 
@@ -126,6 +126,54 @@ def test_image_quality_is_scikit_images(size: int) -> None:
             assert {k: float(v[b, t]) for k, v in quality.items()} == pytest.approx(expected, abs=1e-4)
             unclipped = frame_errors(output, target, None)["mse"][b, t]
             assert float(unclipped) == pytest.approx(mean_squared_error(output[b, t].numpy(), target[b, t].numpy()))
+
+
+def bins(*outputs: float) -> list[float]:
+    """Shares of a sequence of one frame with these pixels."""
+    output = torch.tensor(outputs).reshape(1, 1, 1, -1)
+    (shares,) = output_statistics(output, output)["histogram"].tolist()
+    assert len(shares) == 60
+    assert sum(shares) == pytest.approx(1)
+    return shares
+
+
+def test_the_histograms_bins_are_forty_to_the_unit_and_ten_beyond_either_end() -> None:
+    assert HISTOGRAM.tolist() == pytest.approx([-0.25 + 0.025 * i for i in range(61)], abs=1e-6)
+    assert pytest.approx(((HISTOGRAM[1:] + HISTOGRAM[:-1]) / 2).tolist(), abs=1e-6) == HISTOGRAM_CENTRES
+
+
+@pytest.mark.parametrize(
+    ("output", "where"),
+    [
+        (0.0, 10), (0.0249, 10), (0.0251, 11), (-0.001, 9), (0.51, 30), (0.999, 49), (1.0, 50), (1.24, 59),
+        (-0.24, 0), (-0.25, 0), (1.25, 59), (-7.0, 0), (7.0, 59),
+        (-1e20, 0), (1e20, 59), (-math.inf, 0), (math.inf, 59),
+    ],
+)  # fmt: skip
+def test_a_pixel_is_counted_in_its_bin_and_beyond_them_in_the_last(output: float, where: int) -> None:
+    shares = bins(output)
+    assert [i for i, share in enumerate(shares) if share] == [where]
+
+
+def test_shares_by_hand() -> None:
+    shares = bins(0.0, 0.01, 0.3, 1.0, -3.0)
+    assert {i: share for i, share in enumerate(shares) if share} == pytest.approx({10: 0.4, 22: 0.2, 50: 0.2, 0: 0.2})
+
+
+def test_no_number_at_all_has_a_share_as_well() -> None:
+    shares = bins(math.nan, math.nan, math.nan, 0.51)
+    assert {i: share for i, share in enumerate(shares) if share} == {0: 0.75, 30: 0.25}
+
+
+def test_each_sequence_has_its_own_statistics() -> None:
+    output, z = frames(3, 2, 4, 5), 10 * frames(3, 2, 4, 5) - 5
+    found = output_statistics(z, output)
+    for b in range(3):
+        counts, _ = np.histogram(output[b].double(), np.linspace(-0.25, 1.25, 61))
+        assert found["histogram"][b].tolist() == pytest.approx(counts / 40)
+        for t in range(2):
+            ends = found["preactivation_min"][b, t], found["preactivation_max"][b, t]
+            assert [float(end) for end in ends] == [float(z[b, t].min()), float(z[b, t].max())]
 
 
 def test_image_quality_of_the_truth_itself() -> None:

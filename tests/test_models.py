@@ -18,6 +18,8 @@ TASKS = ("recon", "recon_ordered", "pred", "both")
 DECODER_INPUTS = ("zero", "output", "truth")
 CNNS = ("cnn_v1", "cnn_v2", "cnn_v3", "cnn_flatten")
 CHECKED = ("lstm_copy", "fc_lstm", "srivastava")
+OF_H = ("lstm", "lstmcell", "lstm_copy")  # the frame is h itself
+STRIDES = {"cnn_v1": (2, 2, 2, 1, 1), "cnn_v2": (2, 2, 1), "cnn_v3": (2, 2, 1), "cnn_flatten": (2, 2, 1)}
 
 
 def tiny(architecture: str, task: str = "both", decoder_input: str = "output", **given: Any) -> SequenceAutoencoder:
@@ -49,8 +51,6 @@ def test_the_table_holds_every_architecture() -> None:
 
 @pytest.mark.parametrize(("architecture", "task", "decoder_input"), [*product(ARCHITECTURES, TASKS, DECODER_INPUTS)])
 def test_every_combination_trains_a_step_with_every_loss(architecture: str, task: str, decoder_input: str) -> None:
-    # A decoder that reads zeros never uses its first input weights, and no gradient reaches them.
-    unused = {f"decoders.{b}.layers.0.weight_ih" for b in BRANCHES[task]} if decoder_input == "zero" else set()
     for pixel_range, activation, kind in LOSSES.values():
         model = tiny(architecture, task, decoder_input, activation=activation).double()
         frames = to_range(sequences(model, batch=1), pixel_range).double()  # so that a small step shows
@@ -61,7 +61,7 @@ def test_every_combination_trains_a_step_with_every_loss(architecture: str, task
         loss = torch.cat(losses).mean()
         loss.backward()
         without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
-        assert without == unused
+        assert without == unused(model)
         torch.optim.SGD(model.parameters(), lr=1e-3).step()
         with torch.no_grad():
             again = run(model, frames, task)
@@ -176,76 +176,129 @@ class Plain:
     def __init__(self, model: SequenceAutoencoder, architecture: str) -> None:
         self.model, self.architecture = model, architecture
         self.weights = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
-        self.cells: dict[str, list[nn.LSTMCell]] = {}
-        for stack in ["encoder", *(f"decoders.{branch}" for branch in model.decoders)]:
-            names = [name for name in self.weights if name.startswith(f"{stack}.") and name.endswith("weight_ih")]
-            self.cells[stack] = [self.cell(name.removesuffix(".weight_ih")) for name in names]
 
-    def cell(self, prefix: str) -> nn.LSTMCell:
-        weight_ih, weight_hh, bias = (self.weights[f"{prefix}.{n}"] for n in ("weight_ih", "weight_hh", "bias"))
-        cell = nn.LSTMCell(weight_ih.shape[1], weight_hh.shape[1], dtype=torch.float64)
-        cell.weight_ih.data, cell.weight_hh.data = weight_ih.data, weight_hh.data
-        cell.bias_ih.data, cell.bias_hh.data = bias.data, torch.zeros_like(bias)
-        return cell
+    def layers(self, stack: str) -> list[str]:
+        names = [name for name in self.weights if name.startswith(f"{stack}.") and name.endswith("weight_ih")]
+        return [name.removesuffix(".weight_ih") for name in names]
 
-    def gradients(self) -> dict[str, Tensor | None]:
-        found = {name: weight.grad for name, weight in self.weights.items()}
-        for stack, cells in self.cells.items():
-            for n, cell in enumerate(cells):
-                found[f"{stack}.layers.{n}.weight_ih"] = cell.weight_ih.grad
-                found[f"{stack}.layers.{n}.weight_hh"] = cell.weight_hh.grad
-                found[f"{stack}.layers.{n}.bias"] = cell.bias_ih.grad
-        return found
+    def cell(self, layer: str, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        of_layer = {name.rpartition(".")[2]: w for name, w in self.weights.items() if name.startswith(f"{layer}.")}
+        weight_ih, weight_hh, bias = (of_layer[name] for name in ("weight_ih", "weight_hh", "bias"))
+        if "peephole_i" not in of_layer:
+            cell = nn.LSTMCell(weight_ih.shape[1], weight_hh.shape[1], dtype=torch.float64)
+            own = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias, "bias_hh": torch.zeros_like(bias)}
+            return torch.func.functional_call(cell, own, (x, state))
+        h, c = state  # Srivastava et al. (2015), §2.1
+        i, f, g, o = (x @ weight_ih.t() + h @ weight_hh.t() + bias).chunk(4, 1)
+        i, f = torch.sigmoid(i + of_layer["peephole_i"] * c), torch.sigmoid(f + of_layer["peephole_f"] * c)
+        c = f * c + i * torch.tanh(g)
+        return torch.sigmoid(o + of_layer["peephole_o"] * c) * torch.tanh(c), c
+
+    def zeros(self, stack: str, batch: int) -> list[tuple[Tensor, Tensor]]:
+        widths = [self.weights[f"{layer}.weight_hh"].shape[1] for layer in self.layers(stack)]
+        return [(torch.zeros(batch, n, dtype=torch.float64),) * 2 for n in widths]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         return x @ self.weights[f"{name}.weight"].t() + self.weights[f"{name}.bias"]
 
     def embed(self, frame: Tensor) -> Tensor:
-        if self.architecture != "fc_lstm":
+        if self.architecture == "fc_lstm":
+            return self.linear("embedding.2", self.linear("embedding.0", frame).relu()).relu()
+        if self.architecture not in CNNS:
             return frame
-        return self.linear("embedding.2", self.linear("embedding.0", frame).relu()).relu()
+        x, strides = frame.reshape(-1, 1, 64, 64), STRIDES[self.architecture]
+        for n, stride in enumerate(strides):
+            weight, bias = self.weights[f"embedding.{2 * n + 1}.weight"], self.weights[f"embedding.{2 * n + 1}.bias"]
+            x = nn.functional.conv2d(x, weight, bias, stride)
+            if n + 1 < len(strides) or self.architecture != "cnn_v1":  # that one has ReLU between, not after each
+                x = x.relu()
+        return x.flatten(1)
 
     def read(self, branch: str, h: Tensor) -> Tensor:
-        if self.architecture == "lstm_copy":
+        name = f"readouts.{branch}"
+        if self.architecture in OF_H:
             return h
         if self.architecture == "srivastava":
-            return self.linear(f"readouts.{branch}", h)
-        return self.linear(f"readouts.{branch}.2", self.linear(f"readouts.{branch}.0", h).relu())
+            return self.linear(name, h)
+        if self.architecture == "fc_lstm":
+            return self.linear(f"{name}.2", self.linear(f"{name}.0", h).relu())
+        x: Any = None
+        for n, stride in enumerate(STRIDES[self.architecture][::-1]):
+            weight, bias = self.weights[f"{name}.{2 * n + 1}.weight"], self.weights[f"{name}.{2 * n + 1}.bias"]
+            if n == 0:  # channels of a square map each
+                side = round((h.shape[1] / weight.shape[0]) ** 0.5)
+                x = h.reshape(len(h), weight.shape[0], side, side)
+            x = nn.functional.conv_transpose2d(x if n == 0 else x.relu(), weight, bias, stride)
+        return x.flatten(1)
 
     def step(self, stack: str, x: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
         after = []
-        for cell, state in zip(self.cells[stack], states, strict=True):
-            x, c = cell(x, state)
+        for layer, state in zip(self.layers(stack), states, strict=True):
+            x, c = self.cell(layer, x, state)
             after.append((x, c))
         return x, after
 
     def __call__(self, frames: Tensor, truth: dict[str, Tensor], *, training: bool) -> dict[str, Tensor]:
-        flat, outputs = frames.flatten(2), {}
-        zeros = [(torch.zeros(len(frames), c.hidden_size, dtype=torch.float64),) * 2 for c in self.cells["encoder"]]
-        states: list[Any] = zeros
+        model, flat, outputs = self.model, frames.flatten(2), {}
+        states: list[Any] = self.zeros("encoder", len(frames))
         for t in range(flat.shape[1]):
             _, states = self.step("encoder", self.embed(flat[:, t]), states)
-        for branch in self.model.decoders:
+        for branch in model.decoders:
             stack, z, h = f"decoders.{branch}", [], torch.zeros(0)
             if self.architecture == "srivastava":
                 own = list(states)  # every layer's h and c
             else:  # the top h alone
-                own = [(torch.zeros(len(frames), c.hidden_size, dtype=torch.float64),) * 2 for c in self.cells[stack]]
+                own = self.zeros(stack, len(frames))
                 own[0] = (states[-1][0], own[0][1])
+            follows = training or (branch == "recon" and model.recon_truth)
             before = flat[:, -1] if branch == "pred" else torch.zeros_like(flat[:, 0])
             for t in range(truth[branch].shape[1]):
-                x = torch.zeros(len(frames), self.cells[stack][0].input_size, dtype=torch.float64)
-                if self.model.decoder_input == "truth":
+                width = self.weights[f"{stack}.layers.0.weight_ih"].shape[1]
+                x = torch.zeros(len(frames), width, dtype=torch.float64)
+                if model.decoder_input == "truth":
                     if t > 0:
                         true = truth[branch].flatten(2)[:, t - 1]
-                        before = true if training else activate(z[-1], self.model.activation)
+                        before = true if follows else activate(z[-1], model.activation)
                     x = self.embed(before)
-                elif self.model.decoder_input == "output" and t > 0:
-                    x = h if self.architecture == "fc_lstm" else activate(z[-1], self.model.activation)
+                elif model.decoder_input == "output" and t > 0:
+                    top_h = self.architecture == "fc_lstm" or self.architecture in CNNS
+                    x = h if top_h else activate(z[-1], model.activation)
                 h, own = self.step(stack, x, own)
-                z.append(self.model.gain * self.read(branch, h))
+                z.append(model.gain * self.read(branch, h))
             outputs[branch] = torch.stack(z, 1).unflatten(2, frames.shape[2:])
         return outputs
+
+
+def unused(model: SequenceAutoencoder) -> set[str]:
+    """A decoder that reads zeros never uses its first input weights, and no gradient reaches them."""
+    reads_zeros = model.decoder_input == "zero"
+    return {f"decoders.{branch}.layers.0.weight_ih" for branch in model.decoders} if reads_zeros else set()
+
+
+def compare(model: SequenceAutoencoder, architecture: str, task: str, *, training: bool) -> None:
+    """Outputs and gradients with a plain loop's."""
+    initialise(model.double().train(training), bias_init="normal")
+    plain, frames = Plain(model, architecture), to_range(sequences(model), (0, 1)).double()
+    truth = branch_targets(frames, task=task, frames_in=SEEN)
+    ours, theirs = model(frames[:, :SEEN], truth), plain(frames[:, :SEEN], truth, training=training)
+    assert {*ours} == {*BRANCHES[task]}
+    for branch in ours:
+        assert torch.allclose(ours[branch], theirs[branch], rtol=0, atol=1e-5)
+    for outputs in (ours, theirs):
+        losses = [training_loss(z, truth[b], kind="mse", activation=model.activation).sum() for b, z in outputs.items()]
+        torch.stack(losses).sum().backward()
+    for name, parameter in model.named_parameters():
+        reference = plain.weights[name].grad
+        reference = torch.zeros_like(parameter) if reference is None else reference
+        mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        assert torch.allclose(mine, reference, rtol=1e-5, atol=1e-8), name
+        # no ReLU is dead, which would leave little to compare
+        assert bool(reference.any()) != (name in unused(model)), name
+
+
+FEW: dict[str, dict[str, Any]] = {  # weights; more where there are ReLUs
+    "lstm_copy": {"width": 0.003, "frame_size": 8}, "fc_lstm": {"width": 0.02}, "srivastava": {"width": 0.003},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -255,24 +308,31 @@ def test_forward_and_gradients_are_those_of_a_plain_loop(
     architecture: str, decoder_input: str, activation: str, training: bool
 ) -> None:
     layers = 2 if architecture == "srivastava" else 3
-    model = tiny(architecture, "both", decoder_input, activation=activation, gain=3, width=0.003, layers=layers)
-    initialise(model.double().train(training), bias_init="normal")
-    plain = Plain(model, architecture)
-    frames = to_range(sequences(model), (0, 1)).double()
-    truth = branch_targets(frames, task="both", frames_in=SEEN)
-    ours, theirs = model(frames[:, :SEEN], truth), plain(frames[:, :SEEN], truth, training=training)
-    for branch in ("recon", "pred"):
-        assert torch.allclose(ours[branch], theirs[branch], rtol=0, atol=1e-5)
-    for outputs in (ours, theirs):
-        loss = sum(training_loss(z, truth[b], kind="mse", activation=activation).sum() for b, z in outputs.items())
-        assert isinstance(loss, Tensor)
-        loss.backward()
-    expected = plain.gradients()
-    for name, parameter in model.named_parameters():
-        reference = expected[name]
-        assert reference is not None
-        mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        assert torch.allclose(mine, reference, rtol=1e-5, atol=1e-8), name
+    model = tiny(architecture, "both", decoder_input, activation=activation, gain=3, layers=layers, **FEW[architecture])
+    compare(model, architecture, "both", training=training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("architecture", "decoder_input"), [*product(["lstm", "lstmcell", *CNNS], DECODER_INPUTS)])
+def test_the_other_architectures_are_plain_loops_as_well(architecture: str, decoder_input: str, training: bool) -> None:
+    sizes: dict[str, Any] = {"width": 0.02} if architecture in CNNS else {"frame_size": 8}
+    model = tiny(architecture, "both", decoder_input, activation="tanh", gain=3, **sizes)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.bias, 0.2)  # type: ignore[arg-type]  # so few channels would else be dead
+    compare(model, architecture, "both", training=training)
+
+
+@pytest.mark.parametrize("recon_truth", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("architecture", "task"), [*product(CHECKED, TASKS)])
+def test_every_task_is_a_plain_loop_with_the_truth_as_with_peepholes(
+    architecture: str, task: str, training: bool, recon_truth: bool
+) -> None:
+    given: dict[str, Any] = {"layers": 2, "peepholes": True, "recon_truth": recon_truth}
+    model = tiny(architecture, task, "truth", gain=3, **given, **FEW[architecture])
+    initialise(model, peephole_range=1.0)
+    compare(model, architecture, task, training=training)
 
 
 # ---- what is handed over, what is read ----
@@ -384,6 +444,54 @@ def test_a_truth_decoder_reads_its_own_frames_when_evaluated(architecture: str) 
     assert not torch.allclose(own, run(model, frames, "pred")["pred"], atol=1e-6)
 
 
+TRUTHFUL = [*product([*CHECKED, "lstm"], ["recon", "recon_ordered", "both"])]
+
+
+def with_and_without(architecture: str, task: str, decoder_input: str = "truth") -> list[SequenceAutoencoder]:
+    """The same weights, with recon_truth and without."""
+    return [tiny(architecture, task, decoder_input, gain=5, recon_truth=value) for value in (True, False)]
+
+
+@pytest.mark.parametrize(("architecture", "task"), TRUTHFUL)
+def test_with_recon_truth_recon_reads_the_true_frames_when_evaluated(architecture: str, task: str) -> None:
+    with_truth, without = with_and_without(architecture, task)
+    frames = to_range(sequences(without), (0, 1))
+    seen = frames[:, :SEEN]
+    with torch.no_grad():
+        trained = run(without.train(), frames, task)["recon"]  # what a decoder makes of the true frames, in their order
+        own = without.eval()(seen)["recon"]
+        assert not torch.allclose(trained[:, 1:], own[:, 1:], atol=1e-4)
+        assert torch.equal(run(with_truth.train(), frames, task)["recon"], trained)
+        for evaluated in (with_truth.eval()(seen), run(with_truth, frames, task)):  # with no truth told, and with it
+            assert torch.equal(evaluated["recon"], trained)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("architecture", [*CHECKED, "cnn_v3"])
+def test_recon_truth_leaves_pred_alone_and_lets_no_future_leak(architecture: str, training: bool) -> None:
+    with_truth, without = (model.train(training) for model in with_and_without(architecture, "both"))
+    frames = to_range(sequences(with_truth), (0, 1))
+    other = frames.clone()
+    other[:, SEEN:] = 1 - other[:, SEEN:]
+    with torch.no_grad():
+        ours, theirs, perturbed = (
+            run(model, batch, "both")
+            for model, batch in ((with_truth, frames), (without, frames), (with_truth, other))
+        )  # fmt: skip
+    assert torch.equal(ours["pred"], theirs["pred"])
+    assert torch.equal(ours["recon"], perturbed["recon"])
+    assert torch.equal(ours["pred"], perturbed["pred"]) != training  # which is told the truth in training alone
+
+
+@pytest.mark.parametrize("decoder_input", ["zero", "output"])
+def test_recon_truth_is_nothing_to_a_decoder_that_reads_no_truth(decoder_input: str) -> None:
+    for training in (True, False):
+        with_truth, without = (m.train(training) for m in with_and_without("srivastava", "both", decoder_input))
+        frames = to_range(sequences(with_truth), (0, 1))
+        ours, theirs = run(with_truth, frames, "both"), run(without, frames, "both")
+        assert all(torch.equal(ours[branch], theirs[branch]) for branch in ("recon", "pred"))
+
+
 def test_the_decoders_inputs_differ() -> None:
     outputs = []
     for decoder_input in DECODER_INPUTS:
@@ -493,6 +601,62 @@ def test_the_forget_bias_is_at_the_forget_gate() -> None:
     plain.bias_ih.data = torch.where(layer.bias == 5, 100.0, 0.0)  # type: ignore[arg-type]
     _, after_one = plain(torch.zeros(1, plain.input_size), (torch.zeros(1, hidden), cell))
     assert torch.allclose(after_one, cell)
+
+
+# the last layer's bias: of a Linear, of the last of two, of the last of three ConvTranspose2d
+LAST = {"srivastava": "bias", "fc_lstm": "2.bias", "cnn_v3": "5.bias", "cnn_v1": "9.bias"}
+
+
+@pytest.mark.parametrize("value", [-2.5, 0.0])
+@pytest.mark.parametrize("architecture", LAST)
+def test_the_readout_bias_is_that_of_the_last_layer_of_each_branch(architecture: str, value: float) -> None:
+    before, after = initialised(architecture, readout_bias=value)
+    names = {f"readouts.{branch}.{LAST[architecture]}" for branch in ("recon", "pred")}
+    assert changed(before, after) == names
+    weights = dict(after.named_parameters())
+    assert all((weights[name] == value).all() for name in names)
+    # it is what stands between the output and that of no bias at all
+    initialise(before, readout_bias=0.0)
+    frames = to_range(sequences(before), (0, 1))
+    for model in (before, after):
+        model.decoder_input, model.gain = "zero", 3.0  # so that nothing is fed back
+    with torch.no_grad():
+        none, some = run(before, frames, "both"), run(after, frames, "both")
+    assert all(torch.allclose(some[b] - none[b], torch.tensor(3 * value), atol=1e-5) for b in ("recon", "pred"))
+
+
+@pytest.mark.parametrize("value", [-2.5, 0.0])
+@pytest.mark.parametrize("architecture", OF_H)
+def test_a_readout_bias_needs_a_readout(architecture: str, value: float) -> None:
+    model = tiny(architecture)
+    with pytest.raises(ValueError, match=rf"readout_bias {value:g} needs a readout, and this frame is h itself"):
+        initialise(model, readout_bias=value)
+    assert changed(tiny(architecture), model) == set()
+
+
+@pytest.mark.parametrize("init", ["default", "uniform", "orthogonal"])
+@pytest.mark.parametrize(("architecture", "layers"), [("srivastava", 1), ("srivastava", 2), ("lstm_copy", 3)])
+def test_peepholes_begin_in_their_range(architecture: str, layers: int, init: str) -> None:
+    given: dict[str, Any] = {"peepholes": True, "layers": layers, "width": 0.05}
+    before, after = tiny(architecture, **given), tiny(architecture, **given)
+    initialise(after, init=init, peephole_range=0.1)
+    peepholes = of_lstms(after, *(f"peephole_{gate}" for gate in "ifo"))
+    assert len(peepholes) == 3 * 3 * layers  # gates, stacks, layers
+    others = set() if init == "default" else {n for n, p in after.named_parameters() if p.dim() > 1}
+    assert changed(before, after) - others == peepholes
+    for name, weight in after.named_parameters():
+        if name in peepholes:
+            assert 0.08 < weight.abs().max() <= 0.1
+            assert weight.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.2)
+            assert not any(torch.equal(weight, w) for n, w in after.named_parameters() if n in peepholes - {name})
+    assert all(zero(weight) for name, weight in before.named_parameters() if name in peepholes)  # without a range
+
+
+def test_a_peephole_range_needs_peepholes() -> None:
+    for model in (tiny("srivastava"), tiny("lstm_copy", peepholes=False)):
+        with pytest.raises(ValueError, match=r"peephole_range 0.1 needs peepholes: set peepholes: true"):
+            initialise(model, peephole_range=0.1)
+        initialise(model, peephole_range=0.0)
 
 
 def test_a_seed_makes_the_same_weights() -> None:

@@ -65,7 +65,7 @@ def test_each_parameter_file_is_sound_at_each_scale(file, scale, tmp_path):
     assert item.run.family == file.relative_to(ROOT / "params").parts[0]
 
 
-@pytest.mark.parametrize("scale", ["smoke", "quick"])
+@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
 def test_no_two_files_of_a_family_define_one_run(scale, tmp_path):
     assert len(plan([ROOT / "params"], scale=scale, store=str(tmp_path))) == len(FILES)
 
@@ -123,6 +123,12 @@ SMOKE = {
 }
 
 
+UNUSUAL = [  # what people do to a family's notebook: break it, and ask it for what it was not written for
+    ("params/saturation/0sb-readout.yaml", "optimizer=SGD", "learning_rate=1e30", "clip_norm=none"),
+    ("params/paper/composite.yaml", "loss=0nm", "patience=1", "epochs=4", "learning_rate=1e-7"),
+]
+
+
 @pytest.fixture(scope="module")
 def smoke_store(tmp_path_factory):
     """Runs of every family made by `seqae run` at smoke scale."""
@@ -130,6 +136,10 @@ def smoke_store(tmp_path_factory):
     files = [str(ROOT / f"params/{family}/{name}.yaml") for family, names in SMOKE.items() for name in names]
     told = CliRunner().invoke(app, ["run", *files, "--scale", "smoke", "--store", str(store)])
     assert told.exit_code == 0, told.output
+    for file, *given in UNUSUAL:
+        options = [part for pair in given for part in ("-p", pair)]
+        told = CliRunner().invoke(app, ["run", str(ROOT / file), *options, "--scale", "smoke", "--store", str(store)])
+        assert told.exit_code == 0, told.output
     return store
 
 
@@ -143,7 +153,7 @@ pytestmark = [
 @pytest.mark.parametrize("family", [*SMOKE])
 def test_the_notebook_runs_top_to_bottom(smoke_store, family):
     runs = find_runs(smoke_store, family)
-    assert len(runs) == len(SMOKE[family])
+    assert len(runs) == len(SMOKE[family]) + sum(f"params/{family}/" in file for file, *_ in UNUSUAL)
     assert {run.status for run in runs} == {"done"}
     for run in runs:
         cells = [cell for cell in nbformat.read(run.folder / "notebook.ipynb", 4).cells if cell.cell_type == "code"]
@@ -156,6 +166,12 @@ def test_the_verdict_tells_what_cannot_learn(smoke_store):
     sigmoid = next(run for run in runs if run.parameters.loss == "0sb" and run.parameters.gain == 1)
     assert sigmoid.verdict.startswith("cannot learn: floor 0.0")
     assert set(sigmoid.test()["branch"]) == {"recon", "pred"}
+
+
+def test_unusual_runs_end_with_a_verdict(smoke_store):
+    verdicts = [run.verdict for family in ("saturation", "paper") for run in find_runs(smoke_store, family)]
+    assert "diverged at epoch 1" in verdicts
+    assert any(verdict.endswith("stopped at epoch 2") for verdict in verdicts)
 
 
 def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
@@ -179,11 +195,14 @@ def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, monkeypatch, n
     monkeypatch.setenv("SEQAE_STORE", str(smoke_store))
     family, out = ("losses" if notebook == "compare" else notebook), tmp_path / "compare.ipynb"
     source = ROOT / "notebooks" / ("compare.ipynb" if notebook == "compare" else f"compare/{notebook}.ipynb")
-    names = [run.name for run in find_runs(smoke_store, family)]
-    parameters = {"family": family, "runs": names}
+    names = [run.name for run in find_runs(smoke_store, family)] if notebook == "compare" else []
+    parameters = {"family": family, "runs": names}  # none named: those it chooses, which here are all
     papermill.execute_notebook(source, out, parameters, kernel_name="python3", progress_bar=False)
     cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
     figures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(figures) >= 2
     assert all(output.metadata["image/png"]["alt"] for output in figures)
     assert cells[-1].outputs, "the conclusion says something"
+    text = "".join(output.get("data", {}).get("text/markdown", "") for cell in cells for output in cell.outputs)
+    assert f"**{len(find_runs(smoke_store, family))} runs**" in text
+    assert "left out" not in text

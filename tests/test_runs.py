@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from seqae import experiment, runs
 from seqae.cells import parameter_cells
 from seqae.config import ParameterError, resolve
 from seqae.experiment import load_model, sequences
@@ -67,6 +69,7 @@ def test_names_say_what_differs(given, name):
 
 def test_every_parameter_that_defines_a_run_changes_its_folder(tmp_path):
     given = {"seed": 1, "width": 0.02, "epochs": 4, "endless": True, "init": "orthogonal", "recon_weight": 0.8}
+    given |= {"reduction": "sum", "clip_update": 1e-4, "patience": 3}
     base = {"store": str(tmp_path)}
     folders = {open_run("f", TINY, base | {key: value}).folder for key, value in given.items()}
     assert len(folders | {open_run("f", TINY, base).folder}) == len(given) + 1
@@ -107,12 +110,44 @@ def test_fresh_trains_beside_the_old(done):
         ({"test_data": "official", "frame_size": 64, "test_sequences": 10_001}, "has 10,000 sequences"),
         ({"schedule": "StepLR", "schedule_arguments": {"gamma": 0.1}}, "give gamma as schedule_gamma"),
         ({"layers": 1}, "use layers 2 or more"),
+        ({"readout_bias": -2}, "readout_bias -2 needs a readout, and this frame is h itself"),
+        ({"peephole_range": 0.1}, "peephole_range 0.1 needs peepholes: set peepholes: true"),
+        ({"recon_truth": True}, "set decoder_input: truth"),
+        ({"schedule_per": "update"}, "schedule none takes no steps per update"),
+        ({"schedule": "OneCycleLR", "schedule_arguments": {"max_lr": 1, "total_steps": 2}}, "the run takes 3"),
+        (
+            {"schedule": "OneCycleLR", "schedule_arguments": {"max_lr": 1, "total_steps": 8}, "schedule_per": "update"},
+            "ends after 8 steps and the run takes 9",
+        ),
     ],
 )
 def test_unsound_parameters_are_refused_before_anything_is_written(given, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         open_run("losses", TINY, given | {"store": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("usual", "more"),
+    [
+        ({"clip_norm": None, "optimizer": "SGD"}, {"reduction": "sum"}),
+        ({}, {"clip_update": 1e-6}),
+        ({"schedule": "StepLR", "schedule_every": 1}, {"schedule_per": "update"}),
+        ({"architecture": "srivastava"}, {"readout_bias": -1}),
+        ({"architecture": "srivastava", "peepholes": True}, {"peephole_range": 1}),
+        ({"decoder_input": "truth"}, {"recon_truth": True}),
+        ({}, {"precision": "bf16"}),
+        ({}, {"precision": "fp16"}),
+    ],
+)
+def test_every_option_reaches_the_training(usual, more):
+    def objectives(given):
+        p, rows = resolve(TINY, {"epochs": 2}, given), []
+        experiment.train(p, sequences(p, "val"), record=lambda table, found: rows.extend(found))
+        return [row["value"] for row in rows if row.get("metric") == "objective"]
+
+    assert len(objectives(usual)) == 4
+    assert objectives(usual) != objectives(usual | more)
 
 
 def test_parameter_cells_outside_a_notebook():
@@ -128,6 +163,7 @@ def test_the_folder_holds_every_file_and_no_leftover(done):
     assert files == {
         "run.yaml",
         "metrics.csv",
+        "histograms.csv",
         "baselines.csv",
         "test.csv",
         "model.safetensors",
@@ -143,6 +179,9 @@ def test_the_record_says_what_made_it(done):
     assert record["parameters"]["width"] == 0.01
     assert resolve(record["parameters"]).short_hash() == done.name.rsplit("-", 1)[1]
     assert {"commit", "dirty", "versions", "machine", "device", "started", "ended", "verdict", "results"} <= set(record)
+    peak = record["peak_memory_bytes"]
+    assert (type(peak) is int and peak >= 0) or (peak is None and not sys.platform.startswith("linux"))
+    assert record["epochs"] == 3
     assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert "store" not in record["parameters"]
 
@@ -155,6 +194,95 @@ def test_metrics_are_tidy_and_complete(done):
     found = set(zip(metrics.split, metrics.branch, metrics.metric, strict=True))
     assert {("val", "recon", "mse"), ("val", "pred", "mse"), ("train", "all", "grad_norm")} <= found
     assert not any(metric == "bce" for _, _, metric in found), "no cross-entropy where the output is no probability"
+
+
+def test_histograms_are_tidy_and_complete(done):
+    table = done.histograms()
+    assert list(table.columns) == ["epoch", "branch", "output", "share"]
+    assert len(table) == 3 * 2 * 60  # epochs, branches, bins
+    whole = table.groupby(["epoch", "branch"])
+    assert list(whole.groups) == [(epoch, branch) for epoch in (1, 2, 3) for branch in ("pred", "recon")]
+    assert whole.share.sum().to_list() == pytest.approx([1] * 6)
+    for _, of_one in whole:
+        assert of_one.output.to_list() == pytest.approx([-0.2375 + 0.025 * i for i in range(60)])
+
+
+def of_epochs(folder, *objectives):
+    """A run of which nothing is there but the objective on val, an epoch each."""
+    rows = [(e, e, 1.0, "val", "all", "objective", value) for e, value in enumerate(objectives, start=1)]
+    rows += [(e, e, 1.0, "train", "all", "objective", -1.0) for e, *_ in rows]
+    columns = ["epoch", "step", "seconds", "split", "branch", "metric", "value"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "metrics.csv", index=False)
+    return Run(folder, "f", resolve(TINY), {})
+
+
+@pytest.mark.parametrize(
+    ("objectives", "marks"),
+    [
+        ([], {}),
+        ([3.0, 2.0, 1.0], {"best": 3}),
+        ([3.0, 1.0, 2.0], {"best": 2}),
+        ([3.0, 1.0, 1.0, 1.0, 0.999], {"best": 5, "saturated": 2}),
+        ([3.0, 1.0, float("nan")], {"diverged": 3}),
+        ([float("inf")], {"diverged": 1}),
+    ],
+)
+def test_marks_by_hand(tmp_path, objectives, marks):
+    assert of_epochs(tmp_path, *objectives).marks() == marks
+
+
+def test_marks_before_the_first_epoch(tmp_path):
+    run = Run(tmp_path, "f", resolve(TINY), {})
+    assert run.marks() == {}
+    assert list(run.histograms().columns) == ["epoch", "branch", "output", "share"]
+    assert len(run.histograms()) == len(run.metrics()) == 0
+
+
+def test_marks_are_those_of_the_run(done):
+    objective = done.metrics().query("split == 'val' and metric == 'objective'").set_index("epoch").value
+    assert done.marks()["best"] == objective.idxmin()
+
+
+def test_a_torn_last_line_is_left_out(done, tmp_path):
+    for log, cut in (("histograms.csv", 7), ("metrics.csv", 3)):
+        text = (done.folder / log).read_text()
+        (tmp_path / log).write_text(text[:-cut])
+    run = Run(tmp_path, "f", done.parameters, {})
+    assert run.histograms().equals(done.histograms()[:-1])
+    assert run.metrics().equals(done.metrics()[:-1])
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    still = {"optimizer": "SGD", "learning_rate": 1e-12, "patience": 2, "epochs": 9}
+    return open_run("losses", TINY, still | {"store": str(tmp_path_factory.mktemp("stopped"))}).train()
+
+
+def test_patience_ends_a_run_and_its_verdict_says_so(stopped):
+    assert stopped.metrics().epoch.max() == 3
+    assert stopped.status == "done"
+    assert stopped.verdict.endswith(", stopped at epoch 3")
+
+
+def test_a_stopped_run_is_not_said_to_have_trained_longer(stopped):
+    assert dict(stopped.facts())["trained for"].endswith(" s, 3 epochs")
+    assert stopped.record()["epochs"] == stopped.marks()["stopped"] == 3
+
+
+def test_true_shares_are_those_of_the_pixels_of_val(done):
+    pixels = sequences(done.parameters, "val").numpy() / 255
+    shares = done.true_shares()
+    assert shares.index.to_list() == done.histograms().output.unique().tolist()
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0.0125] == pytest.approx((pixels < 0.025).mean())
+    assert shares[1.0125] == pytest.approx((pixels == 1).mean())
+    assert shares[(shares.index < 0) | (shares.index > 1.02)].sum() == 0
+
+
+def test_without_patience_nothing_is_stopped(done):
+    assert "stopped" not in done.verdict
+    assert "stopped" not in done.marks()
+    assert dict(done.facts())["trained for"].endswith(" s, 3 epochs")
 
 
 def test_the_final_figures_are_those_of_the_saved_weights(done):
@@ -265,6 +393,8 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tmp_path, kill_after):
     assert run.status == "interrupted"
     with (run.folder / "metrics.csv").open("a") as log:
         log.write("999,1,0.1,val,recon,mse,0.0")  # a torn line of an epoch that the checkpoint does not know
+    with (run.folder / "histograms.csv").open("a") as log:
+        log.write("999,recon,0.01")
     began, checkpoint = run.record(), (run.folder / "checkpoint" / "state.pt").exists()
     assert checkpoint or kill_after == 1  # an early kill may come before the first
     run.train()
@@ -273,8 +403,47 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tmp_path, kill_after):
         assert [part["commit"] for part in run.record()["resumed"]] == [began["commit"]]
     unbroken = open_run("losses", TINY, long | {"store": str(tmp_path / "unbroken")}).train()
     pd.testing.assert_frame_equal(values(run), values(unbroken), check_exact=True)
+    assert (run.folder / "histograms.csv").read_bytes() == (unbroken.folder / "histograms.csv").read_bytes()
     assert run.test().equals(unbroken.test())
     assert run.verdict == unbroken.verdict
+
+
+@pytest.mark.parametrize("table", ["histograms", "metrics"])
+@pytest.mark.parametrize("torn", [True, False])
+def test_a_resumed_run_makes_both_logs_again_from_its_checkpoint(done, tmp_path, monkeypatch, table, torn):
+    """Stopped in epoch 3, once its rows are in one log or in both and its checkpoint is not written."""
+    run = open_run("losses", TINY, {"store": str(tmp_path)})
+    append = runs._append
+
+    def stopping(log, rows):
+        append(log, rows)
+        if log.stem == table and rows[0]["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_append", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    assert run.status == "interrupted"
+    assert run.histograms().epoch.max() == 3
+    assert run.metrics().epoch.max() == (3 if table == "metrics" else 2)
+    log = run.folder / f"{table}.csv"
+    log.write_text(log.read_text()[: -4 if torn else None])
+    run.train()
+    pd.testing.assert_frame_equal(values(run), values(done), check_exact=True)
+    assert (run.folder / "histograms.csv").read_bytes() == (done.folder / "histograms.csv").read_bytes()
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_both_logs_anew(done, tmp_path, monkeypatch):
+    run = open_run("losses", TINY, {"store": str(tmp_path)})
+    with monkeypatch.context() as patch:
+        patch.setattr("seqae.train._replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    assert run.metrics().epoch.max() == run.histograms().epoch.max() == 1
+    run.train()
+    pd.testing.assert_frame_equal(values(run), values(done), check_exact=True)
+    assert (run.folder / "histograms.csv").read_bytes() == (done.folder / "histograms.csv").read_bytes()
 
 
 def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """seqae.train: the loop, its exactness, what it records and what it does when something goes wrong."""
 
 import math
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,9 +20,10 @@ from seqae.losses import activate, binary_cross_entropy, squared_error
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder, branch_targets
 from seqae.optimizers import optimizer_factory, schedule_factory
-from seqae.train import Fitted, Objective, Row, evaluate, fit, make_accelerator, predict
+from seqae.train import Fitted, Objective, Row, evaluate, fit, make_accelerator, mixed_precision, predict
 
 SEEN, FUTURE = 3, 2
+BOTH = ("recon", "pred")
 DIGITS = np.random.Philox(key=0).random_raw(7 * 98).view(np.uint8).reshape(7, 28, 28)
 LOSSES = {"mse": ("none", (0.0, 1.0)), "bce": ("sigmoid", (0.0, 1.0))}
 
@@ -32,6 +34,7 @@ def sequences(split: str, first: int, last: int) -> Tensor:
 
 
 TRAIN, VAL = sequences("train", 0, 10), sequences("val", 0, 6)
+OBJECTIVE = Objective("both", "mse", (0.0, 1.0))
 
 
 def same(epoch: int) -> Tensor:
@@ -52,10 +55,15 @@ def model_of(task: str = "both", activation: str = "none", seed: int = 6) -> Seq
 
 @dataclass
 class Log:
-    rows: list[Row] = field(default_factory=list)
-    calls: int = 0
+    rows: list[Row] = field(default_factory=list)  # of `metrics`
+    shares: list[Row] = field(default_factory=list)  # of `histograms`
+    calls: int = 0  # epochs told
 
-    def __call__(self, rows: list[Row]) -> None:
+    def __call__(self, table: str, rows: list[Row]) -> None:
+        if table == "histograms":
+            self.shares += rows
+            return
+        assert table == "metrics"
         self.calls += 1
         self.rows += rows
 
@@ -63,9 +71,9 @@ class Log:
         wanted = (split, metric, branch)
         return [r["value"] for r in self.rows if (r["split"], r["metric"], r["branch"]) == wanted]
 
-    def numbers(self, since: int = 1) -> list[tuple[Any, ...]]:
-        """Everything but the seconds, from an epoch on."""
-        return [tuple(v for k, v in row.items() if k != "seconds") for row in self.rows if row["epoch"] >= since]
+    def numbers(self, since: int = 1) -> list[tuple[str, ...]]:
+        """Everything but the seconds, from an epoch on, as text: a NaN is equal to another."""
+        return [tuple(repr(v) for k, v in r.items() if k != "seconds") for r in self.rows if r["epoch"] >= since]
 
 
 @dataclass
@@ -82,7 +90,7 @@ def fitted(model: SequenceAutoencoder | None = None, *, loss: str = "mse", **giv
     usual: dict[str, Any] = {
         "train": same, "val": VAL, "epochs": 4, "batch_size": 4, "device": "cpu", "seed": 6, "record": log,
         "objective": Objective("both", loss, pixel_range),
-        "optimizer": optimizer_factory("Adam", learning_rate=0.01), "schedule": schedule_factory("none", epochs=4),
+        "optimizer": optimizer_factory("Adam", learning_rate=0.01), "schedule": schedule_factory("none", steps=4),
     }  # fmt: skip
     result = fit(model, **usual | given)
     return Outcome(model, log, result)
@@ -131,6 +139,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Tensor]], Optimizer]] = {
     "rmsprop": optimizer_factory("RMSprop", learning_rate=0.001, momentum=0.9, weight_decay=1e-4),
     "adam": optimizer_factory("Adam", learning_rate=0.01),
     "muon": optimizer_factory("Muon", learning_rate=0.01),
+    "lbfgs": optimizer_factory("LBFGS", learning_rate=0.1, arguments={"max_iter": 4}),
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -143,37 +152,45 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("stopped_by", [Stop, KeyboardInterrupt])
 @pytest.mark.parametrize(
-    ("optimizer", "schedule", "train", "after"),
+    ("optimizer", "schedule", "train", "after", "more"),
     [
-        ("sgd", "StepLR", same, 3),
-        ("rmsprop", "ReduceLROnPlateau", same, 4),
-        ("adam", "OneCycleLR", endless, 2),
-        ("adam", "none", same, 5),
-        ("muon", "MultiStepLR", endless, 4),
+        ("sgd", "StepLR", same, 3, {}),
+        ("rmsprop", "ReduceLROnPlateau", same, 4, {}),
+        ("adam", "OneCycleLR", endless, 2, {}),
+        ("adam", "none", same, 5, {}),
+        ("muon", "MultiStepLR", endless, 4, {}),
+        ("sgd", "StepLR", same, 2, {"schedule_per": "update"}),
+        ("adam", "OneCycleLR", endless, 3, {"schedule_per": "update"}),
+        ("lbfgs", "none", same, 3, {}),
+        ("sgd", "none", same, 3, {"clip_update": 1e-3, "objective": Objective("both", "mse", (0, 1), 2.0, "sum")}),
+        ("adam", "none", same, 3, {"precision": "fp16", "objective": Objective("both", "mse", (0, 1), 1e3, "sum")}),
+        ("adam", "StepLR", same, 3, {"precision": "bf16"}),
     ],
 )
 def test_a_resumed_run_is_the_unbroken_run(
-    tmp_path: Path, optimizer: str, schedule: str, train: Any, after: int, stopped_by: type[BaseException]
+    tmp_path: Path, optimizer: str, schedule: str, train: Any, after: int, more: Any, stopped_by: type[BaseException]
 ) -> None:
+    steps = 15 if "schedule_per" in more else 5  # ten sequences in batches of four
     given: dict[str, Any] = {
         "train": train, "epochs": 5, "clip_norm": 0.1, "optimizer": OPTIMIZERS[optimizer],
-        "schedule": schedule_factory(schedule, epochs=5, **SCHEDULES[schedule]),
-    }  # fmt: skip
+        "schedule": schedule_factory(schedule, steps=steps, **SCHEDULES[schedule]),
+    } | more  # fmt: skip
     unbroken = fitted(**given)
     rates = unbroken.log.curve("train", "learning_rate")
     assert (len(set(rates)) > 1) == (schedule != "none")  # the schedule is at work
+    assert (sum(unbroken.log.curve("train", "overflows")) > 0) == (more.get("precision") == "fp16")  # so is the scaler
 
     file, first, second = tmp_path / "deep" / "state.pt", Log(), Log()
 
-    def record(rows: list[Row]) -> None:
-        first(rows)
+    def record(table: str, rows: list[Row]) -> None:
+        first(table, rows)
         if first.calls == after:
             raise stopped_by
 
     with pytest.raises(stopped_by):
         fitted(model_of(), checkpoint=file, checkpoint_seconds=0, record=record, **given)
     state = torch.load(file, weights_only=True)  # runs no code
-    assert state["progress"][0] == after - 1
+    assert len(state["progress"][2]) == after - 1  # the objective on val, an epoch each
     assert [f.name for f in file.parent.iterdir()] == [file.name]
 
     resumed_at: list[int] = []
@@ -182,6 +199,7 @@ def test_a_resumed_run_is_the_unbroken_run(
     )  # other initial weights: they must not matter
     assert resumed_at == [after - 1]
     assert first.numbers()[: len(first.rows) * (after - 1) // after] + second.numbers() == unbroken.log.numbers()
+    assert [row for row in first.shares if row["epoch"] < after] + second.shares == unbroken.log.shares
     assert equal(resumed.fitted.weights, unbroken.fitted.weights)
     assert equal(resumed.model.state_dict(), unbroken.model.state_dict())
     assert resumed.fitted.best_epoch == unbroken.fitted.best_epoch
@@ -195,7 +213,36 @@ def test_resuming_a_finished_run_trains_nothing(tmp_path: Path) -> None:
     again = fitted(model_of(seed=99), checkpoint=file)
     assert again.log.rows == []
     assert equal(again.fitted.weights, done.fitted.weights)
-    assert again.fitted == Fitted(again.fitted.weights, done.fitted.best_epoch, None)
+    assert again.fitted == Fitted(again.fitted.weights, done.fitted.best_epoch, 4, None, again.fitted.peak_memory)
+
+
+DENSE = sorted(  # every optimizer of this torch that takes dense gradients
+    name
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in ("Optimizer", "SparseAdam")
+)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_every_optimizer_trains_a_step_with_its_defaults_and_resumes_exactly(name: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"optimizer": optimizer_factory(name), "batch_size": 10}  # an update an epoch
+    one, two = fitted(epochs=1, checkpoint=tmp_path / "state.pt", **given), fitted(epochs=2, **given)
+    assert one.log.curve("train", "objective") == two.log.curve("train", "objective")[:1]
+    assert all(not torch.equal(w, old) for w, old in zip(one.model.parameters(), model_of().parameters(), strict=True))
+    assert evaluate(one.model, TRAIN, 10, OBJECTIVE)["all", "objective"] < one.log.curve("train", "objective")[0]
+    resumed = fitted(model_of(seed=99), epochs=2, checkpoint=tmp_path / "state.pt", **given)
+    assert resumed.log.numbers() == two.log.numbers(since=2)
+    assert equal(resumed.model.state_dict(), two.model.state_dict())
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    fitted(epochs=1, checkpoint=file)
+    state = torch.load(file, weights_only=True)
+    step, seconds, objectives, diverged_at = state["progress"]
+    torch.save(state | {"progress": (1, step, seconds, min(objectives), 1, diverged_at)}, file)
+    with pytest.raises(ValueError, match=r"state\.pt is of an older version: delete it, and the run starts anew"):
+        fitted(checkpoint=file)
 
 
 def test_checkpoints_keep_their_distance(tmp_path: Path) -> None:
@@ -215,7 +262,7 @@ def test_best_weights_are_those_of_the_least_val_objective_not_the_last() -> Non
     assert not equal(run.fitted.weights, run.model.state_dict())
     best = model_of()
     best.load_state_dict(run.fitted.weights)
-    again = evaluate(best, best, VAL, 4, Objective("both", "mse", (0, 1)))
+    again = evaluate(best, VAL, 4, Objective("both", "mse", (0, 1)))
     assert float(again["all", "objective"]) == pytest.approx(min(curve), rel=1e-6)
 
 
@@ -225,6 +272,21 @@ def test_best_is_judged_on_the_trained_objective_of_the_whole_task() -> None:
     assert curve != sorted(curve)
     assert curve != sorted(curve, reverse=True)
     assert run.fitted.best_epoch == 1 + curve.index(min(curve))
+
+
+def told(monkeypatch: pytest.MonkeyPatch, *objectives: float) -> None:
+    """Let val have these objectives, an epoch each."""
+    values = iter(objectives)
+    found = lambda *a, **k: {("all", "objective"): torch.tensor(next(values), dtype=torch.float64)}  # noqa: E731
+    monkeypatch.setattr(module, "evaluate", found)
+
+
+def test_of_equally_good_epochs_the_first_is_kept_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = fitted(epochs=2).model.state_dict()
+    told(monkeypatch, 2.0, 1.0, 1.0, 1.5)
+    run = fitted()
+    assert run.fitted.best_epoch == 2
+    assert equal(run.fitted.weights, second)
 
 
 def test_training_lowers_the_objective() -> None:
@@ -245,8 +307,8 @@ def finite(weights: dict[str, Tensor]) -> bool:
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_best(poison: float, tmp_path: Path) -> None:
     model, log = model_of(), Log()
 
-    def record(rows: list[Row]) -> None:
-        log(rows)
+    def record(table: str, rows: list[Row]) -> None:
+        log(table, rows)
         if log.calls == 2:
             with torch.no_grad():
                 model.readouts["pred"].bias.fill_(poison)  # type: ignore[union-attr, operator]
@@ -270,6 +332,23 @@ def test_divergence_in_the_first_epoch_leaves_the_initial_weights() -> None:
     assert equal(run.fitted.weights, model_of().state_dict())
 
 
+def test_an_epoch_that_diverged_in_training_alone_is_not_the_best_either() -> None:
+    """In fp16 a batch without a finite loss changes no weight, so val may be better than ever."""
+    model, calls = model_of(), []
+
+    def poison(module: nn.Module, inputs: Any, outputs: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        calls.extend([1] if module.training else [])
+        return {b: z * math.inf for b, z in outputs.items()} if module.training and len(calls) == 4 else None
+
+    model.register_forward_hook(poison)
+    run = fitted(model, precision="fp16")
+    assert run.fitted.diverged_at == run.fitted.epochs == 2
+    first, second = run.log.curve("val", "objective")
+    assert second < first
+    assert run.fitted.best_epoch == 1
+    assert equal(run.fitted.weights, fitted(epochs=1, precision="fp16").fitted.weights)
+
+
 def test_without_divergence_there_is_none() -> None:
     assert fitted().fitted.diverged_at is None
 
@@ -283,10 +362,10 @@ def test_rows_are_tidy() -> None:
     columns = ["epoch", "step", "seconds", "split", "branch", "metric", "value"]
     assert all([*row] == columns for row in run.log.rows)
     assert all(type(row["value"]) is float for row in run.log.rows)
-    of_branches = {(b, m) for b in ("recon", "pred") for m in ("mse", "bce")}
+    of_branches = {(b, m) for b in BOTH for m in ("mse", "bce")}
     expected = {
-        "train": of_branches | {("all", "objective"), ("all", "grad_norm"), ("all", "learning_rate")},
-        "val": of_branches | {("all", "objective")},
+        "train": of_branches | {("all", m) for m in ("objective", "grad_norm", "learning_rate", "update_ratio")},
+        "val": of_branches | {("all", "objective")} | {(b, f"preactivation_{e}") for b in BOTH for e in ("min", "max")},
     }
     for epoch in (1, 2):
         for split, keys in expected.items():
@@ -294,6 +373,53 @@ def test_rows_are_tidy() -> None:
             assert sorted((r["branch"], r["metric"]) for r in rows) == sorted(keys)
             assert {r["step"] for r in rows} == {3 * epoch}  # ten sequences in batches of four
     assert {m for _, m in of_branches} <= {*UNITS}
+
+
+@pytest.mark.parametrize("pixel_range", [(0.0, 1.0), (-1.0, 1.0)])
+def test_histograms_and_extremes_are_those_of_the_outputs_on_val(pixel_range: tuple[float, float]) -> None:
+    model = model_of()
+    with torch.no_grad():  # so that outputs lie anywhere, beyond the bins at either end too
+        model.readouts["recon"].bias.add_(torch.linspace(-3, 3, 256))  # type: ignore[union-attr, operator]
+    run = fitted(model, epochs=2, objective=Objective("both", "mse", pixel_range))
+    edges = np.linspace(-0.25, 1.25, 61)
+    centres = ((edges[1:] + edges[:-1]) / 2).round(4)
+    assert [(r["epoch"], r["branch"], r["output"]) for r in run.log.shares] == [
+        (epoch, branch, pytest.approx(centre)) for epoch in (1, 2) for branch in BOTH for centre in centres
+    ]
+    assert all([*row] == ["epoch", "branch", "output", "share"] for row in run.log.shares)
+    low, high = pixel_range
+    with torch.no_grad():
+        outputs = model.eval()(to_range(VAL[:, :SEEN], pixel_range))
+    for branch, z in outputs.items():
+        for epoch in (1, 2):
+            own = [r["share"] for r in run.log.shares if (r["epoch"], r["branch"]) == (epoch, branch)]
+            assert sum(own) == pytest.approx(1)
+        counts, _ = np.histogram(((z.double() - low) / (high - low)).clip(-0.2499, 1.2499), edges)
+        assert own == pytest.approx(counts / z.numel(), abs=2 / z.numel())  # but for a pixel on an edge
+        assert min(own[0], own[-1]) > 0.01 or branch == "pred"
+        for metric, extreme in (("preactivation_min", z.amin((2, 3))), ("preactivation_max", z.amax((2, 3)))):
+            assert run.log.curve("val", metric, branch)[-1] == pytest.approx(float(extreme.mean()), rel=1e-4)
+
+
+def test_statistics_are_measured_only_where_asked_for() -> None:
+    found = evaluate(model_of(), VAL, 4, OBJECTIVE)
+    assert {*found} == {("all", "objective"), ("recon", "mse"), ("pred", "mse")}
+    more = evaluate(model_of(), VAL, 4, OBJECTIVE, statistics=True)
+    statistics = {(b, m) for b in BOTH for m in ("preactivation_min", "preactivation_max", "histogram")}
+    assert {*more} == {*found} | statistics
+    assert all(torch.equal(more[key], found[key]) for key in found)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux alone tells it of a process")
+def test_the_peak_of_memory_is_the_runs_own() -> None:
+    def record(table: str, rows: list[Row]) -> None:
+        torch.ones(50_000_000)  # 200 megabytes for a moment
+
+    peak, usual = fitted(epochs=1, record=record).fitted.peak_memory, fitted(epochs=1).fitted.peak_memory
+    assert peak is not None
+    assert usual is not None
+    assert 190e6 < peak < 300e6
+    assert 0 <= usual < 100e6  # whatever the process took before
 
 
 @pytest.mark.parametrize(
@@ -368,7 +494,7 @@ def test_clipping_shortens_the_step_and_the_norm_is_recorded_before_it(clip_norm
 def test_the_recorded_rate_is_the_one_the_epoch_was_trained_with() -> None:
     run = fitted(
         optimizer=optimizer_factory("SGD", learning_rate=0.1),
-        schedule=schedule_factory("StepLR", epochs=4, every=2, gamma=0.5),
+        schedule=schedule_factory("StepLR", steps=4, every=2, gamma=0.5),
     )
     assert run.log.curve("train", "learning_rate") == pytest.approx([0.1, 0.1, 0.05, 0.05])
 
@@ -377,7 +503,7 @@ def test_a_plateau_is_one_of_the_val_objective() -> None:
     run = fitted(
         epochs=8,
         optimizer=optimizer_factory("SGD", learning_rate=50.0),  # it jumps about
-        schedule=schedule_factory("ReduceLROnPlateau", epochs=8, arguments={"patience": 0, "threshold": 0.0}),
+        schedule=schedule_factory("ReduceLROnPlateau", steps=8, arguments={"patience": 0, "threshold": 0.0}),
     )
     rate, least, expected = 50.0, math.inf, []
     for objective in run.log.curve("val", "objective"):
@@ -395,6 +521,274 @@ def test_train_figures_are_means_over_sequences_though_batches_differ_in_size() 
         assert run.log.curve("train", *key) == pytest.approx(whole.log.curve("train", *key), rel=1e-5)
 
 
+# ---- what an update is ----
+
+
+@dataclass
+class Seen:
+    """What an optimizer is given at each of its updates."""
+
+    weights: list[list[Tensor]] = field(default_factory=list)
+    gradients: list[list[Tensor]] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+
+
+def watched(build: Callable[[Iterable[Tensor]], Optimizer]) -> tuple[Callable[[Iterable[Tensor]], Optimizer], Seen]:
+    seen = Seen()
+
+    def own(parameters: Iterable[Tensor]) -> Optimizer:
+        weights = list(parameters)
+        optim = build(weights)
+
+        def note(*_: Any) -> None:
+            seen.weights.append([w.detach().clone() for w in weights])
+            seen.gradients.append([w.grad.clone() for w in weights])  # type: ignore[union-attr]
+            seen.rates.append(optim.param_groups[0]["lr"])
+
+        optim.register_step_pre_hook(note)
+        return optim
+
+    return own, seen
+
+
+def still(parameters: Iterable[Tensor]) -> Optimizer:
+    return torch.optim.SGD(parameters, lr=0.0)  # leaves every weight as it is
+
+
+def plain_objective(
+    model: SequenceAutoencoder, batch: Tensor, *, task: str, loss: str, weight: float, reduction: str
+) -> Tensor:
+    """The objective in its plainest form: every pixel's error by its formula, added up or averaged."""
+    frames = (batch / 255.0).to(next(model.parameters()).dtype)
+    targets = {"recon": frames[:, :SEEN].flip(1), "pred": frames[:, SEEN:]}
+    total = torch.zeros(())
+    for branch, z in model.train()(frames[:, :SEEN]).items():
+        true = targets[branch]
+        error = (z - true) ** 2 if loss == "mse" else -(true * z.sigmoid().log() + (1 - true) * (-z).sigmoid().log())
+        part = error.sum() if reduction == "sum" else error.mean()
+        total = total + (weight * part if task == "both" and branch == "recon" else part)
+    return total
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_the_gradient_is_that_of_a_plain_mean_or_sum(loss: str, weight: float, reduction: str) -> None:
+    """Of `both` with three frames seen and two to come: no factor turns the one into the other."""
+    own, seen = watched(still)
+    fitted(
+        loss=loss, epochs=1, batch_size=10, optimizer=own,
+        objective=Objective("both", loss, (0.0, 1.0), weight, reduction),
+    )  # fmt: skip
+    plain = model_of(activation=LOSSES[loss][0]).double()
+    plain_objective(plain, TRAIN, task="both", loss=loss, weight=weight, reduction=reduction).backward()
+    for ours, weights in zip(seen.gradients[0], plain.parameters(), strict=True):
+        assert weights.grad is not None
+        assert torch.allclose(ours.double(), weights.grad, rtol=1e-4, atol=1e-5 * float(weights.grad.abs().max()))
+
+
+@pytest.mark.parametrize(("task", "frames"), [("recon", SEEN), ("recon_ordered", SEEN), ("pred", FUTURE)])
+def test_a_summed_gradient_is_the_mean_times_all_pixels_of_the_batch(task: str, frames: int) -> None:
+    gradients, norms = [], []
+    for reduction in ("mean", "sum"):
+        own, seen = watched(still)
+        run = fitted(
+            model_of(task), epochs=1, batch_size=10, optimizer=own,
+            objective=Objective(task, "mse", (0.0, 1.0), reduction=reduction),
+        )  # fmt: skip
+        gradients.append(torch.cat([g.flatten() for g in seen.gradients[0]]))
+        norms += run.log.curve("train", "grad_norm")
+    pixels = 10 * frames * 16 * 16
+    assert torch.allclose(gradients[1], pixels * gradients[0], rtol=1e-4, atol=1e-5 * float(gradients[1].abs().max()))
+    assert norms[1] == pytest.approx(pixels * norms[0], rel=1e-4)
+    assert norms[1] == pytest.approx(float(gradients[1].norm()), rel=1e-4)
+
+
+def test_a_smaller_batch_sums_less_and_averages_as_much() -> None:
+    ten_times_the_same = TRAIN[:1].repeat(10, 1, 1, 1)
+    for reduction, share in (("mean", 1.0), ("sum", 0.5)):
+        own, seen = watched(still)
+        objective = Objective("both", "mse", (0.0, 1.0), reduction=reduction)
+        fitted(train=lambda epoch: ten_times_the_same, epochs=1, optimizer=own, objective=objective)
+        first, _, last = seen.gradients  # of 4, 4 and 2 sequences
+        for large, small in zip(first, last, strict=True):
+            assert torch.allclose(small, share * large, rtol=1e-3, atol=1e-5 * float(large.abs().max()))
+
+
+def test_what_is_reported_is_the_mean_whatever_is_differentiated() -> None:
+    mean, total = (
+        fitted(epochs=1, optimizer=still, objective=Objective("both", "mse", (0.0, 1.0), 0.3, reduction))
+        for reduction in ("mean", "sum")
+    )  # fmt: skip
+    for key in (("objective", "all"), ("mse", "recon"), ("mse", "pred")):
+        for split in ("train", "val"):
+            assert mean.log.curve(split, *key) == total.log.curve(split, *key)
+
+
+SGD = optimizer_factory("SGD", learning_rate=2.0, momentum=0.9)
+
+
+def between(seen: Seen, model: SequenceAutoencoder) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """All weights before and after each update, and the gradient it was made of, as vectors."""
+    states = [*seen.weights, [*model.parameters()]]
+    weights = [torch.cat([w.detach().flatten() for w in state]) for state in states]
+    gradients = [torch.cat([g.flatten() for g in update]) for update in seen.gradients]
+    return [*zip(weights, weights[1:], gradients, strict=False)]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_clipped_update_is_sgds_with_every_weights_change_limited(momentum: float) -> None:
+    """And what is limited goes on as the momentum, as in the paper's code, where momentum and update are one."""
+    own, seen = watched(optimizer_factory("SGD", learning_rate=2.0, momentum=momentum))
+    run = fitted(
+        epochs=4, clip_update=1e-3, optimizer=own, schedule=schedule_factory("StepLR", steps=4, every=2, gamma=0.5)
+    )
+    velocity: Any = 0
+    for (before, after, gradient), rate in zip(between(seen, run.model), seen.rates, strict=True):
+        change = (-rate * (momentum * velocity + gradient)).clamp(-1e-3, 1e-3)
+        velocity = -change / rate
+        assert 0.01 < (change.abs() == 1e-3).float().mean() < 0.99  # some are and some are not
+        assert torch.allclose(after, before + change, rtol=0, atol=1e-6)
+    assert {*seen.rates} == {2.0, 1.0}
+
+
+def test_a_clipped_update_at_a_rate_of_nothing_is_none() -> None:
+    """A schedule may end there."""
+    run = fitted(
+        epochs=3, clip_update=1e-3, optimizer=SGD,
+        schedule=schedule_factory("CosineAnnealingLR", steps=3, arguments={"T_max": 1}),
+    )  # fmt: skip
+    assert run.log.curve("train", "learning_rate")[1] == 0
+    assert run.log.curve("train", "update_ratio")[1] == 0
+
+
+@pytest.mark.parametrize("name", ["adam", "muon", "rmsprop", "lbfgs"])
+def test_no_weight_moves_more_than_the_limit(name: str) -> None:
+    for limit, bites in ((1e-4, True), (1e3, False)):
+        own, seen = watched(OPTIMIZERS[name])
+        run = fitted(epochs=2, clip_update=limit, optimizer=own)
+        free = fitted(epochs=2, optimizer=OPTIMIZERS[name])
+        moves = [float((after - before).abs().max()) for before, after, _ in between(seen, run.model)]
+        assert max(moves) <= limit * 1.01  # a weight of 1 has no more digits
+        assert equal(run.model.state_dict(), free.model.state_dict()) != bites
+
+
+def test_the_update_ratio_by_hand() -> None:
+    for clip_update in (None, 1e-3):
+        own, seen = watched(SGD)
+        run = fitted(epochs=2, clip_update=clip_update, optimizer=own)
+        updates = between(seen, run.model)
+        ratios = [float((after - before).norm() / before.norm()) for before, after, _ in updates]
+        assert len(ratios) == 6
+        assert run.log.curve("train", "update_ratio") == pytest.approx([ratios[2], ratios[5]], rel=1e-4)  # the last
+    assert fitted(epochs=1, optimizer=still).log.curve("train", "update_ratio") == [0]
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_lbfgs_takes_the_steps_of_a_plain_loop(reduction: str, search: str | None) -> None:
+    arguments = {"max_iter": 5, "line_search_fn": search}
+    run = fitted(
+        epochs=2, batch_size=10, optimizer=optimizer_factory("LBFGS", learning_rate=0.1, arguments=arguments),
+        objective=Objective("both", "mse", (0.0, 1.0), 0.3, reduction),
+    )  # fmt: skip
+    plain = model_of()
+    optim = torch.optim.LBFGS(plain.parameters(), lr=0.1, **arguments)  # type: ignore[arg-type]
+
+    def closure() -> Tensor:
+        optim.zero_grad()
+        value = plain_objective(plain, TRAIN, task="both", loss="mse", weight=0.3, reduction=reduction)
+        value.backward()
+        return value
+
+    first = [w.clone() for w in plain.parameters()]
+    for _ in range(2):
+        optim.step(closure)
+    for ours, theirs, old in zip(run.model.parameters(), plain.parameters(), first, strict=True):
+        assert (ours - theirs).norm() < 0.02 * (theirs - old).norm()
+
+
+# ---- schedules by update, and an end before the last epoch ----
+
+
+def test_a_schedule_by_update_by_hand() -> None:
+    def rates(schedule_per: str) -> tuple[list[float], list[float]]:
+        own, seen = watched(optimizer_factory("SGD", learning_rate=0.8))
+        run = fitted(
+            epochs=3, optimizer=own, schedule=schedule_factory("StepLR", steps=9, every=4, gamma=0.5),
+            schedule_per=schedule_per,
+        )  # fmt: skip
+        return seen.rates, run.log.curve("train", "learning_rate")
+
+    updates, epochs = rates("update")  # three an epoch
+    assert updates == pytest.approx([0.8, 0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.4, 0.2])
+    assert epochs == pytest.approx([0.8, 0.4, 0.2])  # at the epoch's end
+    updates, epochs = rates("epoch")
+    assert updates == pytest.approx([0.8] * 9)
+    assert epochs == pytest.approx([0.8] * 3)
+
+
+def test_a_whole_cycle_by_update_ends_with_the_last_one() -> None:
+    own, seen = watched(optimizer_factory("SGD", learning_rate=0.1))
+    cycle = schedule_factory("OneCycleLR", steps=12, arguments={"max_lr": 1.0, "anneal_strategy": "linear"})
+    fitted(optimizer=own, schedule=cycle, schedule_per="update")
+    # torch's cycle: from 1/25 up over 0.3 · 12 - 1 = 2.6 steps, then down to 4e-6 at step 11
+    up, down = 1.0 - 1 / 25, 1.0 - 1 / 25 / 1e4
+    by_hand = [1 / 25 + up * k / 2.6 for k in (0, 1, 2)] + [1.0 - down * (k - 2.6) / 8.4 for k in range(3, 12)]
+    assert seen.rates == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("patience", "objectives", "epochs"),
+    [
+        (2, [8, 4, 4, 4, 0, 0], 4),  # two epochs after the second without a gain
+        (3, [8, 4, 4, 4, 0, 0], 6),
+        (2, [8, 4, 3.97, 3.961, 0, 0], 4),  # 0.99 % in total is none
+        (2, [8, 4, 3.97, 3.95, 3, 2], 6),  # 1.3 % is one, and 0.5 % came after it
+        (1, [8, 7.95, 7, 6, 5, 4], 2),
+        (3, [8 * 0.995**n for n in range(6)], 6),  # slow, but 1.5 % in three epochs
+        (1, [8 * 0.995**n for n in range(6)], 2),
+        (2, [4, 5, 6, 1, 1, 1], 3),  # the best counts, not the last
+        (6, [4, 4, 4, 4, 4, 4], 6),
+        (5, [4, 4, 4, 4, 4, 4], 6),  # stopped as it ends
+        (None, [4, 4, 4, 4, 4, 4], 6),
+    ],
+)
+def test_patience_by_hand(
+    patience: int | None, objectives: Sequence[float], epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(monkeypatch, *objectives)
+    run = fitted(epochs=6, batch_size=10, patience=patience)
+    assert run.fitted.epochs == run.log.calls == epochs
+    assert run.fitted.best_epoch == 1 + objectives.index(min(objectives[:epochs]))
+    assert run.fitted.diverged_at is None
+
+
+@pytest.mark.parametrize("after", [2, 5])
+def test_a_resumed_run_loses_patience_where_the_unbroken_does(tmp_path: Path, after: int) -> None:
+    given: dict[str, Any] = {
+        "epochs": 12, "patience": 3, "schedule": schedule_factory("StepLR", steps=12, every=2, gamma=1e-9),
+    }  # fmt: skip
+    unbroken = fitted(**given)
+    assert unbroken.fitted.epochs == unbroken.log.calls == 2 + 3  # nothing moves after the second
+    first = Log()
+
+    def record(table: str, rows: list[Row]) -> None:
+        first(table, rows)
+        if table == "metrics" and first.calls == after:
+            raise Stop
+
+    file = tmp_path / "state.pt"
+    with pytest.raises(Stop):
+        fitted(checkpoint=file, record=record, **given)
+    resumed = fitted(model_of(seed=99), checkpoint=file, **given)
+    assert resumed.log.numbers() == unbroken.log.numbers(since=after)
+    assert resumed.fitted.epochs == 5
+    assert equal(resumed.fitted.weights, unbroken.fitted.weights)
+    again = fitted(model_of(seed=99), checkpoint=file, **given)  # it has ended, and stays so
+    assert (again.log.calls, again.fitted.epochs, again.fitted.best_epoch) == (0, 5, unbroken.fitted.best_epoch)
+
+
 # ---- evaluate and predict ----
 
 
@@ -406,7 +800,7 @@ def test_evaluate_by_hand_whatever_the_batches() -> None:
     with torch.no_grad():
         outputs = model(frames[:, :SEEN])
     for batch_size in (1, 4, 6, 100):
-        found = evaluate(model, model, VAL, batch_size, objective, quality=True)
+        found = evaluate(model, VAL, batch_size, objective, quality=True)
         for branch, z in outputs.items():
             error = (z.sigmoid() - targets[branch]).square().mean((0, 2, 3))
             assert found[branch, "mse"].tolist() == pytest.approx(error.tolist(), rel=1e-5)  # of each frame step
@@ -419,7 +813,7 @@ def test_evaluate_by_hand_whatever_the_batches() -> None:
 def test_evaluation_changes_nothing() -> None:
     model = model_of()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    evaluate(model, model, VAL, 4, Objective("both", "mse", (0, 1)))
+    evaluate(model, VAL, 4, Objective("both", "mse", (0, 1)))
     assert equal(before, model.state_dict())
     assert all(p.grad is None for p in model.parameters())
 
@@ -463,7 +857,7 @@ def test_a_model_keeps_nothing_of_the_precision_it_was_trained_in() -> None:
 def test_an_interrupted_fit_leaves_no_precision_behind_either() -> None:
     model = model_of()
 
-    def record(rows: list[Row]) -> None:
+    def record(table: str, rows: list[Row]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -473,9 +867,121 @@ def test_an_interrupted_fit_leaves_no_precision_behind_either() -> None:
     assert fitted(model).log.numbers() == fitted(fresh).log.numbers()
 
 
-def test_fp16_on_a_cpu_is_refused_not_replaced() -> None:
-    with pytest.raises(ValueError, match=r"precision fp16 needs a GPU.*bf16"):
-        fitted(precision="fp16")
+def test_val_is_measured_in_float32_whatever_the_precision() -> None:
+    for precision in ("bf16", "fp16"):
+        run = fitted(epochs=1, precision=precision)
+        found = evaluate(run.model, VAL, 4, OBJECTIVE)["all", "objective"]
+        assert run.log.curve("val", "objective") == [float(found)]
+
+
+def test_fp16_trains_and_is_close_on_a_cpu_as_well() -> None:
+    full, half = fitted(epochs=10), fitted(epochs=10, precision="fp16")
+    a, b = (run.log.curve("val", "objective") for run in (full, half))
+    assert a != b  # it is another precision indeed
+    assert b[-1] < 0.9 * b[0]
+    assert b == pytest.approx(a, rel=0.01)
+    assert half.log.curve("train", "grad_norm") == pytest.approx(full.log.curve("train", "grad_norm"), rel=0.05)
+    assert {weight.dtype for weight in half.fitted.weights.values()} == {torch.float32}
+    assert half.log.curve("train", "overflows") == [0] * 10
+    assert full.log.curve("train", "overflows") == []  # told where there can be some
+
+
+HUGE = Objective("both", "mse", (0.0, 1.0), 100.0, "sum")  # times the loss's scale, 65536, it is too much for fp16
+OF_EVERY_KIND = ["adam", "sgd", "rmsprop", "muon"]  # two of them fused, two not
+
+
+@pytest.mark.parametrize("name", OF_EVERY_KIND)
+def test_an_update_that_overflows_is_left_out_and_counted(name: str) -> None:
+    run = fitted(epochs=1, batch_size=10, precision="fp16", objective=HUGE, optimizer=OPTIMIZERS[name])
+    assert run.log.curve("train", "overflows") == [1]
+    assert run.log.curve("train", "grad_norm") == []  # infinite, and of no update
+    assert equal(run.model.state_dict(), model_of().state_dict())
+    assert run.log.curve("train", "update_ratio") == [0]
+    assert run.fitted.diverged_at is None
+    full = fitted(epochs=1, batch_size=10, objective=HUGE, optimizer=OPTIMIZERS[name])  # which it would have been
+    assert not equal(full.model.state_dict(), model_of().state_dict())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 10])
+def test_an_epoch_of_nothing_but_overflows_is_told(batch_size: int) -> None:
+    objective = Objective("both", "mse", (0.0, 1.0), 1e6, "sum")
+    run = fitted(epochs=1, batch_size=batch_size, precision="fp16", objective=objective)
+    assert run.log.curve("train", "overflows") == [-(-10 // batch_size)]
+    assert run.log.curve("train", "grad_norm") == []
+    assert equal(run.model.state_dict(), model_of().state_dict())
+
+
+def test_the_gradient_norm_is_the_mean_over_the_updates_made() -> None:
+    ten_times_the_same = TRAIN[:1].repeat(10, 1, 1, 1)
+    objective = Objective("both", "mse", (0.0, 1.0), 1.0, "sum")
+    run = fitted(
+        train=lambda epoch: ten_times_the_same, epochs=1, batch_size=2, precision="fp16", objective=objective,
+        optimizer=still,
+    )  # fmt: skip
+    (overflows,) = run.log.curve("train", "overflows")
+    assert 0 < overflows < 5
+    full = fitted(train=lambda epoch: ten_times_the_same, epochs=1, batch_size=2, objective=objective, optimizer=still)
+    assert run.log.curve("train", "grad_norm") == pytest.approx(full.log.curve("train", "grad_norm"), rel=0.02)
+
+
+@pytest.fixture
+def _poisoned() -> Iterator[None]:
+    """What torch leaves uninitialised is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_poisoned")
+@pytest.mark.parametrize("name", OF_EVERY_KIND)
+def test_after_overflows_it_trains_as_if_they_had_not_been(name: str) -> None:
+    given: dict[str, Any] = {
+        "batch_size": 10, "objective": HUGE, "optimizer": OPTIMIZERS[name], "clip_norm": 0.1,
+    }  # fmt: skip
+    run = fitted(epochs=16, precision="fp16", **given)
+    assert run.fitted.diverged_at is None
+    overflows = run.log.curve("train", "overflows")
+    left = overflows.count(0)
+    assert 0 < left < 16
+    assert overflows == [1] * (16 - left) + [0] * left  # the scale is halved until all is within reach
+    plain = fitted(epochs=left, **given)
+    curve = run.log.curve("val", "objective")[-left:]
+    assert curve == pytest.approx(plain.log.curve("val", "objective"), rel=0.02)
+
+
+@pytest.mark.parametrize("schedule_per", ["epoch", "update"])
+def test_a_schedule_takes_its_steps_beside_overflows(schedule_per: str) -> None:
+    """Without torch's warning that no update came before the schedule's first step."""
+    schedule = schedule_factory("StepLR", steps=4, every=4)
+    run = fitted(
+        batch_size=10, precision="fp16", objective=HUGE, optimizer=OPTIMIZERS["muon"], schedule=schedule,
+        schedule_per=schedule_per,
+    )  # fmt: skip
+    assert run.log.curve("train", "overflows")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "scales"),
+    [("none", None, False), ("bf16", torch.bfloat16, False), ("fp16", torch.float16, True)],
+)
+def test_mixed_precision_is_torchs(precision: str, dtype: torch.dtype | None, scales: bool) -> None:
+    autocast, scaler = mixed_precision(torch.device("cpu"), precision)
+    with autocast:
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (dtype or torch.float32)
+    assert scaler.is_enabled() == scales
+    assert (float(scaler.scale(torch.ones(()))) > 1) == scales
+
+
+def test_a_precision_that_there_is_not_is_refused_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ("fp8", "no", "float16", ""):
+        with pytest.raises(ValueError, match=f"precision must be one of none, bf16, fp16; not '{wrong}'"):
+            fitted(precision=wrong)
+    asked: list[dict[str, bool]] = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(ValueError, match="Tesla T4 has no bf16: use precision: fp16, or none"):
+        mixed_precision(torch.device("cuda"), "bf16")
+    assert asked == [{"including_emulation": False}]  # slower than float32, it would be a silent replacement
 
 
 def test_a_device_that_is_not_there_is_refused_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,143 @@
+"""A process that has imported what kernels need, and forks a kernel whenever it is asked for one.
+
+Importing torch, seaborn and the rest takes a kernel as long as a small run trains. Forked, every run still has a
+process of its own. The server never computes: a process that has started no threads can be forked safely.
+"""
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+IMPORTS = (
+    *("torch", "torch._dynamo", "torchmetrics.functional.image", "seaborn", "pandas.io.formats.style"),
+    *("matplotlib_inline.backend_inline", "ipykernel.kernelapp", "seqae.compare", "seqae.runs"),
+)
+
+
+class Forked:
+    """A kernel forked by the server: as much of `subprocess.Popen` as jupyter_client asks for."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return 0  # how it ended the server does not tell; run.yaml tells what became of the run
+        return None
+
+    def wait(self) -> int | None:
+        return self.poll()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class _Server:
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from seqae.forkserver import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # numpy's BLAS starts its threads at import; torch its own with the first computation, in the kernel
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+            start_new_session=True,
+        )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        for stream in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+        self.process.wait()
+
+    def fork(self, request: Mapping[str, Any]) -> int:
+        with self.lock:
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            return int(self.process.stdout.readline())
+
+
+_server = lru_cache(maxsize=1)(_Server)
+
+
+def fork_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> Forked:
+    """A kernel started with these arguments of ipykernel, in an environment and a folder of its own.
+
+    It leads its own process group. When this process dies, the server sees it and dies, and the kernel after it.
+    Raises OSError if the server dies, and another in its place as well.
+    """
+    request = {"arguments": list(arguments), "env": dict(env), "cwd": cwd}
+    for server in (_server(), None):
+        try:
+            return Forked((server or _server()).fork(request))
+        except (OSError, ValueError) as error:  # killed, or out of memory
+            reason = error
+            _server().close()
+            _server.cache_clear()
+    raise OSError(f"the process that forks kernels died twice: {reason}")
+
+
+def serve() -> None:
+    """Import, then answer each line of stdin, a request as JSON, with the process id of a new kernel; until its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for kernels: leave no zombies
+    answers = os.fdopen(os.dup(1), "w")
+    with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 1)
+    for name in IMPORTS:
+        with suppress(ImportError):  # the kernel that needs it will say so
+            __import__(name)
+    while line := sys.stdin.buffer.readline():
+        if (pid := os.fork()) == 0:
+            answers.close()
+            _become_kernel(json.loads(line))
+        with suppress(OSError):  # here as well as in the kernel: whoever comes first, nobody sees it otherwise
+            os.setpgid(pid, pid)
+        answers.write(f"{pid}\n")
+        answers.flush()
+
+
+def _become_kernel(request: Mapping[str, Any]) -> None:
+    try:
+        server = os.getppid()
+        os.setpgid(0, 0)
+        with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.environ.clear()
+        os.environ.update(request["env"])
+        if request["cwd"]:
+            os.chdir(request["cwd"])
+        sys.modules["numpy"].random.seed()  # else all kernels would draw the same numbers; Python's own reseeds itself
+        from ipykernel.kernelapp import IPKernelApp
+
+        # the kernel ends when this parent does; ipykernel has read JPY_PARENT_PID when it was imported
+        arguments = [*request["arguments"], f"--IPKernelApp.parent_handle={server}"]
+        sys.argv = ["ipykernel_launcher", *arguments]
+        IPKernelApp.launch_instance(argv=arguments)
+    finally:
+        os._exit(0)

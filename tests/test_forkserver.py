@@ -1,0 +1,115 @@
+"""Kernels forked from a process that has imported everything: processes of their own, that die with their parents."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+
+from seqae.kernels import execute_notebook
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+LOOK = """
+import json, os, random, sys
+import numpy
+found = {"pid": os.getpid(), "parent": os.getppid(), "group": os.getpgrp(), "said": os.environ.get("SAID")}
+found |= {"torch": "torch" in sys.modules, "numpy": numpy.random.random(), "python": random.random()}
+print(json.dumps(found))
+"""
+
+
+def notebook(source):
+    return json.dumps(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]))
+
+
+def executed(tmp_path, name, source, **environment):
+    target = tmp_path / f"{name}.ipynb"
+    reason = execute_notebook(notebook(source), target, name=name, parameters={}, environment=environment)
+    outputs = nbformat.read(target, 4).cells[-1].outputs
+    return reason, outputs
+
+
+def alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def gone(pids, seconds=10):
+    deadline = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not any(map(alive, pids))
+
+
+def test_each_kernel_is_a_process_of_its_own(tmp_path):
+    first, second = (json.loads(executed(tmp_path, n, LOOK, SAID=n)[1][0].text) for n in ("one", "two"))
+    assert first["pid"] != second["pid"]
+    assert first["parent"] == second["parent"] != os.getpid()  # the server
+    assert [first["said"], second["said"]] == ["one", "two"]
+    assert first["group"] == first["pid"]
+    assert first["torch"], "imported before the notebook asked for it"
+    assert first["numpy"] != second["numpy"]
+    assert first["python"] != second["python"]
+    assert gone([first["pid"], second["pid"]])
+
+
+def test_what_a_notebook_changes_stays_in_its_kernel(tmp_path):
+    executed(tmp_path, "one", "import seqae.losses, torch; seqae.losses.activate = None; torch.set_num_threads(1)")
+    reason, _ = executed(tmp_path, "two", "import seqae.losses; assert seqae.losses.activate is not None")
+    assert reason is None
+
+
+def test_a_kernel_that_dies_is_told_and_the_next_one_works(tmp_path):
+    reason, _ = executed(tmp_path, "dies", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert "kernel died" in reason
+    assert executed(tmp_path, "lives", "1")[0] is None
+
+
+def test_when_the_server_dies_another_one_takes_its_place(tmp_path):
+    server = json.loads(executed(tmp_path, "one", LOOK)[1][0].text)["parent"]
+    os.kill(server, signal.SIGKILL)
+    assert gone([server])
+    reason, outputs = executed(tmp_path, "two", LOOK)
+    assert reason is None
+    assert json.loads(outputs[0].text)["parent"] != server
+
+
+PARENT = """
+from pathlib import Path
+from tests_notebook import notebook
+from seqae.kernels import execute_notebook
+source = notebook(
+    "import os, time, pathlib\\n"
+    "pathlib.Path('pids').write_text(f'{os.getpid()} {os.getppid()}')\\n"
+    "time.sleep(600)"
+)
+execute_notebook(source, Path("out.ipynb"), name="x", parameters={}, environment={})
+"""
+
+
+def test_killed_parents_take_their_kernels_with_them(tmp_path):
+    (tmp_path / "tests_notebook.py").write_text(
+        "import json, nbformat\n"
+        "def notebook(s): return json.dumps(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s)]))\n"
+    )
+    (tmp_path / "parent.py").write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text().count(" "):
+        assert time.monotonic() < deadline
+        assert parent.poll() is None
+        time.sleep(0.1)
+    kernel, server = map(int, (tmp_path / "pids").read_text().split())
+    assert alive(kernel)
+    assert alive(server)
+    parent.kill()
+    parent.wait()
+    assert gone([kernel, server])
