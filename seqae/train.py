@@ -51,9 +51,10 @@ class Objective:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit` ends with: the weights best on val, and when (0: before the first epoch); epochs is how many were
-    trained, fewer than asked for where `patience` ended them; diverged_at is the epoch of a NaN or Inf loss; peak_memory in bytes above what
-    was held before: of tensors on CUDA, of the process on Linux, elsewhere unknown.
+    """What `fit` ends with: the weights best on val, and when (0: before the first epoch).
+
+    epochs: how many were trained, fewer than asked for where `patience` ended them. diverged_at: the epoch of a NaN or
+    Inf loss. peak_memory: bytes above what was held before, of tensors on CUDA, of the process on Linux, else None.
     """
 
     weights: dict[str, Tensor]

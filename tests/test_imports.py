@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"data", "diagnose", "losses", "metrics", "models"},
     "experiment": {"config", "data", "diagnose", "metrics", "models", "optimizers", "train"},
     "cost": {"config", "experiment", "models", "train"},
-    "runs": {"config", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
+    "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
     "compare": {"config", "diagnose", "naming", "plots", "runs"},
     "sweep": {"cells", "config", "kernels", "naming", "report", "runs"},
 }
