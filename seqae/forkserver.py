@@ -18,7 +18,7 @@ from typing import Any
 
 IMPORTS = (
     *("torch", "torch._dynamo", "torchmetrics.functional.image", "seaborn", "pandas.io.formats.style"),
-    *("matplotlib_inline.backend_inline", "ipykernel.kernelapp", "seqae.compare", "seqae.runs"),
+    *("ipykernel.kernelapp", "seqae.compare", "seqae.runs"),
 )
 
 
@@ -135,8 +135,9 @@ def _become_kernel(request: Mapping[str, Any]) -> None:
         sys.modules["numpy"].random.seed()  # else all kernels would draw the same numbers; Python's own reseeds itself
         from ipykernel.kernelapp import IPKernelApp
 
-        # the kernel ends when this parent does; ipykernel has read JPY_PARENT_PID when it was imported
-        arguments = [*request["arguments"], f"--IPKernelApp.parent_handle={server}"]
+        # The kernel ends when this parent does: ipykernel has read JPY_PARENT_PID when it was imported. Figures become
+        # pictures: pyplot makes itself known to IPython when it is imported, which was before there was one.
+        arguments = [*request["arguments"], f"--IPKernelApp.parent_handle={server}", "--matplotlib=inline"]
         sys.argv = ["ipykernel_launcher", *arguments]
         IPKernelApp.launch_instance(argv=arguments)
     finally:

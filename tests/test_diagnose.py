@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqae import diagnose
 from seqae.data import MovingMNIST, load_digits
 from seqae.diagnose import (
     baselines,
@@ -338,3 +339,39 @@ def test_the_diarys_numbers_are_its_own() -> None:
     by_loss = mse.groupby("loss")
     assert by_loss.mean()[["0sb", "0sm"]].round(3).tolist() == pytest.approx([0.092, 0.092])
     assert (by_loss.min()["0nm"], by_loss.max()["0nm"]) == (0.0322, 0.0396)
+
+
+def test_the_conclusion_sets_each_branch_beside_the_mean_frame() -> None:
+    test = pd.DataFrame(
+        [
+            ("recon", None, "mse", 0.01),
+            ("recon", 1, "mse", 0.5),
+            ("recon", None, "bce", 0.08),
+            ("pred", None, "mse", 0.03),
+        ],
+        columns=["branch", "frame", "metric", "value"],
+    )
+    levels = pd.DataFrame(
+        [
+            ("test", "recon", "mean_frame", "mse", 0.02),
+            ("val", "recon", "mean_frame", "mse", 0.9),
+            ("test", "recon", "mean_frame", "bce", 0.16),
+            ("test", "pred", "mean_frame", "mse", 0.021),
+            ("test", "pred", "black", "mse", 0.8),
+        ],
+        columns=["split", "branch", "baseline", "metric", "value"],
+    )
+    assert diagnose.conclusion("learned (50 % below mean frame)", test, levels).splitlines() == [
+        "**Learned (50 % below mean frame).**",
+        "",
+        "- recon: MSE 0.0100 per pixel on test, the mean frame 0.0200",
+        "- recon: BCE 0.0800 nats/pixel on test, the mean frame 0.1600",
+        "- pred: MSE 0.0300 per pixel on test, the mean frame 0.0210",
+    ]
+
+
+def test_the_published_figures_name_their_source() -> None:
+    table = diagnose.published().set_index("model")
+    assert table.nats_per_frame["Composite + Conditional"] == 341.2
+    assert table.source.str.contains(r"\(20\d\d\)").all()
+    assert table.nats_per_frame.between(86.3, 670).all(), "between the data's own entropy and the mean frame"

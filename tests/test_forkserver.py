@@ -67,6 +67,15 @@ def test_what_a_notebook_changes_stays_in_its_kernel(tmp_path):
     assert reason is None
 
 
+def test_figures_are_shown_as_pictures_with_their_alt_text(tmp_path):
+    source = "import matplotlib.pyplot as plt; from seqae import plots; plots.show(plt.subplots()[0], 'empty'); plt.plot([1])"
+    reason, outputs = executed(tmp_path, "figure", source)
+    assert reason is None
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 2
+    assert pictures[0].metadata["image/png"]["alt"] == "empty"
+
+
 def test_a_kernel_that_dies_is_told_and_the_next_one_works(tmp_path):
     reason, _ = executed(tmp_path, "dies", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert "kernel died" in reason
