@@ -68,7 +68,7 @@ def test_what_a_notebook_changes_stays_in_its_kernel(tmp_path):
 
 
 def test_figures_are_shown_as_pictures_with_their_alt_text(tmp_path):
-    source = "import matplotlib.pyplot as plt\nfrom seqae import plots\nplots.show(plt.subplots()[0], 'empty')\nplt.plot([1])"
+    source = "import pylab, seqae.plots as plots\nplots.show(pylab.subplots()[0], 'empty')\npylab.plot([1])"
     reason, outputs = executed(tmp_path, "figure", source)
     assert reason is None
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
