@@ -86,6 +86,7 @@ def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse
         x="frame",
         y="value",
         hue=hue,
+        hue_order=sorted(set(data[hue])) if many else _ordered(data.branch, BRANCH_ORDER),
         col="branch" if many else None,
         col_order=_ordered(data.branch, BRANCH_ORDER) if many else None,
         kind="line",
