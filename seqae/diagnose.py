@@ -133,6 +133,9 @@ def verdict(
     suffix = ("" if since is None else f", saturated since epoch {since}") + ended
     if max(below.values()) >= MARGIN:
         shares = [f"{branch} {share:.0%}" if len(below) > 1 else f"{share:.0%}" for branch, share in below.items()]
+        if min(below.values()) < 0:  # one branch has learned, the other one has not
+            shares = [f"{branch} {abs(x):.0%} {'below' if x > 0 else 'above'}" for branch, x in below.items()]
+            return f"learned ({', '.join(shares).replace('%', ' %')} mean frame){suffix}"
         return f"learned ({', '.join(shares).replace('%', ' %')} below mean frame){suffix}"
     if min(below.values()) > -MARGIN:
         return f"stuck at the mean frame{suffix}"

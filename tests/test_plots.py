@@ -58,7 +58,7 @@ def test_five_losses_in_six_ways(tables):
 def test_all_recons_and_all_preds(tables):
     curves, levels = tables
     figure = plots.by_branch(curves[curves.loss == "0nm"], levels)
-    assert [axis.get_title() for axis in figure.axes] == ["all recons", "all preds"]
+    assert [axis.get_title() for axis in figure.axes] == ["recon", "pred"]
     assert [len(drawn(axis)) for axis in figure.axes] == [4, 4]
     assert [horizontals(axis) for axis in figure.axes] == [[0.0372], [0.0372]], "a floor of 0 is no line"
     two = plots.by_branch(curves[curves.loss.isin(["0sb", "0sm"])], levels)
