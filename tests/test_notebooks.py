@@ -124,7 +124,7 @@ SMOKE = {
 
 
 UNUSUAL = [  # what people do to a family's notebook: break it, and ask it for what it was not written for
-    ("params/saturation/0sb-readout.yaml", "optimizer=SGD", "learning_rate=1e30", "clip_norm=none"),
+    ("params/saturation/0sb-readout.yaml", "loss=0nm", "optimizer=SGD", "learning_rate=1e30", "clip_norm=none"),
     ("params/paper/composite.yaml", "loss=0nm", "patience=1", "epochs=4", "learning_rate=1e-7"),
 ]
 
