@@ -50,6 +50,36 @@ def histograms(runs: Sequence[Run]) -> pd.DataFrame:
     return _stack(runs, lambda run: run.histograms())
 
 
+def performances(runs: Sequence[Run]) -> pd.DataFrame:
+    """performance.csv of each, the machine's matmul_gflops and copy_gbs, and, of the update's matrix products,
+    gflops, the rate that the time means, and intensity, operations per byte; and the columns of `curves`.
+    """
+
+    def read(run: Run) -> pd.DataFrame:
+        work = run.record()["benchmark"]
+        gflops = work["operations"] / run.performance().median_ms / 1e6
+        machine = {key: work[key] for key in ("matmul_gflops", "copy_gbs")}
+        return run.performance().assign(gflops=gflops, intensity=work["operations"] / work["bytes"], **machine)
+
+    return _stack(runs, read)
+
+
+def speedups(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row a run: the median time of its update, how many times as long its peers take, what share of it the matrix
+    products alone would take (forward and backward), and its memory over that of the LSTMCell loop.
+    """
+    size, rows = ["D", "H", "B", "decoder_input"], []
+    for key, part in performances(runs).groupby(size):
+        step = part[part.part == "step"].set_index("implementation").median_ms
+        whole = part[part.part == "forward_backward"].set_index("implementation").median_ms
+        memory = part[part.part == "step"].set_index("implementation").memory_mb
+        row = {**dict(zip(size, key, strict=True)), "update, ms": step.seqae}
+        row |= {f"× {name}": step[name] / step.seqae for name in step.index if name != "seqae"}
+        row["products alone"] = whole.gemm_floor / whole.seqae
+        rows.append(row | {"memory / loop's": memory.seqae / memory.get("lstmcell_loop", float("nan"))})
+    return pd.DataFrame(rows).sort_values(size, ignore_index=True)
+
+
 def budgets(runs: Sequence[Run]) -> pd.DataFrame:
     """What each run took: seconds, sequences trained a second (with evaluation on val), peak memory in MiB, updates
     left out for overflow (fp16 only), device, and the columns of `curves`.
@@ -194,7 +224,9 @@ def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss"
 
 
 def _side(share: float) -> str:
-    return f"{abs(share):.0%} {'below' if share >= 0 else 'above'} the mean frame"
+    if round(100 * share) == 0:
+        return "at the mean frame"
+    return f"{abs(share):.0%} {'below' if share > 0 else 'above'} the mean frame"
 
 
 def below_mean_frame(runs: Sequence[Run]) -> pd.DataFrame:

@@ -119,7 +119,8 @@ class Parameters(BaseModel):
     readout_bias: float | None = Field(None, description="sets the last layer's bias; none: torch's")
     peephole_range: float = Field(0.0, ge=0, description="peepholes begin as U(-peephole_range, peephole_range)")
 
-    precision: Literal["none", "fp16", "bf16"] = Field("none", description="mixed precision; none: float32")
+    repeats: int = Field(5, ge=1, description="family performance: how often each implementation has its turn")
+    precision: Literal["none", "tf32", "bf16", "fp16"] = Field("none", description="of matrix products; none: float32")
     label: str | None = Field(None, description="what comparisons call the run; none: what tells it apart")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     tracker: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = Field("none", description="mirrors metrics")

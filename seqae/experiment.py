@@ -126,11 +126,8 @@ def objective(p: Parameters) -> Objective:
     return Objective(p.task, p.training_loss, p.pixel_range, p.recon_weight, p.reduction)
 
 
-def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoencoder, Fitted]:
-    """Build, initialise and fit a model; it comes back with its best weights on val.
-
-    recording: record, checkpoint, resume and tracker_folder, as for `fit`.
-    """
+def new_model(p: Parameters) -> SequenceAutoencoder:
+    """A model with the weights that training begins with, a function of the parameters alone."""
     torch.manual_seed(p.seed)
     model = build_model(p)
     initialise(
@@ -142,6 +139,15 @@ def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoenc
         readout_bias=p.readout_bias,
         peephole_range=p.peephole_range,
     )
+    return model
+
+
+def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoencoder, Fitted]:
+    """Fit a new model; it comes back with its best weights on val.
+
+    recording: record, checkpoint, resume and tracker_folder, as for `fit`.
+    """
+    model = new_model(p)
     fitted = fit(
         model,
         train_stream(p),

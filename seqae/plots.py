@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 UNITS = {
@@ -214,15 +215,19 @@ def by_branch(
     data = curves[curves.metric == metric].assign(way=lambda d: d.task + ", reads " + d.decoder_input)
     if not np.isfinite(data.value).any():
         return _nothing(metric)
+    names = sorted(set(data[hue]))
+    many = len(names) > 10
     grid = sns.relplot(
         data,
         x=x,
         y="value",
         hue=hue,
-        hue_order=sorted(set(data[hue])),
+        hue_order=names,
         units="run",
         estimator=None,
-        style="loss" if hue not in ("run", "loss") and data.loss.nunique() > 1 else None,
+        style=hue if many else "loss" if hue not in ("run", "loss") and data.loss.nunique() > 1 else None,
+        style_order=names if many else None,
+        dashes=[("", (4, 1.5), (1, 1))[n // 10 % 3] for n in range(len(names))] if many else True,
         col="branch",
         col_order=_ordered(data.branch, BRANCH_ORDER),
         kind="line",
@@ -239,7 +244,9 @@ def by_branch(
             for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
                 if value > 0:
                     _level(axis, value, baseline.replace("_", " "), LINES[baseline])
-    return _label(grid, metric, X_UNITS[x], titles="" if set(data.branch) == {"all"} else "{col_name}")
+    of_one = data.task.nunique() == data.frame_size.nunique() == 1
+    where = f", task {data.task.iloc[0]}, {data.frame_size.iloc[0]} pixels a side" if of_one else ""
+    return _label(grid, metric, X_UNITS[x], titles="" if set(data.branch) == {"all"} else "{col_name}" + where)
 
 
 def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str = "column") -> Figure:
@@ -249,7 +256,7 @@ def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str
     runs in a cell the best. Blue is better than the mean frame, red is worse; colours end at 50 %.
     """
     cells = 100 * table.pivot_table(index=rows, columns=columns, values="below", aggfunc="max", sort=False)
-    cells = cells[_ordered(table[columns], TASK_ORDER)]
+    cells = cells[_ordered(table[columns], TASK_ORDER)].round() + 0.0  # no -0
     figure, axis = plt.subplots(figsize=(1.5 * len(cells.columns) + 2.5, 0.42 * len(cells) + 1.6))
     sns.heatmap(cells, annot=True, fmt=".0f", cmap="vlag_r", center=0, vmin=-50, vmax=50, linewidths=1, ax=axis,
                 cbar_kws={"label": "% below the mean frame, test MSE"})  # fmt: skip
@@ -336,6 +343,53 @@ def floor_and_reached(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def update_times(table: pd.DataFrame) -> Figure:
+    """Median time of one update a part and implementation, a panel a part; table: as performance.csv."""
+    grid = sns.catplot(
+        table, x="median_ms", y="implementation", col="part", kind="bar", sharex=False, height=3, aspect=1.4, color="C0"
+    )
+    for axis in grid.axes.flat:
+        axis.bar_label(axis.containers[0], fmt="%.4g", padding=2, fontsize=8)
+    grid.set_axis_labels("milliseconds", "")
+    grid.set_titles("{col_name}")
+    return grid.figure
+
+
+def speedups(table: pd.DataFrame) -> Figure:
+    """How many times as long each implementation takes, by size, a panel a decoder input; table: as
+    `compare.speedups`.
+    """
+    named = table.assign(size=table.D.astype(str) + ", " + table.H.astype(str) + ", " + table.B.astype(str))
+    ratios = named.melt(["size", "decoder_input"], [name for name in table if name.startswith("× ")]).dropna()
+    grid = sns.catplot(
+        ratios, x="value", y="size", hue="variable", col="decoder_input", kind="bar", palette="colorblind", height=4
+    )
+    grid.set(xscale="log")
+    for axis in grid.axes.flat:
+        axis.axvline(1, color="0.3", linewidth=1, linestyle="--")
+    grid.set_axis_labels("time of an update / that of seqae", "D, H, B")
+    grid.set_titles("decoder reads {col_name}")
+    return grid.figure
+
+
+def roofline(table: pd.DataFrame) -> Figure:
+    """What each implementation makes of the machine: GFLOP/s of the necessary products over their intensity, under
+    the lesser of the processor's rate and the memory's (Williams et al., 2009); table: as `compare.performances`.
+    """
+    table = table[table.part == "forward_backward"]
+    grid = sns.relplot(
+        table, x="intensity", y="gflops", hue="implementation", style="decoder_input", height=4.4, aspect=1.5, s=60,
+        palette=_palette(table.implementation),
+    )  # fmt: skip
+    span = np.geomspace(table.intensity.min() / 2, table.intensity.max() * 2, 100)
+    peak, memory = table.matmul_gflops.max(), table.copy_gbs.max()
+    grid.ax.plot(span, np.minimum(peak, span * memory), color="0.4", linewidth=1)
+    grid.ax.text(span[-1], peak, f"{peak:.0f} GFLOP/s, large product", ha="right", va="bottom", fontsize=7, color="0.4")
+    grid.ax.set(xscale="log", yscale="log")
+    grid.set_axis_labels("operations per byte of the products' operands, FLOP/byte", "GFLOP/s of an update")
+    return grid.figure
+
+
 def sample_strips(samples: Mapping[str, np.ndarray], *, task: str, frames_in: int) -> Strips:
     """Truth and output of each branch in true time order. samples: as `Run.samples` gives them."""
     seen, future = samples["frames"][:, :frames_in], samples["frames"][:, frames_in:]
@@ -403,9 +457,7 @@ def _titled(picture: np.ndarray, titles: Sequence[str]) -> Image.Image:
 
 
 def _palette(values: pd.Series) -> object:
-    # Ten colours that all can tell apart; of more, as many as are needed around the wheel.
-    n = values.nunique()
-    return sns.color_palette("colorblind" if n <= 10 else "husl", n)
+    return sns.color_palette("colorblind", values.nunique())  # of more than its ten they come again
 
 
 def _panels(count: int, *, sharey: bool) -> tuple[Figure, list[Axes]]:
@@ -454,4 +506,7 @@ def _level(axis: Axes, value: float, name: str, line: object, *, colour: object 
 def _label(grid: sns.FacetGrid, metric: str, x: str, titles: str = "") -> Figure:
     grid.set_axis_labels(x, UNITS[metric])
     grid.set_titles(titles)
+    if x != X_UNITS["seconds"]:
+        for axis in grid.axes.flat:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return grid.figure

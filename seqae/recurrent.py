@@ -21,6 +21,10 @@ ACTIVATIONS: dict[str, Any] = {"none": torch.clone, "tanh": torch.tanh, "sigmoid
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input  # (a, t) → a · (1 - t²)
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # (a, s) → a · s · (1 - s)
 _BACKWARD = {"tanh": _tanh_backward, "sigmoid": _sigmoid_backward}
+# oneDNN's x @ weight.t(), which torch keeps for compiled models. On two cores of a Zen 4 it was 1.2-3 times as fast as
+# MKL's product from so many multiplications on, and slower below.
+_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+LARGE = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,12 @@ class LSTMStack(nn.Module):
             x = inputs.flatten(0, 1).t().to(self.layers[0].bias.dtype)  # (D, T·B)
         arguments, batch = self._arguments(states, steps, batch)
         final = []
+        if _has_whole_lstm(arguments[0]):
+            top: Any = inputs
+            for own in arguments:
+                top, h, c = _whole_lstm(top, own, steps or 0, batch)
+                final.append((h, c))
+            return top, final
         for own in arguments:
             hidden, h, c = _Run.apply((steps, batch, None), x, None, None, *own)
             x = _columns(hidden)
@@ -148,6 +158,28 @@ class LSTMStack(nn.Module):
         return [layer.arguments(pair, dtype) for layer, pair in zip(self.layers, pairs, strict=True)], batch
 
 
+def _has_whole_lstm(own: Sequence[Any]) -> bool:
+    # cuDNN fuses a layer's steps, and knows no peepholes; on a CPU torch's own is slower than the tape.
+    return own[2].is_cuda and own[3] is None
+
+
+def _whole_lstm(x: Tensor | None, own: Sequence[Any], steps: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One layer by `torch.lstm`: x (T, B, D), None for zeros -> every h (T, B, H), last h and c (B, H)."""
+    weight_ih, weight_hh, bias, _, h, c = own
+    if x is None:  # one feature of zeros, since an LSTM without inputs there is not
+        x, weight_ih = bias.new_zeros(steps, batch, 1), weight_hh.new_zeros(len(bias), 1)
+    zeros = bias.new_zeros(batch, weight_hh.shape[1])
+    state = [(zeros if s is None else s.t()).to(weight_hh.dtype).unsqueeze(0).contiguous() for s in (h, c)]
+    weights = [
+        weight_ih,
+        weight_hh,
+        *(b.to(weight_hh.dtype) for b in (bias.squeeze(1), torch.zeros_like(bias).squeeze(1))),
+    ]
+    read = torch.lstm(x.to(weight_hh.dtype), state, weights, True, 1, 0.0, True, False, False)
+    hidden, last_h, last_c = (s.to(bias.dtype) for s in read)
+    return hidden, last_h[0], last_c[0]
+
+
 def _check(name: str, tensor: Tensor, *shape: int | None) -> None:
     fits = tensor.ndim == len(shape) and 0 not in tensor.shape and tensor.is_floating_point()
     if not fits or any(s not in (None, n) for n, s in zip(tensor.shape, shape, strict=True)):
@@ -158,13 +190,25 @@ def _check(name: str, tensor: Tensor, *shape: int | None) -> None:
 def _product(weight: Tensor, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """weight @ x + add in the dtype of x, multiplied in that of weight: under autocast a lower one."""
     if weight.dtype != x.dtype:
-        return torch.add((weight @ x.to(weight.dtype)).to(x.dtype), 0 if add is None else add, out=out)
-    return torch.mm(weight, x, out=out) if add is None else torch.addmm(add, weight, x, out=out)
+        z = (weight @ x.to(weight.dtype)).to(x.dtype)
+    elif weight.is_contiguous() and _is_large(weight, x.shape[1]):
+        z = _linear(weight, x.t(), None, "none", [], "")
+    elif _is_large(weight, x.shape[1]) and x.shape[1] < 256:
+        z = _linear(x.t().contiguous(), weight, None, "none", [], "").t()
+    else:
+        return torch.mm(weight, x, out=out) if add is None else torch.addmm(add, weight, x, out=out)
+    return torch.add(z, 0 if add is None else add, out=out)
 
 
 def _gradient(d_z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Of weight in z = weight @ x, over the columns that x has; the leading columns of d_z had no input."""
-    return d_z[:, d_z.shape[1] - x.shape[1] :].to(weight.dtype) @ x.to(weight.dtype).t()
+    d_z, x = d_z[:, d_z.shape[1] - x.shape[1] :].to(weight.dtype), x.to(weight.dtype)
+    return _linear(d_z, x, None, "none", [], "") if _is_large(d_z, len(x)) else d_z @ x.t()
+
+
+def _is_large(left: Tensor, columns: int) -> bool:
+    fits = _linear is not None and left.dtype == torch.float32 and left.device.type == "cpu"
+    return fits and left.numel() * columns >= LARGE
 
 
 def _batch_first(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name, store_folder
+from seqae.performance import measure
 from seqae.train import Fitted, make_accelerator, mixed_precision, predict
 
 COLUMNS = {
@@ -130,6 +131,13 @@ class Run:
 
     def train(self) -> "Run":
         """Train, resume or, when done already, do nothing. Afterwards everything of the run is in its folder."""
+        return self._once(self._train)
+
+    def benchmark(self) -> "Run":
+        """Time the run's training update beside its peers, see `performance.measure`; when done already, do nothing."""
+        return self._once(self._benchmark)
+
+    def _once(self, work: Callable[[], None]) -> "Run":
         if "results" in (record := self.record()):
             if record["status"] == "failed":  # in its notebook, after it was trained
                 self._update(status="done", reason=None)
@@ -149,12 +157,16 @@ class Run:
                 self._update(status="running", reason=None, resumed=resumed)
             else:
                 self._update(status="running", reason=None, started=_now(), **now)
-            self._train()
+            work()
         return self
 
     def fail(self, reason: str) -> None:
         """Record a failure that the run itself could not: its process died, or its notebook has an error."""
         self._update(status="failed", reason=reason, ended=_now())
+
+    def performance(self) -> pd.DataFrame:
+        """performance.csv: implementation, D, H, B, decoder_input, part, median_ms, min_ms, repeats, memory_mb."""
+        return pd.read_csv(self.folder / "performance.csv")
 
     def metrics(self) -> pd.DataFrame:
         """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out."""
@@ -348,6 +360,15 @@ class Run:
         self._finish(model, val, fitted)
         if not p.keep_checkpoint:
             shutil.rmtree(checkpoint.parent, ignore_errors=True)
+
+    def _benchmark(self) -> None:
+        table, machine = measure(self.parameters)
+        _replace_text(self.folder / "performance.csv", table.to_csv(index=False))
+        step = table[table.part == "step"].set_index("implementation").median_ms
+        whole = table[table.part == "forward_backward"].set_index("implementation").median_ms
+        line = f"{step.lstmcell_loop / step.seqae:.2g} times the LSTMCell loop, " if "lstmcell_loop" in step else ""
+        line += f"{whole.gemm_floor / whole.seqae:.0%} of the speed of its matrix products alone"
+        self._update(status="done", ended=_now(), verdict=line, results={}, benchmark=machine)
 
     def _finish(self, model: SequenceAutoencoder, val: torch.Tensor, fitted: Fitted) -> None:
         p, folder, metrics = self.parameters, self.folder, self.metrics()

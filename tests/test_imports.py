@@ -27,10 +27,13 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"data", "diagnose", "losses", "metrics", "models"},
     "experiment": {"config", "data", "diagnose", "metrics", "models", "optimizers", "train"},
     "cost": {"config", "experiment", "models", "train"},
+    "peers": {"losses", "models"},
+    "performance": {"config", "cost", "data", "experiment", "losses", "models", "peers", "train"},
     "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
     "compare": {"config", "diagnose", "naming", "plots", "runs"},
     "sweep": {"cells", "config", "kernels", "naming", "report", "runs"},
 }
+ALLOWED["runs"] |= {"performance"}
 ALLOWED["demo"] = {"cells", "models", "naming", "runs", "sweep", "train"}
 ALLOWED["rerun"] = {"config", "naming", "runs", "sweep"}
 ALLOWED["cli"] = {*ALLOWED}

@@ -1,0 +1,174 @@
+"""How fast a run's training update is: beside its peers, and beside its own matrix products alone.
+
+All in one process, in turn, again and again, so that whatever else the machine does meets all of them alike.
+"""
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+from seqae import experiment
+from seqae.config import Parameters
+from seqae.cost import matmul_rate
+from seqae.data import to_range
+from seqae.losses import training_loss
+from seqae.models import SequenceAutoencoder, branch_targets
+from seqae.peers import PlainAutoencoder, Update, keras_update, sequitur_update, torch_update
+from seqae.train import backward, clip_gradients, make_accelerator, memory, mixed_precision
+
+BURST = 0.3  # seconds that an implementation is timed for before it is the next one's turn
+COLUMNS = ["implementation", "D", "H", "B", "decoder_input", "part", "median_ms", "min_ms", "repeats", "memory_mb"]
+
+
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+def _linear_operations(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+    return 2 * x[0] * x[1] * weight[0]
+
+
+class _Products(TorchDispatchMode):
+    """Keeps every matrix product made inside: to make them again, nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Callable[[], Any]] = []
+        self.operations = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result, product = func(*args, **(kwargs or {})), func.overloadpacket in flop_registry
+        if product:
+            self.calls.append(partial(func, *args, **(kwargs or {})))
+            self.operations += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+            tensors = {id(leaf): leaf for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)}
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        return result
+
+
+def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Time one training update of the run's model on this machine's cores, while nothing else is measured there.
+
+    Returns a table of `COLUMNS`, a row for each implementation and part (`forward_backward`; `step`: that, clipping
+    and optimizer), memory_mb being what an update takes at most above weights and optimizer state; and facts of the
+    machine and the work: operations and bytes of the matrix products, GFLOP/s of a large one, GB/s of a copy, and
+    `left_out`, which peers could not run, and why.
+    """
+    torch.set_num_threads(cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    with filelock.FileLock(Path(tempfile.gettempdir()) / "seqae-performance.lock"):
+        updates, memories, left_out = _implementations(p)
+        with _Products() as products:
+            updates["seqae"]()
+        updates["gemm_floor"] = partial(_again, products.calls)
+        times: dict[tuple[str, str], list[float]] = {}
+        for _ in range(p.repeats):
+            for name, update in updates.items():
+                burst = [update()]
+                while sum(max(found.values()) for found in burst) < BURST:
+                    burst.append(update())
+                for found in burst[1:] or burst:  # the first finds the caches full of another's data
+                    for part, seconds in found.items():
+                        times.setdefault((name, part), []).append(1000 * seconds)
+        size = {"D": p.frame_size**2, "H": p.hidden, "B": p.batch_size, "decoder_input": p.decoder_input}
+        rows = [
+            size | {"implementation": name, "part": part, "median_ms": statistics.median(found), "min_ms": min(found),
+                    "repeats": len(found), "memory_mb": memories.get(name)}
+            for (name, part), found in times.items()
+        ]  # fmt: skip
+        facts = {
+            "operations": int(products.operations),
+            "bytes": int(products.bytes),
+            "matmul_gflops": round(matmul_rate(device=p.device) / 1e9, 1),
+            "copy_gbs": round(_copy_rate() / 1e9, 1),
+            "processor": _processor(),
+            "cores": cores,
+            "left_out": left_out,
+        }
+    return pd.DataFrame(rows)[COLUMNS], facts
+
+
+def _implementations(p: Parameters) -> tuple[dict[str, Update], dict[str, float], dict[str, str]]:
+    # Each one's update, already called once, the memory that took in MB, and why others are left out.
+    batch = experiment.sequences(p.model_copy(update={"train_sequences": p.batch_size}), "train")
+    model = experiment.new_model(p)
+    pixels = to_range(batch, p.pixel_range)
+    targets = branch_targets(pixels, task=p.task, frames_in=p.frames_in)
+    frames = pixels[:, : p.frames_in].contiguous()
+
+    def loss(z: Tensor, target: Tensor) -> Tensor:
+        return training_loss(z, target, kind=p.training_loss, activation=p.activation).mean()
+
+    makers: dict[str, Callable[[], Update]] = {
+        "seqae": lambda: _own(p, model, batch),
+        "lstmcell_loop": lambda: torch_update(PlainAutoencoder(model), frames, targets, loss),
+        "nn_lstm": lambda: torch_update(PlainAutoencoder(model, whole=True), frames, targets, loss),
+        "keras_jax": lambda: keras_update(model, frames, targets),
+        "sequitur": lambda: sequitur_update(model, frames),
+    }
+    updates: dict[str, Update] = {}
+    memories: dict[str, float] = {}
+    left_out: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            update = make()
+            update()  # compiles, and makes the optimizer's state
+            held = memory(torch.device("cpu"))
+            update()
+        except (ImportError, ValueError) as error:
+            left_out[name] = str(error)
+            continue
+        updates[name] = update
+        memories[name] = (memory(torch.device("cpu"), since=held) or 0) / 1e6
+    return updates, memories, left_out
+
+
+def _own(p: Parameters, model: SequenceAutoencoder, batch: Tensor) -> Update:
+    # What `fit` does with a batch.
+    objective, optim = experiment.objective(p), experiment.optimizer(p)(model.parameters())
+    how = mixed_precision(make_accelerator(device="cpu").device, "none")
+
+    def update() -> dict[str, float]:
+        began = time.perf_counter()
+        backward(model, model, batch, objective, optim, *how)
+        middle = time.perf_counter()
+        clip_gradients(model.parameters(), p.clip_norm)
+        optim.step()
+        return {"forward_backward": middle - began, "step": time.perf_counter() - began}
+
+    return update
+
+
+def _again(calls: list[Callable[[], Any]]) -> dict[str, float]:
+    began = time.perf_counter()
+    with torch.no_grad():
+        for call in calls:
+            call()
+    return {"forward_backward": time.perf_counter() - began}
+
+
+def _copy_rate() -> float:
+    # Bytes read and written a second, the best of five.
+    source, times = torch.ones(2**26), []
+    target = torch.empty_like(source)
+    for _ in range(5):
+        began = time.perf_counter()
+        target.copy_(source)
+        times.append(time.perf_counter() - began)
+    return 8 * source.numel() / min(times)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,138 @@
+"""seqae.performance and its peers: that all time the same update, and that a run of it is a run like any other."""
+
+import importlib.util
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from seqae import compare, experiment, performance, plots
+from seqae.config import resolve
+from seqae.data import to_range
+from seqae.models import branch_targets
+from seqae.peers import PlainAutoencoder, keras_update, sequitur_update, torch_update
+from seqae.runs import find_runs, open_run
+
+TINY = {
+    "loss": "0nm", "task": "both", "frame_size": 16, "hidden": 8, "batch_size": 3, "frames_in": 4, "frames_out": 3,
+    "repeats": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _cores(monkeypatch):
+    # `measure` takes all cores: tests beside each other would each take the other's.
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny(**given):
+    p = resolve(TINY, given)
+    frames = to_range(experiment.sequences(p.model_copy(update={"train_sequences": 3}), "train"), p.pixel_range)
+    return p, experiment.new_model(p), frames
+
+
+@pytest.mark.parametrize("architecture", ["lstm_copy", "lstmcell"])
+@pytest.mark.parametrize(("decoder_input", "whole"), [("zero", False), ("zero", True), ("output", False)])
+def test_the_plain_network_is_the_same_network(architecture, decoder_input, whole):
+    given = {"architecture": architecture, "hidden": None if architecture == "lstmcell" else 8}
+    _p, model, frames = tiny(decoder_input=decoder_input, gain=2, loss="0sm", **given)
+    plain, seen = PlainAutoencoder(model, whole=whole), frames[:, :4]
+    for branch, z in plain(seen).items():
+        torch.testing.assert_close(z, model(seen)[branch])
+    ours = sum(w.numel() for w in model.parameters())
+    biases = sum(w.numel() for name, w in model.named_parameters() if name.endswith("bias"))
+    assert sum(w.numel() for w in plain.parameters()) == ours + biases  # torch has two a gate
+
+
+@pytest.mark.parametrize(
+    ("given", "whole", "message"),
+    [
+        ({"architecture": "srivastava"}, False, "no readout"),
+        ({"peepholes": True}, False, "no peepholes"),
+        ({"decoder_input": "output"}, True, "decoder_input output cannot"),
+        ({"decoder_input": "truth"}, False, "decoder_input truth cannot"),
+    ],
+)
+def test_what_torchs_layers_cannot_build_is_refused(given, whole, message):
+    with pytest.raises(ValueError, match=message):
+        PlainAutoencoder(tiny(**given)[1], whole=whole)
+
+
+def test_the_loops_update_learns_and_step_is_the_whole():
+    _p, model, frames = tiny(decoder_input="output")
+    net, targets = PlainAutoencoder(model), branch_targets(frames, task="both", frames_in=4)
+    losses = []
+
+    def loss(z, target):
+        losses.append((z - target).square().mean())
+        return losses[-1]
+
+    update = torch_update(net, frames[:, :4], targets, loss)
+    for _ in range(5):
+        parts = update()
+        assert parts["step"] > parts["forward_backward"] > 0
+    assert losses[-1] < losses[1]
+
+
+def test_the_floor_makes_every_product_of_the_update_again():
+    _p, model, frames = tiny(decoder_input="output")
+
+    def update():
+        sum(z.square().mean() for z in model(frames[:, :4]).values()).backward()
+
+    with FlopCounterMode(display=False) as counted:
+        update()
+    with performance._Products() as products:
+        update()
+    assert products.operations == counted.get_total_flops() > 0
+    with FlopCounterMode(display=False) as again:
+        assert set(performance._again(products.calls)) == {"forward_backward"}
+    assert again.get_total_flops() == products.operations
+
+
+@pytest.mark.parametrize("decoder_input", ["zero", "output"])
+@pytest.mark.parametrize("package", ["keras", "sequitur"])
+def test_a_peer_that_is_installed_trains_and_another_says_so(package, decoder_input):
+    _p, model, frames = tiny(decoder_input=decoder_input)
+    targets = branch_targets(frames, task="both", frames_in=4)
+
+    def make():
+        if package == "keras":
+            return keras_update(model, frames[:, :4], targets)
+        return sequitur_update(model, frames[:, :4])
+
+    if importlib.util.find_spec(package) is None:
+        with pytest.raises(ImportError):
+            make()
+        return
+    parts = make()()
+    assert parts["step"] > 0 < parts["forward_backward"]
+
+
+def test_a_benchmark_is_a_run_like_any_other(tmp_path):
+    run = open_run("performance", {**TINY, "store": str(tmp_path)}, {"decoder_input": "output"}).benchmark()
+    table = run.performance()
+    assert [*table] == performance.COLUMNS
+    assert {"seqae", "lstmcell_loop", "gemm_floor"} <= {*table.implementation}
+    assert "nn_lstm" not in {*table.implementation}
+    assert "choose zero" in run.record()["benchmark"]["left_out"]["nn_lstm"]
+    assert (table.median_ms >= table.min_ms).all()
+    assert (table.min_ms > 0).all()
+    assert (table.repeats >= 2).all()
+    assert {*table.D} == {256}
+    assert {*table.H} == {8}
+    assert {*table.B} == {3}
+    assert run.status == "done"
+    assert "times the LSTMCell loop" in run.verdict
+    before = (run.folder / "performance.csv").read_bytes()
+    assert run.benchmark().folder == run.folder
+    assert (run.folder / "performance.csv").read_bytes() == before
+    [found] = find_runs(tmp_path, "performance")
+    row = compare.speedups([found]).iloc[0]
+    step = table[table.part == "step"].set_index("implementation").median_ms
+    assert row["× lstmcell_loop"] == pytest.approx(step.lstmcell_loop / step.seqae)
+    figure = plots.roofline(compare.performances([found]))
+    assert "FLOP/byte" in figure.axes[0].get_xlabel()
