@@ -22,6 +22,7 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
     Of groups equally large, the one with the newest run. Raises ValueError when there is none.
     """
     done = [run for run in find_runs(store_folder(store), family) if run.status == "done"]
+    done.sort(key=lambda run: (run.parameters.label or "", run.name))
     if names:
         done = [run for run in done if run.name in names]
     if not done:
@@ -215,7 +216,7 @@ def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss"
     lines = [f"Best: **{best.run}**, {best.branch} {_side(best.below)}."]
     for value, part in below.groupby(by):
         ends = [_side(part.below.min()), _side(part.below.max())]
-        span = ends[0] if len(part) == 1 else f"from {ends[0]} to {ends[1]}, {len(part)} branches"
+        span = ends[0] if len(part) == 1 else f"{' to '.join(dict.fromkeys(ends))}, {len(part)} branches"
         lines.append(f"`{value}`: {span}.")
     if fixes:
         for _, row in below_mean_frame(fixes).sort_values("below").iterrows():

@@ -23,7 +23,7 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # (a, s) â†’ a Â
 _BACKWARD = {"tanh": _tanh_backward, "sigmoid": _sigmoid_backward}
 # oneDNN's x @ weight.t(), which torch keeps for compiled models. On two cores of a Zen 4 it was 1.2-3 times as fast as
 # MKL's product from so many multiplications on, and slower below.
-_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 LARGE = 2**24
 
 
