@@ -26,7 +26,7 @@ def tables():
         for task, reads in WAYS:
             for branch in {"both": ["recon", "pred"]}.get(task, [task]):
                 common = {"loss": loss, "task": task, "decoder_input": reads, "branch": branch, "metric": "mse"}
-                common["run"] = f"{loss}-{task}-{reads}"
+                common |= {"run": f"{loss}-{task}-{reads}", "frame_size": 64}
                 curves += [common | {"epoch": e, "value": 0.1 * offset + 0.01 * e} for e in (1, 2, 3)]
                 levels.append(common | {"baseline": "mean_frame", "value": 0.0372})
                 levels.append(common | {"baseline": "floor", "value": 0.0 if loss == "0nm" else 0.0698})

@@ -684,16 +684,17 @@ def test_the_update_ratio_by_hand() -> None:
     assert fitted(epochs=1, optimizer=still).log.curve("train", "update_ratio") == [0]
 
 
-@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+# First steps that change the loss by more than float32 can miss: of other last bits a line search makes other steps.
+@pytest.mark.parametrize(("search", "rate"), [(None, 0.1), ("strong_wolfe", 1.0)])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_lbfgs_takes_the_steps_of_a_plain_loop(reduction: str, search: str | None) -> None:
-    arguments = {"max_iter": 5, "line_search_fn": search}
+def test_lbfgs_takes_the_steps_of_a_plain_loop(reduction: str, search: str | None, rate: float) -> None:
+    arguments = {"max_iter": 2, "line_search_fn": search}
     run = fitted(
-        epochs=2, batch_size=10, optimizer=optimizer_factory("LBFGS", learning_rate=0.1, arguments=arguments),
+        epochs=2, batch_size=10, optimizer=optimizer_factory("LBFGS", learning_rate=rate, arguments=arguments),
         objective=Objective("both", "mse", (0.0, 1.0), 0.3, reduction),
     )  # fmt: skip
     plain = model_of()
-    optim = torch.optim.LBFGS(plain.parameters(), lr=0.1, **arguments)  # type: ignore[arg-type]
+    optim = torch.optim.LBFGS(plain.parameters(), lr=rate, **arguments)  # type: ignore[arg-type]
 
     def closure() -> Tensor:
         optim.zero_grad()
@@ -705,7 +706,7 @@ def test_lbfgs_takes_the_steps_of_a_plain_loop(reduction: str, search: str | Non
     for _ in range(2):
         optim.step(closure)
     for ours, theirs, old in zip(run.model.parameters(), plain.parameters(), first, strict=True):
-        assert (ours - theirs).norm() < 0.02 * (theirs - old).norm()
+        assert (ours - theirs).norm() < (0.1 if search else 1e-3) * (theirs - old).norm()
 
 
 # ---- schedules by update, and an end before the last epoch ----
@@ -974,7 +975,7 @@ def test_mixed_precision_is_torchs(precision: str, dtype: torch.dtype | None, sc
 
 def test_a_precision_that_there_is_not_is_refused_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("fp8", "no", "float16", ""):
-        with pytest.raises(ValueError, match=f"precision must be one of none, bf16, fp16; not '{wrong}'"):
+        with pytest.raises(ValueError, match=f"precision must be one of none, tf32, bf16, fp16; not '{wrong}'"):
             fitted(precision=wrong)
     asked: list[dict[str, bool]] = []
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how))
