@@ -109,8 +109,8 @@ def keras_update(model: SequenceAutoencoder, frames: Tensor, targets: dict[str, 
     Raises ImportError where Keras or JAX is not installed.
     """
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    import jax  # type: ignore[import-not-found]
-    import keras  # type: ignore[import-not-found]
+    import jax
+    import keras
     from keras import layers, ops
 
     if keras.backend.backend() != "jax":
@@ -183,7 +183,7 @@ def sequitur_update(model: SequenceAutoencoder, frames: Tensor) -> Update:
     """sequitur's LSTM_AE with this encoder's widths, trained as its `quick_train` does: sequence by sequence, on
     reconstruction alone, so a smaller task. Raises ImportError where it is not installed.
     """
-    from sequitur.models import LSTM_AE  # type: ignore[import-not-found]
+    from sequitur.models import LSTM_AE
 
     *hidden, code = model.encoder.hidden_sizes
     net = LSTM_AE(frames.flatten(2).shape[2], code, h_dims=hidden)

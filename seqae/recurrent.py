@@ -7,13 +7,15 @@ batch) matrix: on two cores, `W @ h` is up to 1.5 times as fast as `h @ W.t()` a
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from seqae.fused import kernels
 
 State = tuple[Tensor | None, Tensor | None]  # h and c of one layer, each (B, H); None is zero
 States = Sequence[State | None] | None  # of every layer
@@ -222,8 +224,8 @@ def _columns(x: Tensor, first: Tensor | None = None) -> Tensor:
     return columns if first is None else torch.cat([first, columns], 1)
 
 
-def _steps(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    return list(zip(*(tensor.unbind() for tensor in tensors), strict=True))
+def _steps(*tensors: Any) -> list[tuple[Tensor, ...]]:
+    return list(zip(*(t.unbind() if isinstance(t, Tensor) else t for t in tensors), strict=True))
 
 
 class _Tape:
@@ -233,50 +235,85 @@ class _Tape:
     tanh(c), o: g moves to `candidate` (T, H, B), so that one sigmoid can run over all four.
     """
 
-    slots: list[tuple[Tensor, ...]]  # views of the buffers, step by step
+    z: Sequence[Tensor]  # of each step, a view of gates
+    hs: Sequence[Tensor]  # and of hidden
+    pointwise: Callable[[int], Any]  # of step t, the half of it that is no matrix product
 
     def __init__(self, own: Sequence[Any], buffers: Sequence[Tensor]):
         self.weight_ih, self.weight_hh, self.bias, self.peepholes, self.h, self.c = own
         self.hidden, self.cell, self.gates, self.candidate = self.buffers = buffers
+        fits = self.hidden.device.type == "cpu" and self.hidden.dtype == torch.float32
+        self.kernels = kernels() if fits else None
 
     @classmethod
     def begin(cls, steps: int, batch: int, own: Sequence[Any]) -> "_Tape":
         shapes, features = [(steps,), (steps + 1,), (steps, 4), (steps,)], own[1].shape[1]
         tape = cls(own, [own[2].new_empty(*shape, features, batch) for shape in shapes])
         tape.cell[0] = 0 if tape.c is None else tape.c
-        z, cells = tape.gates.flatten(1, 2), (tape.cell[:-1], tape.cell[1:])
-        tape.slots = _steps(z, *tape.gates.unbind(1), tape.candidate, *cells, tape.hidden)
+        tape.z, tape.hs = tape.gates.flatten(1, 2).unbind(), tape.hidden.unbind()
+        tape.pointwise = tape._in_torch() if tape.kernels is None else tape._in_c(tape.kernels)
         return tape
 
     def step(self, t: int, x: Tensor | None, known: Tensor | None = None) -> Tensor:
         """h of step t, from x (D, B), or from `known`, which is W_ih x + b already, or from nothing: zeros."""
-        z, i, f, third, o, g, c_before, c, h = self.slots[t]
+        z, h_before = self.z[t], self.hs[t - 1] if t else self.h
         if known is None:
             known = self.bias if x is None else _product(self.weight_ih, x, self.bias, out=z)
-        h_before = self.slots[t - 1][-1] if t else self.h
         if h_before is not None:
             _product(self.weight_hh, h_before, known, out=z)
         elif known is not z:
             z.copy_(known)
-        torch.tanh(third, out=g)
-        if self.peepholes is None:
-            z.sigmoid_()
-        else:
-            self.gates[t, :2].addcmul_(self.peepholes[:2], c_before).sigmoid_()
-        torch.mul(f, c_before, out=c).addcmul_(i, g)
-        if self.peepholes is not None:
-            o.addcmul_(self.peepholes[2], c).sigmoid_()
-        torch.tanh(c, out=third)
-        return torch.mul(o, third, out=h)
+        self.pointwise(t)
+        return self.hs[t]
+
+    def _in_torch(self) -> Callable[[int], Any]:
+        steps = _steps(self.z, *self.gates.unbind(1), self.candidate, self.cell[:-1], self.cell[1:], self.hidden)
+
+        def pointwise(t: int) -> None:
+            z, i, f, third, o, g, before, c, h = steps[t]
+            torch.tanh(third, out=g)
+            if self.peepholes is None:
+                z.sigmoid_()
+            else:
+                self.gates[t, :2].addcmul_(self.peepholes[:2], before).sigmoid_()
+            torch.mul(f, before, out=c).addcmul_(i, g)
+            if self.peepholes is not None:
+                o.addcmul_(self.peepholes[2], c).sigmoid_()
+            torch.tanh(c, out=third)
+            torch.mul(o, third, out=h)
+
+        return pointwise
+
+    def _in_c(self, library: Any) -> Callable[[int], Any]:
+        z, g, cell, h, p, size, *shape = self._addresses()
+        return lambda t: library.forward(
+            z + 4 * size * t, g + size * t, cell + size * t, cell + size * (t + 1), h + size * t, p, *shape
+        )
+
+    def _addresses(self) -> list[Any]:
+        # Of gates, candidate, cell, hidden and peepholes; bytes of a step's h; features and batch, of one row where
+        # no row has a peephole of its own.
+        starts = [buffer.data_ptr() for buffer in (self.gates, self.candidate, self.cell, self.hidden)]
+        features, batch = self.hidden.shape[1:]
+        rows = (1, features * batch) if self.peepholes is None else (features, batch)
+        peepholes = None if self.peepholes is None else self.peepholes.data_ptr()
+        return [*starts, peepholes, 4 * features * batch, *rows]
 
     def rewind(self, d_h: Tensor | None = None, d_c: Tensor | None = None) -> None:
-        """Prepare the walk back from the gradients of the last h and c: all factors of all steps at once.
+        """Prepare the walk back from the gradients of the last h and c."""
+        self.slopes = torch.empty_like(self.gates)  # what becomes d_z
+        self.d_z = self.slopes.flatten(1, 2).unbind()
+        self.d_h, self.d_c = torch.zeros(2, *self.hidden.shape[1:], dtype=self.hidden.dtype, device=self.hidden.device)
+        for own, given in ((self.d_h, d_h), (self.d_c, d_c)):
+            if given is not None:
+                own.copy_(given)
+        self.pointwise = self._back_in_torch() if self.kernels is None else self._back_in_c(self.kernels)
 
-        At each step d_c += d_h · `through`; then d_z is `slopes` · d_c (for i, f, g) or · d_h (for o), and d_c of
-        the step before is d_c · `keep`.
-        """
+    def _back_in_torch(self) -> Callable[[int], Any]:
+        # All factors of all steps at once. At each step d_c += d_h · `through`; then d_z is `slopes` · d_c (for i, f,
+        # g) or · d_h (for o), and d_c of the step before is d_c · `keep`.
         (i, f, tanh_c, o), g = self.gates.unbind(1), self.candidate
-        self.slopes, through, keep = torch.empty_like(self.gates), torch.empty_like(g), f
+        through, keep = torch.empty_like(g), f
         s_i, s_f, s_g, s_o = self.slopes.unbind(1)
         _sigmoid_backward(g, i, grad_input=s_i)
         _sigmoid_backward(self.cell[:-1], f, grad_input=s_f)
@@ -287,21 +324,34 @@ class _Tape:
             p_i, p_f, p_o = self.peepholes
             through.addcmul_(s_o, p_o)
             keep = torch.addcmul(f, s_i, p_i).addcmul_(s_f, p_f)
-        self.d_z = self.slopes.flatten(1, 2).unbind()  # what the slopes become, step by step
-        self.factors = _steps(self.slopes[:, :3], s_o, through, keep)
-        self.d_h, self.d_c = (torch.zeros_like(g[0]) if d is None else d.clone() for d in (d_h, d_c))
+        factors, d_h, d_c = _steps(self.slopes[:, :3], s_o, through, keep), self.d_h, self.d_c
+
+        def pointwise(t: int) -> None:
+            s_ifg, s_o, through, keep = factors[t]
+            d_c.addcmul_(d_h, through)
+            s_ifg.mul_(d_c)
+            s_o.mul_(d_h)
+            d_c.mul_(keep)
+
+        return pointwise
+
+    def _back_in_c(self, library: Any) -> Callable[[int], Any]:
+        z, g, cell, _, p, size, *shape = self._addresses()
+        d_h, d_c, d = (tensor.data_ptr() for tensor in (self.d_h, self.d_c, self.slopes))
+
+        def pointwise(t: int) -> None:
+            at = size * t
+            library.backward(z + 4 * at, g + at, cell + at, cell + at + size, d_h, d_c, d + 4 * at, p, *shape)
+
+        return pointwise
 
     def back(self, t: int, outer: Tensor | None) -> Tensor:
         """d_z of step t, where `outer` is what d_h gets from elsewhere than the layer's own next step."""
-        d_h, d_c, (s_ifg, s_o, through, keep) = self.d_h, self.d_c, self.factors[t]
         if t + 1 < len(self.d_z):
-            _product(self.weight_hh.t(), self.d_z[t + 1], outer, out=d_h)
+            _product(self.weight_hh.t(), self.d_z[t + 1], outer, out=self.d_h)
         elif outer is not None:
-            d_h.add_(outer)
-        d_c.addcmul_(d_h, through)
-        s_ifg.mul_(d_c)
-        s_o.mul_(d_h)
-        d_c.mul_(keep)
+            self.d_h.add_(outer)
+        self.pointwise(t)
         return self.d_z[t]
 
     def gradients(self, x: Tensor | None, needs: Sequence[bool]) -> list[Tensor | None]:

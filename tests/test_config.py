@@ -33,7 +33,8 @@ OTHER: dict[str, Any] = {
     "schedule_gamma": 0.9, "schedule_arguments": {"last_epoch": -1}, "clip_norm": None, "init": "orthogonal",
     "init_range": 0.1, "bias_init": "zero", "forget_bias": 1, "precision": "bf16", "device": "cpu",
     "label": "ours", "reduction": "sum", "clip_update": 1e-4, "patience": 5, "readout_bias": -2, "peephole_range": 0.1,
-    "repeats": 3, "tracker": "wandb", "store": "elsewhere", "fresh": True, "keep_checkpoint": True, "checkpoint_seconds": 0,
+    "repeats": 3,
+    "tracker": "wandb", "store": "elsewhere", "fresh": True, "keep_checkpoint": True, "checkpoint_seconds": 0,
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {
     "training_loss": {"training_loss": "bce", "activation": "sigmoid"},

@@ -1,0 +1,74 @@
+"""seqae.fused: the steps in C are those in torch, and where there is no compiler, torch's are taken and said to be."""
+
+import logging
+
+import pytest
+import torch
+
+from seqae import fused
+from seqae.recurrent import Feedback, LSTMStack
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch):
+    fused.kernels.cache_clear()
+    yield
+    monkeypatch.undo()
+    fused.kernels.cache_clear()
+
+
+def read_and_unroll(*, peepholes: bool) -> list[torch.Tensor]:
+    """What two stacks put out, and every gradient of it."""
+    torch.manual_seed(3)
+    encoder, decoder = LSTMStack(5, [7, 6], peepholes=peepholes), LSTMStack(9, [6, 9], peepholes=peepholes)
+    weights = [*encoder.parameters(), *decoder.parameters()]
+    with torch.no_grad():
+        for weight in weights:
+            weight.copy_(torch.randn(weight.shape))
+    x = torch.randn(4, 3, 5, requires_grad=True)
+    top, states = encoder(x)
+    out = decoder.unroll([states[-1], None], Feedback(gain=2.0, activation="sigmoid"), steps=5)
+    (top.square().sum() + out.sin().sum()).backward()
+    return [top, out, x.grad, *(weight.grad for weight in weights)]
+
+
+@pytest.mark.parametrize("peepholes", [False, True])
+def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes):
+    if fused.kernels() is None:
+        pytest.skip("no C compiler here")
+    in_c = read_and_unroll(peepholes=peepholes)
+    fused.kernels.cache_clear()
+    monkeypatch.setenv("SEQAE_FUSED", "0")
+    assert fused.kernels() is None
+    for ours, plain in zip(in_c, read_and_unroll(peepholes=peepholes), strict=True):
+        assert (ours - plain).norm() <= 1e-5 * plain.norm()
+
+
+def test_without_a_compiler_torch_and_one_line_of_log(monkeypatch, caplog):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with caplog.at_level(logging.INFO, "seqae"):
+        read_and_unroll(peepholes=False)
+        read_and_unroll(peepholes=True)
+    [record] = caplog.records
+    assert "no-such-compiler" in record.getMessage()
+
+
+def test_a_compiler_that_fails_is_no_failure(monkeypatch, caplog, tmp_path):
+    (tmp_path / "cc").write_text("#!/bin/sh\necho cannot >&2\nexit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    assert fused.kernels() is None
+    assert "cannot" in caplog.text
+
+
+def test_what_is_compiled_once_is_kept(monkeypatch, tmp_path):
+    if fused.kernels() is None:
+        pytest.skip("no C compiler here")
+    fused.kernels.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert fused.kernels() is not None
+    [built] = [path for path in tmp_path.rglob("*") if path.is_file()]
+    before = built.stat().st_mtime_ns
+    fused.kernels.cache_clear()
+    assert fused.kernels() is not None
+    assert built.stat().st_mtime_ns == before
