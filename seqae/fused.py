@@ -19,36 +19,52 @@ from typing import Any
 SOURCE = r"""
 __attribute__((simd("notinbranch"))) float expf(float);
 __attribute__((simd("notinbranch"))) float tanhf(float);
+enum { WIDE = 256 };
 static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-/* z: 4 blocks of n = features * batch, pre-activations of i, f, g, o, which become i, f, tanh(c), o. p: 3 * features
-   peepholes, or 0. */
-void forward(float *restrict z, float *restrict g, const float *restrict before, float *restrict c, float *restrict h,
-             const float *restrict p, long features, long batch) {
-  long n = features * batch;
-  for (long j = 0; j < features; j++) {
-    float p_i = p ? p[j] : 0, p_f = p ? p[features + j] : 0, p_o = p ? p[2 * features + j] : 0;
-    for (long k = j * batch; k < (j + 1) * batch; k++) {
-      float i = sigmoid(z[k] + p_i * before[k]), f = sigmoid(z[n + k] + p_f * before[k]), new = tanhf(z[2 * n + k]);
-      float cell = f * before[k] + i * new, o = sigmoid(z[3 * n + k] + p_o * cell), t = tanhf(cell);
-      z[k] = i, z[n + k] = f, z[2 * n + k] = t, z[3 * n + k] = o, g[k] = new, c[k] = cell, h[k] = o * t;
+/* Matrices have features H rows and batch B columns, those of all gates 4 blocks of them: i, f, g, o. p: 3 H peepholes,
+   or 0. */
+
+/* Of product (or 0) + add, whose rows and columns are add_row and add_column apart: z, which is i, f, tanh(c), o. */
+void forward(const float *restrict product, const float *restrict add, long add_row, long add_column,
+             float *restrict z, float *restrict g, const float *restrict before, float *restrict c, float *restrict h,
+             const float *restrict p, long H, long B) {
+  float sum[4][WIDE];
+  for (long j = 0; j < H; j++)
+    for (long first = 0; first < B; first += WIDE) {
+      long wide = B - first < WIDE ? B - first : WIDE, n = H * B, at = j * B + first;
+      float p_i = p ? p[j] : 0, p_f = p ? p[H + j] : 0, p_o = p ? p[2 * H + j] : 0;
+      for (long gate = 0; gate < 4; gate++) {
+        const float *own = product + gate * n + at, *more = add + (gate * H + j) * add_row + first * add_column;
+        if (add_column == 0) for (long k = 0; k < wide; k++) sum[gate][k] = *more;
+        else if (add_column == 1) for (long k = 0; k < wide; k++) sum[gate][k] = more[k];
+        else for (long k = 0; k < wide; k++) sum[gate][k] = more[k * add_column];
+        if (product) for (long k = 0; k < wide; k++) sum[gate][k] += own[k];
+      }
+      for (long k = 0; k < wide; k++) {
+        float last = before[at + k], new = tanhf(sum[2][k]);
+        float i = sigmoid(sum[0][k] + p_i * last), f = sigmoid(sum[1][k] + p_f * last), cell = f * last + i * new;
+        float o = sigmoid(sum[3][k] + p_o * cell), t = tanhf(cell);
+        z[at + k] = i, z[n + at + k] = f, z[2 * n + at + k] = t, z[3 * n + at + k] = o;
+        g[at + k] = new, c[at + k] = cell, h[at + k] = o * t;
+      }
     }
-  }
 }
 
-/* From what forward left, and the gradients of h and of c, which becomes that of the c before: d, that of z. */
+/* From what forward left, and the gradients of h and of c, which becomes that of the c before: d, that of z, whose rows
+   are d_row apart. */
 void backward(const float *restrict z, const float *restrict g, const float *restrict before, const float *restrict c,
-              const float *restrict d_h, float *restrict d_c, float *restrict d, const float *restrict p,
-              long features, long batch) {
-  long n = features * batch;
-  for (long j = 0; j < features; j++) {
-    float p_i = p ? p[j] : 0, p_f = p ? p[features + j] : 0, p_o = p ? p[2 * features + j] : 0;
-    for (long k = j * batch; k < (j + 1) * batch; k++) {
-      float i = z[k], f = z[n + k], t = z[2 * n + k], o = z[3 * n + k], new = g[k];
-      float d_o = d_h[k] * t * o * (1 - o), d_cell = d_c[k] + d_h[k] * o * (1 - t * t) + d_o * p_o;
-      float d_i = d_cell * new * i * (1 - i), d_f = d_cell * before[k] * f * (1 - f);
-      d[k] = d_i, d[n + k] = d_f, d[2 * n + k] = d_cell * i * (1 - new * new), d[3 * n + k] = d_o;
-      d_c[k] = d_cell * f + d_i * p_i + d_f * p_f;
+              const float *restrict d_h, float *restrict d_c, float *restrict d, long d_row, const float *restrict p,
+              long H, long B) {
+  for (long j = 0; j < H; j++) {
+    float p_i = p ? p[j] : 0, p_f = p ? p[H + j] : 0, p_o = p ? p[2 * H + j] : 0;
+    for (long k = 0; k < B; k++) {
+      long at = j * B + k, to = j * d_row + k, n = H * B, m = H * d_row;
+      float i = z[at], f = z[n + at], t = z[2 * n + at], o = z[3 * n + at], new = g[at];
+      float d_o = d_h[at] * t * o * (1 - o), d_cell = d_c[at] + d_h[at] * o * (1 - t * t) + d_o * p_o;
+      float d_i = d_cell * new * i * (1 - i), d_f = d_cell * before[at] * f * (1 - f);
+      d[to] = d_i, d[m + to] = d_f, d[2 * m + to] = d_cell * i * (1 - new * new), d[3 * m + to] = d_o;
+      d_c[at] = d_cell * f + d_i * p_i + d_f * p_f;
     }
   }
 }
@@ -87,7 +103,8 @@ def _load() -> Any:
             subprocess.run(command, input=SOURCE, text=True, check=True, capture_output=True)
             built.replace(file)  # whole, or not there
     library = ctypes.CDLL(str(file))
-    library.forward.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 2
-    library.backward.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_long] * 2
+    address, size = ctypes.c_void_p, ctypes.c_long
+    library.forward.argtypes = [address, address, size, size, *[address] * 6, size, size]
+    library.backward.argtypes = [*[address] * 7, size, address, size, size]
     library.forward.restype = library.backward.restype = None
     return library

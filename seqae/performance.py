@@ -28,7 +28,7 @@ from seqae.data import to_range
 from seqae.losses import training_loss
 from seqae.models import SequenceAutoencoder, branch_targets
 from seqae.peers import PlainAutoencoder, Update, keras_update, sequitur_update, torch_update
-from seqae.train import backward, clip_gradients, make_accelerator, memory, mixed_precision
+from seqae.train import backward, clip_gradients, keep_freed_memory, make_accelerator, memory, mixed_precision
 
 BURST = 0.3  # seconds that an implementation is timed for before it is the next one's turn
 COLUMNS = ["implementation", "D", "H", "B", "decoder_input", "part", "median_ms", "min_ms", "repeats", "memory_mb"]
@@ -65,6 +65,7 @@ def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
     machine and the work: operations and bytes of the matrix products, GFLOP/s of a large one, GB/s of a copy, and
     `left_out`, which peers could not run, and why.
     """
+    keep_freed_memory()  # as `fit` does; so have the peers
     torch.set_num_threads(cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     with filelock.FileLock(Path(tempfile.gettempdir()) / "seqae-performance.lock"):
         updates, memories, left_out = _implementations(p)

@@ -199,6 +199,8 @@ def _product(weight: Tensor, x: Tensor, add: Tensor | None = None, out: Tensor |
         z = _linear(x.t().contiguous(), weight, None, "none", [], "").t()
     else:
         return torch.mm(weight, x, out=out) if add is None else torch.addmm(add, weight, x, out=out)
+    if add is None and out is None:
+        return z
     return torch.add(z, 0 if add is None else add, out=out)
 
 
@@ -235,9 +237,8 @@ class _Tape:
     tanh(c), o: g moves to `candidate` (T, H, B), so that one sigmoid can run over all four.
     """
 
-    z: Sequence[Tensor]  # of each step, a view of gates
-    hs: Sequence[Tensor]  # and of hidden
-    pointwise: Callable[[int], Any]  # of step t, the half of it that is no matrix product
+    hs: Sequence[Tensor]  # h of each step, a view of hidden
+    pointwise: Callable[..., Any]  # of a step, the half of it that is no matrix product
 
     def __init__(self, own: Sequence[Any], buffers: Sequence[Tensor]):
         self.weight_ih, self.weight_hh, self.bias, self.peepholes, self.h, self.c = own
@@ -250,27 +251,25 @@ class _Tape:
         shapes, features = [(steps,), (steps + 1,), (steps, 4), (steps,)], own[1].shape[1]
         tape = cls(own, [own[2].new_empty(*shape, features, batch) for shape in shapes])
         tape.cell[0] = 0 if tape.c is None else tape.c
-        tape.z, tape.hs = tape.gates.flatten(1, 2).unbind(), tape.hidden.unbind()
+        tape.hs = tape.hidden.unbind()
         tape.pointwise = tape._in_torch() if tape.kernels is None else tape._in_c(tape.kernels)
         return tape
 
     def step(self, t: int, x: Tensor | None, known: Tensor | None = None) -> Tensor:
         """h of step t, from x (D, B), or from `known`, which is W_ih x + b already, or from nothing: zeros."""
-        z, h_before = self.z[t], self.hs[t - 1] if t else self.h
+        h_before = self.hs[t - 1] if t else self.h
         if known is None:
-            known = self.bias if x is None else _product(self.weight_ih, x, self.bias, out=z)
-        if h_before is not None:
-            _product(self.weight_hh, h_before, known, out=z)
-        elif known is not z:
-            z.copy_(known)
-        self.pointwise(t)
+            known = self.bias if x is None else _product(self.weight_ih, x, self.bias)
+        self.pointwise(t, None if h_before is None else _product(self.weight_hh, h_before), known)
         return self.hs[t]
 
-    def _in_torch(self) -> Callable[[int], Any]:
-        steps = _steps(self.z, *self.gates.unbind(1), self.candidate, self.cell[:-1], self.cell[1:], self.hidden)
+    def _in_torch(self) -> Callable[..., Any]:
+        z, cells = self.gates.flatten(1, 2), (self.cell[:-1], self.cell[1:])
+        steps = _steps(z, *self.gates.unbind(1), self.candidate, *cells, self.hidden)
 
-        def pointwise(t: int) -> None:
+        def pointwise(t: int, product: Tensor | None, known: Tensor) -> None:
             z, i, f, third, o, g, before, c, h = steps[t]
+            z.copy_(known) if product is None else torch.add(product, known, out=z)
             torch.tanh(third, out=g)
             if self.peepholes is None:
                 z.sigmoid_()
@@ -284,24 +283,30 @@ class _Tape:
 
         return pointwise
 
-    def _in_c(self, library: Any) -> Callable[[int], Any]:
-        z, g, cell, h, p, size, *shape = self._addresses()
-        return lambda t: library.forward(
-            z + 4 * size * t, g + size * t, cell + size * t, cell + size * (t + 1), h + size * t, p, *shape
-        )
+    def _in_c(self, library: Any) -> Callable[..., Any]:
+        z, g, cell, h, p, size, features, batch = self._addresses()
+        flat = batch == 1 and p is None  # one row, which C can take many of at once
+        shape = (1, features) if flat else (features, batch)
+
+        def pointwise(t: int, product: Tensor | None, known: Tensor) -> None:
+            row, column = known.stride(0), known.stride(1) if known.shape[1] > 1 else 0
+            add = known.data_ptr(), row * features if flat else row, row if flat else column
+            made, at = None if product is None else product.data_ptr(), size * t
+            library.forward(made, *add, z + 4 * at, g + at, cell + at, cell + at + size, h + at, p, *shape)
+
+        return pointwise
 
     def _addresses(self) -> list[Any]:
-        # Of gates, candidate, cell, hidden and peepholes; bytes of a step's h; features and batch, of one row where
-        # no row has a peephole of its own.
+        # Of gates, candidate, cell, hidden and peepholes; bytes of a step's h; features and batch.
         starts = [buffer.data_ptr() for buffer in (self.gates, self.candidate, self.cell, self.hidden)]
-        features, batch = self.hidden.shape[1:]
-        rows = (1, features * batch) if self.peepholes is None else (features, batch)
         peepholes = None if self.peepholes is None else self.peepholes.data_ptr()
-        return [*starts, peepholes, 4 * features * batch, *rows]
+        return [*starts, peepholes, 4 * self.hidden[0].numel(), *self.hidden.shape[1:]]
 
     def rewind(self, d_h: Tensor | None = None, d_c: Tensor | None = None) -> None:
         """Prepare the walk back from the gradients of the last h and c."""
-        self.slopes = torch.empty_like(self.gates)  # what becomes d_z
+        steps, _, features, batch = self.gates.shape
+        self.d_columns = self.gates.new_empty(4 * features, steps * batch)  # d_z of all steps
+        self.slopes = self.d_columns.view(4, features, steps, batch).permute(2, 0, 1, 3)  # what becomes d_z
         self.d_z = self.slopes.flatten(1, 2).unbind()
         self.d_h, self.d_c = torch.zeros(2, *self.hidden.shape[1:], dtype=self.hidden.dtype, device=self.hidden.device)
         for own, given in ((self.d_h, d_h), (self.d_c, d_c)):
@@ -337,11 +342,12 @@ class _Tape:
 
     def _back_in_c(self, library: Any) -> Callable[[int], Any]:
         z, g, cell, _, p, size, *shape = self._addresses()
-        d_h, d_c, d = (tensor.data_ptr() for tensor in (self.d_h, self.d_c, self.slopes))
+        d_h, d_c, d = (tensor.data_ptr() for tensor in (self.d_h, self.d_c, self.d_columns))
+        row, step = self.d_columns.shape[1], 4 * shape[1]
 
         def pointwise(t: int) -> None:
             at = size * t
-            library.backward(z + 4 * at, g + at, cell + at, cell + at + size, d_h, d_c, d + 4 * at, p, *shape)
+            library.backward(z + 4 * at, g + at, cell + at, cell + at + size, d_h, d_c, d + t * step, row, p, *shape)
 
         return pointwise
 
@@ -356,7 +362,7 @@ class _Tape:
 
     def gradients(self, x: Tensor | None, needs: Sequence[bool]) -> list[Tensor | None]:
         """Those of the layer's own six arguments, where x (D, n · B) was read at the last n steps."""
-        self.d_columns, diagonals = _columns(self.slopes.flatten(1, 2)), None  # (4H, T·B)
+        diagonals = None
         if self.peepholes is not None:
             seen = torch.stack([self.cell[:-1], self.cell[:-1], self.cell[1:]], 1)
             diagonals = (self.slopes[:, [0, 1, 3]] * seen).sum((0, 3)).unsqueeze(-1)

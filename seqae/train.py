@@ -5,8 +5,10 @@ and trackers, torch mixed precision and gradient scaling; which sequences make a
 sees exactly the batches of an unbroken one.
 """
 
+import ctypes
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -104,6 +106,7 @@ def fit(
     training goes on from it, after resume(its epoch). The order of sequences is a function of (seed, epoch) alone, so
     the numbers are those of an unbroken run (exactly, on CPU). Val is measured in float32, whatever the precision.
     """
+    keep_freed_memory()
     accelerator = make_accelerator(device=device, tracker=tracker, folder=tracker_folder)
     autocast, scaler = mixed_precision(accelerator.device, precision)
     held = memory(accelerator.device)
@@ -417,6 +420,18 @@ def _update_ratio(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> flo
 def _histogram(epoch: int, branch: str, share: Tensor) -> list[Row]:
     pairs = zip(HISTOGRAM_CENTRES, share.tolist(), strict=True)
     return [{"epoch": epoch, "branch": branch, "output": centre, "share": value} for centre, value in pairs]
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what this process frees for what it allocates next.
+
+    It would return large blocks to the kernel, and every update get them back page by page, full of zeros: 20,000
+    page faults and a tenth of the time of an update at 1,024 pixels, 256 hidden, 64 sequences.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def memory(device: torch.device, *, since: int | None = None) -> int | None:

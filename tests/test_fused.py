@@ -17,7 +17,7 @@ def _forget(monkeypatch):
     fused.kernels.cache_clear()
 
 
-def read_and_unroll(*, peepholes: bool) -> list[torch.Tensor]:
+def read_and_unroll(*, peepholes: bool, batch: int = 3) -> list[torch.Tensor]:
     """What two stacks put out, and every gradient of it."""
     torch.manual_seed(3)
     encoder, decoder = LSTMStack(5, [7, 6], peepholes=peepholes), LSTMStack(9, [6, 9], peepholes=peepholes)
@@ -25,22 +25,23 @@ def read_and_unroll(*, peepholes: bool) -> list[torch.Tensor]:
     with torch.no_grad():
         for weight in weights:
             weight.copy_(torch.randn(weight.shape))
-    x = torch.randn(4, 3, 5, requires_grad=True)
+    x = torch.randn(4, batch, 5, requires_grad=True)
     top, states = encoder(x)
     out = decoder.unroll([states[-1], None], Feedback(gain=2.0, activation="sigmoid"), steps=5)
     (top.square().sum() + out.sin().sum()).backward()
     return [top, out, x.grad, *(weight.grad for weight in weights)]
 
 
+@pytest.mark.parametrize("batch", [1, 3, 300])  # 300 is more than C takes of a row at once
 @pytest.mark.parametrize("peepholes", [False, True])
-def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes):
+def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes, batch):
     if fused.kernels() is None:
         pytest.skip("no C compiler here")
-    in_c = read_and_unroll(peepholes=peepholes)
+    in_c = read_and_unroll(peepholes=peepholes, batch=batch)
     fused.kernels.cache_clear()
     monkeypatch.setenv("SEQAE_FUSED", "0")
     assert fused.kernels() is None
-    for ours, plain in zip(in_c, read_and_unroll(peepholes=peepholes), strict=True):
+    for ours, plain in zip(in_c, read_and_unroll(peepholes=peepholes, batch=batch), strict=True):
         assert (ours - plain).norm() <= 1e-5 * plain.norm()
 
 
