@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?=
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
 
 reports: .venv/.ready  ## train the 5×6 loss grid at quick scale, render every run and the comparison
 	@$(BIN)/seqae run params/losses --scale quick $(if $(JOBS),--jobs $(JOBS)); failed=$$?; \
@@ -12,9 +12,13 @@ reports: .venv/.ready  ## train the 5×6 loss grid at quick scale, render every 
 	echo "Open reports/index.html"; exit $$failed
 
 families: .venv/.ready  ## every family at quick scale, each with its reports and comparison
-	@$(BIN)/seqae run params --scale quick $(if $(JOBS),--jobs $(JOBS)); failed=$$?; \
+	@$(BIN)/seqae run $(addprefix params/,$(FAMILIES)) --scale quick $(if $(JOBS),--jobs $(JOBS)); failed=$$?; \
 	for family in $(FAMILIES); do $(BIN)/seqae compare $$family params/$$family --scale quick || failed=1; done; \
 	echo "Open reports/index.html"; exit $$failed
+
+performance: .venv/.ready  ## time one update of each size beside its peers; leave the machine alone meanwhile
+	$(BIN)/seqae run params/performance --scale quick --jobs 1
+	$(BIN)/seqae compare performance params/performance --scale quick
 
 test: .venv/.ready  ## all tests
 	$(BIN)/python -m pytest
@@ -34,8 +38,9 @@ clean:  ## remove the environment and caches; reports/ stays
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lab]'
 	touch $@
 
-FAMILIES := $(notdir $(patsubst %/,%,$(filter-out params/scale/,$(wildcard params/*/))))
+# All that train; what `performance` times has no other work beside it.
+FAMILIES := $(notdir $(patsubst %/,%,$(filter-out params/scale/ params/performance/,$(wildcard params/*/))))
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: help reports families test lint clean
+.PHONY: help reports families performance test lint clean
 .DEFAULT_GOAL := help

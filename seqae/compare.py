@@ -66,18 +66,20 @@ def performances(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def speedups(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a run: the median time of its update, how many times as long its peers take, what share of it the matrix
-    products alone would take (forward and backward), and its memory over that of the LSTMCell loop.
+    """A row a run: the median time of its update, how many times as long its peers take, and the LSTMCell loop without
+    clipping and optimizer; what share of its forward and backward pass the matrix products alone would take; and its
+    memory over that of the loop.
     """
     size, rows = ["D", "H", "B", "decoder_input"], []
-    for key, part in performances(runs).groupby(size):
+    for (*key, _), part in performances(runs).groupby([*size, "run"]):
         step = part[part.part == "step"].set_index("implementation").median_ms
         whole = part[part.part == "forward_backward"].set_index("implementation").median_ms
         memory = part[part.part == "step"].set_index("implementation").memory_mb
         row = {**dict(zip(size, key, strict=True)), "update, ms": step.seqae}
         row |= {f"× {name}": step[name] / step.seqae for name in step.index if name != "seqae"}
+        row["loop, forward and backward"] = whole.get("lstmcell_loop", float("nan")) / whole.seqae
         row["products alone"] = whole.gemm_floor / whole.seqae
-        loop = memory.get("lstmcell_loop") or float("nan")  # an update of a few kB is none in pages
+        loop = memory.get("lstmcell_loop") or float("nan")  # 0, where an update takes less than a page
         rows.append(row | {"memory / loop's": memory.seqae / loop})
     return pd.DataFrame(rows).sort_values(size, ignore_index=True)
 

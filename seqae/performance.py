@@ -25,6 +25,7 @@ from seqae import experiment
 from seqae.config import Parameters
 from seqae.cost import matmul_rate
 from seqae.data import to_range
+from seqae.fused import kernels
 from seqae.losses import training_loss
 from seqae.models import SequenceAutoencoder, branch_targets
 from seqae.peers import PlainAutoencoder, Update, keras_update, sequitur_update, torch_update
@@ -66,6 +67,8 @@ def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
     `left_out`, which peers could not run, and why.
     """
     keep_freed_memory()  # as `fit` does; so have the peers
+    if p.device not in ("auto", "cpu"):
+        raise ValueError(f"device {p.device} is not timed, only the CPU is: use device cpu or auto")
     torch.set_num_threads(cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     with filelock.FileLock(Path(tempfile.gettempdir()) / "seqae-performance.lock"):
         updates, memories, left_out = _implementations(p)
@@ -90,10 +93,11 @@ def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
         facts = {
             "operations": int(products.operations),
             "bytes": int(products.bytes),
-            "matmul_gflops": round(matmul_rate(device=p.device) / 1e9, 1),
+            "matmul_gflops": round(matmul_rate(device="cpu") / 1e9, 1),
             "copy_gbs": round(_copy_rate() / 1e9, 1),
             "processor": _processor(),
             "cores": cores,
+            "steps_in_c": kernels() is not None,
             "left_out": left_out,
         }
     return pd.DataFrame(rows)[COLUMNS], facts

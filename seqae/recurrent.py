@@ -266,18 +266,19 @@ class _Tape:
     def _in_torch(self) -> Callable[..., Any]:
         z, cells = self.gates.flatten(1, 2), (self.cell[:-1], self.cell[1:])
         steps = _steps(z, *self.gates.unbind(1), self.candidate, *cells, self.hidden)
+        peepholes, gates = self.peepholes, self.gates  # not the tape itself: a cycle would outlive the backward pass
 
         def pointwise(t: int, product: Tensor | None, known: Tensor) -> None:
             z, i, f, third, o, g, before, c, h = steps[t]
             z.copy_(known) if product is None else torch.add(product, known, out=z)
             torch.tanh(third, out=g)
-            if self.peepholes is None:
+            if peepholes is None:
                 z.sigmoid_()
             else:
-                self.gates[t, :2].addcmul_(self.peepholes[:2], before).sigmoid_()
+                gates[t, :2].addcmul_(peepholes[:2], before).sigmoid_()
             torch.mul(f, before, out=c).addcmul_(i, g)
-            if self.peepholes is not None:
-                o.addcmul_(self.peepholes[2], c).sigmoid_()
+            if peepholes is not None:
+                o.addcmul_(peepholes[2], c).sigmoid_()
             torch.tanh(c, out=third)
             torch.mul(o, third, out=h)
 
@@ -291,7 +292,10 @@ class _Tape:
         def pointwise(t: int, product: Tensor | None, known: Tensor) -> None:
             row, column = known.stride(0), known.stride(1) if known.shape[1] > 1 else 0
             add = known.data_ptr(), row * features if flat else row, row if flat else column
-            made, at = None if product is None else product.data_ptr(), size * t
+            at = size * t
+            if product is not None:
+                product = product.contiguous()
+            made = None if product is None else product.data_ptr()
             library.forward(made, *add, z + 4 * at, g + at, cell + at, cell + at + size, h + at, p, *shape)
 
         return pointwise

@@ -1,11 +1,13 @@
 """seqae.fused: the steps in C are those in torch, and where there is no compiler, torch's are taken and said to be."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
 
-from seqae import fused
+from seqae import fused, recurrent
 from seqae.recurrent import Feedback, LSTMStack
 
 
@@ -73,3 +75,26 @@ def test_what_is_compiled_once_is_kept(monkeypatch, tmp_path):
     fused.kernels.cache_clear()
     assert fused.kernels() is not None
     assert built.stat().st_mtime_ns == before
+
+
+def test_a_weight_of_other_strides_is_read_right():
+    stack, narrow = LSTMStack(3, [1024]), torch.randn(3, 8, 3)
+    plain, _ = stack(narrow)
+    weight = stack.layers[0].weight_hh
+    weight.data = weight.data.t().contiguous().t()
+    assert (stack(narrow)[0] - plain).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("in_c", ["0", "1"])
+def test_nothing_outlives_the_backward_pass(monkeypatch, in_c):
+    monkeypatch.setenv("SEQAE_FUSED", in_c)
+    kept: list[weakref.ref] = []
+    begin = recurrent._Tape.begin
+    monkeypatch.setattr(recurrent._Tape, "begin", lambda *given: kept.append(weakref.ref(t := begin(*given))) or t)
+    gc.disable()
+    try:
+        read_and_unroll(peepholes=True)
+        assert len(kept) == 4
+        assert [tape() for tape in kept] == [None] * 4
+    finally:
+        gc.enable()

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "experiment": {"config", "data", "diagnose", "metrics", "models", "optimizers", "train"},
     "cost": {"config", "experiment", "models", "train"},
     "peers": {"losses", "models"},
-    "performance": {"config", "cost", "data", "experiment", "losses", "models", "peers", "train"},
+    "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers", "train"},
     "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
     "compare": {"config", "diagnose", "naming", "plots", "runs"},
     "sweep": {"cells", "config", "kernels", "naming", "report", "runs"},

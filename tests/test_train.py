@@ -20,7 +20,18 @@ from seqae.losses import activate, binary_cross_entropy, squared_error
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder, branch_targets
 from seqae.optimizers import optimizer_factory, schedule_factory
-from seqae.train import Fitted, Objective, Row, evaluate, fit, make_accelerator, mixed_precision, predict
+from seqae.train import (
+    Fitted,
+    Objective,
+    Row,
+    evaluate,
+    fit,
+    keep_freed_memory,
+    make_accelerator,
+    memory,
+    mixed_precision,
+    predict,
+)  # fmt: skip
 
 SEEN, FUTURE = 3, 2
 BOTH = ("recon", "pred")
@@ -1037,3 +1048,17 @@ def test_a_model_in_a_module_of_ones_own_is_trained_by_it() -> None:
     model = model_of()
     fitted(model, optimizer=own, epochs=1)
     assert {id(p) for p in seen} == {id(p) for p in model.parameters()}
+
+
+def test_memory_that_was_freed_is_measured_again() -> None:
+    """Kept by the process, freed blocks would be in use already when the next measurement begins."""
+    keep_freed_memory()
+    cpu = torch.device("cpu")
+    if memory(cpu) is None:
+        pytest.skip("this system does not tell")
+    for _ in range(3):
+        held = memory(cpu)
+        blocks = [torch.ones(2**20) for _ in range(25)]  # 4 MiB each
+        assert len(blocks) == 25
+        del blocks
+        assert 80e6 < (memory(cpu, since=held) or 0) < 250e6
