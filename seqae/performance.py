@@ -1,6 +1,7 @@
 """How fast a run's training update is: beside its peers, and beside its own matrix products alone.
 
-All in one process, in turn, again and again, so that whatever else the machine does meets all of them alike.
+All in one process, in turn, again and again, so that whatever else the machine does meets all of them alike; where
+memory does not hold them all, one after the other.
 """
 
 import os
@@ -71,19 +72,31 @@ def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise ValueError(f"device {p.device} is not timed, only the CPU is: use device cpu or auto")
     torch.set_num_threads(cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     with filelock.FileLock(Path(tempfile.gettempdir()) / "seqae-performance.lock"):
-        updates, memories, left_out = _implementations(p)
-        with _Products() as products:
-            updates["seqae"]()
-        updates["gemm_floor"] = partial(_again, products.calls)
+        makers = _makers(p)
         times: dict[tuple[str, str], list[float]] = {}
-        for _ in range(p.repeats):
-            for name, update in updates.items():
-                burst = [update()]
-                while sum(max(found.values()) for found in burst) < BURST:
-                    burst.append(update())
-                for found in burst[1:] or burst:  # the first finds the caches full of another's data
-                    for part, seconds in found.items():
-                        times.setdefault((name, part), []).append(1000 * seconds)
+        memories: dict[str, float] = {}
+        left_out: dict[str, str] = {}
+        # Weights, gradients and Adam's two moments of each: where they do not all fit, one after the other.
+        held = 16 * sum(weight.numel() for weight in experiment.check(p).parameters()) * len(makers)
+        together = held < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+        for group in [makers] if together else [{name: make} for name, make in makers.items()]:
+            updates = _updates(group, memories, left_out)
+            if "seqae" in updates:
+                # oneDNN's whole layers, which have no products to see, are made of the same.
+                with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), _Products() as products:
+                    updates["seqae"]()
+                updates["gemm_floor"] = partial(_again, products.calls)
+            for _ in range(p.repeats):
+                for name, update in updates.items():
+                    burst = [update()]
+                    while sum(max(found.values()) for found in burst) < BURST:
+                        burst.append(update())
+                    for found in burst[1:] or burst:  # the first finds the caches full of another's data
+                        for part, seconds in found.items():
+                            times.setdefault((name, part), []).append(1000 * seconds)
+            operations, moved = int(products.operations), int(products.bytes)
+            products.calls.clear()
+            del updates
         size = {"D": p.frame_size**2, "H": p.hidden, "B": p.batch_size, "decoder_input": p.decoder_input}
         rows = [
             size | {"implementation": name, "part": part, "median_ms": statistics.median(found), "min_ms": min(found),
@@ -91,8 +104,9 @@ def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
             for (name, part), found in times.items()
         ]  # fmt: skip
         facts = {
-            "operations": int(products.operations),
-            "bytes": int(products.bytes),
+            "operations": operations,
+            "bytes": moved,
+            "in_turn": together,
             "matmul_gflops": round(matmul_rate(device="cpu") / 1e9, 1),
             "copy_gbs": round(_copy_rate() / 1e9, 1),
             "processor": _processor(),
@@ -103,8 +117,7 @@ def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
     return pd.DataFrame(rows)[COLUMNS], facts
 
 
-def _implementations(p: Parameters) -> tuple[dict[str, Update], dict[str, float], dict[str, str]]:
-    # Each one's update, already called once, the memory that took in MB, and why others are left out.
+def _makers(p: Parameters) -> dict[str, Callable[[], Update]]:
     batch = experiment.sequences(p.model_copy(update={"train_sequences": p.batch_size}), "train")
     model = experiment.new_model(p)
     pixels = to_range(batch, p.pixel_range)
@@ -114,16 +127,20 @@ def _implementations(p: Parameters) -> tuple[dict[str, Update], dict[str, float]
     def loss(z: Tensor, target: Tensor) -> Tensor:
         return training_loss(z, target, kind=p.training_loss, activation=p.activation).mean()
 
-    makers: dict[str, Callable[[], Update]] = {
+    return {
         "seqae": lambda: _own(p, model, batch),
         "lstmcell_loop": lambda: torch_update(PlainAutoencoder(model), frames, targets, loss),
         "nn_lstm": lambda: torch_update(PlainAutoencoder(model, whole=True), frames, targets, loss),
         "keras_jax": lambda: keras_update(model, frames, targets),
         "sequitur": lambda: sequitur_update(model, frames),
     }
+
+
+def _updates(
+    makers: dict[str, Callable[[], Update]], memories: dict[str, float], left_out: dict[str, str]
+) -> dict[str, Update]:
+    # Each one's update, already called twice; fills in the memory that took in MB, and why others are left out.
     updates: dict[str, Update] = {}
-    memories: dict[str, float] = {}
-    left_out: dict[str, str] = {}
     for name, make in makers.items():
         try:
             update = make()
@@ -135,7 +152,7 @@ def _implementations(p: Parameters) -> tuple[dict[str, Update], dict[str, float]
             continue
         updates[name] = update
         memories[name] = (memory(torch.device("cpu"), since=held) or 0) / 1e6
-    return updates, memories, left_out
+    return updates
 
 
 def _own(p: Parameters, model: SequenceAutoencoder, batch: Tensor) -> Update:

@@ -78,7 +78,7 @@ def test_what_is_compiled_once_is_kept(monkeypatch, tmp_path):
 
 
 def test_a_weight_of_other_strides_is_read_right():
-    stack, narrow = LSTMStack(3, [1024]), torch.randn(3, 8, 3)
+    stack, narrow = LSTMStack(3, [1024], peepholes=True), torch.randn(3, 8, 3)
     plain, _ = stack(narrow)
     weight = stack.layers[0].weight_hh
     weight.data = weight.data.t().contiguous().t()
