@@ -82,7 +82,8 @@ def test_the_families_hold_what_they_promise():
     boxed = {v["optimizer"]: v for k, v in given.items() if k.startswith("optimizers/out-of-the-box/")}
     torchs = {n for n, k in vars(torch.optim).items() if isinstance(k, type) and issubclass(k, torch.optim.Optimizer)}
     assert {*boxed} == torchs - {"Optimizer"} - {*UNFIT}
-    assert all(v == {"optimizer": name, "learning_rate": "none"} for name, v in boxed.items())
+    its_defaults = {name: {"learning_rate": "none", "label": f"{name}, its defaults"} for name in boxed}
+    assert boxed == {name: {"optimizer": name, **rest} for name, rest in its_defaults.items()}
     assert {v["precision"] for k, v in given.items() if k.startswith("precision/")} == {"none", "bf16", "fp16"}
     versions = sorted(Path(k).stem for k in given if k.startswith("versions/"))
     assert versions == [f"v000{n}" for n in range(4, 10)]
