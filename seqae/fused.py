@@ -1,8 +1,7 @@
 """The pointwise half of an LSTM step in C, forward and backward: one pass over memory each, where torch takes seven.
 
 Compiled on first use where there is a C compiler and glibc's vector functions, so on Linux, and kept in the user's
-cache; elsewhere `kernels` is None and `recurrent` does the same with torch, slower where layers are narrow. On one
-thread: measured on two cores, where the matrix products take most of the time; on many, torch's may be as fast.
+cache; elsewhere `kernels` is None and `recurrent` does the same with torch, slower where layers are narrow.
 """
 
 import ctypes
@@ -20,18 +19,18 @@ from typing import Any
 SOURCE = r"""
 __attribute__((simd("notinbranch"))) float expf(float);
 __attribute__((simd("notinbranch"))) float tanhf(float);
-enum { WIDE = 256 };
+enum { WIDE = 256, SMALL = 8192 }; /* columns in a buffer; elements that one thread is as fast with */
 static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 /* Matrices have features H rows and batch B columns, those of all gates 4 blocks of them: i, f, g, o. p: 3 H peepholes,
    or 0. */
 
 /* Of product (or 0) + add, whose rows and columns are add_row and add_column apart: z, which is i, f, tanh(c), o. */
-void forward(const float *restrict product, const float *restrict add, long add_row, long add_column,
+static void forward_rows(const float *restrict product, const float *restrict add, long add_row, long add_column,
              float *restrict z, float *restrict g, const float *restrict before, float *restrict c, float *restrict h,
-             const float *restrict p, long H, long B) {
+             const float *restrict p, long H, long B, long j, long end) {
   float sum[4][WIDE];
-  for (long j = 0; j < H; j++)
+  for (; j < end; j++)
     for (long first = 0; first < B; first += WIDE) {
       long wide = B - first < WIDE ? B - first : WIDE, n = H * B, at = j * B + first;
       float p_i = p ? p[j] : 0, p_f = p ? p[H + j] : 0, p_o = p ? p[2 * H + j] : 0;
@@ -54,10 +53,10 @@ void forward(const float *restrict product, const float *restrict add, long add_
 
 /* From what forward left, and the gradients of h and of c, which becomes that of the c before: d, that of z, whose rows
    are d_row apart. */
-void backward(const float *restrict z, const float *restrict g, const float *restrict before, const float *restrict c,
-              const float *restrict d_h, float *restrict d_c, float *restrict d, long d_row, const float *restrict p,
-              long H, long B) {
-  for (long j = 0; j < H; j++) {
+static void backward_rows(const float *restrict z, const float *restrict g, const float *restrict before,
+              const float *restrict c, const float *restrict d_h, float *restrict d_c, float *restrict d, long d_row, const float *restrict p,
+              long H, long B, long j, long end) {
+  for (; j < end; j++) {
     float p_i = p ? p[j] : 0, p_f = p ? p[H + j] : 0, p_o = p ? p[2 * H + j] : 0;
     for (long k = 0; k < B; k++) {
       long at = j * B + k, to = j * d_row + k, n = H * B, m = H * d_row;
@@ -69,8 +68,25 @@ void backward(const float *restrict z, const float *restrict g, const float *res
     }
   }
 }
+
+#define SHARED(call) \
+  if (H * B < SMALL) { long j = 0, end = H; call; } \
+  else _Pragma("omp parallel") { \
+    long n = omp_get_num_threads(), own = omp_get_thread_num(), j = H * own / n, end = H * (own + 1) / n; call; }
+int omp_get_num_threads(void), omp_get_thread_num(void);
+
+void forward(const float *product, const float *add, long add_row, long add_column, float *z, float *g,
+             const float *before, float *c, float *h, const float *p, long H, long B) {
+  SHARED(forward_rows(product, add, add_row, add_column, z, g, before, c, h, p, H, B, j, end))
+}
+
+void backward(const float *z, const float *g, const float *before, const float *c, const float *d_h, float *d_c,
+              float *d, long d_row, const float *p, long H, long B) {
+  SHARED(backward_rows(z, g, before, c, d_h, d_c, d, d_row, p, H, B, j, end))
+}
 """
-OPTIONS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+# OpenMP's symbols are found in what torch has loaded for all, so that its threads, and their number, are shared.
+OPTIONS = ["-O3", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 OPTIONS += ["-Werror=attributes"]  # a compiler that does not know the vector functions is no gain
 
 

@@ -422,17 +422,20 @@ def _histogram(epoch: int, branch: str, share: Tensor) -> list[Row]:
     return [{"epoch": epoch, "branch": branch, "output": centre, "share": value} for centre, value in pairs]
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(keep: bool = True) -> None:
     """Have glibc keep what this process frees for what it allocates next.
 
     It would return large blocks to the kernel, and every update get them back page by page, full of zeros: 20,000
     page faults and a tenth of the time of an update at 1,024 pixels, 256 hidden, 64 sequences. It stays so until the
-    process ends, which may then hold 2 GiB that it does not use.
+    process ends, which may then hold 2 GiB that it does not use, or until it is taken back: with keep False glibc does
+    what it does by itself once it has seen large blocks.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        _ = mallopt(-3, 2**30) or mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, which older ones have up to 32 MiB
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        _ = mallopt(-3, 2**30 if keep else 2**25) or mallopt(
+            -3, 2**25
+        )  # M_MMAP_THRESHOLD, at most 2**25 in old ones
+        mallopt(-1, 2**31 - 1 if keep else 2**26)  # M_TRIM_THRESHOLD
 
 
 def memory(device: torch.device, *, since: int | None = None) -> int | None:

@@ -14,7 +14,10 @@ from seqae.recurrent import Feedback, LSTMStack
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
     fused.kernels.cache_clear()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
     yield
+    torch.set_num_threads(threads)
     monkeypatch.undo()
     fused.kernels.cache_clear()
 
@@ -34,7 +37,7 @@ def read_and_unroll(*, peepholes: bool, batch: int = 3) -> list[torch.Tensor]:
     return [top, out, x.grad, *(weight.grad for weight in weights)]
 
 
-@pytest.mark.parametrize("batch", [1, 3, 300])  # 300 is more than C takes of a row at once
+@pytest.mark.parametrize("batch", [1, 3, 300, 2000])  # more than C takes of a row at once; than one thread is given
 @pytest.mark.parametrize("peepholes", [False, True])
 def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes, batch):
     if fused.kernels() is None:
