@@ -27,8 +27,8 @@ static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 /* Of product (or 0) + add, whose rows and columns are add_row and add_column apart: z, which is i, f, tanh(c), o. */
 static void forward_rows(const float *restrict product, const float *restrict add, long add_row, long add_column,
-             float *restrict z, float *restrict g, const float *restrict before, float *restrict c, float *restrict h,
-             const float *restrict p, long H, long B, long j, long end) {
+                         float *restrict z, float *restrict g, const float *restrict before, float *restrict c,
+                         float *restrict h, const float *restrict p, long H, long B, long j, long end) {
   float sum[4][WIDE];
   for (; j < end; j++)
     for (long first = 0; first < B; first += WIDE) {
@@ -54,8 +54,8 @@ static void forward_rows(const float *restrict product, const float *restrict ad
 /* From what forward left, and the gradients of h and of c, which becomes that of the c before: d, that of z, whose rows
    are d_row apart. */
 static void backward_rows(const float *restrict z, const float *restrict g, const float *restrict before,
-              const float *restrict c, const float *restrict d_h, float *restrict d_c, float *restrict d, long d_row, const float *restrict p,
-              long H, long B, long j, long end) {
+                          const float *restrict c, const float *restrict d_h, float *restrict d_c, float *restrict d,
+                          long d_row, const float *restrict p, long H, long B, long j, long end) {
   for (; j < end; j++) {
     float p_i = p ? p[j] : 0, p_f = p ? p[H + j] : 0, p_o = p ? p[2 * H + j] : 0;
     for (long k = 0; k < B; k++) {
