@@ -432,9 +432,7 @@ def keep_freed_memory(keep: bool = True) -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        _ = mallopt(-3, 2**30 if keep else 2**25) or mallopt(
-            -3, 2**25
-        )  # M_MMAP_THRESHOLD, at most 2**25 in old ones
+        _ = mallopt(-3, 2**30 if keep else 2**25) or mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at most 2**25 in old ones
         mallopt(-1, 2**31 - 1 if keep else 2**26)  # M_TRIM_THRESHOLD
 
 
