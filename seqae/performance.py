@@ -33,7 +33,7 @@ from seqae.peers import PlainAutoencoder, Update, keras_update, sequitur_update,
 from seqae.train import backward, clip_gradients, keep_freed_memory, make_accelerator, memory, mixed_precision
 
 BURST = 0.3  # seconds that an implementation is timed for before it is the next one's turn
-OWN = ("seqae", "gemm_floor")  # with memory as `fit` has it; the others with glibc as it comes
+OWN = ("seqae", "gemm_floor")
 COLUMNS = ["implementation", "D", "H", "B", "decoder_input", "part", "median_ms", "min_ms", "repeats", "memory_mb"]
 
 
@@ -63,10 +63,11 @@ class _Products(TorchDispatchMode):
 def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Time one training update of the run's model on this machine's cores, while nothing else is measured there.
 
-    Returns a table of `COLUMNS`, a row for each implementation and part (`forward_backward`; `step`: that, clipping
-    and optimizer), memory_mb being what an update takes at most above weights and optimizer state; and facts of the
-    machine and the work: operations and bytes of the matrix products, GFLOP/s of a large one, GB/s of a copy, and
-    `left_out`, which peers could not run, and why.
+    Peers have glibc's memory as it comes, seqae and its products keep what is freed, as `fit` does. Returns a table of
+    `COLUMNS`, a row for each implementation and part (`forward_backward`; `step`: that, clipping and optimizer),
+    memory_mb being what an update takes at most above weights and optimizer state; and facts of the machine and the
+    work: operations and bytes of the matrix products, GFLOP/s of a large one, GB/s of a copy, and `left_out`, which
+    peers could not run, and why.
     """
     if p.device not in ("auto", "cpu"):
         raise ValueError(f"device {p.device} is not timed, only the CPU is: use device cpu or auto")

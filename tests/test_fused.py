@@ -15,7 +15,7 @@ from seqae.recurrent import Feedback, LSTMStack
 def _forget(monkeypatch):
     fused.kernels.cache_clear()
     threads = torch.get_num_threads()
-    torch.set_num_threads(3)
+    torch.set_num_threads(3)  # of which none gets as many rows as the others
     yield
     torch.set_num_threads(threads)
     monkeypatch.undo()
