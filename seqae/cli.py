@@ -24,7 +24,7 @@ SomeFiles = Annotated[list[Path] | None, typer.Argument(help="Only the runs that
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run: its folder, or FAMILY/NAME-HASH in the store.")]
 Scale = Annotated[str | None, typer.Option(help="Sizes: a name in params/scale/, or a file.")]
 Given = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="A parameter, over every file.")]
-Store = Annotated[str | None, typer.Option(help="Folder of runs; else $SEQAE_STORE, else reports/ of the project.")]
+Store = Annotated[str | None, typer.Option(help="Folder or URL of runs; else $SEQAE_STORE, else reports/.")]
 INDEX_SHARE = 0.05  # of the time may go into rewriting the index while runs finish
 
 
@@ -48,6 +48,7 @@ def run(
     seqae run params/losses --scale paper --cluster tcp://head:8786 --store /shared/reports
     """
     with _one_message():
+        from seqae.stores import publish, refresh
         from seqae.sweep import CPU_COUNT, plan, sweep, update_index
 
         planned = plan(files, scale=scale, given=_parameters(given), store=store)
@@ -66,7 +67,9 @@ def run(
             if todo:
                 sweep(todo, jobs=slots, cluster=cluster, finished=view.finished, tick=view.tick)
         for folder in view.stores:
+            refresh(folder)  # with what other machines did meanwhile
             update_index(folder)
+            publish(folder, "index.html")
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
         _print(["failed", "reason"], [[f"{o.run.family}/{o.run.name}", str(o.reason)] for o in view.failed], err=True)
@@ -84,11 +87,14 @@ def compare(
     seqae compare losses params/losses/fixes --scale quick
     """
     with _one_message():
+        from seqae.stores import publish, refresh
         from seqae.sweep import compare_runs, plan, update_index
 
         planned = plan(files or [], scale=scale, given=_parameters(given), store=store)
         page, reason = compare_runs(family, [item.run for item in planned], store=store)
+        refresh(page.parents[1])
         update_index(page.parents[1])
+        publish(page.parents[1], f"{family}/compare.ipynb", f"{family}/compare.html", "index.html")
     if reason:
         typer.echo(f"seqae: {family} could not be compared: {reason}; see {page}", err=True)
         raise typer.Exit(1)
@@ -112,6 +118,7 @@ def rerun(
     """
     with _one_message():
         from seqae.rerun import conclude, make_again, recorded, show_both
+        from seqae.stores import working
 
         original = recorded(_run_folder(run))
         made, reason = make_again(
@@ -123,6 +130,8 @@ def rerun(
         page = made / "report.html" if (made / "report.html").exists() else made
         if not reason:
             page, reason = show_both(original, made)
+        with working(original.folder):  # publishes, where the store is elsewhere
+            pass
     if reason:
         typer.echo(f"seqae: {original.family}/{original.name} made again failed: {reason}; see {page}", err=True)
         raise typer.Exit(1)
@@ -145,12 +154,42 @@ def demo(
     """
     with _one_message():
         from seqae.demo import show_demo
+        from seqae.stores import working
 
         page, reason = show_demo(_run_folder(run), device=device, given=_parameters(given))
+        with working(page.parent):  # publishes, where the store is elsewhere
+            pass
     if reason:
         typer.echo(f"seqae: {run} could not be shown: {reason}; see {page}", err=True)
         raise typer.Exit(1)
     typer.echo(page)
+
+
+@app.command()
+def gather(
+    places: Annotated[list[str], typer.Argument(metavar="SRC... DST", help="Folders or URLs of runs.")],
+) -> None:
+    """Merge the runs of several machines, SRC…, into DST; of the same run in both, what is further along is kept.
+
+    Where a run was finished in both with other results, DST keeps its own: exit code 1. What is being trained is left.
+
+    \b
+    seqae gather laptop/reports gpu/reports all/reports
+    seqae gather laptop/reports s3://bucket/seqae
+    """
+    with _one_message():
+        from seqae.gather import PROBLEMS, WHAT, merge_stores
+        from seqae.stores import publish
+        from seqae.sweep import update_index
+
+        folder, rows = merge_stores(places[:-1], places[-1])
+        update_index(folder)
+        publish(folder, "index.html")
+        told = [row for row in rows if row[1] != WHAT["same"]]
+        _print(["run", "what", "from"], told)
+        typer.echo(f"{folder / 'index.html'}: {len(rows)} runs looked at, {len(rows) - len(told)} the same in both")
+    if any(what.startswith(PROBLEMS) for _, what, _ in rows):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -162,14 +201,14 @@ def status(files: SomeFiles = None, scale: Scale = None, given: Given = None, st
     seqae status params/losses --scale quick
     """
     with _one_message():
-        from seqae.naming import store_folder
         from seqae.runs import Run, RunError
+        from seqae.stores import fetch
         from seqae.sweep import plan
 
         rows = []
         for item in plan(files or [], scale=scale, given=_parameters(given), store=store):
             rows.append(_status_row(item.run))
-        for file in [] if files else sorted(store_folder(store).glob("*/*/run.yaml")):
+        for file in [] if files else sorted(fetch(store).glob("*/*/run.yaml")):
             try:
                 rows.append(_status_row(Run.load(file.parent)))
             except (RunError, ValueError) as error:  # one damaged folder hides no other
@@ -279,10 +318,11 @@ def _print(head: list[str], rows: list[list[str]], *, err: bool = False) -> None
 @contextmanager
 def _one_message() -> Iterator[None]:
     from seqae.runs import RunError
+    from seqae.stores import StoreError
 
     try:
         yield
-    except (ValueError, RunError, OSError) as error:
+    except (ValueError, RunError, StoreError, OSError) as error:
         typer.echo(f"seqae: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
@@ -292,9 +332,13 @@ def _one_message() -> Iterator[None]:
 
 def _run_folder(run: Path) -> Path:
     # As seen from here, or else from the store: FAMILY/NAME.
-    from seqae.naming import store_folder
+    from seqae.stores import fetch, refresh
 
-    return run.resolve() if run.exists() else store_folder() / run
+    if not run.exists():
+        return fetch(None, run.as_posix(), whole=True) / run
+    folder = run.resolve()
+    refresh(folder.parent.parent, f"{folder.parent.name}/{folder.name}", whole=True)
+    return folder
 
 
 def _parameters(given: list[str] | None) -> dict[str, Any]:

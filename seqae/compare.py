@@ -7,9 +7,10 @@ from pandas.io.formats.style import Styler
 
 from seqae.config import Parameters
 from seqae.diagnose import diary
-from seqae.naming import run_name, store_folder
+from seqae.naming import run_name
 from seqae.plots import Strips, sample_strips
 from seqae.runs import Run, find_runs
+from seqae.stores import fetch
 
 # In these the runs of one comparison agree: they are judged on the same sequences.
 SHARED = ("digits", "data_seed", "test_data", "val_sequences", "test_sequences")
@@ -21,12 +22,13 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
 
     Of groups equally large, the one with the newest run. Raises ValueError when there is none.
     """
-    done = [run for run in find_runs(store_folder(store), family) if run.status == "done"]
+    folder = fetch(store, family)
+    done = [run for run in find_runs(folder, family) if run.status == "done"]
     done.sort(key=lambda run: (run.parameters.label or "", run.name))
     if names:
         done = [run for run in done if run.name in names]
     if not done:
-        raise ValueError(f"no finished run in {store_folder(store) / family}: seqae run params/{family} first")
+        raise ValueError(f"no finished run in {folder / family}: seqae run params/{family} first")
     if names:
         return done
     groups: dict[str, list[Run]] = {}

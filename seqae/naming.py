@@ -1,6 +1,7 @@
 """What a run is called, and where runs are kept."""
 
 import re
+from hashlib import sha256
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,12 @@ def project_around(folder: Path) -> Path:
 
 def store_folder(store: str | None = None) -> Path:
     """Where runs are kept: `store`, else $SEQAE_STORE, else reports/; a relative one is of the project, wherever
-    Jupyter or papermill were started.
+    Jupyter or papermill were started. Of a store elsewhere, at a URL, its mirror in the user's cache; see `stores`.
     """
-    return (project_root() / Path(store or environ.get("SEQAE_STORE") or "reports").expanduser()).resolve()
+    where = store or environ.get("SEQAE_STORE") or "reports"
+    if "://" not in where:
+        return (project_root() / Path(where).expanduser()).resolve()
+    from pooch import os_cache
+
+    words = re.sub(r"[^\w.]+", "-", where.rpartition("@")[2]).strip("-")
+    return (os_cache("seqae") / "stores" / f"{words}-{sha256(where.rstrip('/').encode()).hexdigest()[:8]}").resolve()

@@ -34,8 +34,9 @@ from seqae.data import to_range
 from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import SequenceAutoencoder
-from seqae.naming import differing, run_name, store_folder
+from seqae.naming import differing, run_name
 from seqae.performance import measure
+from seqae.stores import fetch, leased, unpublished, working
 from seqae.train import Fitted, make_accelerator, mixed_precision, predict
 
 COLUMNS = {
@@ -51,14 +52,15 @@ class RunError(RuntimeError):
 
 def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> "Run":
     """The run of `family` that `given`, merged over the family's `defaults`, defines; its folder need not exist yet.
+    What a store elsewhere has of it is fetched.
 
     Raises ParameterError or ValueError for parameters that are unknown, do not go together or do not fit torch,
-    before anything is written.
+    before anything is written, and StoreError where a store cannot be reached.
     """
     usual, parameters = resolve(defaults), resolve(defaults, given or {})
     experiment.check(parameters)
     name = f"{run_name(parameters, usual)}-{parameters.short_hash()}"
-    folder = store_folder(parameters.store) / family / name
+    folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
     if parameters.fresh:  # in a sweep's kernel the folder is the one that the sweep chose, $SEQAE_RUN
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
         unfinished = (f for f in attempts if f.name == environ.get("SEQAE_RUN") or not (f / "test.csv").exists())
@@ -125,7 +127,7 @@ class Run:
         try:
             with lock.acquire(timeout=0):
                 now = self.record()["status"]  # it may have ended between the two looks
-                return "interrupted" if now == "running" else now
+                return "interrupted" if now == "running" and not leased(self.folder) else now
         except filelock.Timeout:
             return "running"
 
@@ -143,8 +145,11 @@ class Run:
                 self._update(status="done", reason=None)
             if record["parameters"].get("label") != self.parameters.label:
                 self._update(parameters=record["parameters"] | {"label": self.parameters.label})
+            if unpublished(self.folder):
+                with working(self.folder):
+                    pass
             return self
-        with self._writing():
+        with working(self.folder), self._writing():
             before = self.record()
             if before.get("status") == "done":  # by another process, while this one waited for the lock
                 return self

@@ -10,7 +10,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from distributed.scheduler import KilledWorker
 from seqae.cells import family_defaults
 from seqae.config import read_yaml
 from seqae.kernels import StoppedError, execute_notebook, stop_kernels
-from seqae.naming import project_root, store_folder
+from seqae.naming import project_root
 from seqae.report import Facts, IndexRow, render_notebook, write_index
 from seqae.runs import Run, RunError, open_run
+from seqae.stores import StoreError, fetch, mirror, refresh, unpublished, working
+
+UNPUBLISHED = "not all of it is in the store yet"
 
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 
@@ -37,6 +41,7 @@ class Planned:
     notebook: str  # JSON text: a worker elsewhere needs the package alone
     given: Mapping[str, Any]
     edited: float  # when the notebook was: a finished run's report older than that is rendered again
+    store: str = ""  # where its runs are, as given: the folder of a URL's mirror is another on each machine
 
     def why(self) -> str | None:
         """Why it has to be executed; None when it is done and has its report."""
@@ -49,8 +54,10 @@ class Planned:
                 return f"failed: {self.run.record().get('reason')}"
             case "done" if not report.exists():
                 return "has no report yet"
+            case "done" if report.stat().st_mtime < self.edited:
+                return "its notebook was edited"
             case "done":
-                return "its notebook was edited" if report.stat().st_mtime < self.edited else None
+                return UNPUBLISHED if unpublished(self.run.folder) else None
         return {"waiting": "new", "running": "another process trains it"}[self.run.status]
 
 
@@ -71,14 +78,15 @@ def plan(
     scale: a name in params/scale (and in scale/ of the folders below it, which win), or a file. given: what the
     command line says. Later ones win: notebook < scale < file < given, key by key as papermill merges. store: where
     runs are kept, else what the parameters, $SEQAE_STORE or the files' project say. Raises ValueError with the faults
-    of all files at once.
+    of all files at once, StoreError where a store elsewhere cannot be reached.
     """
+    folder_of = cache(fetch)  # once for all that are in it
     faults: dict[str, list[Path]] = {}
     planned: dict[Path, Planned] = {}
     for named in files:
         for file in _parameter_files(named):
             try:
-                item = _planned(file, scale, given or {}, store)
+                item = _planned(file, scale, given or {}, store, folder_of)
                 planned.setdefault(item.run.folder, item)
             except (ValueError, OSError) as error:
                 faults.setdefault(str(error), []).append(file)
@@ -107,7 +115,9 @@ def _scale_files(file: Path, scale: str | None, root: Path) -> list[Path]:
     return found or [params / "scale" / f"{scale}.yaml"]
 
 
-def _planned(file: Path, scale: str | None, given: Mapping[str, Any], store: str | None) -> Planned:
+def _planned(
+    file: Path, scale: str | None, given: Mapping[str, Any], store: str | None, folder_of: Callable[[str], Path]
+) -> Planned:
     if file.is_dir():
         raise ValueError("no *.yaml in this folder")
     root = project_root(file.parent)
@@ -125,8 +135,8 @@ def _planned(file: Path, scale: str | None, given: Mapping[str, Any], store: str
     where = str(next(place for place in stores if place))
     if defaults.get("store"):  # the kernel has it from $SEQAE_STORE, unless its own cell says another
         merged["store"] = where
-    run = open_run(family, defaults, merged | {"store": where})
-    return Planned(run, source.read_text(encoding="utf-8"), merged, source.stat().st_mtime)
+    run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
+    return Planned(run, source.read_text(encoding="utf-8"), merged, source.stat().st_mtime, where)
 
 
 def progress(run: Run) -> tuple[int, float] | None:
@@ -141,9 +151,25 @@ def progress(run: Run) -> tuple[int, float] | None:
 
 def execute(item: Planned) -> Outcome:
     """In a worker: execute the run's notebook, record a failure, render the report."""
-    run, began = item.run, time.monotonic()
+    began, here = time.monotonic(), replace(item, run=_run_here(item))
+    try:
+        with working(here.run.folder):  # fetched by now: another machine may have done it since it was planned
+            reason = None if here.why() in (None, UNPUBLISHED) else _execute(here)
+    except StoreError as error:
+        reason = str(error)
+    return Outcome(item.run, reason, time.monotonic() - began)
+
+
+def _run_here(item: Planned) -> Run:
+    if "://" not in item.store:
+        return item.run
+    return replace(item.run, folder=mirror(item.store) / item.run.family / item.run.name)
+
+
+def _execute(item: Planned) -> str | None:
+    run = item.run
     if not _free(run):
-        return Outcome(run, "another process trains it: wait for that one, or stop it", 0.0)
+        return "another process trains it: wait for that one, or stop it"
     try:
         reason = execute_notebook(
             item.notebook,
@@ -153,10 +179,10 @@ def execute(item: Planned) -> Outcome:
             environment={"SEQAE_STORE": str(run.folder.parents[1]), "SEQAE_RUN": run.name},
         )
     except StoppedError:
-        return Outcome(run, "stopped", time.monotonic() - began)
+        return "stopped"
     if reason is None and run.status != "done":
         reason = f"the notebook ended without training this run: it must open family {run.family!r} and call train()"
-    return Outcome(run, _conclude(run, reason), time.monotonic() - began)
+    return _conclude(run, reason)
 
 
 def _conclude(run: Run, reason: str | None) -> str | None:
@@ -170,6 +196,19 @@ def _conclude(run: Run, reason: str | None) -> str | None:
     except Exception as error:
         return reason or f"no report: {type(error).__name__}: {error}"
     return reason
+
+
+def _conclude_lost(run: Run, reason: str) -> str | None:
+    # Whose worker died leaves a lease in a store elsewhere, if it was of another machine: then it has to run out.
+    try:
+        with working(run.folder):
+            return _conclude(run, reason)
+    except StoreError:
+        return reason
+
+
+def _stop(items: Iterable[Planned]) -> None:
+    stop_kernels({_run_here(item).folder / "notebook.ipynb" for item in items})
 
 
 def _free(run: Run) -> bool:
@@ -216,14 +255,15 @@ def sweep(
                             waiting.appendleft(item)  # once more, from its checkpoint
                             continue
                         error = RuntimeError("its worker process died twice: killed, or out of memory")
-                    outcome = Outcome(item.run, _conclude(item.run, str(error)), 0.0) if error else future.result()
+                    outcome = Outcome(item.run, _conclude_lost(item.run, str(error)), 0.0) if error else future.result()
                     future.release()  # dask makes a result anew when the worker that holds it dies
+                    with suppress(StoreError):  # the next command shows it
+                        refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
                     outcomes.append(outcome)
                     finished(outcome)
         except KeyboardInterrupt:
             with suppress(Exception):
-                targets = {item.run.folder / "notebook.ipynb" for item in running.values()}
-                client.run(stop_kernels, targets, on_error="ignore")
+                client.run(_stop, list(running.values()), on_error="ignore")
             raise
     return outcomes
 
@@ -263,7 +303,7 @@ def compare_runs(family: str, runs: Collection[Run], *, store: str | None = None
     """Execute notebooks/compare/FAMILY.ipynb, or else compare.ipynb, on runs of a family, none: those it chooses; its
     page, and why it failed.
     """
-    folder, notebooks = store_folder(store) / family, project_root() / "notebooks"
+    folder, notebooks = fetch(store, family) / family, project_root() / "notebooks"
     own = notebooks / "compare" / f"{family}.ipynb"
     source = own if own.exists() else notebooks / "compare.ipynb"
     if not any(folder.glob("*/run.yaml")):

@@ -13,6 +13,8 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "cells": {"config"},
     "naming": {"config"},
+    "leases": set(),
+    "stores": {"config", "leases", "naming"},
     "data": set(),
     "fused": set(),
     "recurrent": {"fused"},
@@ -31,10 +33,11 @@ ALLOWED: dict[str, set[str]] = {
     "peers": {"losses", "models"},
     "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers", "train"},
     "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
-    "compare": {"config", "diagnose", "naming", "plots", "runs"},
-    "sweep": {"cells", "config", "kernels", "naming", "report", "runs"},
+    "compare": {"config", "diagnose", "naming", "plots", "runs", "stores"},
+    "sweep": {"cells", "config", "kernels", "naming", "report", "runs", "stores"},
 }
-ALLOWED["runs"] |= {"performance"}
+ALLOWED["runs"] |= {"performance", "stores"}
+ALLOWED["gather"] = {"runs", "stores"}
 ALLOWED["demo"] = {"cells", "models", "naming", "runs", "sweep", "train"}
 ALLOWED["rerun"] = {"config", "naming", "runs", "sweep"}
 ALLOWED["cli"] = {*ALLOWED}

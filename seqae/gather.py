@@ -1,0 +1,95 @@
+"""Run folders of several machines merged into one store."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from seqae.runs import Run, RunError
+from seqae.stores import (
+    CHECKPOINT,
+    MARK,
+    UNPUBLISHED,
+    Record,
+    StoreError,
+    compare_records,
+    fetch,
+    is_passing,
+    record_of,
+    refresh,
+    unpublished,
+    working,
+)
+
+PROBLEMS = ("differs", "failed")  # begin what is told of a run that could not be merged
+WHAT = {
+    "other": "further along in DST, which keeps its own",
+    "same": "the same in both",
+    "different": "differs under one hash: DST keeps its own; look at both, and delete one",
+}
+
+
+def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[tuple[str, str, str]]]:
+    """Copy the runs of the stores `sources`, folders or URLs, into the store `target`; the folder of that one, and of
+    each run its name, what became of it, and where it is from.
+
+    Of a run that both have the one that is further is kept, whole. Where both finished it with other results, or its
+    parameters differ, the target keeps its own, and what is told begins with one of `PROBLEMS`. What is being trained
+    is left alone. A run is copied beside the others and takes its name when it is whole. Raises ValueError for a source
+    that holds no run, before anything is copied, and StoreError where a store elsewhere cannot be reached.
+    """
+    if not sources:
+        raise ValueError("gather takes one or more SRC, folders or URLs of runs, and then DST")
+    found = {source: sorted(_folder(source).glob("*/*/run.yaml")) for source in sources}
+    if empty := [source for source, files in found.items() if not files]:
+        raise ValueError(f"{empty[0]} holds no run FAMILY/NAME-HASH: give the folder that families lie in, or its URL")
+    root = _folder(target)
+    runs = [(file.parent, source) for source, files in found.items() for file in files]
+    return root, [(f"{f.parent.name}/{f.name}", _merge(f, root / f.parent.name / f.name), s) for f, s in runs]
+
+
+def _folder(place: str) -> Path:
+    return fetch(place) if "://" in place else Path(place).expanduser().resolve()  # as a shell completes it
+
+
+def _merge(source: Path, target: Path) -> str:
+    try:
+        if where := _trained(source, target):
+            return f"is being trained in {where}: left alone"
+        both = (target / "run.yaml").exists()
+        further = compare_records(_record(source), _record(target)) if both else "one"
+        if further == "one":
+            refresh(source.parent.parent, f"{source.parent.name}/{source.name}", whole=True)
+            _copy(source, target)
+        if unpublished(target):
+            with working(target):
+                pass
+    except (RunError, StoreError, ValueError, OSError) as error:
+        return f"failed: {error}"
+    if further != "one":
+        return WHAT[further]
+    return "further along in SRC: taken from there" if both else "copied"
+
+
+def _record(folder: Path) -> Record:
+    return record_of(folder.joinpath, resumable=(folder / CHECKPOINT).exists())
+
+
+def _trained(source: Path, target: Path) -> str | None:
+    sides = {"SRC": source, "DST": target}
+    files = {side: folder for side, folder in sides.items() if (folder / "run.yaml").exists()}
+    return next((side for side, folder in files.items() if Run.load(folder).status == "running"), None)
+
+
+def _copy(source: Path, target: Path) -> None:
+    store = target.parent.parent
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=store, prefix=".gather-") as aside:
+        new, old = Path(aside, "new", target.name), Path(aside, "old", target.name)  # deeper than runs lie
+        shutil.copytree(source, new, ignore=lambda _, names: {*filter(is_passing, names)})
+        if (store / MARK).exists():
+            (new / UNPUBLISHED).touch()
+        old.parent.mkdir()
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
