@@ -1,0 +1,628 @@
+"""Stores elsewhere: a real S3 server on loopback, machines that die, and two that want the same run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import asyncssh
+import fsspec
+import pandas as pd
+import psutil
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+from test_cli import call
+from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, make_project, values
+
+from seqae import leases, open_run, stores
+from seqae.leases import StoreError
+from seqae.naming import store_folder
+from seqae.runs import Run
+
+QUICK = {"PUBLISH_SECONDS": 0.3, "BEAT_SECONDS": 0.5, "LEASE_SECONDS": 8.0, "SETTLE_SECONDS": 1.0}
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An S3 server with an empty bucket; the variable by which fsspec finds it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address, port = server.get_host_and_port()
+    found = {"endpoint_url": f"http://{address}:{port}", "key": "any", "secret": "any"}
+    fsspec.filesystem("s3", **found).mkdir("bucket")
+    yield {"FSSPEC_S3": json.dumps(found)}
+    server.stop()
+
+
+@pytest.fixture
+def s3(server, monkeypatch):
+    monkeypatch.setitem(fsspec.config.conf, "s3", json.loads(server["FSSPEC_S3"]))
+    return fsspec.filesystem("s3")
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Become the machine of this name: one with a cache of its own."""
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
+
+    def become(name: str) -> Path:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        return tmp_path / name
+
+    become("a")
+    return become
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for name, seconds in QUICK.items():
+        monkeypatch.setattr(stores if name == "PUBLISH_SECONDS" else leases, name, seconds)
+    fsspec.filesystem("memory").store.clear()
+
+
+def contents(fs, run: str) -> dict[str, str]:
+    return {name.removeprefix(f"{run}/"): fs.cat_file(name).decode(errors="replace") for name in fs.find(run)}
+
+
+# --- where the mirror is ---
+
+
+def test_a_url_has_a_mirror_in_the_cache_and_a_folder_has_none(machine, tmp_path):
+    urls = ("s3://bucket/runs", "s3://bucket/runs/", "s3://bucket/other", "gs://bucket/runs")
+    folders = {store_folder(url) for url in urls}
+    assert len(folders) == 3
+    assert {folder.parent for folder in folders} == {tmp_path / "a" / "seqae" / "stores"}
+    assert "secret" not in str(store_folder("ssh://me:secret@host/runs"))
+    assert stores.fetch(str(tmp_path / "plain")) == tmp_path / "plain"
+    with stores.working(tmp_path / "plain" / "fam" / "run"):
+        pass
+    assert not (tmp_path / "plain").exists()
+
+
+# --- what is published, wherever it breaks off ---
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    # As runs do it: whole, or appended to.
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    if name == "metrics.csv":
+        with (folder / name).open("a") as file:
+            file.write(text)
+        return
+    (folder / f"{name}.tmp").write_text(text)
+    (folder / f"{name}.tmp").replace(folder / name)
+
+
+def life(folder: Path, epochs: int = 4):
+    """A run step by step: what a trainer writes, in its order. A checkpoint says its epoch."""
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    write(folder, "metrics.csv", "epoch,seconds,value\n")
+    write(folder, "run.yaml", yaml.safe_dump({"parameters": {"seed": 1}, "status": "running"}))
+    yield
+    for epoch in range(1, epochs + 1):
+        write(folder, "metrics.csv", f"{epoch},{time.time()},0.5\n")
+        yield
+        write(folder, "checkpoint/state.pt", str(epoch))
+        yield
+    write(folder, "test.csv", "mse,1\n")
+    yield
+    write(folder, "model.safetensors", "weights" * 9)
+    yield
+    write(folder, "run.yaml", yaml.safe_dump({"parameters": {"seed": 1}, "status": "done", "results": {}}))
+    yield
+    (folder / "checkpoint" / "state.pt").unlink()
+    (folder / "checkpoint").rmdir()
+    yield
+
+
+DONE = len([*range(1 + 2 * 4 + 4)])  # steps of a whole life
+
+
+def live(folder: Path, steps: int) -> None:
+    for _, _ in zip(range(steps), life(folder), strict=False):
+        pass
+
+
+def lease_of(fs, run: str) -> str:
+    fs.pipe_file(f"{run}/.lease-x", b"")
+    return f"{run}/.lease-x"
+
+
+def check_true(files: dict[str, str]) -> None:
+    """What another machine finds in a store can be resumed, and is what it says it is."""
+    if (checkpoint := files.get("checkpoint/state.pt")) is not None:
+        logged = [int(line.split(",")[0]) for line in files["metrics.csv"].splitlines()[1:]]
+        assert logged[: int(checkpoint)] == list(range(1, int(checkpoint) + 1))
+        assert "run.yaml" in files
+    if "status: done" in files.get("run.yaml", ""):
+        assert {"test.csv", "model.safetensors"} <= files.keys()
+    assert [name for name in files if name.endswith(".tmp") or name[0] == "."] == [".lease-x"]
+
+
+@settings(deadline=None, max_examples=150)
+@given(steps=st.lists(st.integers(0, 3), min_size=1, max_size=60), breaks_off=st.integers(0, 60))
+def test_what_is_in_the_store_is_true_at_every_instant(tmp_path_factory, steps, breaks_off):
+    """The trainer goes on between any two files that are sent, and the sending breaks off anywhere."""
+    folder, fs, run = tmp_path_factory.mktemp("run"), fsspec.filesystem("memory"), "/runs/fam/run"
+    fs.store.clear()
+    mine, trainer, todo, sent, put = lease_of(fs, run), life(folder), iter(steps), 0, stores._put
+
+    def advance() -> None:
+        for _ in range(next(todo, 0)):
+            next(trainer, None)
+
+    def slow(fs, file, path):
+        nonlocal sent
+        advance()
+        if (sent := sent + 1) == breaks_off:
+            raise ConnectionError
+        put(fs, file, path)
+        check_true(contents(fs, run))
+        advance()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stores, "_put", slow)
+        for _ in steps:
+            advance()
+            with suppress(ConnectionError):
+                stores._publish(fs, run, folder, mine)
+            check_true(contents(fs, run))
+    for _ in trainer:
+        pass
+    stores._publish(fs, run, folder, mine)
+    here = {name: (folder / name).read_text() for name in ("run.yaml", "metrics.csv", "test.csv", "model.safetensors")}
+    assert contents(fs, run) == here | {".lease-x": ""}
+
+
+def test_only_what_changed_is_sent_again(tmp_path, monkeypatch):
+    fs, put, sent = fsspec.filesystem("memory"), stores._put, []
+    monkeypatch.setattr(stores, "_put", lambda fs, file, path: (sent.append(Path(path).name), put(fs, file, path)))
+    live(tmp_path, 5)
+    mine = lease_of(fs, "/runs/fam/run")
+    stores._publish(fs, "/runs/fam/run", tmp_path, mine)
+    assert sent == ["metrics.csv", "run.yaml", "state.pt"]
+    stores._publish(fs, "/runs/fam/run", tmp_path, mine)
+    write(tmp_path, "metrics.csv", "3,0,0.5\n")
+    write(tmp_path, "checkpoint/state.pt", "3")
+    stores._publish(fs, "/runs/fam/run", tmp_path, mine)
+    assert sent[3:] == ["metrics.csv", "state.pt"]
+
+
+def test_what_a_publisher_that_died_left_behind_is_no_harm(tmp_path):
+    fs = fsspec.filesystem("memory")
+    live(tmp_path, 5)
+    write(tmp_path, ".publish/checkpoint/state.pt", "1")
+    stores._publish(fs, "/runs/fam/run", tmp_path, lease_of(fs, "/runs/fam/run"))
+    assert contents(fs, "/runs/fam/run")["checkpoint/state.pt"] == "2"
+
+
+# --- what is fetched ---
+
+
+def published(machine, name: str, steps: int, store: str = "memory://runs") -> Path:
+    machine(name)
+    folder = stores.mirror(store) / "fam" / "run"
+    with stores.working(folder):
+        live(folder, steps)
+    return folder
+
+
+def test_another_machine_gets_a_run_whole_and_goes_on(machine):
+    first = published(machine, "a", 7)
+    machine("b")
+    folder = stores.fetch("memory://runs") / "fam" / "run"
+    assert {file.name for file in folder.iterdir() if file.name[0] != "."} == {"run.yaml", "metrics.csv"}
+    with stores.working(folder):
+        assert (folder / "checkpoint" / "state.pt").read_text() == "3"
+        assert (folder / "metrics.csv").read_bytes() == (first / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "kept"), [(9, 5, "there"), (5, 9, "here"), (DONE, 5, "there"), (5, DONE, "here")]
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_further_is_never_replaced(machine, there, here, kept, whole):
+    published(machine, "a", there)
+    machine("b")
+    folder = stores.mirror("memory://runs") / "fam" / "run"
+    live(folder, here)
+    os.utime(folder / "metrics.csv", (0, 0))  # how old it is does not matter
+    before = (folder / "metrics.csv").read_text()
+    stores.fetch("memory://runs", whole=whole)
+    assert ((folder / "metrics.csv").read_text() == before) == (kept == "here")
+    steps = {"here": here, "there": there}[kept]
+    assert yaml.safe_load((folder / "run.yaml").read_text())["status"] == ("done" if steps == DONE else "running")
+    if steps < DONE and (whole or kept == "here"):
+        assert (folder / "checkpoint" / "state.pt").read_text() == str((steps - 1) // 2)
+    else:  # none that is older than the logs
+        assert not (folder / "checkpoint").exists()
+
+
+def test_finished_in_both_with_other_results_neither_is_replaced(machine):
+    there = published(machine, "a", DONE)
+    machine("b")
+    folder = stores.mirror("memory://runs") / "fam" / "run"
+    live(folder, DONE)
+    (folder / "test.csv").write_text("mse,2\n")
+    stores.fetch("memory://runs", whole=True)
+    with pytest.raises(StoreError, match="other results"), stores.working(folder):
+        pass
+    assert (folder / "test.csv").read_text() == "mse,2\n"
+    assert contents(fsspec.filesystem("memory"), "/runs/fam/run")["test.csv"] == (there / "test.csv").read_text()
+
+
+def test_finished_in_both_with_the_same_results_is_no_conflict(machine):
+    published(machine, "a", DONE)
+    machine("b")
+    folder = stores.mirror("memory://runs") / "fam" / "run"
+    live(folder, DONE)  # at another time: other seconds
+    with stores.working(folder):
+        pass
+
+
+def test_a_fetch_that_breaks_off_is_done_again(machine, monkeypatch):
+    published(machine, "a", 9)
+    machine("b")
+    fs, left = fsspec.filesystem("memory"), iter(range(3))
+    get = type(fs).get_file
+    live(stores.mirror("memory://runs") / "fam" / "run", 3)
+
+    def breaking(self, *paths):
+        if next(left, None) == 2:
+            raise ConnectionError("gone")
+        get(self, *paths)
+
+    monkeypatch.setattr(type(fs), "get_file", breaking)
+    with pytest.raises(StoreError, match="memory://runs cannot be reached: gone; nothing is lost"):
+        stores.fetch("memory://runs", whole=True)
+    folder = stores.fetch("memory://runs", whole=True) / "fam" / "run"
+    assert (folder / "checkpoint" / "state.pt").read_text() == "4"
+
+
+def test_one_family_or_run_is_fetched_alone(machine):
+    fs, runs = fsspec.filesystem("memory"), {"f/one-1", "f/one-1-2", "f/two-2", "g/one-1"}
+    for name in runs:
+        fs.pipe_file(f"/runs/{name}/run.yaml", b"parameters: {}")
+    fs.pipe_file("/runs/f/compare.html", b"page")
+    fs.pipe_file("/runs/index.html", b"page")
+
+    def fetched(name: str, under: str) -> set[str]:
+        machine(name)
+        root = stores.fetch("memory://runs", under)
+        files = [file.relative_to(root).as_posix() for file in root.rglob("[!.]*") if file.is_file()]
+        return {name.removesuffix("/run.yaml") for name in files}
+
+    assert fetched("a", "f/one-1") == {"f/one-1", "f/one-1-2"}
+    assert fetched("b", "g") == {"g/one-1"}
+    assert fetched("c", "") == runs | {"f/compare.html"}
+
+
+# --- leases ---
+
+
+def test_of_many_that_want_a_run_at_once_exactly_one_gets_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    fs, barrier = fsspec.filesystem("memory"), threading.Barrier(4)
+    holding, most, reasons, over = set(), [], [], threading.Event()
+
+    def want(name: str) -> None:
+        barrier.wait()
+        try:
+            with leases.lease(fs, "/runs/fam/run", tmp_path / name):
+                holding.add(name)
+                most.append(len(holding))
+                over.wait(20)
+                holding.remove(name)
+        except StoreError as error:
+            reasons.append(str(error))
+            if len(reasons) == 3:
+                over.set()
+
+    threads = [threading.Thread(target=want, args=(f"token{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert len(reasons) == 3
+    assert all(f"(process {os.getpid()}) trains it" in reason for reason in reasons)
+    assert fs.find("/runs") == []
+
+
+def test_the_lease_of_a_machine_that_died_is_waited_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/runs/fam/run/.lease-0", json.dumps({"machine": "dead", "pid": 1, "holds": True}).encode())
+    with leases.lease(fs, "/runs/fam/run", tmp_path / "token") as mine:
+        assert fs.find("/runs") == [mine]
+
+
+def test_what_died_here_does_not_keep_this_machine_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "_holder", None)  # it is not asked who it was
+    monkeypatch.setattr(leases.time, "sleep", None)
+    fs = fsspec.filesystem("memory")
+    (tmp_path / "token").write_text("ours")
+    fs.pipe_file("/runs/fam/run/.lease-ours", json.dumps({"machine": "here", "pid": 1, "holds": True}).encode())
+    with leases.lease(fs, "/runs/fam/run", tmp_path / "token"):
+        pass
+
+
+def test_who_lost_the_lease_publishes_no_more_and_keeps_what_it_has(machine):
+    fs = fsspec.filesystem("memory")
+    folder = stores.mirror("memory://runs") / "fam" / "run"
+    with pytest.raises(StoreError, match="another machine took"), stores.working(folder):
+        live(folder, 5)
+        (lease,) = (name for name in fs.find("/runs") if ".lease-" in name)
+        fs.rm_file(lease)  # as another machine does once this one seems dead
+        live(folder, 7)
+        time.sleep(3 * leases.BEAT_SECONDS)  # nor does it claim it again
+        assert not [name for name in fs.find("/runs") if ".lease-" in name]
+    assert stores.unpublished(folder)
+    assert (folder / "checkpoint" / "state.pt").read_text() == "3"
+    with stores.working(folder):
+        pass
+    assert contents(fs, "/runs/fam/run")["checkpoint/state.pt"] == "3"
+    assert not stores.unpublished(folder)
+
+
+def test_another_machine_sees_that_a_run_is_trained(machine):
+    folder = stores.mirror("memory://runs") / "fam" / "run"
+    with stores.working(folder):
+        live(folder, 5)
+        stores.fetch("memory://runs")
+        assert not stores.leased(folder)  # here it is known better
+        machine("b")
+        other = stores.fetch("memory://runs") / "fam" / "run"
+        assert stores.leased(other)
+    stores.fetch("memory://runs")
+    assert not stores.leased(other)
+
+
+def test_what_died_here_is_not_running(machine):
+    fs = fsspec.filesystem("memory")
+    folder = published(machine, "a", 5)
+    fs.pipe_file(f"/runs/fam/run/.lease-{(folder / '.token').read_text()}", b"")
+    stores.fetch("memory://runs")
+    assert not stores.leased(folder)
+
+
+# --- errors ---
+
+
+def test_a_store_that_cannot_be_written_ends_with_a_reason_and_is_published_later(machine, monkeypatch):
+    fs = fsspec.filesystem("memory")
+    folder = stores.mirror("memory://runs") / "fam" / "run"
+
+    def broken(fs, file, path):
+        raise ConnectionError("no route")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stores, "_put", broken)
+        patched.setattr(stores.time, "sleep", lambda seconds: None)
+        with pytest.raises(StoreError, match="no route; nothing is lost"), stores.working(folder):
+            live(folder, DONE)
+    assert stores.unpublished(folder)
+    assert fs.find("/runs") == []
+    with stores.working(folder):
+        pass
+    assert "status: done" in contents(fs, "/runs/fam/run")["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("s3://no-such-bucket/runs", "s3://no-such-bucket/runs cannot be reached: The specified bucket does not exist"),
+        ("gs://bucket/runs", "gs://bucket/runs: Please install gcsfs to access Google Storage; pip install gcsfs"),
+        ("nonsense://x", "nonsense://x cannot be reached: Protocol not known: nonsense"),
+    ],
+)
+def test_a_store_that_is_not_there_is_one_line_and_exit_code_2(machine, s3, tmp_path, monkeypatch, place, message):
+    monkeypatch.chdir(make_project(tmp_path, {"fam": []}, {"fam/a": {}, "fam/b": {"seed": 1}}))
+    for command in ("run params/fam", "run params/fam --dry-run", "status", "status params/fam", "compare fam"):
+        output = call(*command.split(), "--store", place, code=2)
+        assert output.startswith(f"seqae: {message}")
+        assert len(output.splitlines()) == 1
+
+
+# --- on disks and SSH servers ---
+
+
+def test_on_a_disk_nothing_is_seen_before_it_is_whole(machine, tmp_path, monkeypatch):
+    fs, seen, store = fsspec.filesystem("file"), [], f"file://{tmp_path}/store"
+    put = type(fs).put_file
+    monkeypatch.setattr(type(fs), "put_file", lambda self, a, b: (seen.append(Path(b).name), put(self, a, b))[1])
+    published(machine, "a", DONE, store)
+    assert {".run.yaml.tmp", ".test.csv.tmp", ".model.safetensors.tmp", ".metrics.csv.tmp"} <= {*seen}
+    assert all(name.startswith(".") and name.endswith(".tmp") for name in seen)
+    names = {file.name for file in (tmp_path / "store" / "fam" / "run").rglob("*") if file.is_file()}
+    assert names == {"run.yaml", "test.csv", "model.safetensors", "metrics.csv"}
+    machine("b")
+    folder = stores.fetch(store, whole=True) / "fam" / "run"
+    assert (folder / "model.safetensors").read_text() == "weights" * 9
+
+
+SFTP_SERVER = """
+import asyncio, asyncssh, functools, sys
+class Server(asyncssh.SSHServer):
+    def begin_auth(self, username):
+        return False  # anyone may come in
+async def serve(key):
+    root = functools.partial(asyncssh.SFTPServer, chroot=sys.argv[1])
+    server = await asyncssh.listen("127.0.0.1", 0, server_factory=Server, server_host_keys=[key], sftp_factory=root)
+    print(server.get_port(), key.export_public_key().decode().strip(), flush=True)
+    await asyncio.Event().wait()
+asyncio.run(serve(asyncssh.generate_private_key("ssh-ed25519")))
+"""
+
+
+@pytest.fixture
+def ssh(tmp_path, monkeypatch):
+    """The URL of a store on an SFTP server whose root is tmp_path."""
+    with subprocess.Popen([sys.executable, "-c", SFTP_SERVER, tmp_path], stdout=subprocess.PIPE, text=True) as server:
+        port, key = server.stdout.readline().strip().split(" ", 1)
+        known = asyncssh.import_known_hosts(f"[127.0.0.1]:{port} {key}")
+        monkeypatch.setitem(fsspec.config.conf, "ssh", {"known_hosts": known, "client_keys": None})
+        yield f"ssh://me@127.0.0.1:{port}/store"
+        server.kill()
+
+
+def test_on_an_ssh_server_it_is_the_same(machine, ssh, tmp_path):
+    first = published(machine, "a", 7, ssh)
+    names = {file.name for file in (tmp_path / "store" / "fam" / "run").rglob("*") if file.is_file()}
+    assert names == {"run.yaml", "metrics.csv", "state.pt"}
+    machine("b")
+    folder = stores.fetch(ssh) / "fam" / "run"
+    with stores.working(folder):
+        assert (folder / "checkpoint" / "state.pt").read_text() == "3"
+        assert (folder / "metrics.csv").read_bytes() == (first / "metrics.csv").read_bytes()
+
+
+# --- runs ---
+
+
+def test_a_run_opened_in_jupyter_on_another_machine_is_there(machine, s3, monkeypatch):
+    given = TINY | {"store": "s3://bucket/jupyter"}
+    run = open_run("fam", DEFAULTS, given).train()
+    machine("b")
+    monkeypatch.setattr("seqae.experiment.train", None)
+    other = open_run("fam", DEFAULTS, given)
+    assert other.folder != run.folder
+    assert other.train().status == "done"
+    assert (other.verdict, other.facts()) == (run.verdict, run.facts())
+    pd.testing.assert_frame_equal(values(other), values(run))
+    assert other.model().state_dict().keys() == run.model().state_dict().keys()
+    assert "test.csv" in contents(s3, f"bucket/jupyter/fam/{run.name}")
+
+
+def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_again(machine, s3, monkeypatch):
+    given = TINY | {"store": "s3://bucket/again"}
+    with monkeypatch.context() as patched:
+        patched.setattr(stores, "_put", None)
+        patched.setattr(stores.time, "sleep", lambda seconds: None)
+        with pytest.raises(StoreError, match="nothing is lost"):
+            open_run("fam", DEFAULTS, given).train()
+    monkeypatch.setattr("seqae.experiment.train", None)
+    run = open_run("fam", DEFAULTS, given).train()
+    assert run.status == "done"
+    assert {"run.yaml", "test.csv"} <= contents(s3, f"bucket/again/fam/{run.name}").keys()
+
+
+STOPS_ONCE_AFTER_EPOCH_3 = """
+import time
+from pathlib import Path
+from seqae import experiment
+train = experiment.train
+def stopping(p, val, *, record, **others):
+    def stop(table, rows):
+        record(table, rows)
+        if table == "metrics" and rows[0]["epoch"] == 3 and not Path({marker!r}).exists():
+            Path({marker!r}).touch()
+            time.sleep(600)
+    return train(p, val, record=stop, **others)
+experiment.train = stopping
+"""
+WAITS = """
+deadline = time.monotonic() + 60
+while not Path({go!r}).exists() and time.monotonic() < deadline:
+    time.sleep(0.1)
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    stops, waits = STOPS_ONCE_AFTER_EPOCH_3.format(marker=str(root / "marker")), WAITS.format(go=str(root / "go"))
+    where = {name: "stores" if name == "PUBLISH_SECONDS" else "leases" for name in QUICK}
+    constants = "\n".join(f"{where[name]}.{name} = {seconds}" for name, seconds in QUICK.items())
+    (root / "site").mkdir()  # for every process of a sweep
+    (root / "site" / "sitecustomize.py").write_text(f"from seqae import leases, stores\n{constants}")
+    return make_project(root, {"fam": [stops, TRAIN.format("fam"), waits]}, {"fam/a": {"epochs": 5}})
+
+
+@pytest.fixture(scope="module")
+def of_three(project, server, tmp_path_factory):
+    """A machine dies in mid-run, then two others want to go on with it.
+
+    What the first left in the store; what each other printed, its exit code and cache: first that which succeeded.
+    """
+    paths = os.pathsep.join([str(project / "site"), str(Path(stores.__file__).parents[1])])
+    environment = os.environ | server | {"SEQAE_STORE": "s3://bucket/three", "PYTHONPATH": paths}
+    caches = [tmp_path_factory.mktemp(name) for name in ("first", "second", "third")]
+    start = partial(
+        subprocess.Popen,
+        [*SEQAE, "run", "params/fam", "--scale", "tiny"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first, *others = (partial(start, env=environment | {"XDG_CACHE_HOME": str(cache)}) for cache in caches)
+    fs = fsspec.filesystem("s3", **json.loads(server["FSSPEC_S3"]))
+    with first() as dying:
+        while not (found := fs.glob("bucket/three/fam/*/checkpoint/state.pt")):
+            assert dying.poll() is None, dying.communicate()
+            fs.invalidate_cache()
+            time.sleep(0.2)
+        for process in [*psutil.Process(dying.pid).children(recursive=True), dying]:
+            process.send_signal(signal.SIGKILL)
+    left = contents(fs, found[0].removesuffix("/checkpoint/state.pt"))
+    running = [other() for other in others]
+    while all(process.poll() is None for process in running):
+        time.sleep(0.2)
+    (project / "go").touch()
+    ends = [(process.communicate(), process.returncode, cache) for process, cache in zip(running, caches[1:], strict=True)]
+    return left, *sorted(ends, key=lambda end: end[1])
+
+
+def test_a_machine_that_dies_leaves_its_checkpoint(of_three):
+    left, *_ = of_three
+    assert yaml.safe_load(left["run.yaml"])["status"] == "running"
+    assert "\n3,6," in left["metrics.csv"]
+
+
+def test_exactly_one_of_two_machines_goes_on_with_a_run(of_three):
+    _, (one, code, _), (other, other_code, _) = of_three
+    assert (code, other_code) == (0, 1), (one, other)
+    assert "1 of 1 runs done" in one[0]
+    assert "0 of 1 runs done" in other[0]
+    assert "trains it: wait for that one, or stop it" in other[1]
+    assert "Traceback" not in one[1] + other[1]
+
+
+def test_it_ends_as_an_unbroken_run_and_all_of_it_is_in_the_store(of_three, s3, tmp_path):
+    (file,) = s3.glob("bucket/three/fam/*/run.yaml")
+    unbroken = open_run("fam", DEFAULTS, TINY | {"epochs": 5, "store": str(tmp_path)}).train()
+    s3.get(file.removesuffix("/run.yaml"), str(tmp_path / "gotten"), recursive=True)
+    run = Run.load(tmp_path / "gotten")
+    assert run.status == "done"
+    assert len(run.record()["resumed"]) == 1
+    pd.testing.assert_frame_equal(values(run), values(unbroken))
+    for name in ("test.csv", "baselines.csv"):
+        assert (run.folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
+    ours, theirs = (each.model().state_dict() for each in (run, unbroken))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    names = {file.relative_to(run.folder).as_posix() for file in run.folder.rglob("*")}
+    assert names - {file.name for file in unbroken.folder.iterdir()} == {"notebook.ipynb", "report.html"}
+    assert f"fam/{unbroken.name}/report.html" in s3.cat_file("bucket/three/index.html").decode()
+
+
+def test_other_commands_work_on_what_is_there(of_three, s3, project, monkeypatch, machine):
+    *_, (_, _, cache) = of_three
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("SEQAE_STORE", "s3://bucket/three")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))  # of whom the other one was before
+    assert "1 of 1 runs done" in call("run", "params/fam", "--scale", "tiny")
+    machine("new")
+    assert " done " in call("status")
+    assert "valid, done" in call("check", "params/fam/a.yaml", "--scale", "tiny")
