@@ -15,7 +15,7 @@ from seqae.cli import app
 from seqae.config import resolve
 from seqae.runs import open_run
 
-COMMANDS = ["run", "compare", "rerun", "demo", "status", "check"]
+COMMANDS = ["run", "compare", "rerun", "demo", "gather", "status", "check"]
 
 
 @pytest.fixture
@@ -55,6 +55,9 @@ def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
     _, command, *arguments = shlex.split(example)
     if command in ("rerun", "demo"):  # the run of an example is not there
         assert f"{arguments[0]} is no run folder" in call(command, *arguments, code=2)
+        return
+    if command == "gather":
+        assert f"{arguments[0]} holds no run" in call(command, *arguments, code=2)
         return
     if "--store" not in arguments:
         arguments += ["--store", str(tmp_path)]

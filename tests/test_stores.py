@@ -581,7 +581,9 @@ def of_three(project, server, tmp_path_factory):
     while all(process.poll() is None for process in running):
         time.sleep(0.2)
     (project / "go").touch()
-    ends = [(process.communicate(), process.returncode, cache) for process, cache in zip(running, caches[1:], strict=True)]
+    ends = [
+        (process.communicate(), process.returncode, cache) for process, cache in zip(running, caches[1:], strict=True)
+    ]
     return left, *sorted(ends, key=lambda end: end[1])
 
 
