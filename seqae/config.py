@@ -124,7 +124,9 @@ class Parameters(BaseModel):
     label: str | None = Field(None, description="what comparisons call the run; none: what tells it apart")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     tracker: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = Field("none", description="mirrors metrics")
-    store: str | None = Field(None, description="folder of runs; none: $SEQAE_STORE, else reports/ of the project")
+    store: str | None = Field(
+        None, description="folder or URL of runs; none: $SEQAE_STORE, else reports/ of the project"
+    )
     fresh: bool = Field(False, description="true: train anew beside an existing run")
     keep_checkpoint: bool = Field(False, description="true: keep checkpoint/ when done")
     checkpoint_seconds: float = Field(10.0, ge=0, description="least time between two checkpoints")

@@ -10,8 +10,9 @@ import torch
 
 from seqae.cells import family_defaults
 from seqae.models import branch_targets
-from seqae.naming import project_around, store_folder
+from seqae.naming import project_around
 from seqae.runs import Run, RunError, find_runs
+from seqae.stores import fetch, refresh
 from seqae.sweep import execute_page
 from seqae.train import make_accelerator
 
@@ -19,11 +20,14 @@ from seqae.train import make_accelerator
 def shown_run(folder: str = "") -> Run:
     """The run of a folder, a relative one seen from the store; empty: the newest finished run of the store."""
     if folder:
-        return Run.load(store_folder() / Path(folder).expanduser())
-    done = [run for run in find_runs(store_folder()) if run.status == "done"]
+        return Run.load(fetch(None, folder, whole=True) / Path(folder).expanduser())
+    store = fetch()
+    done = [run for run in find_runs(store) if run.status == "done"]
     if not done:
-        raise RunError(f"no finished run in {store_folder()}: seqae run params/losses --scale quick makes some")
-    return max(done, key=lambda run: run.record()["ended"])
+        raise RunError(f"no finished run in {store}: seqae run params/losses --scale quick makes some")
+    newest = max(done, key=lambda run: run.record()["ended"])
+    refresh(store, f"{newest.family}/{newest.name}", whole=True)
+    return newest
 
 
 def errors(run: Run, outputs: Mapping[str, np.ndarray], sequences: list[int]) -> pd.DataFrame:

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["runs"] |= {"performance", "stores"}
 ALLOWED["gather"] = {"runs", "stores"}
-ALLOWED["demo"] = {"cells", "models", "naming", "runs", "sweep", "train"}
+ALLOWED["demo"] = {"cells", "models", "naming", "runs", "stores", "sweep", "train"}
 ALLOWED["rerun"] = {"config", "naming", "runs", "sweep"}
 ALLOWED["cli"] = {*ALLOWED}
 ALLOWED["__init__"] = {*ALLOWED} - {"cli", "__init__"}  # the names that users import

@@ -361,13 +361,16 @@ def test_what_died_here_does_not_keep_this_machine_waiting(tmp_path, monkeypatch
 def test_who_lost_the_lease_publishes_no_more_and_keeps_what_it_has(machine):
     fs = fsspec.filesystem("memory")
     folder = stores.mirror("memory://runs") / "fam" / "run"
-    with pytest.raises(StoreError, match="another machine took"), stores.working(folder):
-        live(folder, 5)
-        (lease,) = (name for name in fs.find("/runs") if ".lease-" in name)
-        fs.rm_file(lease)  # as another machine does once this one seems dead
-        live(folder, 7)
-        time.sleep(3 * leases.BEAT_SECONDS)  # nor does it claim it again
-        assert not [name for name in fs.find("/runs") if ".lease-" in name]
+    work = stores.working(folder)
+    work.__enter__()
+    live(folder, 5)
+    (lease,) = (name for name in fs.find("/runs") if ".lease-" in name)
+    fs.rm_file(lease)  # as another machine does once this one seems dead
+    live(folder, 7)
+    time.sleep(3 * leases.BEAT_SECONDS)  # nor does it claim it again
+    assert not [name for name in fs.find("/runs") if ".lease-" in name]
+    with pytest.raises(StoreError, match="another machine took"):
+        work.__exit__(None, None, None)
     assert stores.unpublished(folder)
     assert (folder / "checkpoint" / "state.pt").read_text() == "3"
     with stores.working(folder):
