@@ -524,6 +524,8 @@ def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_agai
 STOPS_ONCE_AFTER_EPOCH_3 = """
 import time
 from pathlib import Path
+import torch
+torch.set_num_threads(1)  # as the run that it is compared with
 from seqae import experiment
 train = experiment.train
 def stopping(p, val, *, record, **others):
