@@ -186,7 +186,7 @@ def gather(
         update_index(folder)
         publish(folder, "index.html")
         told = [row for row in rows if row[1] != WHAT["same"]]
-        _print(["run", "what", "from"], told)
+        _print(["run", "what", "from"], [list(row) for row in told])
         typer.echo(f"{folder / 'index.html'}: {len(rows)} runs looked at, {len(rows) - len(told)} the same in both")
     if any(what.startswith(PROBLEMS) for _, what, _ in rows):
         raise typer.Exit(1)
