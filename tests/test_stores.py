@@ -188,6 +188,9 @@ def test_only_what_changed_is_sent_again(tmp_path, monkeypatch):
     fs, put, sent = fsspec.filesystem("memory"), stores._put, []
     monkeypatch.setattr(stores, "_put", lambda fs, file, path: (sent.append(Path(path).name), put(fs, file, path)))
     live(tmp_path, 5)
+    for name in ("model.tmp", ".lock", ".notebook.ipynb.1", "tracker/.cache/x"):  # another process is at these
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
     mine = lease_of(fs, "/runs/fam/run")
     stores._publish(fs, "/runs/fam/run", tmp_path, mine)
     assert sent == ["metrics.csv", "run.yaml", "state.pt"]
@@ -225,6 +228,19 @@ def test_another_machine_gets_a_run_whole_and_goes_on(machine):
     with stores.working(folder):
         assert (folder / "checkpoint" / "state.pt").read_text() == "3"
         assert (folder / "metrics.csv").read_bytes() == (first / "metrics.csv").read_bytes()
+
+
+def test_who_only_looked_at_a_run_is_not_further_than_its_checkpoint(machine):
+    """The logs go back when a run resumes; without the checkpoint, those seen before are nothing to go on from."""
+    folder = published(machine, "a", 9)
+    machine("b")
+    seen = stores.fetch("memory://runs") / "fam" / "run"
+    machine("a")
+    with stores.working(folder):
+        live(folder, 7)
+    machine("b")
+    with stores.working(seen):
+        assert (seen / "checkpoint" / "state.pt").read_text() == "3"
 
 
 @pytest.mark.parametrize(
@@ -346,6 +362,20 @@ def test_the_lease_of_a_machine_that_died_is_waited_out(tmp_path, monkeypatch):
     fs.pipe_file("/runs/fam/run/.lease-0", json.dumps({"machine": "dead", "pid": 1, "holds": True}).encode())
     with leases.lease(fs, "/runs/fam/run", tmp_path / "token") as mine:
         assert fs.find("/runs") == [mine]
+
+
+def test_of_two_at_the_same_instant_the_second_by_name_gives_way_at_once(tmp_path, monkeypatch):
+    fs, slept = fsspec.filesystem("memory"), []
+    (tmp_path / "token").write_text("b")
+    fs.pipe_file("/runs/fam/run/.lease-a", json.dumps({"machine": "a", "pid": 1, "holds": False}).encode())
+
+    def sleep(seconds):
+        slept.append((seconds, fs.find("/runs")))
+        fs.rm_file("/runs/fam/run/.lease-a")
+
+    monkeypatch.setattr(leases.time, "sleep", sleep)
+    with leases.lease(fs, "/runs/fam/run", tmp_path / "token"):
+        assert slept == [(1.2 * leases.BEAT_SECONDS, ["/runs/fam/run/.lease-a"])]
 
 
 def test_what_died_here_does_not_keep_this_machine_waiting(tmp_path, monkeypatch):
