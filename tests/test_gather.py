@@ -139,10 +139,10 @@ def test_no_half_folder_is_ever_seen(place, tmp_path, monkeypatch, before):
     left, seen, copytree = iter(range(size - 1)), [], shutil.copytree
 
     def copy(*arguments, **options):
+        shutil.copy2(*arguments, **options)
         seen.append([Run.load(file.parent).status for file in dst.glob("*/*/run.yaml")])
-        if next(left, None) is None:
+        if next(left, None) is None:  # that was the last
             raise KeyboardInterrupt
-        return shutil.copy2(*arguments, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "copytree", lambda a, b, ignore: copytree(a, b, ignore=ignore, copy_function=copy))
