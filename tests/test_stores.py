@@ -24,7 +24,7 @@ from moto.server import ThreadedMotoServer
 from test_cli import call
 from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, make_project, values
 
-from seqae import leases, open_run, stores
+from seqae import leases, open_run, stores, sweep
 from seqae.leases import StoreError
 from seqae.naming import store_folder
 from seqae.runs import Run
@@ -551,6 +551,26 @@ def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_agai
     assert {"run.yaml", "test.csv"} <= contents(s3, f"bucket/again/fam/{run.name}").keys()
 
 
+def test_a_worker_on_another_machine_has_a_mirror_of_its_own(machine, tmp_path):
+    project = make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}})
+    (item,) = sweep.plan([project / "params" / "fam"], scale="tiny", store="memory://runs")
+    machine("b")
+    outcome = sweep.execute(item)
+    assert outcome.reason is None
+    assert outcome.run == item.run
+    assert not item.run.folder.exists()
+    assert Run.load(store_folder("memory://runs") / "fam" / item.run.name).status == "done"
+    files = contents(fsspec.filesystem("memory"), f"/runs/fam/{item.run.name}")
+    assert {"run.yaml", "report.html", "model.safetensors"} <= files.keys()
+    assert str(tmp_path) not in files["notebook.ipynb"]
+    executed = files["notebook.ipynb"]
+    assert sweep.execute(item).reason is None  # it is looked at, and not executed
+    assert contents(fsspec.filesystem("memory"), f"/runs/fam/{item.run.name}")["notebook.ipynb"] == executed
+    machine("a")
+    stores.fetch("memory://runs")
+    assert item.why() is None
+
+
 STOPS_ONCE_AFTER_EPOCH_3 = """
 import time
 from pathlib import Path
@@ -663,3 +683,7 @@ def test_other_commands_work_on_what_is_there(of_three, s3, project, monkeypatch
     machine("new")
     assert " done " in call("status")
     assert "valid, done" in call("check", "params/fam/a.yaml", "--scale", "tiny")
+    (file,) = s3.glob("bucket/three/fam/*/run.yaml")
+    machine("newer")  # the runs, and the model, are there: only the notebooks are not
+    assert "compare.ipynb: do this in the folder" in call("compare", "fam", code=2)
+    assert "demo.ipynb: do this in the folder" in call("demo", "/".join(file.split("/")[2:4]), code=2)
