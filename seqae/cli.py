@@ -318,7 +318,7 @@ def _print(head: list[str], rows: list[list[str]], *, err: bool = False) -> None
 @contextmanager
 def _one_message() -> Iterator[None]:
     from seqae.runs import RunError
-    from seqae.stores import StoreError
+    from seqae.transfer import StoreError
 
     try:
         yield

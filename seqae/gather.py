@@ -6,20 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from seqae.runs import Run, RunError
-from seqae.stores import (
-    CHECKPOINT,
-    MARK,
-    UNPUBLISHED,
-    Record,
-    StoreError,
-    compare_records,
-    fetch,
-    is_passing,
-    record_of,
-    refresh,
-    unpublished,
-    working,
-)
+from seqae.stores import MARK, UNPUBLISHED, fetch, refresh, unpublished, working
+from seqae.transfer import CHECKPOINT, Record, StoreError, compare_records, is_passing, record_of
 
 PROBLEMS = ("differs", "failed")  # begin what is told of a run that could not be merged
 WHAT = {

@@ -4,22 +4,19 @@ import json
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from os import getpid
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from seqae.transfer import StoreError, modified, on_disk
+
 PREFIX = ".lease-"
 LEASE_SECONDS = 60.0  # whose lease is not renewed for so long counts as dead
 BEAT_SECONDS = 10.0
 SETTLE_SECONDS = 5.0  # for another that wants the run at the same instant to give way
-
-
-class StoreError(RuntimeError):
-    """A store elsewhere cannot be reached, or a run in it is another machine's. What is in the mirror here stays."""
 
 
 @contextmanager
@@ -69,20 +66,6 @@ def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
     finally:
         with suppress(Exception):  # it dies by itself
             fs.rm_file(mine)
-
-
-def modified(info: Mapping[str, Any]) -> float:
-    """When a file was written, by the clock of its store; 0 where the store does not say. info: as fsspec has it."""
-    keys = ("LastModified", "mtime", "last_modified", "updated", "created")
-    when = next((info[key] for key in keys if info.get(key)), 0.0)
-    when = datetime.fromisoformat(when) if isinstance(when, str) else when
-    return when.timestamp() if isinstance(when, datetime) else float(when)
-
-
-def on_disk(fs: Any) -> bool:
-    """Whether a store has folders, and shows a file while it is being written; in an object store it is whole."""
-    protocols = {fs.protocol} if isinstance(fs.protocol, str) else {*fs.protocol}
-    return protocols.isdisjoint(("s3", "gs", "gcs", "az", "abfs", "memory"))
 
 
 @contextmanager

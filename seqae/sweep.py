@@ -26,7 +26,8 @@ from seqae.kernels import StoppedError, execute_notebook, stop_kernels
 from seqae.naming import project_root
 from seqae.report import Facts, IndexRow, render_notebook, write_index
 from seqae.runs import Run, RunError, open_run
-from seqae.stores import StoreError, fetch, mirror, refresh, unpublished, working
+from seqae.stores import fetch, mirror, refresh, unpublished, working
+from seqae.transfer import StoreError
 
 UNPUBLISHED = "not all of it is in the store yet"
 

@@ -13,8 +13,9 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "cells": {"config"},
     "naming": {"config"},
-    "leases": set(),
-    "stores": {"config", "leases", "naming"},
+    "transfer": {"config"},
+    "leases": {"transfer"},
+    "stores": {"leases", "naming", "transfer"},
     "data": set(),
     "fused": set(),
     "recurrent": {"fused"},
@@ -34,10 +35,10 @@ ALLOWED: dict[str, set[str]] = {
     "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers", "train"},
     "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
     "compare": {"config", "diagnose", "naming", "plots", "runs", "stores"},
-    "sweep": {"cells", "config", "kernels", "naming", "report", "runs", "stores"},
+    "sweep": {"cells", "config", "kernels", "naming", "report", "runs", "stores", "transfer"},
 }
 ALLOWED["runs"] |= {"performance", "stores"}
-ALLOWED["gather"] = {"runs", "stores"}
+ALLOWED["gather"] = {"runs", "stores", "transfer"}
 ALLOWED["demo"] = {"cells", "models", "naming", "runs", "stores", "sweep", "train"}
 ALLOWED["rerun"] = {"config", "naming", "runs", "sweep"}
 ALLOWED["cli"] = {*ALLOWED}

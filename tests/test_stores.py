@@ -24,10 +24,10 @@ from moto.server import ThreadedMotoServer
 from test_cli import call
 from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, make_project, values
 
-from seqae import leases, open_run, stores, sweep
-from seqae.leases import StoreError
+from seqae import leases, open_run, stores, sweep, transfer
 from seqae.naming import store_folder
 from seqae.runs import Run
+from seqae.transfer import StoreError
 
 QUICK = {"PUBLISH_SECONDS": 0.3, "BEAT_SECONDS": 0.5, "LEASE_SECONDS": 8.0, "SETTLE_SECONDS": 1.0}
 
@@ -155,7 +155,7 @@ def test_what_is_in_the_store_is_true_at_every_instant(tmp_path_factory, steps, 
     """The trainer goes on between any two files that are sent, and the sending breaks off anywhere."""
     folder, fs, run = tmp_path_factory.mktemp("run"), fsspec.filesystem("memory"), "/runs/fam/run"
     fs.store.clear()
-    mine, trainer, todo, sent, put = lease_of(fs, run), life(folder), iter(steps), 0, stores._put
+    mine, trainer, todo, sent, put = lease_of(fs, run), life(folder), iter(steps), 0, transfer.put
 
     def advance() -> None:
         for _ in range(next(todo, 0)):
@@ -171,33 +171,33 @@ def test_what_is_in_the_store_is_true_at_every_instant(tmp_path_factory, steps, 
         advance()
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stores, "_put", slow)
+        patched.setattr(transfer, "put", slow)
         for _ in steps:
             advance()
             with suppress(ConnectionError):
-                stores._publish(fs, run, folder, mine)
+                transfer.publish_run(fs, run, folder, mine)
             check_true(contents(fs, run))
     for _ in trainer:
         pass
-    stores._publish(fs, run, folder, mine)
+    transfer.publish_run(fs, run, folder, mine)
     here = {name: (folder / name).read_text() for name in ("run.yaml", "metrics.csv", "test.csv", "model.safetensors")}
     assert contents(fs, run) == here | {".lease-x": ""}
 
 
 def test_only_what_changed_is_sent_again(tmp_path, monkeypatch):
-    fs, put, sent = fsspec.filesystem("memory"), stores._put, []
-    monkeypatch.setattr(stores, "_put", lambda fs, file, path: (sent.append(Path(path).name), put(fs, file, path)))
+    fs, put, sent = fsspec.filesystem("memory"), transfer.put, []
+    monkeypatch.setattr(transfer, "put", lambda fs, file, path: (sent.append(Path(path).name), put(fs, file, path)))
     live(tmp_path, 5)
     for name in ("model.tmp", ".lock", ".notebook.ipynb.1", "tracker/.cache/x"):  # another process is at these
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half")
     mine = lease_of(fs, "/runs/fam/run")
-    stores._publish(fs, "/runs/fam/run", tmp_path, mine)
+    transfer.publish_run(fs, "/runs/fam/run", tmp_path, mine)
     assert sent == ["metrics.csv", "run.yaml", "state.pt"]
-    stores._publish(fs, "/runs/fam/run", tmp_path, mine)
+    transfer.publish_run(fs, "/runs/fam/run", tmp_path, mine)
     write(tmp_path, "metrics.csv", "3,0,0.5\n")
     write(tmp_path, "checkpoint/state.pt", "3")
-    stores._publish(fs, "/runs/fam/run", tmp_path, mine)
+    transfer.publish_run(fs, "/runs/fam/run", tmp_path, mine)
     assert sent[3:] == ["metrics.csv", "state.pt"]
 
 
@@ -205,7 +205,7 @@ def test_what_a_publisher_that_died_left_behind_is_no_harm(tmp_path):
     fs = fsspec.filesystem("memory")
     live(tmp_path, 5)
     write(tmp_path, ".publish/checkpoint/state.pt", "1")
-    stores._publish(fs, "/runs/fam/run", tmp_path, lease_of(fs, "/runs/fam/run"))
+    transfer.publish_run(fs, "/runs/fam/run", tmp_path, lease_of(fs, "/runs/fam/run"))
     assert contents(fs, "/runs/fam/run")["checkpoint/state.pt"] == "2"
 
 
@@ -441,7 +441,7 @@ def test_a_store_that_cannot_be_written_ends_with_a_reason_and_is_published_late
         raise ConnectionError("no route")
 
     with monkeypatch.context() as patched:
-        patched.setattr(stores, "_put", broken)
+        patched.setattr(transfer, "put", broken)
         patched.setattr(stores.time, "sleep", lambda seconds: None)
         with pytest.raises(StoreError, match="no route; nothing is lost"), stores.working(folder):
             live(folder, DONE)
@@ -541,7 +541,7 @@ def test_a_run_opened_in_jupyter_on_another_machine_is_there(machine, s3, monkey
 def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_again(machine, s3, monkeypatch):
     given = TINY | {"store": "s3://bucket/again"}
     with monkeypatch.context() as patched:
-        patched.setattr(stores, "_put", None)
+        patched.setattr(transfer, "put", None)
         patched.setattr(stores.time, "sleep", lambda seconds: None)
         with pytest.raises(StoreError, match="nothing is lost"):
             open_run("fam", DEFAULTS, given).train()
