@@ -17,7 +17,7 @@ _HOMES = {
     "ParameterError": "config",
     "Parameters": "config",
     "Run": "runs",
-    "RunError": "runs",
+    "RunError": "records",
     "SequenceAutoencoder": "models",
     "build_model": "experiment",
     "comparable_runs": "compare",

@@ -201,7 +201,8 @@ def status(files: SomeFiles = None, scale: Scale = None, given: Given = None, st
     seqae status params/losses --scale quick
     """
     with _one_message():
-        from seqae.runs import Run, RunError
+        from seqae.records import RunError
+        from seqae.runs import Run
         from seqae.stores import fetch
         from seqae.sweep import plan
 
@@ -317,7 +318,7 @@ def _print(head: list[str], rows: list[list[str]], *, err: bool = False) -> None
 
 @contextmanager
 def _one_message() -> Iterator[None]:
-    from seqae.runs import RunError
+    from seqae.records import RunError
     from seqae.transfer import StoreError
 
     try:

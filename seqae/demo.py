@@ -11,7 +11,8 @@ import torch
 from seqae.cells import family_defaults
 from seqae.models import branch_targets
 from seqae.naming import project_around
-from seqae.runs import Run, RunError, find_runs
+from seqae.records import RunError
+from seqae.runs import Run, find_runs
 from seqae.stores import fetch, refresh
 from seqae.sweep import execute_page
 from seqae.train import make_accelerator

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from seqae.runs import Run, RunError
+from seqae.records import RunError
+from seqae.runs import Run
 from seqae.stores import MARK, UNPUBLISHED, fetch, refresh, unpublished, working
 from seqae.transfer import CHECKPOINT, Record, StoreError, compare_records, is_passing, record_of
 

@@ -21,7 +21,8 @@ import yaml
 
 from seqae.config import EXECUTION, ParameterError, Parameters, resolve
 from seqae.naming import project_around, store_folder
-from seqae.runs import Run, RunError, code_version
+from seqae.records import RunError
+from seqae.runs import Run, code_version
 from seqae.sweep import execute_page
 
 PACKAGE = Path(__file__).parent

@@ -36,7 +36,8 @@ from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name
 from seqae.performance import measure
-from seqae.stores import fetch, leased, unpublished, working
+from seqae.records import RunError, read_record, run_status
+from seqae.stores import fetch, unpublished, working
 from seqae.train import Fitted, make_accelerator, mixed_precision, predict
 
 COLUMNS = {
@@ -44,10 +45,6 @@ COLUMNS = {
     "histograms": ["epoch", "branch", "output", "share"],
 }
 SAMPLES = 8  # sequences shown
-
-
-class RunError(RuntimeError):
-    """A run cannot be trained or read; the message says what to do. Nothing recorded is lost."""
 
 
 def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> "Run":
@@ -92,12 +89,11 @@ class Run:
     def load(cls, folder: str | Path) -> "Run":
         """The run recorded in a folder, wherever it was moved to. Raises RunError if the folder holds none."""
         folder = Path(folder).resolve()
+        if not (record := read_record(folder)):
+            raise RunError(f"{folder} is no run folder: it has no run.yaml")
         try:
-            record = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
             return cls(folder, record["family"], resolve(record["parameters"]), record["differs"])
-        except FileNotFoundError:
-            raise RunError(f"{folder} is no run folder: it has no run.yaml") from None
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise RunError(
                 f"{folder / 'run.yaml'} is damaged ({error!r}): delete the folder and run it again"
             ) from None
@@ -108,28 +104,12 @@ class Run:
 
     def record(self) -> dict[str, Any]:
         """run.yaml as it stands; empty before the run began."""
-        file = self.folder / "run.yaml"
-        try:
-            record = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-        except yaml.YAMLError:
-            record = None
-        if not isinstance(record, dict):
-            raise RunError(f"{file} is damaged: delete the folder and run it again")
-        return record
+        return read_record(self.folder)
 
     @property
     def status(self) -> str:
         """waiting, running, interrupted (its process is gone; it resumes when run again), done or failed."""
-        status = self.record().get("status", "waiting")
-        if status != "running":
-            return status
-        lock = filelock.FileLock(self.folder / ".lock")
-        try:
-            with lock.acquire(timeout=0):
-                now = self.record()["status"]  # it may have ended between the two looks
-                return "interrupted" if now == "running" and not leased(self.folder) else now
-        except filelock.Timeout:
-            return "running"
+        return run_status(self.folder, self.record())
 
     def train(self) -> "Run":
         """Train, resume or, when done already, do nothing. Afterwards everything of the run is in its folder."""

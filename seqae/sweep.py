@@ -24,8 +24,9 @@ from seqae.cells import family_defaults
 from seqae.config import read_yaml
 from seqae.kernels import StoppedError, execute_notebook, stop_kernels
 from seqae.naming import project_root
+from seqae.records import RunError, read_record, run_status
 from seqae.report import Facts, IndexRow, render_notebook, write_index
-from seqae.runs import Run, RunError, open_run
+from seqae.runs import Run, open_run
 from seqae.stores import fetch, mirror, refresh, unpublished, working
 from seqae.transfer import StoreError
 
@@ -351,9 +352,9 @@ def _index_row(folder: Path) -> IndexRow:
     family, name = folder.parts[-2:]
     page = "report.html" if (folder / "report.html").exists() else "run.yaml"
     try:
-        run = Run.load(folder)
-        record, status = run.record(), run.status
-    except (RunError, ValueError) as error:  # damaged, or of another version: say so, and show the others
+        record = read_record(folder)
+        status = run_status(folder, record)
+    except RunError as error:  # damaged: say so, and show the others
         return IndexRow(family, name, f"{family}/{name}/{page}", "failed", verdict=str(error))
     return IndexRow(
         family,
@@ -365,5 +366,5 @@ def _index_row(folder: Path) -> IndexRow:
         thumbnail=folder / "frames.png",
         started=record.get("started", ""),
         duration_s=record.get("seconds"),
-        parameters={key: str(value) for key, value in run.differs.items()},
+        parameters={key: str(value) for key, value in record.get("differs", {}).items()},
     )

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from seqae.config import EXECUTION
+from seqae.config import EXECUTION, load_yaml
 
 CHECKPOINT = "checkpoint/state.pt"
 TOLD = ("run.yaml", "metrics.csv", "test.csv", "performance.csv")  # these tell how far a run is
@@ -47,7 +47,7 @@ def record_of(file: Callable[[str], Path], *, resumable: bool) -> Record:
     """
     texts = {name: file(name).read_text(encoding="utf-8") if file(name).exists() else "" for name in TOLD}
     try:
-        record = yaml.safe_load(texts["run.yaml"]) or {}
+        record = load_yaml(texts["run.yaml"]) or {}
         parameters = {key: value for key, value in record.get("parameters", {}).items() if key not in EXECUTION}
         trained = 2 if record.get("status") == "done" else int("results" in record)
     except (yaml.YAMLError, AttributeError):  # damaged: any other is further

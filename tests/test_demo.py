@@ -16,7 +16,8 @@ from seqae.cells import family_defaults
 from seqae.cli import app
 from seqae.config import read_yaml
 from seqae.experiment import sequences
-from seqae.runs import Run, RunError, open_run
+from seqae.records import RunError
+from seqae.runs import Run, open_run
 from seqae.train import predict
 
 ROOT = Path(__file__).parents[1]

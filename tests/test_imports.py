@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "transfer": {"config"},
     "leases": {"transfer"},
     "stores": {"leases", "naming", "transfer"},
+    "records": {"config", "stores"},
     "data": set(),
     "fused": set(),
     "recurrent": {"fused"},
@@ -35,12 +36,12 @@ ALLOWED: dict[str, set[str]] = {
     "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers", "train"},
     "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
     "compare": {"config", "diagnose", "naming", "plots", "runs", "stores"},
-    "sweep": {"cells", "config", "kernels", "naming", "report", "runs", "stores", "transfer"},
+    "sweep": {"cells", "config", "kernels", "naming", "records", "report", "runs", "stores", "transfer"},
 }
-ALLOWED["runs"] |= {"performance", "stores"}
-ALLOWED["gather"] = {"runs", "stores", "transfer"}
-ALLOWED["demo"] = {"cells", "models", "naming", "runs", "stores", "sweep", "train"}
-ALLOWED["rerun"] = {"config", "naming", "runs", "sweep"}
+ALLOWED["runs"] |= {"performance", "records", "stores"}
+ALLOWED["gather"] = {"records", "runs", "stores", "transfer"}
+ALLOWED["demo"] = {"cells", "models", "naming", "records", "runs", "stores", "sweep", "train"}
+ALLOWED["rerun"] = {"config", "naming", "records", "runs", "sweep"}
 ALLOWED["cli"] = {*ALLOWED}
 ALLOWED["__init__"] = {*ALLOWED} - {"cli", "__init__"}  # the names that users import
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))
