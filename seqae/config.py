@@ -22,14 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-Loss = tuple[tuple[float, float], str, str]
-LOSSES: dict[str, Loss] = {  # the diary's five: pixel range, output activation, training loss
-    "1tm": ((-1.0, 1.0), "tanh", "mse"),
-    "1nm": ((-1.0, 1.0), "none", "mse"),
-    "0sb": ((0.0, 1.0), "sigmoid", "bce"),
-    "0sm": ((0.0, 1.0), "sigmoid", "mse"),
-    "0nm": ((0.0, 1.0), "none", "mse"),
-}
+from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
+
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
 # Where and how a run is executed changes nothing about what it is, so these stay out of its name and hash.
 EXECUTION = frozenset(
@@ -71,7 +65,7 @@ class Parameters(BaseModel):
 
     pixel_range: tuple[float, float] = Field((0.0, 1.0), description="range the pixels are scaled to for training")
     activation: Literal["none", "tanh", "sigmoid"] = Field("none", description="after the last layer")
-    training_loss: Literal["mse", "bce"] = Field("mse", description="the loss that trains; both are tracked")
+    training_loss: str = Field("mse", description="the loss that trains, mse or bce; both are tracked")
     gain: float = Field(1.0, gt=0, description="factor on the last layer before the activation")
 
     task: Literal["recon", "recon_ordered", "pred", "both"] = Field("recon", description="what is decoded")
@@ -152,13 +146,19 @@ class Parameters(BaseModel):
         low, high = self.pixel_range
         if not low < high:
             faults.append(f"pixel_range ({low:g}, {high:g}) is empty: give [low, high] with low < high")
-        if self.training_loss == "bce" and self.activation != "sigmoid":
+        if self.training_loss not in TRAINING_LOSSES:
+            faults.append(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {self.training_loss!r}")
+        probability = self.training_loss in NEEDS_PROBABILITY
+        if probability and self.activation != "sigmoid":
             faults.append(
-                f"training_loss bce needs a probability, and activation {self.activation} gives none: "
+                f"training_loss {self.training_loss} needs a probability, and activation {self.activation} gives none: "
                 "set activation: sigmoid (loss: 0sb), or training_loss: mse"
             )
-        if self.training_loss == "bce" and (low, high) != (0.0, 1.0):
-            faults.append(f"training_loss bce needs pixels in (0, 1), not ({low:g}, {high:g}): set pixel_range: [0, 1]")
+        if probability and (low, high) != (0.0, 1.0):
+            faults.append(
+                f"training_loss {self.training_loss} needs pixels in (0, 1), not ({low:g}, {high:g}): "
+                "set pixel_range: [0, 1]"
+            )
         elif (reach := {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(self.activation)) and not (
             reach[0] <= low and high <= reach[1]
         ):

@@ -1,23 +1,38 @@
-"""Activations and losses of the last layer. No reductions over the batch: the caller averages."""
+"""Activations and losses of the last layer. No reductions over the batch: the caller averages.
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+To add a loss: a function of z, target and activation, its line in TRAINING_LOSSES, and a short name in LOSSES; torch is
+imported where it computes, so that parameters are checked without it.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Loss = tuple[tuple[float, float], str, str]
+LOSSES: dict[str, Loss] = {  # the diary's five: pixel range, output activation, training loss
+    "1tm": ((-1.0, 1.0), "tanh", "mse"),
+    "1nm": ((-1.0, 1.0), "none", "mse"),
+    "0sb": ((0.0, 1.0), "sigmoid", "bce"),
+    "0sm": ((0.0, 1.0), "sigmoid", "mse"),
+    "0nm": ((0.0, 1.0), "none", "mse"),
+}
 
 
-def activate(z: Tensor, activation: str) -> Tensor:
+def activate(z: "Tensor", activation: str) -> "Tensor":
     """Output frames, in the model's pixel range, from the pre-activations z of any shape."""
     match activation:
         case "none":
             return z
         case "tanh":
-            return torch.tanh(z)
+            return z.tanh()
         case "sigmoid":
-            return torch.sigmoid(z)
+            return z.sigmoid()
     raise ValueError(f"activation must be one of none, tanh, sigmoid; not {activation!r}")
 
 
-def squared_error(z: Tensor, target: Tensor, *, activation: str) -> Tensor:
+def squared_error(z: "Tensor", target: "Tensor", *, activation: str) -> "Tensor":
     """Mean squared error of each sequence, in squared units of the training range.
 
     z: (B, T, H, W) pre-activations; target: (B, T, H, W) in the training range. Returns (B,).
@@ -26,20 +41,28 @@ def squared_error(z: Tensor, target: Tensor, *, activation: str) -> Tensor:
     return (activate(z, activation) - target).square().flatten(1).mean(1)
 
 
-def binary_cross_entropy(z: Tensor, target: Tensor) -> Tensor:
+def binary_cross_entropy(z: "Tensor", target: "Tensor", *, activation: str = "sigmoid") -> "Tensor":
     """Binary cross-entropy of sigmoid(z) for each sequence, in nats per pixel; computed from the logits z.
 
     z, target: (B, T, H, W), target in [0, 1]. Returns (B,). Srivastava et al. (2015), §3.2, report its sum
-    over a frame: × 4096 at 64×64.
+    over a frame: × 4096 at 64×64. Raises ValueError for another activation.
     """
+    from torch.nn import functional as F
+
+    if activation != "sigmoid":
+        raise ValueError(f"bce needs a probability, from activation sigmoid; not {activation!r}")
     return F.binary_cross_entropy_with_logits(z, target, reduction="none").flatten(1).mean(1)
 
 
-def training_loss(z: Tensor, target: Tensor, *, kind: str, activation: str) -> Tensor:
-    """The loss that trains, one value a sequence (B,): `squared_error` (mse) or `binary_cross_entropy` (bce)."""
-    match kind:
-        case "mse":
-            return squared_error(z, target, activation=activation)
-        case "bce":
-            return binary_cross_entropy(z, target)
-    raise ValueError(f"training_loss must be one of mse, bce; not {kind!r}")
+TRAINING_LOSSES: "dict[str, Callable[..., Tensor]]" = {
+    "mse": squared_error,
+    "bce": binary_cross_entropy,
+}
+NEEDS_PROBABILITY = ("bce",)  # of these losses, so an output of sigmoid, and pixels in (0, 1)
+
+
+def training_loss(z: "Tensor", target: "Tensor", *, kind: str, activation: str) -> "Tensor":
+    """The loss that trains, one value a sequence (B,): that of TRAINING_LOSSES."""
+    if kind not in TRAINING_LOSSES:
+        raise ValueError(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {kind!r}")
+    return TRAINING_LOSSES[kind](z, target, activation=activation)

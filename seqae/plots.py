@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
+from seqae.losses import LOSSES
+
 UNITS = {
     "mse": "MSE per pixel, on [0, 1]",
     "bce": "BCE, nats/pixel",
@@ -24,7 +26,6 @@ UNITS = {
     "learning_rate": "learning rate",
 }
 X_UNITS = {"epoch": "epoch", "seconds": "training time, seconds"}
-LOSS_ORDER = ["1tm", "1nm", "0sb", "0sm", "0nm"]
 BRANCH_ORDER = ["recon", "pred"]
 TASK_ORDER = ["recon", "recon_ordered", "pred", "both"]
 LINES = {"mean_frame": "--", "copy_last": "-.", "black": (0, (1, 3)), "floor": ":"}
@@ -168,13 +169,13 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     value on val.
     """
     data = curves[curves.metric == metric]
-    palette = dict(zip(_ordered(data.loss, LOSS_ORDER), sns.color_palette("colorblind", 10), strict=False))
+    palette = dict(zip(_ordered(data.loss, [*LOSSES]), sns.color_palette("colorblind", 10), strict=False))
     grid = sns.relplot(
         data,
         x="epoch",
         y="value",
         hue="loss",
-        hue_order=_ordered(data.loss, LOSS_ORDER),
+        hue_order=_ordered(data.loss, [*LOSSES]),
         style="branch",
         style_order=["recon", "pred"],
         units="run",

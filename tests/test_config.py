@@ -13,13 +13,13 @@ import seqae
 from seqae.cells import family_defaults, read_cell
 from seqae.config import (
     EXECUTION,
-    LOSSES,
     ParameterError,
     Parameters,
     merge,
     read_yaml,
     resolve,
 )
+from seqae.losses import LOSSES
 
 # Another value than the default for every parameter, beside what else it needs to be sound.
 OTHER: dict[str, Any] = {

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqae.config import LOSSES
 from seqae.data import to_range
-from seqae.losses import activate, training_loss
+from seqae.losses import LOSSES, activate, training_loss
 from seqae.models import ARCHITECTURES, BRANCHES, SequenceAutoencoder, branch_targets, initialise
 
 SEEN, FUTURE = 3, 5

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from seqae.cells import family_defaults
 from seqae.cli import app
-from seqae.config import LOSSES, read_yaml, resolve
+from seqae.config import read_yaml, resolve
+from seqae.losses import LOSSES
 from seqae.models import ARCHITECTURES
 from seqae.optimizers import UNFIT
 from seqae.runs import find_runs, open_run
