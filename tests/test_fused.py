@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from seqae import fused, recurrent
+from seqae import fused, tape
 from seqae.recurrent import Feedback, LSTMStack
 
 
@@ -92,8 +92,8 @@ def test_a_weight_of_other_strides_is_read_right():
 def test_nothing_outlives_the_backward_pass(monkeypatch, in_c):
     monkeypatch.setenv("SEQAE_FUSED", in_c)
     kept: list[weakref.ref] = []
-    begin = recurrent._Tape.begin
-    monkeypatch.setattr(recurrent._Tape, "begin", lambda *given: kept.append(weakref.ref(t := begin(*given))) or t)
+    begin = tape.Tape.begin
+    monkeypatch.setattr(tape.Tape, "begin", lambda *given: kept.append(weakref.ref(t := begin(*given))) or t)
     gc.disable()
     try:
         read_and_unroll(peepholes=True)
