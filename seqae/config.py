@@ -82,7 +82,7 @@ class Parameters(BaseModel):
     frame_size: Literal[16, 32, 64] = Field(64, description="pixels on a side; digits scale with it")
     frames_in: int = Field(10, ge=1, description="frames seen")
     frames_out: int = Field(10, ge=1, description="frames to come")
-    digits: Literal["mnist5k", "mnist"] = Field("mnist5k", description="5,000 shipped digits, or the full MNIST")
+    digits: str = Field("mnist5k", description="of seqae.data.DIGITS: 5,000 shipped digits, or mnist, the full set")
     data_folder: str | None = Field(None, description="where MNIST IDX files or mnist_test_seq.npy lie")
     test_data: Literal["generated", "official"] = Field("generated", description="official: mnist_test_seq.npy")
     train_sequences: int = Field(9000, ge=1, description="sequences an epoch")

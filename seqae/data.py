@@ -10,6 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -58,6 +59,22 @@ def load_digits(
     order = np.argsort(np.random.Philox(key=0).random_raw(len(rows)))
     train, val, test = np.split(rows[order, :-1].reshape(-1, 28, 28), [4000, 4500])
     return {"train": train, "val": val, "test": test}
+
+
+def open_stream(
+    digits: str, *, split: str, seed: int, frame_size: int = 64, frames: int = 20, folder: str | None = None
+) -> "MovingMNIST":
+    """The endless sequences of a split of `digits`, one of DIGITS; folder: see `load_digits`.
+
+    What a run trains on: an object whose `sequences(indices)` are uint8 (n, frames, frame_size, frame_size).
+    """
+    images = _cached_digits(digits, folder if digits == "mnist" else None)[split]
+    return MovingMNIST(images, seed=seed, split=split, frame_size=frame_size, frames=frames)
+
+
+@lru_cache(maxsize=1)
+def _cached_digits(digits: str, folder: str | None) -> dict[str, np.ndarray]:
+    return load_digits(digits, folder)
 
 
 def _mnist_images(name: str, folder: str | Path | None, url: str | None) -> np.ndarray:

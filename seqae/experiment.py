@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from seqae.config import Parameters, resolve
-from seqae.data import OFFICIAL_SHAPE, MovingMNIST, load_digits, official_test
+from seqae.data import DIGITS, OFFICIAL_SHAPE, MovingMNIST, official_test, open_stream
 from seqae.diagnose import baselines, reachable_floor
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder, branch_targets, initialise
@@ -32,6 +31,8 @@ def check(p: Parameters) -> SequenceAutoencoder:
     optimizer or argument); return the model on the meta device, which costs no memory.
     """
     _schedule(p)(optimizer(p)([torch.zeros(2, 2), torch.zeros(2)]))  # the two must fit each other as well
+    if p.digits not in DIGITS:
+        raise ValueError(f"digits must be one of {', '.join(DIGITS)}; not {p.digits!r}")
     if p.test_data == "official" and (p.frame_size, p.frames_in + p.frames_out) != (64, 20):
         raise ValueError(
             f"test_data official has 20 frames of 64×64; not {p.frames_in + p.frames_out} of "
@@ -75,16 +76,9 @@ def load_model(file: str | Path, device: str = "cpu") -> tuple[SequenceAutoencod
     return model.to(device), parameters
 
 
-@lru_cache(maxsize=1)
-def _digits(digits: str, folder: str | None) -> dict[str, np.ndarray]:
-    return load_digits(digits, folder if digits == "mnist" else None)
-
-
 def _stream(p: Parameters, split: str) -> MovingMNIST:
-    digits = _digits(p.digits, p.data_folder)[split]
-    return MovingMNIST(
-        digits, seed=p.data_seed, split=split, frame_size=p.frame_size, frames=p.frames_in + p.frames_out
-    )
+    frames, folder = p.frames_in + p.frames_out, p.data_folder
+    return open_stream(p.digits, split=split, seed=p.data_seed, frame_size=p.frame_size, frames=frames, folder=folder)
 
 
 def sequences(p: Parameters, split: str) -> Tensor:
