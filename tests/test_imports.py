@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": set(),
     "forkserver": {"compare", "runs"},
     "kernels": {"forkserver"},
+    "cluster": {"config"},
     "diagnose": {"losses"},
     "models": {"losses", "recurrent"},
     "train": {"data", "diagnose", "losses", "metrics", "models"},
@@ -35,12 +36,13 @@ ALLOWED: dict[str, set[str]] = {
     "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers", "train"},
     "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
     "compare": {"config", "diagnose", "naming", "plots", "runs", "stores"},
-    "sweep": {"cells", "config", "kernels", "naming", "report", "runs", "stores", "transfer"},
+    "sweep": {"cells", "cluster", "config", "kernels", "naming", "report", "runs", "stores", "transfer"},
 }
 ALLOWED["runs"] |= {"performance", "stores"}
 ALLOWED["gather"] = {"runs", "stores", "transfer"}
 ALLOWED["demo"] = {"cells", "models", "naming", "runs", "stores", "sweep", "train"}
 ALLOWED["rerun"] = {"config", "naming", "runs", "sweep"}
+ALLOWED["view"] = {"runs", "sweep"}
 ALLOWED["cli"] = {*ALLOWED}
 ALLOWED["__init__"] = {*ALLOWED} - {"cli", "__init__"}  # the names that users import
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))

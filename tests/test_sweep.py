@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from seqae import sweep
+from seqae.cluster import CPU_COUNT
 from seqae.runs import Run, open_run
 
 SEQAE = [sys.executable, "-c", "from seqae.cli import app; app()"]
@@ -175,7 +176,7 @@ def test_executed_notebook_holds_no_path_of_this_machine(project, first):
 
 def test_kernels_share_the_processors(project, first):
     (run, _) = fam(project)
-    threads = max(1, sweep.CPU_COUNT // 2)
+    threads = max(1, CPU_COUNT // 2)
     assert f'"threads {threads} None\\n"' in (run.folder / "notebook.ipynb").read_text()
 
 
