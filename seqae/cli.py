@@ -62,27 +62,23 @@ def run(
             return
         # Counted over all, done or not: resumed with as many threads, a run computes the same to the last bit.
         count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
-        view = SweepView(
-            len(todo), count, done=len(planned) - len(todo), stores={i.run.folder.parents[1] for i in planned}
-        )
+        stores = {item.run.folder.parents[1] for item in planned}
+        view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
         for folder in view.stores:
             folder.mkdir(parents=True, exist_ok=True)
         with view.bar, ExitStack() as stack:
             if todo:
-                workers = min(count, len(todo))
-                connected = connect(cluster, jobs=count, workers=workers, security=security)
-                client = stack.enter_context(connected)
-                view.show(client)
-                sweep(todo, client, per_gpu=per_gpu, finished=view.finished, tick=view.tick)
+                connected = connect(cluster, jobs=count, workers=min(count, len(todo)), security=security)
+                view.show(client := stack.enter_context(connected))
+                sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick)
         for folder in view.stores:
             refresh(folder)  # with what other machines did meanwhile
             update_index(folder)
             publish(folder, "index.html")
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
-        print_table(
-            ["failed", "reason"], [[f"{o.run.family}/{o.run.name}", str(o.reason)] for o in view.failed], err=True
-        )
+        rows = [(f"{outcome.run.family}/{outcome.run.name}", str(outcome.reason)) for outcome in view.failed]
+        print_table(["failed", "reason"], rows, err=True)
         raise typer.Exit(1)
 
 
@@ -321,15 +317,22 @@ def _one_message() -> Iterator[None]:
 
 def _dry_run(planned: "list[Planned]", why: list[str | None], count: int) -> None:
     from seqae.cost import seconds_of
+    from seqae.sweep import progress
     from seqae.view import duration
 
-    trained = {n: item.run.parameters for n, item in enumerate(planned) if why[n] and item.run.status != "done"}
-    seconds = dict(zip(trained, seconds_of(list(trained.values())), strict=True))
+    todo = {n: item.run for n, item in enumerate(planned) if why[n] and item.run.status != "done"}
+    seconds: dict[int, float] = {}
+    left = {n: 1 - min(1, (progress(run) or (0,))[0] / run.parameters.epochs) for n, run in todo.items()}
+    try:
+        whole = seconds_of([run.parameters for run in todo.values()])
+        seconds = {n: left[n] * all_epochs for n, all_epochs in zip(todo, whole, strict=True)}
+        time = f"about {duration(sum(seconds.values()) / count)} of training, {count} at a time, as on this machine"
+    except ValueError as error:  # such as a device that only machines of the cluster have
+        time = f"not timed: {error}"
     for n, item in enumerate(planned):
         note = f", about {duration(seconds[n])} of training" if n in seconds else ""
         typer.echo(f"{item.run.family}/{item.run.name}: {why[n] or 'done'}{note}")
-    todo, whole = len(planned) - why.count(None), duration(sum(seconds.values()) / count)
-    typer.echo(f"{todo} of {len(planned)} to run, about {whole} of training, {count} at a time, as on this machine")
+    typer.echo(f"{len(planned) - why.count(None)} of {len(planned)} to run, {time}")
 
 
 def _run_folder(run: Path) -> Path:

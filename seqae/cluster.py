@@ -26,11 +26,14 @@ import filelock
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Nanny, Scheduler, Security
 from distributed.comm.addressing import get_local_address_for
+from distributed.core import Status
 
 from seqae.config import read_yaml
 
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
-QUEUES = ("slurm", "pbs", "sge", "lsf", "oar", "htcondor")  # of dask-jobqueue
+QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "oar": "OARCluster",
+          "htcondor": "HTCondorCluster"}  # fmt: skip
+CONNECT_SECONDS = 10.0
 CONFIG = {
     "distributed.scheduler.allowed-failures": 0,  # `sweep` itself counts deaths
     "distributed.scheduler.worker-ttl": "60s",  # a machine cut off is given up after
@@ -41,7 +44,9 @@ IGNORE_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  #
 
 
 def tls(ca: Path | None, cert: Path | None, key: Path | None) -> Security | None:
-    """What clients, schedulers and workers trust and show, from PEM files; None without any."""
+    """What clients, schedulers and workers trust and show, from PEM files; None without any. Raises ValueError for a
+    file that is missing.
+    """
     files = {"--tls-ca": ca, "--tls-cert": cert, "--tls-key": key}
     if not any(files.values()):
         return None
@@ -63,31 +68,43 @@ def connect(cluster: str | None, *, jobs: int, workers: int, security: Security 
     """A client of the cluster, which lives as long as this does where it has to be started.
 
     cluster: None starts `workers` of the `jobs` that this machine's cores are divided among; tcp://HOST:PORT or
-    tls://HOST:PORT is a scheduler; slurm:FILE.yaml (pbs, sge,
-    lsf, oar, htcondor alike) has the arguments of dask-jobqueue's cluster, and `jobs`, how many are submitted.
+    tls://HOST:PORT is a scheduler; slurm:FILE.yaml (pbs, sge, lsf, oar, htcondor alike) has the arguments of
+    dask-jobqueue's cluster, and `jobs`, how many are kept in the queue or at work.
 
     Raises ValueError for another cluster and what is wrong in its file, OSError where no scheduler answers.
     """
     kind, _, rest = (cluster or "local").partition(":")
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIG))
-        address: Any = cluster
-        if kind == "local":
-            address = stack.enter_context(_local(workers, threads=max(1, CPU_COUNT // jobs)))
-        elif kind in QUEUES:
-            address = stack.enter_context(_queued(kind, Path(rest), security))
-        elif kind not in ("tcp", "tls"):
+        if kind in QUEUES:
+            address: Any = stack.enter_context(_queued(kind, Path(rest), security))
+        elif cluster:
+            check_address(cluster, security)
+            address = cluster
+        elif security:
             raise ValueError(
-                f"cluster must be tcp://HOST:PORT or tls://HOST:PORT of a scheduler, or slurm:FILE.yaml "
-                f"(or {', '.join(QUEUES[1:])}); not {cluster!r}"
+                "--tls-ca, --tls-cert and --tls-key go with --cluster: here nothing listens to the network"
             )
-        elif kind == "tls" and security is None:
-            raise ValueError(f"{cluster} needs --tls-ca, --tls-cert and --tls-key")
+        else:
+            address = stack.enter_context(_local(workers, threads=max(1, CPU_COUNT // jobs)))
+        _quiet()
         try:
-            client = Client(address, timeout=10, security=security)
+            client = Client(address, timeout=CONNECT_SECONDS, security=security)
         except OSError as error:
             raise OSError(f"no scheduler answers at {cluster}: {error}") from None
         yield stack.enter_context(client)
+
+
+def check_address(address: str, security: Security | None) -> None:
+    """Raises ValueError for what is no address of a scheduler, and where TLS is not what it says."""
+    kind = address.partition("://")[0]
+    if kind not in ("tcp", "tls"):
+        raise ValueError(
+            f"cluster must be tcp://HOST:PORT or tls://HOST:PORT of a scheduler, or, for seqae run, slurm:FILE.yaml "
+            f"(or {', '.join(QUEUES)}); not {address!r}"
+        )
+    if (kind == "tls") != bool(security):
+        raise ValueError(f"{address}: --tls-ca, --tls-cert and --tls-key go with tls://, and tls:// with them")
 
 
 def _local(workers: int, *, threads: int) -> LocalCluster:
@@ -114,76 +131,58 @@ def _queued(kind: str, file: Path, security: Security | None) -> Any:
         import dask_jobqueue
     except ImportError:
         raise ValueError(f"{kind}: needs dask-jobqueue: pip install -e .[queues]") from None
-    options = {"processes": 1, "cores": 1, "security": security or True, "protocol": "tls://"} | read_yaml(file)
-    options["worker_extra_args"] = [*options.get("worker_extra_args", []), "--nthreads", "1"]  # one run on all cores
-    jobs = options.pop("jobs", 1)
-    name = next(name for name in dir(dask_jobqueue) if name.lower() == f"{kind}cluster")
+    given, queue = read_yaml(file), getattr(dask_jobqueue, QUEUES[kind])
+    jobs, cores, processes = given.pop("jobs", 1), given.setdefault("cores", 1), given.setdefault("processes", 1)
+    if not all(isinstance(number, int) and number > 0 for number in (jobs, cores, processes)):
+        raise ValueError(f"{file}: jobs, cores and processes must be whole numbers from 1 on")
+    if shutil.which(submit := queue.job_cls.submit_command.split()[0]) is None:
+        raise ValueError(f"{kind}: there is no {submit} here: do this on a machine from which jobs are submitted")
+    # A process executes one run, on its share of the job's cores. It is small: kernels take the memory.
+    worker = ["--nthreads", "1", "--memory-limit", "0", "--dashboard-address", ANYWHERE]
+    threads = [f"export {name}={number}" for name, number in _threads(max(1, cores // processes)).items()]
+    given["worker_extra_args"] = [*given.get("worker_extra_args", []), *worker]
+    given["job_script_prologue"] = [*threads, *given.get("job_script_prologue", [])]
+    given["scheduler_options"] = {"dashboard_address": ANYWHERE} | given.get("scheduler_options", {})
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that its certificates are temporary
-            cluster = getattr(dask_jobqueue, name)(**options)
+            cluster = queue(**{"security": security or True, "protocol": "tls://"} | given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from None
-    cluster.scale(jobs=jobs)
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # submits another for one that ended, as at its time's limit
     return cluster
 
 
-class Machine:
-    """The workers of this machine, a process for each of its `slots`, for the scheduler at an address.
-
-    Those whose scheduler is gone wait for another one there, until they are closed.
-    """
-
-    def __init__(
-        self, scheduler: str, *, count: int | None = None, security: Any = None, name: Any = None, **given: Any
-    ) -> None:
-        self.scheduler, self.security, self.given = scheduler, security, given
-        self.count = count or slots()
-        self.nannies: list[Nanny] = []
-
-    def __await__(self) -> Any:
-        return self._start().__await__()
-
-    async def _start(self) -> "Machine":
-        threads = _threads(max(1, CPU_COUNT // self.count))
-        host = get_local_address_for(self.scheduler).partition("://")[2]  # not all networks: the one that reaches it
-        self.nannies = [
-            Nanny(
-                self.scheduler,
-                nthreads=1,
-                host=host,
-                memory_limit=0,
-                security=self.security,
-                env=threads,
-                preload=[IGNORE_SIGINT],
-                dashboard_address=ANYWHERE,
-                **self.given,
-            )
-            for _ in range(self.count)
-        ]
-        await asyncio.gather(*self.nannies)
-        return self
-
-    async def finished(self) -> None:
-        while True:
-            await asyncio.gather(*(nanny.finished() for nanny in self.nannies))
-            await asyncio.sleep(1)
-            await self
-
-    async def close(self) -> None:
-        await asyncio.gather(*(nanny.close(timeout=5) for nanny in self.nannies))
-
-
 def work(address: str, *, count: int, security: Security | None, tell: Callable[[str], None]) -> None:
-    """Be the workers of this machine until stopped, by SIGINT or SIGTERM."""
+    """Be `count` workers, a process each, for the scheduler at an address, until stopped by SIGINT or SIGTERM.
 
-    logging.getLogger("distributed").setLevel(logging.WARNING)
+    Those whose scheduler is gone, or not there yet, wait for one. Raises ValueError as `check_address`.
+    """
+    check_address(address, security)
+    _quiet()
+    host = get_local_address_for(address).partition("://")[2].strip("[]")  # of the network that reaches it alone
+
+    async def serve_slot(number: int) -> None:
+        while True:
+            with suppress(OSError, RuntimeError):  # nobody answers, as dask tells it
+                async with Nanny(
+                    address,
+                    nthreads=1,
+                    host=host,
+                    memory_limit=0,
+                    security=security,
+                    env=_threads(max(1, CPU_COUNT // count)),
+                    preload=[IGNORE_SIGINT],
+                    dashboard_address=ANYWHERE,
+                    silence_logs=logging.CRITICAL,
+                ) as nanny:
+                    tell(f"worker {number} of {count} is there for {address}")
+                    while nanny.status not in (Status.closing_gracefully, Status.closing, Status.closed, Status.failed):
+                        await asyncio.sleep(0.5)
+                    # Closed now, else a worker without scheduler waits half a minute for its run.
+            await asyncio.sleep(1)
 
     async def serve() -> None:
-        machine = Machine(address, count=count, security=security, silence_logs=logging.WARNING)
-        await machine
-        tell(f"{count} workers for {address}")
-        await _until_stopped(machine.finished())
-        await machine.close()
+        await _until_stopped(asyncio.gather(*(serve_slot(number) for number in range(1, count + 1))))
 
     asyncio.run(serve())
 
@@ -192,13 +191,13 @@ def schedule(
     host: str, port: int, *, security: Security | None, without_tls: bool, tell: Callable[[str], None]
 ) -> None:
     """Be the scheduler of a cluster until stopped. Raises ValueError for a host that others reach, without TLS."""
-    if security is None and not without_tls and not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
+    found = {ipaddress.ip_address(address[0]) for *_, address in socket.getaddrinfo(host, None)}
+    if security is None and not without_tls and not all(address.is_loopback for address in found):
         raise ValueError(
             f"host {host} listens to the network: give --tls-ca, --tls-cert and --tls-key, or say --without-tls in a "
             "network of your own"
         )
-
-    logging.getLogger("distributed").setLevel(logging.WARNING)
+    _quiet()
 
     async def serve() -> None:
         protocol = "tls" if security else "tcp"
@@ -210,6 +209,11 @@ def schedule(
 
     with dask.config.set(CONFIG):
         asyncio.run(serve())
+
+
+def _quiet() -> None:
+    for name in ("distributed", "distributed.client"):  # what has to be told is a message of ours
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 async def _until_stopped(forever: Any) -> None:
@@ -246,16 +250,26 @@ def held_gpus(count: int, *, per_gpu: int = 1) -> Iterator[dict[str, str]]:
         raise ValueError(f"devices {count}, but {socket.gethostname()} has {len(gpus)} GPUs: use fewer devices")
     folder = Path(tempfile.gettempdir()) / f"seqae-gpus-{getpass.getuser()}"
     folder.mkdir(exist_ok=True)
-    while True:
-        with ExitStack() as stack:
-            held: list[str] = []
-            for share in range(per_gpu):  # the first share of every GPU before the second of any
-                for gpu in gpus:
-                    if len(held) < count and gpu not in held:
-                        with suppress(filelock.Timeout):
-                            stack.enter_context(filelock.FileLock(folder / f"{gpu}.{share}").acquire(timeout=0))
-                            held.append(gpu)
-            if len(held) == count:
-                yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}
-                return
-        time.sleep(0.5)
+    held: list[str] = []
+    with ExitStack() as stack:
+        with filelock.FileLock(folder / "next"):  # one at a time, or two that want two would wait for each other
+            while True:
+                held += _free_gpus(folder, gpus, per_gpu, held, count - len(held), stack)
+                if len(held) == count:
+                    break
+                time.sleep(0.5)
+        yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}
+
+
+def _free_gpus(
+    folder: Path, gpus: list[str], per_gpu: int, held: list[str], wanted: int, stack: ExitStack
+) -> list[str]:
+    # Those locked now, `wanted` at most: the first share of every GPU before the second of any.
+    found: list[str] = []
+    for share in range(per_gpu):
+        for gpu in gpus:
+            if len(found) < wanted and gpu not in [*held, *found]:
+                with suppress(filelock.Timeout):
+                    stack.enter_context(filelock.FileLock(folder / f"{gpu}.{share}").acquire(timeout=0))
+                    found.append(gpu)
+    return found

@@ -224,21 +224,22 @@ def sweep(
     planned: Collection[Planned],
     client: Client,
     *,
+    jobs: int | None = None,
     per_gpu: int = 1,
     finished: Callable[[Outcome], None] = lambda outcome: None,
     tick: Callable[[list[Run]], None] = lambda running: None,
 ) -> list[Outcome]:
     """Execute planned runs on the workers of a Dask client, one at a time on each.
 
-    per_gpu: how many share a GPU. finished: called after each. tick: about once a second, with those under way. On
-    KeyboardInterrupt their kernels are killed; the same sweep goes on from their checkpoints. Raises RunError when the
-    scheduler is lost.
+    jobs: at most so many at a time. per_gpu: how many share a GPU. finished: called after each. tick: about once a
+    second, with those under way. On KeyboardInterrupt their kernels are killed; the same sweep goes on from their
+    checkpoints. Raises RunError when the scheduler is lost.
     """
     waiting, running, outcomes, lost = deque(planned), dict[Future, Planned](), [], Counter[Path]()
     try:
         while waiting or running:
             # As many as there are slots: a restarted worker would get nothing that queues at another one.
-            slots = max(1, sum(client.nthreads().values()))
+            slots = min(jobs or len(planned), max(1, sum(client.nthreads().values())))
             while waiting and len(running) < slots:
                 item = waiting.popleft()
                 running[client.submit(execute, item, per_gpu, pure=False)] = item
@@ -261,7 +262,9 @@ def sweep(
                 outcomes.append(outcome)
                 finished(outcome)
     except (OSError, CancelledError) as error:
-        raise RunError(f"the scheduler is gone ({error}): start it; the same command goes on where runs are") from None
+        if isinstance(error, OSError) and client.status == "running":
+            raise  # of another thing, such as a full disk
+        raise RunError("the scheduler is gone: start it; the same command goes on from the last checkpoints") from None
     except KeyboardInterrupt:
         with suppress(Exception):
             client.run(_stop, list(running.values()), on_error="ignore")

@@ -1,5 +1,6 @@
 """What a terminal shows of runs: bars while they are trained, a table of what has become of them."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -26,8 +27,9 @@ INDEX_SHARE = 0.05  # of the time may go into rewriting the index while runs fin
 class SweepView:
     """A bar for all runs and one for each that is under way; elsewhere than on a terminal a line for each finished."""
 
-    def __init__(self, total: int, slots: int, *, done: int, stores: set[Path]) -> None:
-        self.total, self.slots, self.stores = total, slots, stores
+    def __init__(self, total: int, *, done: int, stores: set[Path]) -> None:
+        self.total, self.stores = total, stores
+        self.slots = 1  # runs at a time
         self.seconds: list[float] = []
         self.failed: list[Outcome] = []
         self.running: dict[Path, TaskID] = {}
@@ -47,11 +49,11 @@ class SweepView:
         """Where one can look into the cluster while it works, and whether it has workers."""
         if find_spec("bokeh"):
             self.bar.console.print(f"dashboard: {client.dashboard_link}", markup=False, highlight=False)
-        self.slots = sum(client.nthreads().values()) or self.slots
         if not client.nthreads():
-            self.bar.console.print("no worker yet: start some with seqae worker ADDRESS; waiting", markup=False)
+            self.bar.console.print("no worker yet: waiting for one", markup=False)
 
     def tick(self, running: list[Run]) -> None:
+        self.slots = max(1, len(running))
         for run in running:
             if run.folder not in self.running:
                 self.running[run.folder] = self.bar.add_task(run.name, total=run.parameters.epochs, note="")
@@ -120,17 +122,21 @@ def print_status(rows: Callable[[], list[list[str]]], *, watch: bool) -> None:
     until none is waiting or running, or Ctrl-C.
     """
     if not watch:
-        return print_table(STATUS, rows())
+        print_table(STATUS, rows())
+        return
     with Live(console=Console(), auto_refresh=False, vertical_overflow="ellipsis") as live:
         while True:
-            now = rows()
-            counts = Counter(status.partition(":")[0].partition(",")[0] for _, status, *_ in now)
-            summary = Text(f"{len(now)} runs: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
-            first = sorted(now, key=lambda row: ORDER.index(row[1].partition(":")[0].partition(",")[0]))
-            live.update(Group(summary, _table(STATUS, first)), refresh=True)
+            now = sorted(rows(), key=lambda row: ORDER.index(_state(row)))
+            counts = Counter(map(_state, now))
+            summary = Text(f"{len(now)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+            live.update(Group(summary, _table(STATUS, now)), refresh=True)
             if not counts["running"] + counts["waiting"]:
-                return None
+                return
             time.sleep(2)
+
+
+def _state(row: Sequence[str]) -> str:
+    return re.split("[:,]", row[1])[0]  # failed: why; running, epoch 3 of 5
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,32 +14,39 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import Security
+from test_cli import call
 from test_sweep import SEQAE, TRAIN, make_project, one_run, seqae
 
 from seqae import cluster
 
+WAITS_IN_EPOCH_2 = """
+import time
+from pathlib import Path
+from seqae import experiment
+train = experiment.train
+def waiting(p, val, *, record, **others):
+    def wait(table, rows):
+        record(table, rows)
+        while table == "metrics" and rows[0]["epoch"] == 2 and not Path({go!r}).exists():
+            time.sleep(0.05)
+    return train(p, val, record=wait, **others)
+experiment.train = waiting
+"""
 LIMIT = 120  # seconds, after which something hangs
+RUN = ["run", "params/fam", "--scale", "tiny"]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
     return make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}, "fam/b": {"loss": "0sm"}})
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory) -> dict[str, str]:
-    """The TLS options of the command line, with one certificate for all."""
-    folder, made = tmp_path_factory.mktemp("tls"), Security.temporary()
-    pems = {"ca": made.tls_ca_file, "cert": made.tls_client_cert, "key": made.tls_client_key}
-    for name, text in pems.items():
-        (folder / f"{name}.pem").write_text(text)
-    return {f"--tls-{name}": str(folder / f"{name}.pem") for name in pems}
-
-
 @contextmanager
-def command(*arguments: str, cwd: Path, told: str) -> Iterator[tuple[subprocess.Popen, re.Match]]:
-    """A command of ours that goes on until SIGTERM, once it has said on stderr what matches `told`."""
-    process = subprocess.Popen([*SEQAE, *arguments], cwd=cwd, stderr=subprocess.PIPE, text=True)
+def command(*arguments: str, told: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A command of ours that goes on until SIGTERM, once stderr has what matches `told`; and what that is."""
+    process = subprocess.Popen([*SEQAE, *arguments], stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         said = ""
@@ -46,123 +54,151 @@ def command(*arguments: str, cwd: Path, told: str) -> Iterator[tuple[subprocess.
             line = process.stderr.readline()
             assert line, said
             said += line
-        yield process, found
+        yield process, found[0]
     finally:
         process.terminate()
         process.wait(LIMIT)
         process.stderr.close()
 
 
+def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
 def gone(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=15)[1]
 
 
-def both_done(project: Path, result: subprocess.CompletedProcess) -> None:
+def listening(process: subprocess.Popen) -> set[str]:
+    family = [psutil.Process(process.pid), *descendants(process)]
+    return {c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def both_done(result: subprocess.CompletedProcess) -> None:
     assert "2 of 2 runs done" in result.stdout, result.stdout + result.stderr
     assert result.returncode == 0
-
-
-def listening(process: psutil.Process) -> set[str]:
-    family = [process, *process.children(recursive=True)]
-    return {c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
 
 
 # --- a scheduler and workers, as on several machines ---
 
 
-def test_runs_on_workers_elsewhere_over_tls(project, certificates):
-    tls = [word for pair in certificates.items() for word in pair]
-    with command("scheduler", "--port", "0", *tls, cwd=project, told=r"tls://127\.0\.0\.1:\d+") as (head, found):
-        address = found[0]
-        with command("worker", address, "--jobs", "2", *tls, cwd=Path("/"), told="2 workers") as (machine, _):
-            both_done(
-                project, seqae("run", "params/fam", "--scale", "tiny", "--cluster", address, *tls, project=project)
-            )
-            assert listening(psutil.Process(head.pid)) | listening(psutil.Process(machine.pid)) == {"127.0.0.1"}
-            workers = psutil.Process(machine.pid).children(recursive=True)
+def test_runs_on_workers_elsewhere_over_tls(project):
+    made, tls = Security.temporary(), []
+    for name, text in {"ca": made.tls_ca_file, "cert": made.tls_client_cert, "key": made.tls_client_key}.items():
+        (project / f"{name}.pem").write_text(text)
+        tls += [f"--tls-{name}", str(project / f"{name}.pem")]
+    with command("scheduler", "--port", "0", *tls, told=r"tls://127\.0\.0\.1:\d+") as (head, address):
+        with command("worker", address, "--jobs", "2", *tls, told="(?s)(is there.*){2}") as (machine, _):
+            both_done(seqae(*RUN, "--cluster", address, *tls, project=project))
+            workers = descendants(machine)
             assert len(workers) >= 2
+            assert listening(head) | listening(machine) == {"127.0.0.1"}
         assert machine.returncode == 0
         assert gone(workers)
-        refused = seqae("run", "params/fam", "--scale", "tiny", "-p", "seed=2", "--cluster", address, project=project)
-        assert refused.returncode == 2
-        assert "--tls-ca" in refused.stderr
     assert head.returncode == 0
 
 
-def test_workers_wait_for_a_scheduler_that_comes_back(project):
-    with command("scheduler", "--port", "0", cwd=project, told=r"tcp://127\.0\.0\.1:(\d+)") as (head, found):
-        address, port = found[0], found[1]
-        with command("worker", address, "--jobs", "1", cwd=project, told="1 workers"):
+def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(project):
+    make_project(project, {"fam": [WAITS_IN_EPOCH_2.format(go=str(project / "go")), TRAIN.format("fam")]}, {})
+    run = ["run", "params/fam/a.yaml", "--scale", "tiny", "-p", "epochs=3"]
+    with command("scheduler", "--port", "0", told=r"tcp://127\.0\.0\.1:\d+") as (head, address):
+        run += ["--cluster", address]
+        with command("worker", address, "--jobs", "1", told="is there"):
+            sweep = subprocess.Popen([*SEQAE, *run], stderr=subprocess.PIPE, text=True)
+            until(lambda: list(project.glob("reports/fam/*/checkpoint/state.pt")))
             head.send_signal(signal.SIGKILL)
-            head.wait()
-            with command("scheduler", "--port", port, cwd=project, told=address):
-                both_done(project, seqae("run", "params/fam", "--scale", "tiny", "--cluster", address, project=project))
-
-
-def test_a_scheduler_that_dies_in_mid_sweep_is_told_and_nothing_is_lost(project):
-    short = ["run", "params/fam/a.yaml", "--scale", "tiny", "-p", "epochs=400"]
-    with (
-        command("scheduler", "--port", "0", cwd=project, told=r"tcp://127\.0\.0\.1:(\d+)") as (head, found),
-        command("worker", found[0], "--jobs", "1", cwd=project, told="1 workers"),
-    ):
-        arguments = [*SEQAE, *short, "--cluster", found[0]]
-        sweep = subprocess.Popen(arguments, cwd=project, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + LIMIT
-        while not list((project / "reports").glob("fam/*/checkpoint/state.pt")):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        head.send_signal(signal.SIGKILL)
-        assert "the scheduler is gone" in sweep.communicate(timeout=LIMIT)[1]
-        assert sweep.returncode == 2
-    result = seqae(*short, project=project)
-    assert "1 of 1 runs done" in result.stdout
-    assert one_run(project / "reports", "fam").record()["resumed"]
+            told = sweep.communicate(timeout=LIMIT)[1]
+            assert told.splitlines()[-1].startswith("seqae: the scheduler is gone: start it; ")
+            assert "Traceback" not in told
+            (project / "go").touch()
+            assert sweep.returncode == 2
+            with command("scheduler", "--port", address.rpartition(":")[2], told=address):
+                assert "1 of 1 runs done" in seqae(*run, project=project).stdout
+    assert one_run(project / "reports", "fam").record()["resumed"]  # from the checkpoint of epoch 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["scheduler", "--host", "0.0.0.0"], "--without-tls"),
-        (["scheduler", "--tls-ca", "no.pem"], "--tls-ca: no.pem"),
-        (["run", "params/fam", "--cluster", "head:8786"], "tcp://HOST:PORT"),
-        (["run", "params/fam", "--cluster", "tls://head:8786"], "--tls-cert"),
-        (["run", "params/fam", "--cluster", "tcp://127.0.0.1:9"], "no scheduler answers"),
-        (["run", "params/fam", "--cluster", "slurm:no.yaml"], "no parameter file no.yaml"),
-        (["run", "params/fam", "--cluster", "slurm:wrong.yaml"], "wrong.yaml"),
+        ("scheduler --host 0.0.0.0", "--without-tls"),
+        ("scheduler --host ::", "--without-tls"),
+        ("scheduler --tls-ca no.pem", "--tls-ca: no.pem"),
+        ("worker head:8786", "tcp://HOST:PORT"),
+        ("worker tls://head:8786", "--tls-cert"),
+        ("worker tcp://no.such.host.invalid:8786", "no.such.host.invalid"),
+        ("run --cluster head:8786", "tcp://HOST:PORT"),
+        ("run --cluster tls://head:8786", "--tls-cert"),
+        ("run --cluster tcp://head:8786 --tls-ca pem --tls-cert pem --tls-key pem", "go with tls://"),
+        ("run --tls-ca pem --tls-cert pem --tls-key pem", "go with --cluster"),
+        ("run --cluster tcp://127.0.0.1:9", "no scheduler answers"),
+        ("run --cluster slurm:no.yaml", "no parameter file no.yaml"),
+        ("run --cluster slurm:jobs.yaml", "jobs.yaml: jobs, cores and processes must be whole numbers"),
+        ("run --cluster pbs:good.yaml", "there is no qsub here"),
     ],
 )
-def test_what_cannot_be_is_one_message(project, arguments, message):
-    (project / "wrong.yaml").write_text("memory: 1GB\nno_such_option: 1\n")
-    more = ["--scale", "tiny"] if arguments[0] == "run" else []
-    result = seqae(*arguments, *more, project=project)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_what_cannot_be_is_one_message(project, monkeypatch, arguments, message):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setenv("PATH", str(project))
+    (project / "sbatch").touch(mode=0o755)
+    (project / "pem").touch()
+    (project / "good.yaml").write_text("memory: 1GB\n")
+    (project / "jobs.yaml").write_text("memory: 1GB\njobs: many\n")
+    name, *others = shlex.split(arguments)
+    output = call(*(RUN if name == "run" else [name]), *others, code=2)
+    assert output.startswith("seqae: ")
+    assert message in output
     assert not list((project / "reports").glob("fam/*/run.yaml"))
 
 
-# --- clusters that the command starts itself ---
+# --- jobs of a queue ---
 
 SBATCH = """\
 #!/bin/sh
-# What Slurm does: run the script, elsewhere and later.
-script=$(mktemp); cat "$1" > "$script"
-setsid sh "$script" > /dev/null 2>&1 < /dev/null &
+# What Slurm does: runs the script, elsewhere and later, in a session of its own; tells its number.
+cp "$1" {folder}/$$.sh
+setsid sh {folder}/$$.sh > {folder}/$$.log 2>&1 < /dev/null &
+echo $! >> {folder}/jobs
 echo "Submitted batch job $!"
 """
+SCANCEL = '#!/bin/sh\nfor job; do kill -TERM -- "-$job"; done\n'
 
 
-def test_jobs_are_submitted_to_slurm(project, monkeypatch):
-    programs = project / "bin"
-    programs.mkdir()
-    (programs / "sbatch").write_text(SBATCH)
-    (programs / "scancel").write_text('#!/bin/sh\nfor job; do kill -TERM -- "-$job"; done\n')
-    for program in programs.iterdir():
-        program.chmod(0o755)
-    (project / "slurm.yaml").write_text("jobs: 2\nmemory: 1GB\nwalltime: '00:10:00'\ninterface: lo\n")
-    path = f"{programs}:{os.environ['PATH']}"
-    arguments = ["run", "params/fam", "--scale", "tiny", "--cluster", "slurm:slurm.yaml"]
-    both_done(project, seqae(*arguments, project=project, PATH=path))
+@pytest.fixture
+def slurm(project, monkeypatch) -> Iterator[Path]:
+    """A file of the numbers of jobs that were submitted."""
+    folder = project / "slurm"
+    folder.mkdir()
+    for name, text in {"sbatch": SBATCH.format(folder=folder), "scancel": SCANCEL}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    yield folder / "jobs"
+    for job in (folder / "jobs").read_text().split():
+        try:
+            os.killpg(int(job), signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def test_jobs_are_submitted_to_slurm(project, slurm):
+    (project / "slurm.yaml").write_text("jobs: 2\ncores: 3\nmemory: 1GB\nwalltime: '00:10:00'\ninterface: lo\n")
+    both_done(seqae(*RUN, "--cluster", "slurm:slurm.yaml", project=project))
+
+
+def test_an_unknown_option_of_a_queue_is_one_message(project, slurm):
+    (project / "wrong.yaml").write_text("memory: 1GB\nno_such_option: 1\n")
+    result = seqae(*RUN, "--cluster", "slurm:wrong.yaml", project=project)
+    assert result.returncode == 2
+    assert result.stderr.startswith("seqae: wrong.yaml: ")
+    assert "no_such_option" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 # --- GPUs ---
