@@ -37,6 +37,7 @@ CONNECT_SECONDS = 10.0
 CONFIG = {
     "distributed.scheduler.allowed-failures": 0,  # `sweep` itself counts deaths
     "distributed.scheduler.worker-ttl": "60s",  # a machine cut off is given up after
+    "distributed.deploy.lost-worker-timeout": "5s",  # a job that ended is then replaced
     "distributed.worker.profile.enabled": False,  # of a thread that waits for a kernel
 }
 ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, this machine only

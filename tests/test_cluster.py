@@ -117,8 +117,9 @@ def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(p
             told = sweep.communicate(timeout=LIMIT)[1]
             assert told.splitlines()[-1].startswith("seqae: the scheduler is gone: start it; ")
             assert "Traceback" not in told
-            (project / "go").touch()
             assert sweep.returncode == 2
+            until(lambda: one_run(project / "reports", "fam").status == "interrupted")
+            (project / "go").touch()
             with command("scheduler", "--port", address.rpartition(":")[2], told=address):
                 assert "1 of 1 runs done" in seqae(*run, project=project).stdout
     assert one_run(project / "reports", "fam").record()["resumed"]  # from the checkpoint of epoch 1
@@ -180,16 +181,37 @@ def slurm(project, monkeypatch) -> Iterator[Path]:
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     yield folder / "jobs"
-    for job in (folder / "jobs").read_text().split():
-        try:
+    for job in (folder / "jobs").read_text().split() if (folder / "jobs").exists() else []:
+        if lives(int(job)):
             os.killpg(int(job), signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
-def test_jobs_are_submitted_to_slurm(project, slurm):
-    (project / "slurm.yaml").write_text("jobs: 2\ncores: 3\nmemory: 1GB\nwalltime: '00:10:00'\ninterface: lo\n")
-    both_done(seqae(*RUN, "--cluster", "slurm:slurm.yaml", project=project))
+def lives(job: int) -> bool:
+    """Whether any process of a job's session is there."""
+    try:
+        os.killpg(job, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_slurm_job_that_ends_is_replaced_and_its_run_goes_on(project, slurm):
+    notebook = [WAITS_IN_EPOCH_2.format(go=str(project / "go")), TRAIN.format("fam")]
+    make_project(project, {"fam": ["import os\nprint('threads', os.environ['OMP_NUM_THREADS'])", *notebook]}, {})
+    (project / "slurm.yaml").write_text("cores: 3\nmemory: 1GB\nwalltime: '00:10:00'\ninterface: lo\n")
+    run = ["run", "params/fam/a.yaml", "--scale", "tiny", "-p", "epochs=3", "--cluster", "slurm:slurm.yaml"]
+    with subprocess.Popen([*SEQAE, *run], stdout=subprocess.PIPE, text=True) as sweep:
+        until(lambda: list(project.glob("reports/fam/*/checkpoint/state.pt")))
+        [job] = map(int, slurm.read_text().split())
+        os.killpg(job, signal.SIGKILL)
+        until(lambda: one_run(project / "reports", "fam").status == "interrupted")
+        (project / "go").touch()
+        assert "1 of 1 runs done" in sweep.communicate(timeout=LIMIT)[0]
+    assert len(slurm.read_text().split()) == 2
+    until(lambda: not [job for job in slurm.read_text().split() if lives(int(job))])
+    done = one_run(project / "reports", "fam")
+    assert done.record()["resumed"]
+    assert "threads 3" in (done.folder / "notebook.ipynb").read_text()
 
 
 def test_an_unknown_option_of_a_queue_is_one_message(project, slurm):
