@@ -167,7 +167,7 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
     run = item.run
     if not _free(run):
         return "another process trains it: wait for that one, or stop it"
-    gpus = int(run.parameters.device in ("auto", "cuda"))
+    gpus = run.parameters.devices * (run.parameters.device in ("auto", "cuda"))
     try:
         with held_gpus(gpus, per_gpu=per_gpu) as environment:
             reason = execute_notebook(
