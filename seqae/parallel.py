@@ -120,7 +120,7 @@ def _death(process: subprocess.Popen) -> str:
 
 
 def serve(descriptor: int, parent: int) -> None:
-    """Be a rank: what `launch` runs in a new interpreter, with its end of a socket and the id of the process that began it."""
+    """Be a rank: what `launch` runs in a new interpreter, with its end of a socket and its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts a kernel's whole group; the kernel then stops us
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from seqae import experiment, runs
+from seqae import experiment, runs, sweep
 from seqae.config import resolve
 from seqae.parallel import RankError, launch
 from seqae.runs import Run, open_run
@@ -172,6 +172,21 @@ def test_an_interrupt_is_the_notebooks_alone_and_stops_all(tmp_path: Path, monke
         run.train()
     assert run.status == "interrupted"
     assert run.metrics().epoch.max() == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "gpus"), [("cuda", 3, 3), ("auto", 1, 1), ("cpu", 3, 0), ("cuda:1", 1, 0)]
+)
+def test_a_sweep_holds_a_gpu_for_each_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, devices: int, gpus: int
+) -> None:
+    def held(count: int, *, per_gpu: int) -> None:
+        raise ValueError(f"asked for {count}")
+
+    monkeypatch.setattr(sweep, "held_gpus", held)
+    run = open_run("f", TINY, {"store": str(tmp_path), "device": device, "devices": devices})
+    with pytest.raises(ValueError, match=f"asked for {gpus}$"):
+        sweep.execute(sweep.Planned(run, "", {}, 0.0))
 
 
 # ---- ranks ----
