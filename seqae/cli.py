@@ -1,22 +1,15 @@
 """The command line. Every error is one message on stderr and exit code 2."""
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 if TYPE_CHECKING:  # torch behind them takes seconds to import, so each command does that when it runs
-    from seqae.runs import Run
-    from seqae.sweep import Outcome
+    from seqae.sweep import Planned
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sequence autoencoders on Moving MNIST: run, look.")
 Files = Annotated[list[Path], typer.Argument(help="Parameter files, or folders of them, in params/FAMILY/.")]
@@ -25,7 +18,11 @@ Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run: its folder, 
 Scale = Annotated[str | None, typer.Option(help="Sizes: a name in params/scale/, or a file.")]
 Given = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="A parameter, over every file.")]
 Store = Annotated[str | None, typer.Option(help="Folder or URL of runs; else $SEQAE_STORE, else reports/.")]
-INDEX_SHARE = 0.05  # of the time may go into rewriting the index while runs finish
+TlsCa = Annotated[Path | None, typer.Option(help="PEM file of whom to trust; encrypts all, with the next two.")]
+TlsCert = Annotated[Path | None, typer.Option(help="PEM file of this machine's own certificate.")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file of its key.")]
+WithoutTls = Annotated[bool, typer.Option("--without-tls", help="Listen to the network unencrypted, to anyone.")]
+PerGpu = Annotated[int, typer.Option(min=1, help="Small runs may share a GPU: so many.")]
 
 
 @app.command()
@@ -33,9 +30,13 @@ def run(
     files: Files,
     scale: Scale = None,
     given: Given = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; else as many as processors.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; else as many as GPUs, or cores.")] = None,
     store: Store = None,
-    cluster: Annotated[str | None, typer.Option(help="Dask scheduler, tcp://HOST:PORT; else this machine.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="tcp://HOST:PORT, slurm:FILE; else this machine.")] = None,
+    per_gpu: PerGpu = 1,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run, and why.")] = False,
 ) -> None:
     """Train the runs that parameter files define, each by executing its family's notebook; render their reports.
@@ -48,32 +49,81 @@ def run(
     seqae run params/losses --scale paper --cluster tcp://head:8786 --store /shared/reports
     """
     with _one_message():
+        from seqae.cluster import connect, slots, tls
         from seqae.stores import publish, refresh
-        from seqae.sweep import CPU_COUNT, plan, sweep, update_index
+        from seqae.sweep import plan, sweep, update_index
+        from seqae.view import SweepView, print_table
 
         planned = plan(files, scale=scale, given=_parameters(given), store=store)
         why = [item.why() for item in planned]
         todo = [item for item, reason in zip(planned, why, strict=True) if reason]
         if dry_run:
-            for item, reason in zip(planned, why, strict=True):
-                typer.echo(f"{item.run.family}/{item.run.name}: {reason or 'done'}")
+            _dry_run(planned, why, jobs or slots(per_gpu))
             return
         # Counted over all, done or not: resumed with as many threads, a run computes the same to the last bit.
-        slots = min(jobs or CPU_COUNT, len(planned))
-        view = _View(len(todo), slots, done=len(planned) - len(todo), stores={i.run.folder.parents[1] for i in planned})
+        count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
+        stores = {item.run.folder.parents[1] for item in planned}
+        view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
         for folder in view.stores:
             folder.mkdir(parents=True, exist_ok=True)
-        with view.bar:
+        with view.bar, ExitStack() as stack:
             if todo:
-                sweep(todo, jobs=slots, cluster=cluster, finished=view.finished, tick=view.tick)
+                connected = connect(cluster, jobs=count, workers=min(count, len(todo)), security=security)
+                view.show(client := stack.enter_context(connected))
+                sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick)
         for folder in view.stores:
             refresh(folder)  # with what other machines did meanwhile
             update_index(folder)
             publish(folder, "index.html")
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
-        _print(["failed", "reason"], [[f"{o.run.family}/{o.run.name}", str(o.reason)] for o in view.failed], err=True)
+        rows = [(f"{outcome.run.family}/{outcome.run.name}", str(outcome.reason)) for outcome in view.failed]
+        print_table(["failed", "reason"], rows, err=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def worker(
+    scheduler: Annotated[str, typer.Argument(metavar="ADDRESS", help="Of the scheduler: tcp://HOST:PORT, or tls://…")],
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; else as many as GPUs, or cores.")] = None,
+    per_gpu: PerGpu = 1,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+) -> None:
+    """Let this machine execute runs: a worker for each of its GPUs, or else for each of its cores. Until Ctrl-C.
+
+    \b
+    seqae worker tcp://head:8786
+    seqae worker tls://head:8786 --per-gpu 4 --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key
+    """
+    with _one_message():
+        from seqae.cluster import slots, tls, work
+
+        security = tls(tls_ca, tls_cert, tls_key)
+        work(scheduler, count=jobs or slots(per_gpu), security=security, tell=lambda line: typer.echo(line, err=True))
+
+
+@app.command()
+def scheduler(
+    host: Annotated[str, typer.Option(help="Where it listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8786,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    without_tls: WithoutTls = False,
+) -> None:
+    """Hand the runs of `seqae run --cluster` to the workers of several machines. Until Ctrl-C.
+
+    \b
+    seqae scheduler
+    seqae scheduler --host 0.0.0.0 --tls-ca ca.pem --tls-cert head.pem --tls-key head.key
+    """
+    with _one_message():
+        from seqae.cluster import schedule, tls
+
+        security = tls(tls_ca, tls_cert, tls_key)
+        schedule(host, port, security=security, without_tls=without_tls, tell=lambda line: typer.echo(line, err=True))
 
 
 @app.command()
@@ -181,40 +231,50 @@ def gather(
         from seqae.gather import PROBLEMS, WHAT, merge_stores
         from seqae.stores import publish
         from seqae.sweep import update_index
+        from seqae.view import print_table
 
         folder, rows = merge_stores(places[:-1], places[-1])
         update_index(folder)
         publish(folder, "index.html")
         told = [row for row in rows if row[1] != WHAT["same"]]
-        _print(["run", "what", "from"], [list(row) for row in told])
+        print_table(["run", "what", "from"], told)
         typer.echo(f"{folder / 'index.html'}: {len(rows)} runs looked at, {len(rows) - len(told)} the same in both")
     if any(what.startswith(PROBLEMS) for _, what, _ in rows):
         raise typer.Exit(1)
 
 
 @app.command()
-def status(files: SomeFiles = None, scale: Scale = None, given: Given = None, store: Store = None) -> None:
+def status(
+    files: SomeFiles = None,
+    scale: Scale = None,
+    given: Given = None,
+    store: Store = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until none is left to wait for.")] = False,
+) -> None:
     """What is done, running, interrupted, failed or, of the FILES given, still waiting.
 
     \b
     seqae status
     seqae status params/losses --scale quick
+    seqae status params/losses --scale quick --watch
     """
     with _one_message():
-        from seqae.records import RunError
-        from seqae.runs import Run
         from seqae.stores import fetch
-        from seqae.sweep import plan
+        from seqae.view import print_status, status_rows
 
-        rows = []
-        for item in plan(files or [], scale=scale, given=_parameters(given), store=store):
-            rows.append(_status_row(item.run))
-        for file in [] if files else sorted(fetch(store).glob("*/*/run.yaml")):
-            try:
-                rows.append(_status_row(Run.load(file.parent)))
-            except (RunError, ValueError) as error:  # one damaged folder hides no other
-                rows.append(["/".join(file.parts[-3:-1]), f"failed: {error}", "", "", "", ""])
-        _print(["run", "status", "verdict", "test mse", "seconds", "machine"], rows)
+        folders: list[Path] = []
+        places = {store}
+        if files:  # else torch is not needed, which takes seconds to import
+            from seqae.sweep import plan
+
+            planned = plan(files, scale=scale, given=_parameters(given), store=store)
+            folders, places = [item.run.folder for item in planned], {item.store for item in planned}
+
+        def rows() -> list[list[str]]:
+            roots = [fetch(place) for place in places]
+            return status_rows(folders or sorted(file.parent for root in roots for file in root.glob("*/*/run.yaml")))
+
+        print_status(rows, watch=watch)
 
 
 @app.command()
@@ -228,6 +288,7 @@ def check(files: Files, scale: Scale = None, given: Given = None) -> None:
     with _one_message():
         from seqae.cost import estimate
         from seqae.sweep import plan
+        from seqae.view import duration
 
         for item in plan(files, scale=scale, given=_parameters(given)):
             cost, levels = estimate(item.run.parameters), item.run.baselines().query("split == 'val'")
@@ -235,85 +296,11 @@ def check(files: Files, scale: Scale = None, given: Given = None) -> None:
                 f"{item.run.family}/{item.run.name}: valid, {item.why() or 'done'}\n"
                 f"  {cost.weights:,} weights; {cost.memory / 2**20:,.1f} MiB with gradients and optimizer state\n"
                 f"  {cost.operations / 1e9:,.3g} GFLOP an update, {cost.updates:,} updates: about "
-                f"{_duration(cost.seconds)} on this machine, from {cost.how}\n"
+                f"{duration(cost.seconds)} on this machine, from {cost.how}\n"
                 f"  {item.run.prognosis()}"
             )
             for level in levels.itertuples():
                 typer.echo(f"  {level.branch} {level.baseline} {level.metric}: {level.value:.4g}")
-
-
-class _View:
-    """A bar for all runs and one for each that is under way; elsewhere than on a terminal a line for each finished."""
-
-    def __init__(self, total: int, slots: int, *, done: int, stores: set[Path]) -> None:
-        self.total, self.slots, self.stores = total, slots, stores
-        self.seconds: list[float] = []
-        self.failed: list[Outcome] = []
-        self.running: dict[Path, TaskID] = {}
-        self.next_index = 0.0
-        columns: list[ProgressColumn] = [
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-        ]
-        note = TextColumn("{task.fields[note]}", markup=False)
-        console = Console()
-        columns += [TimeElapsedColumn(), note]
-        self.bar = Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal)
-        self.all = self.bar.add_task("runs", total=total, note=f"{done} done before")
-
-    def tick(self, running: "list[Run]") -> None:
-        from seqae.sweep import progress
-
-        for run in running:
-            if run.folder not in self.running:
-                self.running[run.folder] = self.bar.add_task(run.name, total=run.parameters.epochs, note="")
-            if logged := progress(run):
-                self.bar.update(self.running[run.folder], completed=logged[0], note=f"loss {logged[1]:.4g}")
-
-    def finished(self, outcome: "Outcome") -> None:
-        from seqae.sweep import update_index
-
-        run = outcome.run
-        self.seconds.append(outcome.seconds)
-        self.failed += [outcome] if outcome.reason else []
-        if (bar := self.running.pop(run.folder, None)) is not None:
-            self.bar.remove_task(bar)
-        left = sum(self.seconds) / len(self.seconds) * (self.total - len(self.seconds)) / self.slots
-        self.bar.update(self.all, advance=1, note=f"{len(self.failed)} failed, {_duration(left)} left")
-        ending = f"failed: {outcome.reason}" if outcome.reason else run.verdict
-        self.bar.console.print(
-            f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s", markup=False, highlight=False, soft_wrap=True
-        )
-        if (began := time.monotonic()) >= self.next_index:
-            with suppress(OSError):  # told at the end
-                for store in self.stores:
-                    update_index(store)
-            self.next_index = time.monotonic() + (time.monotonic() - began) / INDEX_SHARE
-
-
-def _status_row(run: "Run") -> list[str]:
-    from seqae.sweep import progress
-
-    record, status = run.record(), run.status
-    if status == "failed":
-        status = f"failed: {record.get('reason')}"
-    elif status in ("running", "interrupted") and (logged := progress(run)):
-        status += f", epoch {logged[0]} of {run.parameters.epochs}"
-    results = {k.removesuffix(" mse"): v for k, v in record.get("results", {}).items() if k.endswith(" mse")}
-    errors = [f"{branch} {value:.4f}" for branch, value in results.items()]
-    seconds = f"{record['seconds']:.1f}" if "seconds" in record else ""
-    name = f"{run.family}/{run.name}"
-    return [name, status, record.get("verdict") or "", ", ".join(errors), seconds, record.get("machine", "")]
-
-
-def _print(head: list[str], rows: list[list[str]], *, err: bool = False) -> None:
-    table = Table(*head, box=None, pad_edge=False, highlight=False)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console = Console(stderr=err)
-    console.width = console.width if console.is_terminal else 10_000  # whole lines into files and pipes
-    console.print(table)
 
 
 @contextmanager
@@ -329,6 +316,26 @@ def _one_message() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("seqae: stopped; the same command goes on from the last checkpoints", err=True)
         raise typer.Exit(130) from None
+
+
+def _dry_run(planned: "list[Planned]", why: list[str | None], count: int) -> None:
+    from seqae.cost import seconds_of
+    from seqae.records import progress
+    from seqae.view import duration
+
+    todo = {n: item.run for n, item in enumerate(planned) if why[n] and item.run.status != "done"}
+    seconds: dict[int, float] = {}
+    left = {n: 1 - min(1, (progress(run.folder) or (0,))[0] / run.parameters.epochs) for n, run in todo.items()}
+    try:
+        whole = seconds_of([run.parameters for run in todo.values()])
+        seconds = {n: left[n] * all_epochs for n, all_epochs in zip(todo, whole, strict=True)}
+        time = f"about {duration(sum(seconds.values()) / count)} of training, {count} at a time, as on this machine"
+    except ValueError as error:  # such as a device that only machines of the cluster have
+        time = f"not timed: {error}"
+    for n, item in enumerate(planned):
+        note = f", about {duration(seconds[n])} of training" if n in seconds else ""
+        typer.echo(f"{item.run.family}/{item.run.name}: {why[n] or 'done'}{note}")
+    typer.echo(f"{len(planned) - why.count(None)} of {len(planned)} to run, {time}")
 
 
 def _run_folder(run: Path) -> Path:
@@ -350,7 +357,3 @@ def _parameters(given: list[str] | None) -> dict[str, Any]:
         return {key: yaml.safe_load(value) for key, _, value in pairs}
     except yaml.YAMLError as error:
         raise ValueError(f"-p: {' '.join(str(error).split())}") from None
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds))) if seconds >= 60 else f"{seconds:.3g} s"

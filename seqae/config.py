@@ -27,7 +27,7 @@ from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
 # Where and how a run is executed changes nothing about what it is, so these stay out of its name and hash.
 EXECUTION = frozenset(
-    {"label", "device", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
+    {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
 )
 
 
@@ -117,6 +117,7 @@ class Parameters(BaseModel):
     precision: Literal["none", "tf32", "bf16", "fp16"] = Field("none", description="of matrix products; none: float32")
     label: str | None = Field(None, description="what comparisons call the run; none: what tells it apart")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    devices: int = Field(1, ge=1, description="GPUs that share every batch; with device cpu: processes")
     tracker: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = Field("none", description="mirrors metrics")
     store: str | None = Field(
         None, description="folder or URL of runs; none: $SEQAE_STORE, else reports/ of the project"

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -12,10 +13,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from seqae import experiment
-from seqae.config import Parameters
+from seqae.config import EXECUTION, Parameters
 from seqae.models import branch_targets
 from seqae.train import DTYPES, make_accelerator, mixed_precision
 
+NO_TIME = {*EXECUTION, "seed", "data_seed", "pixel_range", "activation", "training_loss", "gain", "recon_weight"}
+NO_TIME |= {"learning_rate", "momentum", "weight_decay", "clip_norm", "init", "init_range", "bias_init", "forget_bias"}
 SMALL = 5e10  # floating-point operations an update, up to which timing a few of them is quick
 
 
@@ -53,10 +56,20 @@ def estimate(p: Parameters) -> Cost:
     return Cost(weights, memory, operations, updates, update * (updates + evaluations / 3), how)
 
 
+def seconds_of(runs: Sequence[Parameters]) -> list[float]:
+    """As `estimate` has them, of many runs: timed once for all that differ in nothing that takes time."""
+    found: dict[str, float] = {}
+    keys = [p.model_dump_json(exclude=NO_TIME) for p in runs]
+    for key, p in zip(keys, runs, strict=True):
+        if key not in found:
+            found[key] = estimate(p).seconds
+    return [found[key] for key in keys]
+
+
 def _timed_update(p: Parameters, batch: int, steps: int = 3) -> float:
     # By the training loop itself, without its progress bar; the first of two short epochs warms up.
     rows: list[dict[str, Any]] = []
-    few = p.model_copy(update={"train_sequences": steps * batch, "epochs": 2, "tracker": "none"})
+    few = p.model_copy(update={"train_sequences": steps * batch, "epochs": 2, "tracker": "none", "devices": 1})
     val = experiment.sequences(few.model_copy(update={"val_sequences": 1}), "val")
     with redirect_stderr(StringIO()):
         experiment.train(few, val, record=lambda table, found: rows.extend(found))

@@ -21,7 +21,8 @@ from seqae.diagnose import baselines, reachable_floor
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder, branch_targets, initialise
 from seqae.optimizers import optimizer_factory, schedule_factory
-from seqae.train import Fitted, Objective, evaluate, fit
+from seqae.parallel import launch
+from seqae.train import Fitted, Objective, evaluate, fit, make_accelerator
 
 OFFICIAL_FILE = "mnist_test_seq.npy"
 
@@ -137,13 +138,24 @@ def new_model(p: Parameters) -> SequenceAutoencoder:
 
 
 def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoencoder, Fitted]:
-    """Fit a new model; it comes back with its best weights on val.
+    """Fit a new model, on p.devices; it comes back with its best weights on val.
 
-    recording: record, checkpoint, resume and tracker_folder, as for `fit`.
+    recording: record, checkpoint, resume and tracker_folder, as for `fit`; all are called, and end up, in this process.
+    Raises `parallel.RankError` where one of several processes fails.
     """
     model = new_model(p)
-    fitted = fit(
-        model,
+    if p.devices == 1:
+        fitted = _fit(p, val, model, **recording)
+    else:
+        fitted = launch(_fit, p.devices, p, val, device=p.device, **recording)
+        model.to(make_accelerator(device=p.device).device)
+    model.load_state_dict(fitted.weights)
+    return model, fitted
+
+
+def _fit(p: Parameters, val: Tensor, model: SequenceAutoencoder | None = None, **recording: Any) -> Fitted:
+    return fit(
+        model or new_model(p),
         train_stream(p),
         val,
         objective=objective(p),
@@ -162,8 +174,6 @@ def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoenc
         tracker=p.tracker,
         **recording,
     )
-    model.load_state_dict(fitted.weights)
-    return model, fitted
 
 
 def test_table(model: SequenceAutoencoder, p: Parameters) -> pd.DataFrame:

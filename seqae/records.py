@@ -3,8 +3,10 @@ commands which only look start at once. A `runs.Run` writes it.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,16 @@ def run_status(folder: Path, record: Mapping[str, Any]) -> str:
             return "interrupted" if now == "running" and not leased(folder) else now
     except filelock.Timeout:
         return "running"
+
+
+def progress(folder: Path) -> tuple[int, float] | None:
+    """The last epoch logged and its objective on val, from the end of metrics.csv; None before there is one."""
+    with suppress(OSError), (folder / "metrics.csv").open("rb") as file:
+        file.seek(max(0, file.seek(0, SEEK_END) - 8192))
+        for line in reversed(file.read().decode().rpartition("\n")[0].splitlines()):
+            if ",val,all,objective," in line:
+                return int(line.split(",")[0]), float(line.split(",")[-1] or "nan")  # NaN is written as nothing
+    return None
 
 
 @lru_cache(maxsize=4096)  # an index of many runs is written again and again, most of them unchanged

@@ -255,7 +255,8 @@ def _made(store: Path) -> Run | None:
 
 def _parameters(values: Mapping[str, Any], here: bool) -> dict[str, Any]:
     # Every value is given, so that nothing of a notebook's cell comes in; to the old code as it wrote them itself.
-    return resolve(values).model_dump(mode="json", exclude=set(EXECUTION - {"device"})) if here else dict(values)
+    left_out = set(EXECUTION - {"device", "devices"})
+    return resolve(values).model_dump(mode="json", exclude=left_out) if here else dict(values)
 
 
 def _absolute(given: Mapping[str, Any]) -> dict[str, Any]:

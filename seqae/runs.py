@@ -294,7 +294,7 @@ class Run:
         return self.folder / "checkpoint" / "state.pt"
 
     def _update(self, **changes: Any) -> None:
-        parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - {"device", "label"}))
+        parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - {"device", "devices", "label"}))
         base = {"family": self.family, "parameters": parameters, "differs": dict(self.differs)}
         _replace_text(self.folder / "run.yaml", yaml.safe_dump(base | self.record() | changes, sort_keys=False))
 
@@ -327,7 +327,8 @@ class Run:
 
     def _train(self) -> None:
         p, folder = self.parameters, self.folder
-        mixed_precision(make_accelerator(device=p.device).device, p.precision)  # told before data is made
+        accelerator = make_accelerator(device=p.device, devices=p.devices)
+        mixed_precision(accelerator.device, p.precision)  # told before data is made
         _replace_text(folder / "baselines.csv", experiment.reference_levels(p).to_csv(index=False))
         checkpoint, logs = self._checkpoint, [folder / "metrics.csv", folder / "histograms.csv"]
         for log in logs:
@@ -441,13 +442,14 @@ def _now() -> str:
 def _circumstances(p: Parameters) -> dict[str, Any]:
     commit, dirty = code_version()
     packages = ("torch", "numpy", "accelerate", "seqae")
-    device = make_accelerator(device=p.device).device
+    device = make_accelerator(device=p.device, devices=p.devices).device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return {
         "commit": commit,
         "dirty": dirty,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "machine": platform.node(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": name if p.devices == 1 else f"{p.devices} × {name}",
         "threads": torch.get_num_threads(),  # with another number the last bits differ
     }
 

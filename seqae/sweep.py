@@ -4,35 +4,31 @@ Here or on a cluster it is the same: an embedded LocalCluster where no scheduler
 read from its run.yaml, never from its notebook.
 """
 
-import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import dask.config
-from dask.system import CPU_COUNT
-from distributed import Client, Future, LocalCluster, wait
+from distributed import CancelledError, Client, Future, wait
 from distributed.scheduler import KilledWorker
 
 from seqae.cells import family_defaults
+from seqae.cluster import held_gpus
 from seqae.config import read_yaml
 from seqae.kernels import StoppedError, execute_notebook, stop_kernels
 from seqae.naming import project_root
-from seqae.records import RunError, read_record, run_status
+from seqae.records import RunError, progress, read_record, run_status
 from seqae.report import Facts, IndexRow, render_notebook, write_index
 from seqae.runs import Run, open_run
 from seqae.stores import fetch, mirror, refresh, unpublished, working
 from seqae.transfer import StoreError
 
 UNPUBLISHED = "not all of it is in the store yet"
-
-LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Planned:
         report = self.run.folder / "report.html"
         match self.run.status:
             case "interrupted":
-                logged = progress(self.run)
+                logged = progress(self.run.folder)
                 return f"interrupted after epoch {logged[0]}" if logged else "interrupted"
             case "failed":
                 return f"failed: {self.run.record().get('reason')}"
@@ -141,22 +137,12 @@ def _planned(
     return Planned(run, source.read_text(encoding="utf-8"), merged, source.stat().st_mtime, where)
 
 
-def progress(run: Run) -> tuple[int, float] | None:
-    """The last epoch logged and its objective on val, from the end of metrics.csv; None before there is one."""
-    with suppress(OSError), (run.folder / "metrics.csv").open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-        for line in reversed(file.read().decode().rpartition("\n")[0].splitlines()):
-            if ",val,all,objective," in line:
-                return int(line.split(",")[0]), float(line.split(",")[-1] or "nan")  # NaN is written as nothing
-    return None
-
-
-def execute(item: Planned) -> Outcome:
-    """In a worker: execute the run's notebook, record a failure, render the report."""
+def execute(item: Planned, per_gpu: int = 1) -> Outcome:
+    """In a worker: execute the run's notebook, on GPUs that are its own, record a failure, render the report."""
     began, here = time.monotonic(), replace(item, run=_run_here(item))
     try:
         with working(here.run.folder):  # fetched by now: another machine may have done it since it was planned
-            reason = None if here.why() in (None, UNPUBLISHED) else _execute(here)
+            reason = None if here.why() in (None, UNPUBLISHED) else _execute(here, per_gpu)
     except StoreError as error:
         reason = str(error)
     return Outcome(item.run, reason, time.monotonic() - began)
@@ -168,18 +154,20 @@ def _run_here(item: Planned) -> Run:
     return replace(item.run, folder=mirror(item.store) / item.run.family / item.run.name)
 
 
-def _execute(item: Planned) -> str | None:
+def _execute(item: Planned, per_gpu: int) -> str | None:
     run = item.run
     if not _free(run):
         return "another process trains it: wait for that one, or stop it"
+    gpus = run.parameters.devices * (run.parameters.device in ("auto", "cuda"))
     try:
-        reason = execute_notebook(
-            item.notebook,
-            run.folder / "notebook.ipynb",
-            name=f"{run.family}/{run.name}",
-            parameters=item.given,
-            environment={"SEQAE_STORE": str(run.folder.parents[1]), "SEQAE_RUN": run.name},
-        )
+        with held_gpus(gpus, per_gpu=per_gpu) as environment:
+            reason = execute_notebook(
+                item.notebook,
+                run.folder / "notebook.ipynb",
+                name=f"{run.family}/{run.name}",
+                parameters=item.given,
+                environment=environment | {"SEQAE_STORE": str(run.folder.parents[1]), "SEQAE_RUN": run.name},
+            )
     except StoppedError:
         return "stopped"
     if reason is None and run.status != "done":
@@ -225,80 +213,54 @@ def _free(run: Run) -> bool:
 
 def sweep(
     planned: Collection[Planned],
+    client: Client,
     *,
-    jobs: int,
-    cluster: str | None = None,
+    jobs: int | None = None,
+    per_gpu: int = 1,
     finished: Callable[[Outcome], None] = lambda outcome: None,
     tick: Callable[[list[Run]], None] = lambda running: None,
 ) -> list[Outcome]:
-    """Execute planned runs in `jobs` processes here, or on the workers of the scheduler at `cluster`.
+    """Execute planned runs on the workers of a Dask client, one at a time on each.
 
-    finished: called after each. tick: about once a second, with those under way. On KeyboardInterrupt their kernels
-    are killed; the same sweep goes on from their checkpoints.
+    jobs: at most so many at a time. per_gpu: how many share a GPU. finished: called after each. tick: about once a
+    second, with those under way. On KeyboardInterrupt their kernels are killed; the same sweep goes on from their
+    checkpoints. Raises RunError when the scheduler is lost.
     """
     waiting, running, outcomes, lost = deque(planned), dict[Future, Planned](), [], Counter[Path]()
-    with _client(min(jobs, len(planned)), max(1, CPU_COUNT // jobs), cluster) as client:
-        try:
-            while waiting or running:
-                # As many as there are slots: a restarted worker would get nothing that queues at another one.
-                slots = max(1, sum(client.nthreads().values()))
-                while waiting and len(running) < slots:
-                    item = waiting.popleft()
-                    running[client.submit(execute, item, pure=False)] = item
-                tick([item.run for item in running.values()])
-                with suppress(TimeoutError):
-                    wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
-                for future in [future for future in running if future.done()]:
-                    item = running.pop(future)
-                    error = future.exception()
-                    if isinstance(error, KilledWorker):
-                        lost[item.run.folder] += 1
-                        if lost[item.run.folder] == 1:
-                            waiting.appendleft(item)  # once more, from its checkpoint
-                            continue
-                        error = RuntimeError("its worker process died twice: killed, or out of memory")
-                    outcome = Outcome(item.run, _conclude_lost(item.run, str(error)), 0.0) if error else future.result()
-                    future.release()  # dask makes a result anew when the worker that holds it dies
-                    with suppress(StoreError):  # the next command shows it
-                        refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
-                    outcomes.append(outcome)
-                    finished(outcome)
-        except KeyboardInterrupt:
-            with suppress(Exception):
-                client.run(_stop, list(running.values()), on_error="ignore")
-            raise
+    try:
+        while waiting or running:
+            # As many as there are slots: a restarted worker would get nothing that queues at another one.
+            slots = min(jobs or len(planned), max(1, sum(client.nthreads().values())))
+            while waiting and len(running) < slots:
+                item = waiting.popleft()
+                running[client.submit(execute, item, per_gpu, pure=False)] = item
+            tick([item.run for item in running.values()])
+            with suppress(TimeoutError):
+                wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
+            for future in [future for future in running if future.done()]:
+                item = running.pop(future)
+                error = future.exception()
+                if isinstance(error, KilledWorker):
+                    lost[item.run.folder] += 1
+                    if lost[item.run.folder] == 1:
+                        waiting.appendleft(item)  # once more, from its checkpoint
+                        continue
+                    error = RuntimeError("its worker process died twice: killed, or out of memory")
+                outcome = Outcome(item.run, _conclude_lost(item.run, str(error)), 0.0) if error else future.result()
+                future.release()  # dask makes a result anew when the worker that holds it dies
+                with suppress(StoreError):  # the next command shows it
+                    refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
+                outcomes.append(outcome)
+                finished(outcome)
+    except (OSError, CancelledError) as error:
+        if isinstance(error, OSError) and client.status == "running":
+            raise  # of another thing, such as a full disk
+        raise RunError("the scheduler is gone: start it; the same command goes on from the last checkpoints") from None
+    except KeyboardInterrupt:
+        with suppress(Exception):
+            client.run(_stop, list(running.values()), on_error="ignore")
+        raise
     return outcomes
-
-
-@contextmanager
-def _client(workers: int, threads: int, cluster: str | None) -> Iterator[Client]:
-    if cluster is not None:
-        if not cluster.startswith(("tcp://", "tls://")):
-            raise ValueError(f"cluster must be the address of a scheduler, such as tcp://head:8786; not {cluster!r}")
-        try:
-            client = Client(cluster, timeout=10)
-        except OSError as error:
-            raise RunError(f"no scheduler answers at {cluster}: {error}") from None
-        with client:
-            yield client
-        return
-    with (
-        # `sweep` itself counts deaths; workers need no profile of a thread that waits for a kernel
-        dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.worker.profile.enabled": False}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # its HTTP server: any free port, this machine only
-            memory_limit=0,  # kernels take the memory, not workers
-            silence_logs=logging.CRITICAL,
-            env={f"{library}_NUM_THREADS": threads for library in LIBRARIES},
-            preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],  # Ctrl-C is the client's alone
-        ) as local,
-        Client(local) as client,
-    ):
-        yield client
 
 
 def compare_runs(family: str, runs: Collection[Run], *, store: str | None = None) -> tuple[Path, str | None]:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -56,7 +57,8 @@ class Fitted:
     """What `fit` ends with: the weights best on val, and when (0: before the first epoch).
 
     epochs: how many were trained, fewer than asked for where `patience` ended them. diverged_at: the epoch of a NaN or
-    Inf loss. peak_memory: bytes above what was held before, of tensors on CUDA, of the process on Linux, else None.
+    Inf loss. peak_memory: bytes above what was held before, of tensors on CUDA, of the process on Linux, else None; of
+    several ranks the first's.
     """
 
     weights: dict[str, Tensor]
@@ -105,9 +107,14 @@ def fit(
     checkpoint: a file, replaced atomically at the end of an epoch when checkpoint_seconds have passed; if it exists,
     training goes on from it, after resume(its epoch). The order of sequences is a function of (seed, epoch) alone, so
     the numbers are those of an unbroken run (exactly, on CPU). Val is measured in float32, whatever the precision.
+
+    Called by every rank of `parallel.launch`, all train one model: each has its share of every batch and of val, the
+    gradients and the numbers are those of the whole, and rank 0 writes the checkpoint. record and resume are to do
+    nothing in the others.
     """
     keep_freed_memory()
     accelerator = make_accelerator(device=device, tracker=tracker, folder=tracker_folder)
+    first, ranks = accelerator.is_main_process, accelerator.num_processes
     autocast, scaler = mixed_precision(accelerator.device, precision)
     held = memory(accelerator.device)
     net = accelerator.prepare_model(model)
@@ -134,7 +141,8 @@ def fit(
 
     began, saved = time.monotonic() - seconds, time.monotonic()
     steps = -(-len(train(1)) // batch_size)
-    with tqdm(total=epochs * steps, initial=step, unit="step", leave=False, mininterval=0.5) as bar:
+    val, val_share = _share(val, accelerator)
+    with tqdm(total=epochs * steps, initial=step, unit="step", leave=False, mininterval=0.5, disable=not first) as bar:
         while len(objectives) < epochs and diverged_at is None:
             if patience and objectives and len(objectives) - plateau_begins(objectives) >= patience:
                 break
@@ -145,12 +153,15 @@ def fit(
             overflows, left_out, update_ratio = 0, 0.0, 0.0
             net.train()
             for indices in order.split(batch_size):
-                batch = frames[indices].to(accelerator.device)  # (B, T, H, W) uint8
+                mine, share = _share(indices, accelerator)
+                batch = frames[mine].to(accelerator.device)  # (B, T, H, W) uint8
+                # What is differentiated is averaged over the ranks: N times a rank's part of the mean, or of the sum.
+                factor = ranks * (share if objective.reduction == "mean" else share > 0)
                 last = step + 1 == epoch * steps
                 before = [w.detach().clone() for w in parameters] if clip_update or last else []
                 scale = scaler.get_scale()
-                clipped = partial(_clipped, clip_norm, net, model, batch, objective, optim, autocast, scaler)
-                measured = _update(optim, scaler, clipped)
+                clipped = partial(_clipped, clip_norm, net, model, batch, objective, optim, autocast, scaler, factor)
+                measured = _update(optim, scaler, clipped, accelerator)
                 if clip_update:
                     _limit(optim, parameters, before, clip_update)
                 if last:
@@ -158,16 +169,16 @@ def fit(
                 rate = float(optim.param_groups[0]["lr"])
                 if scaler.get_scale() < scale:
                     overflows += 1
-                    left_out += len(batch) / len(frames)
+                    left_out += len(indices) / len(frames)
                     del measured["all", "grad_norm"]  # infinite, and of no update
                 elif scheduler and schedule_per == "update":
                     scheduler.step()
                 step += 1
                 bar.update()
                 for key, value in measured.items():
-                    totals[key] = totals.get(key, 0) + value.mean() * (len(batch) / len(frames))
+                    totals[key] = totals.get(key, 0) + value.mean() * (share * len(indices) / len(frames))
 
-            trained = {key: float(value) for key, value in totals.items()}
+            trained = {key: float(value) for key, value in accelerator.reduce(totals, "sum").items()}
             trained["all", "learning_rate"] = rate
             trained["all", "update_ratio"] = update_ratio
             if precision == "fp16":
@@ -175,6 +186,7 @@ def fit(
                 if ("all", "grad_norm") in trained:
                     trained["all", "grad_norm"] /= 1 - left_out
             found = evaluate(model, val, batch_size, objective, statistics=True)
+            found = accelerator.reduce({key: value * val_share for key, value in found.items()}, "sum")
             shares = {branch: found.pop((branch, metric)) for branch, metric in [*found] if metric == "histogram"}
             valid = {key: float(value.mean()) for key, value in found.items()}
             objectives.append(valid["all", "objective"])
@@ -198,7 +210,7 @@ def fit(
             record("metrics", rows)  # the last thing an epoch leaves: what is here is whole
             accelerator.log({f"val/{branch}/{metric}": v for (branch, metric), v in valid.items()}, step=step)
             bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{objectives[-1]:.4g}", refresh=False)
-            if checkpoint and time.monotonic() - saved >= checkpoint_seconds:
+            if checkpoint and first and time.monotonic() - saved >= checkpoint_seconds:
                 state = {  # tensors, numbers, lists and dicts only: `weights_only` loads it
                     "model": model.state_dict(),
                     "optimizer": optim.state_dict(),
@@ -257,21 +269,43 @@ def predict(model: SequenceAutoencoder, frames: Tensor, *, pixel_range: tuple[fl
     return {branch: output.clip(0, 1).cpu() for branch, output in unit.items()}
 
 
-def make_accelerator(*, device: str = "auto", tracker: str = "none", folder: Path | None = None) -> Accelerator:
-    """Raises ValueError where this machine lacks the device, or the tracker: never falls back silently."""
+def _share(batch: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:
+    # This rank's part of a batch's first axis, and how large a part of it that is: of fewer than there are ranks, the
+    # last have nothing. They take one along that counts nothing, as all have to go through the model.
+    mine = batch[accelerator.process_index :: accelerator.num_processes]
+    return (mine, len(mine) / len(batch)) if len(mine) else (batch[:1], 0.0)
+
+
+def make_accelerator(
+    *, device: str = "auto", devices: int = 1, tracker: str = "none", folder: Path | None = None
+) -> Accelerator:
+    """Raises ValueError where this machine lacks the device, `devices` of them, or the tracker: never falls back
+    silently. The accelerator is the first device's, or, in a rank of `parallel.launch`, its own.
+    """
     kind, _, index = device.partition(":")
     count = {"auto": 1, "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if kind not in count or (":" in device and not (kind == "cuda" and index.isdecimal())):
         raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps; not {device!r}")
     if int(index or 0) >= count[kind]:
         raise ValueError(f"device {device} is not available on this machine: use device: auto, or cpu")
+    there = 1 if index or kind == "mps" else torch.cuda.device_count()
+    if devices > max(there, 1) and kind != "cpu":
+        raise ValueError(
+            f"devices {devices} are more than the GPUs of this machine for device {device}, {there}: use devices: "
+            f"{max(there, 1)}, or device: cpu, whose cores {devices} processes share"
+        )
     if tracker != "none" and not any(find_spec(name) for name in TRACKERS.get(tracker, [tracker])):
         raise ValueError(f"tracker {tracker} is not installed: pip install {tracker}, or use tracker: none")
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train one run after another
     if index:
         torch.cuda.set_device(int(index))
     accelerator = Accelerator(
-        cpu=kind == "cpu", mixed_precision="no", log_with=None if tracker == "none" else tracker, project_dir=folder
+        cpu=kind == "cpu",
+        mixed_precision="no",
+        log_with=None if tracker == "none" else tracker,
+        project_dir=folder,
+        # A decoder that reads zeros has weights that read nothing. Without a gradient they stay as they are.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if tracker != "none":
         accelerator.init_trackers("seqae")
@@ -346,14 +380,17 @@ def backward(
     optim: Optimizer,
     autocast: torch.autocast,
     scaler: torch.amp.GradScaler,
+    factor: float = 1.0,
 ) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
     """Leave the gradients of a batch, uint8 (B, T, H, W), in the weights' .grad; return what they are of, a scalar,
-    and what was measured, (B, T) for each (branch, metric), the objective a scalar.
+    `factor` times what the objective says, and what was measured, (B, T) for each (branch, metric), the objective a
+    scalar.
     """
     optim.zero_grad()
     with autocast:
         outputs = _outputs(net, model, batch, objective)
     value, differentiated = _objective(outputs, model, objective)
+    differentiated = factor * differentiated
     scaler.scale(differentiated).backward()
     if scaler.is_enabled():
         scaler.unscale_(optim)
@@ -389,10 +426,11 @@ def _update(
     optim: Optimizer,
     scaler: torch.amp.GradScaler,
     clipped: Callable[[], tuple[Tensor, dict[tuple[str, str], Tensor]]],
+    accelerator: Accelerator,
 ) -> dict[tuple[str, str], Tensor]:
     _, measured = clipped()
     if isinstance(optim, torch.optim.LBFGS):  # it asks for the batch's loss and gradients up to max_eval times
-        optim.step(lambda: float(clipped()[0]))
+        optim.step(lambda: float(accelerator.reduce(clipped()[0], "mean")))
     else:
         scaler.step(optim)
         scaler.update()
@@ -460,8 +498,9 @@ def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    where = device if device.type == "cuda" else device.type  # torch.load does not know a rank's cpu:0
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location=where, weights_only=True)
     except OSError:
         raise
     except Exception as error:  # what torch makes of torn bytes is any of a dozen types

@@ -15,7 +15,7 @@ from seqae.cli import app
 from seqae.config import resolve
 from seqae.runs import open_run
 
-COMMANDS = ["run", "compare", "rerun", "demo", "gather", "status", "check"]
+COMMANDS = ["run", "worker", "scheduler", "compare", "rerun", "demo", "gather", "status", "check"]
 
 
 @pytest.fixture
@@ -59,10 +59,14 @@ def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
     if command == "gather":
         assert f"{arguments[0]} holds no run" in call(command, *arguments, code=2)
         return
+    if command in ("worker", "scheduler"):  # go on until they are stopped: only their options are read
+        call(command, *arguments, "--help")
+        return
     if "--store" not in arguments:
         arguments += ["--store", str(tmp_path)]
     # What trains, compares or measures for minutes is asked what it would look at.
     files = arguments[1:] if command == "compare" else arguments
+    files = [word for word in files if word != "--watch"]  # nobody trains what it waits for
     call(*(["run", *arguments, "--dry-run"] if command == "run" else ["status", *files]))
 
 
@@ -84,7 +88,12 @@ def test_dry_run_says_what_would_run_and_why(project):
     before = sorted(project.rglob("*"))
     with filelock.FileLock(runs[5].folder / ".lock"):
         output = call("run", "params/fam", "--scale", "tiny", "--dry-run")
-    why = {line.partition(": ")[0].split("/")[1]: line.partition(": ")[2] for line in output.splitlines()}
+    *lines, whole = output.splitlines()
+    assert whole.startswith("7 of 8 to run, about ")
+    why = {line.partition(": ")[0].split("/")[1]: line.partition(": ")[2] for line in lines}
+    timed = {name for name, reason in why.items() if " of training" in reason}
+    assert timed == why.keys() - {runs[2].name, runs[3].name}
+    why = {name: reason.partition(", about ")[0] for name, reason in why.items()}
     expected = ["failed: ValueError: no luck", "interrupted", "done", "has no report yet",
                 "interrupted after epoch 3", "another process trains it"]  # fmt: skip
     assert [why.pop(run.name) for run in runs] == expected
@@ -109,7 +118,7 @@ def test_nothing_to_do_is_done(project):
         ("params/fam/none.yaml", "no parameter file params/fam/none.yaml"),
         ("params/fam --scale huge", "no parameter file"),
         ("params/fam --store params/fam/a.yaml/store", "Not a directory"),
-        ("params/fam --cluster ssh:hosts.txt", "cluster must be the address of a scheduler"),
+        ("params/fam --cluster head:8786", "cluster must be tcp://HOST:PORT"),
     ],
 )
 def test_errors_are_one_message_and_start_nothing(project, arguments, message):

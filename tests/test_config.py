@@ -33,7 +33,7 @@ OTHER: dict[str, Any] = {
     "schedule_gamma": 0.9, "schedule_arguments": {"last_epoch": -1}, "clip_norm": None, "init": "orthogonal",
     "init_range": 0.1, "bias_init": "zero", "forget_bias": 1, "precision": "bf16", "device": "cpu",
     "label": "ours", "reduction": "sum", "clip_update": 1e-4, "patience": 5, "readout_bias": -2, "peephole_range": 0.1,
-    "repeats": 3,
+    "repeats": 3, "devices": 2,
     "tracker": "wandb", "store": "elsewhere", "fresh": True, "keep_checkpoint": True, "checkpoint_seconds": 0,
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "schedule_per": {"schedule_per": "update", "schedule": "StepLR"},
 }
 # As design §6 says: where and how a run is executed, not what it is; nor is what comparisons call it.
-WHERE_AND_HOW = {"label", "device", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
+WHERE_AND_HOW = {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "tracker"}
+WHERE_AND_HOW |= {"checkpoint_seconds"}
 
 
 def fault(*layers: dict[str, Any]) -> str:

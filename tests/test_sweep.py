@@ -16,6 +16,8 @@ import torch
 import yaml
 
 from seqae import sweep
+from seqae.cluster import CPU_COUNT
+from seqae.records import progress
 from seqae.runs import Run, open_run
 
 SEQAE = [sys.executable, "-c", "from seqae.cli import app; app()"]
@@ -175,7 +177,7 @@ def test_executed_notebook_holds_no_path_of_this_machine(project, first):
 
 def test_kernels_share_the_processors(project, first):
     (run, _) = fam(project)
-    threads = max(1, sweep.CPU_COUNT // 2)
+    threads = max(1, CPU_COUNT // 2)
     assert f'"threads {threads} None\\n"' in (run.folder / "notebook.ipynb").read_text()
 
 
@@ -397,10 +399,10 @@ def test_a_damaged_run_hides_no_other_in_the_index(tmp_path, monkeypatch):
 def test_progress_reads_the_last_whole_epoch(tmp_path, monkeypatch):
     monkeypatch.setenv("SEQAE_STORE", str(tmp_path))
     run = open_run("fam", DEFAULTS, TINY)
-    assert sweep.progress(run) is None
+    assert progress(run.folder) is None
     run.train()
     found = values(run).query("split == 'val' and metric == 'objective'")["value"]
-    assert sweep.progress(run) == (2, float(found.iloc[-1]))
+    assert progress(run.folder) == (2, float(found.iloc[-1]))
     with (run.folder / "metrics.csv").open("a") as log:
         log.write("3,6,1.0,train,all,objective,0.5\n3,6,1.0,val,all,objective,0.12")
-    assert sweep.progress(run) == (2, float(found.iloc[-1]))
+    assert progress(run.folder) == (2, float(found.iloc[-1]))

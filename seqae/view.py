@@ -1,0 +1,150 @@
+"""What a terminal shows of runs: bars while they are trained, a table of what has become of them."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from seqae.records import RunError, progress, read_record, run_status
+
+if TYPE_CHECKING:  # torch behind them takes seconds to import, and a look at records needs none
+    from seqae.runs import Run
+    from seqae.sweep import Outcome
+
+STATUS = ["run", "status", "verdict", "test mse", "seconds", "machine"]
+ORDER = ["running", "failed", "interrupted", "waiting", "done"]  # what one watches for comes first
+INDEX_SHARE = 0.05  # of the time may go into rewriting the index while runs finish
+
+
+class SweepView:
+    """A bar for all runs and one for each that is under way; elsewhere than on a terminal a line for each finished."""
+
+    def __init__(self, total: int, *, done: int, stores: set[Path]) -> None:
+        self.total, self.stores = total, stores
+        self.slots = 1  # runs at a time
+        self.seconds: list[float] = []
+        self.failed: list[Outcome] = []
+        self.running: dict[Path, TaskID] = {}
+        self.next_index = 0.0
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+        ]
+        note = TextColumn("{task.fields[note]}", markup=False)
+        console = Console()
+        columns += [TimeElapsedColumn(), note]
+        self.bar = Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal)
+        self.all = self.bar.add_task("runs", total=total, note=f"{done} done before")
+
+    def show(self, client: Any) -> None:
+        """Where one can look into the cluster while it works, and whether it has workers."""
+        if find_spec("bokeh"):
+            self.bar.console.print(f"dashboard: {client.dashboard_link}", markup=False, highlight=False)
+        if not client.nthreads():
+            self.bar.console.print("no worker yet: waiting for one", markup=False)
+
+    def tick(self, running: "list[Run]") -> None:
+        self.slots = max(1, len(running))
+        for run in running:
+            if run.folder not in self.running:
+                self.running[run.folder] = self.bar.add_task(run.name, total=run.parameters.epochs, note="")
+            if logged := progress(run.folder):
+                self.bar.update(self.running[run.folder], completed=logged[0], note=f"loss {logged[1]:.4g}")
+
+    def finished(self, outcome: "Outcome") -> None:
+        from seqae.sweep import update_index
+
+        run = outcome.run
+        self.seconds.append(outcome.seconds)
+        self.failed += [outcome] if outcome.reason else []
+        if (bar := self.running.pop(run.folder, None)) is not None:
+            self.bar.remove_task(bar)
+        left = sum(self.seconds) / len(self.seconds) * (self.total - len(self.seconds)) / self.slots
+        self.bar.update(self.all, advance=1, note=f"{len(self.failed)} failed, {duration(left)} left")
+        ending = f"failed: {outcome.reason}" if outcome.reason else run.verdict
+        self.bar.console.print(
+            f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s", markup=False, highlight=False, soft_wrap=True
+        )
+        if (began := time.monotonic()) >= self.next_index:
+            with suppress(OSError):  # told at the end
+                for store in self.stores:
+                    update_index(store)
+            self.next_index = time.monotonic() + (time.monotonic() - began) / INDEX_SHARE
+
+
+def _status_row(folder: Path) -> list[str]:
+    record = read_record(folder)
+    status = run_status(folder, record)
+    if status == "failed":
+        status = f"failed: {record.get('reason')}"
+    elif status in ("running", "interrupted") and (logged := progress(folder)):
+        status += f", epoch {logged[0]} of {record['parameters'].get('epochs')}"
+    results = {k.removesuffix(" mse"): v for k, v in record.get("results", {}).items() if k.endswith(" mse")}
+    errors = [f"{branch} {value:.4f}" for branch, value in results.items()]
+    seconds = f"{record['seconds']:.1f}" if "seconds" in record else ""
+    name = f"{folder.parent.name}/{folder.name}"
+    return [name, status, record.get("verdict") or "", ", ".join(errors), seconds, record.get("machine", "")]
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool = False) -> None:
+    """Columns with whole words: on a terminal as wide as that, in files and pipes a line a row."""
+    console = Console(stderr=err)
+    console.width = console.width if console.is_terminal else 10_000
+    console.print(_table(head, rows))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(*head, box=None, pad_edge=False, highlight=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def status_rows(folders: Iterable[Path]) -> list[list[str]]:
+    """Of the runs in these folders, begun or not: run, status, verdict, test mse, seconds, machine."""
+    rows = []
+    for folder in folders:
+        try:
+            rows.append(_status_row(folder))
+        except RunError as error:  # one damaged folder hides no other
+            rows.append(["/".join(folder.parts[-2:]), f"failed: {error}", "", "", "", ""])
+    return rows
+
+
+def print_status(rows: Callable[[], list[list[str]]], *, watch: bool) -> None:
+    """The table of `status_rows`; watch: again every two seconds, as much as fits, above it how many have which status,
+    until none is waiting or running, or Ctrl-C.
+    """
+    if not watch:
+        print_table(STATUS, rows())
+        return
+    with Live(console=Console(), auto_refresh=False, vertical_overflow="ellipsis") as live:
+        while True:
+            now = sorted(rows(), key=lambda row: ORDER.index(_state(row)))
+            counts = Counter(map(_state, now))
+            summary = Text(f"{len(now)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+            live.update(Group(summary, _table(STATUS, now)), refresh=True)
+            if not counts["running"] + counts["waiting"]:
+                return
+            time.sleep(2)
+
+
+def _state(row: Sequence[str]) -> str:
+    return re.split("[:,]", row[1])[0]  # failed: why; running, epoch 3 of 5
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, or 0:02:05."""
+    return str(timedelta(seconds=round(seconds))) if seconds >= 60 else f"{seconds:.3g} s"

@@ -1,0 +1,316 @@
+"""seqae.cluster: runs on the workers of a cluster, started in every way there is, and GPUs that no two runs share."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import Security
+from test_cli import call
+from test_sweep import SEQAE, TRAIN, make_project, one_run, seqae
+
+from seqae import cluster
+
+WAITS_IN_EPOCH_2 = """
+import time
+from pathlib import Path
+from seqae import experiment
+train = experiment.train
+def waiting(p, val, *, record, **others):
+    def wait(table, rows):
+        record(table, rows)
+        while table == "metrics" and rows[0]["epoch"] == 2 and not Path({go!r}).exists():
+            time.sleep(0.05)
+    return train(p, val, record=wait, **others)
+experiment.train = waiting
+"""
+LIMIT = 120  # seconds, after which something hangs
+RUN = ["run", "params/fam", "--scale", "tiny"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
+    return make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}, "fam/b": {"loss": "0sm"}})
+
+
+@contextmanager
+def command(*arguments: str, told: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A command of ours that goes on until SIGTERM, once stderr has what matches `told`; and what that is."""
+    process = subprocess.Popen([*SEQAE, *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        said = ""
+        while (found := re.search(told, said)) is None:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        yield process, found[0]
+    finally:
+        process.terminate()
+        process.wait(LIMIT)
+        process.stderr.close()
+
+
+def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=15)[1]
+
+
+def listening(process: subprocess.Popen) -> set[str]:
+    family = [psutil.Process(process.pid), *descendants(process)]
+    return {c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def both_done(result: subprocess.CompletedProcess) -> None:
+    assert "2 of 2 runs done" in result.stdout, result.stdout + result.stderr
+    assert result.returncode == 0
+
+
+# --- a scheduler and workers, as on several machines ---
+
+
+def test_runs_on_workers_elsewhere_over_tls(project):
+    made, tls = Security.temporary(), []
+    for name, text in {"ca": made.tls_ca_file, "cert": made.tls_client_cert, "key": made.tls_client_key}.items():
+        (project / f"{name}.pem").write_text(text)
+        tls += [f"--tls-{name}", str(project / f"{name}.pem")]
+    with command("scheduler", "--port", "0", *tls, told=r"tls://127\.0\.0\.1:\d+") as (head, address):
+        with command("worker", address, "--jobs", "2", *tls, told="(?s)(is there.*){2}") as (machine, _):
+            both_done(seqae(*RUN, "--cluster", address, *tls, project=project))
+            workers = descendants(machine)
+            assert len(workers) >= 2
+            assert listening(head) | listening(machine) == {"127.0.0.1"}
+        assert machine.returncode == 0
+        assert gone(workers)
+    assert head.returncode == 0
+
+
+def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(project):
+    make_project(project, {"fam": [WAITS_IN_EPOCH_2.format(go=str(project / "go")), TRAIN.format("fam")]}, {})
+    run = ["run", "params/fam/a.yaml", "--scale", "tiny", "-p", "epochs=3"]
+    with command("scheduler", "--port", "0", told=r"tcp://127\.0\.0\.1:\d+") as (head, address):
+        run += ["--cluster", address]
+        with command("worker", address, "--jobs", "1", told="is there"):
+            sweep = subprocess.Popen([*SEQAE, *run], stderr=subprocess.PIPE, text=True)
+            until(lambda: list(project.glob("reports/fam/*/checkpoint/state.pt")))
+            head.send_signal(signal.SIGKILL)
+            told = sweep.communicate(timeout=LIMIT)[1]
+            assert told.splitlines()[-1].startswith("seqae: the scheduler is gone: start it; ")
+            assert "Traceback" not in told
+            assert sweep.returncode == 2
+            until(lambda: one_run(project / "reports", "fam").status == "interrupted")
+            (project / "go").touch()
+            with command("scheduler", "--port", address.rpartition(":")[2], told=address):
+                assert "1 of 1 runs done" in seqae(*run, project=project).stdout
+    assert one_run(project / "reports", "fam").record()["resumed"]  # from the checkpoint of epoch 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("scheduler --host 0.0.0.0", "--without-tls"),
+        ("scheduler --host ::", "--without-tls"),
+        ("scheduler --tls-ca no.pem", "--tls-ca: no.pem"),
+        ("worker head:8786", "tcp://HOST:PORT"),
+        ("worker tls://head:8786", "--tls-cert"),
+        ("worker tcp://no.such.host.invalid:8786", "no.such.host.invalid"),
+        ("run --cluster head:8786", "tcp://HOST:PORT"),
+        ("run --cluster tls://head:8786", "--tls-cert"),
+        ("run --cluster tcp://head:8786 --tls-ca pem --tls-cert pem --tls-key pem", "go with tls://"),
+        ("run --tls-ca pem --tls-cert pem --tls-key pem", "go with --cluster"),
+        ("run --cluster tcp://127.0.0.1:9", "no scheduler answers"),
+        ("run --cluster slurm:no.yaml", "no parameter file no.yaml"),
+        ("run --cluster slurm:jobs.yaml", "jobs.yaml: jobs, cores and processes must be whole numbers"),
+        ("run --cluster pbs:good.yaml", "there is no qsub here"),
+    ],
+)
+def test_what_cannot_be_is_one_message(project, monkeypatch, arguments, message):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setenv("PATH", str(project))
+    (project / "sbatch").touch(mode=0o755)
+    (project / "pem").touch()
+    (project / "good.yaml").write_text("memory: 1GB\n")
+    (project / "jobs.yaml").write_text("memory: 1GB\njobs: many\n")
+    name, *others = shlex.split(arguments)
+    output = call(*(RUN if name == "run" else [name]), *others, code=2)
+    assert output.startswith("seqae: ")
+    assert message in output
+    assert not list((project / "reports").glob("fam/*/run.yaml"))
+
+
+# --- jobs of a queue ---
+
+SBATCH = """\
+#!/bin/sh
+# What Slurm does: runs the script, elsewhere and later, in a session of its own; tells its number.
+cp "$1" {folder}/$$.sh
+setsid sh {folder}/$$.sh > {folder}/$$.log 2>&1 < /dev/null &
+echo $! >> {folder}/jobs
+echo "Submitted batch job $!"
+"""
+SCANCEL = '#!/bin/sh\nfor job; do kill -TERM -- "-$job"; done\n'
+
+
+@pytest.fixture
+def slurm(project, monkeypatch) -> Iterator[Path]:
+    """A file of the numbers of jobs that were submitted."""
+    folder = project / "slurm"
+    folder.mkdir()
+    for name, text in {"sbatch": SBATCH.format(folder=folder), "scancel": SCANCEL}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    yield folder / "jobs"
+    for job in (folder / "jobs").read_text().split() if (folder / "jobs").exists() else []:
+        if lives(int(job)):
+            os.killpg(int(job), signal.SIGKILL)
+
+
+def lives(job: int) -> bool:
+    """Whether any process of a job's session is there."""
+    try:
+        os.killpg(job, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_slurm_job_that_ends_is_replaced_and_its_run_goes_on(project, slurm):
+    notebook = [WAITS_IN_EPOCH_2.format(go=str(project / "go")), TRAIN.format("fam")]
+    make_project(project, {"fam": ["import os\nprint('threads', os.environ['OMP_NUM_THREADS'])", *notebook]}, {})
+    (project / "slurm.yaml").write_text("cores: 3\nmemory: 1GB\nwalltime: '00:10:00'\ninterface: lo\n")
+    run = ["run", "params/fam/a.yaml", "--scale", "tiny", "-p", "epochs=3", "--cluster", "slurm:slurm.yaml"]
+    with subprocess.Popen([*SEQAE, *run], stdout=subprocess.PIPE, text=True) as sweep:
+        until(lambda: list(project.glob("reports/fam/*/checkpoint/state.pt")))
+        [job] = map(int, slurm.read_text().split())
+        os.killpg(job, signal.SIGKILL)
+        until(lambda: one_run(project / "reports", "fam").status == "interrupted")
+        (project / "go").touch()
+        assert "1 of 1 runs done" in sweep.communicate(timeout=LIMIT)[0]
+    assert len(slurm.read_text().split()) == 2
+    until(lambda: not [job for job in slurm.read_text().split() if lives(int(job))])
+    done = one_run(project / "reports", "fam")
+    assert done.record()["resumed"]
+    assert "threads 3" in (done.folder / "notebook.ipynb").read_text()
+
+
+def test_an_unknown_option_of_a_queue_is_one_message(project, slurm):
+    (project / "wrong.yaml").write_text("memory: 1GB\nno_such_option: 1\n")
+    result = seqae(*RUN, "--cluster", "slurm:wrong.yaml", project=project)
+    assert result.returncode == 2
+    assert result.stderr.startswith("seqae: wrong.yaml: ")
+    assert "no_such_option" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# --- GPUs ---
+
+NVIDIA_SMI = "#!/bin/sh\nprintf '0, GPU-aa\\n1, GPU-bb\\n'\n"
+HOLDER = """
+import sys, time
+from seqae.cluster import held_gpus
+with held_gpus(int(sys.argv[1]), per_gpu=int(sys.argv[2])) as environment:
+    print(environment["CUDA_VISIBLE_DEVICES"], flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def two_gpus(tmp_path, monkeypatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(NVIDIA_SMI)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@contextmanager
+def holders(*counts: int, per_gpu: int) -> Iterator[list[subprocess.Popen]]:
+    command = [sys.executable, "-c", HOLDER]
+    started = [
+        subprocess.Popen([*command, str(count), str(per_gpu)], stdout=subprocess.PIPE, text=True) for count in counts
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_no_two_runs_have_one_gpu_and_what_dies_lets_go(two_gpus):
+    with holders(1, 1, per_gpu=1) as first:
+        assert {process.stdout.readline().strip() for process in first} == {"GPU-aa", "GPU-bb"}
+        with holders(1, per_gpu=1) as [third]:
+            os.set_blocking(third.stdout.fileno(), False)
+            time.sleep(2)
+            assert not third.stdout.readline()
+            os.set_blocking(third.stdout.fileno(), True)
+            first[0].kill()
+            assert third.stdout.readline().strip() in ("GPU-aa", "GPU-bb")
+
+
+def test_small_runs_share_gpus_evenly(two_gpus):
+    with holders(1, 1, 1, 1, per_gpu=2) as four:
+        assert sorted(process.stdout.readline().strip() for process in four) == ["GPU-aa"] * 2 + ["GPU-bb"] * 2
+
+
+def test_a_run_on_two_gpus_has_both(two_gpus):
+    with cluster.held_gpus(2) as environment:
+        assert environment == {"CUDA_VISIBLE_DEVICES": "GPU-aa,GPU-bb"}
+    with pytest.raises(ValueError, match=r"devices 3, but .* has 2 GPUs"), cluster.held_gpus(3):
+        pass
+    with cluster.held_gpus(0) as environment:
+        assert environment == {}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "gpus"),
+    [
+        ("1", ["GPU-bb"]),
+        ("1,0", ["GPU-bb", "GPU-aa"]),
+        ("GPU-aa", ["GPU-aa"]),
+        ("", []),
+        ("-1", []),
+        ("MIG-c", ["MIG-c"]),
+    ],
+)
+def test_only_gpus_left_visible_are_used(two_gpus, monkeypatch, chosen, gpus):
+    assert cluster.slots(per_gpu=3) == 6
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert cluster.visible_gpus() == gpus
+    assert cluster.slots() == (len(gpus) or cluster.CPU_COUNT)
+
+
+def test_a_kernel_sees_its_own_gpu_alone(project, two_gpus):
+    cells = ["import os\nprint('gpus', os.environ.get('CUDA_VISIBLE_DEVICES'))", TRAIN.format("fam")]
+    make_project(project, {"fam": cells}, {"fam/b": {"loss": "0sm", "device": "cpu"}})
+    seqae("run", "params/fam/a.yaml", "params/fam/b.yaml", "--scale", "tiny", "--jobs", "1", project=project)
+    seen = [
+        re.search(r"gpus (\S+)\\n", (folder / "notebook.ipynb").read_text())[1]
+        for folder in sorted((project / "reports" / "fam").iterdir())
+    ]
+    assert sorted(seen) == ["GPU-aa", "None"]
