@@ -8,7 +8,7 @@ from pandas.io.formats.style import Styler
 from seqae.config import Parameters
 from seqae.diagnose import diary
 from seqae.naming import run_name
-from seqae.plots import Strips, sample_strips
+from seqae.pictures import Strips, sample_strips
 from seqae.runs import Run, find_runs
 from seqae.stores import fetch
 

@@ -24,13 +24,21 @@ from seqae.cells import family_defaults
 from seqae.config import read_yaml
 from seqae.kernels import StoppedError, execute_notebook, stop_kernels
 from seqae.naming import project_root
-from seqae.report import Facts, IndexRow, render_notebook, write_index
+from seqae.report import Facts, IndexRow, advice, render_notebook, write_index
 from seqae.runs import Run, RunError, open_run
 from seqae.stores import fetch, mirror, refresh, unpublished, working
 from seqae.transfer import StoreError
 
 UNPUBLISHED = "not all of it is in the store yet"
 
+FILES = (
+    "notebook.ipynb",
+    "run.yaml",
+    "metrics.csv",
+    "test.csv",
+    "frames.gif",
+    "model.safetensors",
+)  # linked in reports
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 
 
@@ -191,8 +199,8 @@ def _conclude(run: Run, reason: str | None) -> str | None:
     try:
         if reason is not None and _free(run):
             run.fail(reason)
-        error = reason and f"{reason}\nMend the cause; the next seqae run tries this run again."
-        facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error)
+        error = reason and f"{reason}\n{advice(reason)}"
+        facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error, FILES)
         render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts)
     except Exception as error:
         return reason or f"no report: {type(error).__name__}: {error}"
@@ -336,7 +344,7 @@ def execute_page(
     notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
     environment = {"SEQAE_STORE": str(store)}
     reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment)
-    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason))
+    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, (notebook.name,)))
     return reason
 
 

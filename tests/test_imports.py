@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "losses": set(),
     "metrics": set(),
     "optimizers": set(),
+    "pictures": set(),
     "plots": set(),
     "report": set(),
     "forkserver": {"compare", "runs"},
@@ -33,8 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "cost": {"config", "experiment", "models", "train"},
     "peers": {"losses", "models"},
     "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers", "train"},
-    "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
-    "compare": {"config", "diagnose", "naming", "plots", "runs", "stores"},
+    "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "pictures", "train"},
+    "compare": {"config", "diagnose", "naming", "pictures", "runs", "stores"},
     "sweep": {"cells", "config", "kernels", "naming", "report", "runs", "stores", "transfer"},
 }
 ALLOWED["runs"] |= {"performance", "stores"}
@@ -90,7 +91,7 @@ def test_the_table_says_nothing_of_packages_outside() -> None:
     assert computed == []
 
 
-@pytest.mark.parametrize("module", ["plots", "config", "report"])
+@pytest.mark.parametrize("module", ["plots", "pictures", "config", "report"])
 def test_what_needs_no_torch_imports_none(module: str) -> None:
     heavy = ("torch", "accelerate", "torchmetrics")
     assert [name for name in imported(module) if name.split(".")[0] in heavy] == []

@@ -4,9 +4,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from seqae import plots
+from seqae import pictures, plots
 
 mpl.use("Agg")
 WAYS = [(task, reads) for task in ("recon", "pred", "both") for reads in ("zero", "output")]
@@ -91,39 +90,10 @@ def test_error_by_frame_step():
     assert axis.get_xlabel() == "frame step of the decoder"
 
 
-@pytest.fixture
-def samples():
-    frames = np.arange(5, dtype=np.uint8)[None, :, None, None] * np.ones((3, 1, 4, 4), np.uint8)  # frame t is all t
-    return {"frames": frames, "recon": frames[:, :3][:, ::-1] + 100, "pred": frames[:, 3:] + 200}
-
-
-def test_strips_are_in_true_time_order(samples):
-    strips = dict(plots.sample_strips(samples, task="both", frames_in=3))
-    assert {title: frames[0, :, 0, 0].tolist() for title, frames in strips.items()} == {
-        "seen": [0, 1, 2],
-        "reconstruction": [100, 101, 102],
-        "future": [3, 4],
-        "prediction": [203, 204],
-    }
-    ordered = samples | {"recon": samples["recon"][:, ::-1]}
-    assert dict(plots.sample_strips(ordered, task="recon_ordered", frames_in=3))["reconstruction"][0, 0, 0, 0] == 100
-
-
-def test_pictures_hold_every_frame(samples, tmp_path):
-    strips = plots.sample_strips(samples, task="both", frames_in=3)
-    plots.save_strips(strips, tmp_path / "frames.png", sequences=2)
-    picture = np.asarray(Image.open(tmp_path / "frames.png"))
-    assert set(np.unique(picture)) == {0, 1, 2, 100, 101, 102, 3, 4, 203, 204, plots.GREY}
-    plots.save_gif(strips, tmp_path / "frames.gif")
-    with Image.open(tmp_path / "frames.gif") as animation:
-        assert animation.n_frames == 3
-        assert animation.info["loop"] == 0
-
-
 def test_show_frees_the_figure_and_keeps_the_text(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append(metadata))
-    figure = plots.strip_figure([("truth", np.zeros((1, 2, 4, 4), np.uint8))])
+    figure = pictures.strip_figure([("truth", np.zeros((1, 2, 4, 4), np.uint8))])
     plots.show(figure, "two black frames")
     assert shown == [{"image/png": {"alt": "two black frames"}}]
     assert not plots.plt.fignum_exists(figure.number)
