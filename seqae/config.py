@@ -262,11 +262,16 @@ def _faults(error: ValidationError) -> Iterable[str]:
             yield f"{name}: {message}; not {fault['input']!r} ({meaning})"
 
 
+def load_yaml(text: str) -> Any:
+    """Plain values from YAML; never an object, whatever it asks for. In C where PyYAML has it, ten times as fast."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A parameter file as a dict. Raises `ParameterError` if it is missing, not YAML or not a mapping."""
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParameterError(f"no parameter file {path}") from None
     except OSError as error:

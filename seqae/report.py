@@ -68,6 +68,7 @@ class IndexRow:
     started: str = ""
     duration_s: float | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, Any] | None = None  # as `compare.beside_others`; with it, the run can be picked to be compared
 
 
 def advice(reason: str) -> str:
@@ -254,5 +255,5 @@ def _thumbnail(path: Path, modified: int) -> str | None:
     except OSError:  # half written, say: the next index has it
         return None
     small.thumbnail(THUMBNAIL)
-    small.save(buffer := BytesIO(), "webp", quality=60)
+    small.save(buffer := BytesIO(), "webp", quality=60, method=0)  # the fastest: of a thousand runs it counts
     return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -29,7 +29,7 @@ import yaml
 from safetensors.torch import save_file
 
 from seqae import experiment, pictures
-from seqae.config import EXECUTION, Parameters, resolve
+from seqae.config import EXECUTION, Parameters, load_yaml, resolve
 from seqae.data import to_range
 from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
@@ -93,7 +93,7 @@ class Run:
         """The run recorded in a folder, wherever it was moved to. Raises RunError if the folder holds none."""
         folder = Path(folder).resolve()
         try:
-            record = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
+            record = load_yaml((folder / "run.yaml").read_text(encoding="utf-8"))
             return cls(folder, record["family"], resolve(record["parameters"]), record["differs"])
         except FileNotFoundError:
             raise RunError(f"{folder} is no run folder: it has no run.yaml") from None
@@ -110,7 +110,7 @@ class Run:
         """run.yaml as it stands; empty before the run began."""
         file = self.folder / "run.yaml"
         try:
-            record = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+            record = load_yaml(file.read_text(encoding="utf-8")) if file.exists() else {}
         except yaml.YAMLError:
             record = None
         if not isinstance(record, dict):

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from distributed import Client, Future, LocalCluster, wait
 from distributed.scheduler import KilledWorker
 
 from seqae.cells import family_defaults
+from seqae.compare import beside_others
 from seqae.config import read_yaml
 from seqae.kernels import StoppedError, execute_notebook, stop_kernels
 from seqae.naming import project_root
@@ -350,28 +351,39 @@ def execute_page(
 
 def update_index(store: Path) -> None:
     """Rewrite index.html of a store from the run folders and comparisons in it."""
-    rows = [_index_row(file.parent) for file in sorted(store.glob("*/*/run.yaml"))]
+    rows = [_index_row(file.parent, file.stat().st_mtime_ns) for file in sorted(store.glob("*/*/run.yaml"))]
     pages = sorted(store.glob("*/compare.html"))
     write_index(store / "index.html", rows, [(page.parent.name, page.relative_to(store).as_posix()) for page in pages])
 
 
-def _index_row(folder: Path) -> IndexRow:
-    family, name = folder.parts[-2:]
+def _index_row(folder: Path, recorded: int) -> IndexRow:
+    # A run's record is read once for each state of it; whether its process lives and its report is there, each time.
+    row = _recorded_row(folder, recorded)
+    if row.status == "running":
+        with suppress(RunError):
+            row = replace(row, status=Run.load(folder).status)
     page = "report.html" if (folder / "report.html").exists() else "run.yaml"
+    return replace(row, href=f"{row.family}/{row.name}/{page}")
+
+
+@lru_cache(maxsize=10_000)
+def _recorded_row(folder: Path, recorded: int) -> IndexRow:
+    family, name = folder.parts[-2:]
     try:
         run = Run.load(folder)
-        record, status = run.record(), run.status
+        record = run.record()
     except (RunError, ValueError) as error:  # damaged, or of another version: say so, and show the others
-        return IndexRow(family, name, f"{family}/{name}/{page}", "failed", verdict=str(error))
+        return IndexRow(family, name, "", "failed", verdict=str(error))
     return IndexRow(
         family,
         name,
-        href=f"{family}/{name}/{page}",
-        status=status,
+        href="",
+        status=record.get("status", "waiting"),
         verdict=record.get("verdict"),
         metrics=record.get("results", {}),
         thumbnail=folder / "frames.png",
-        started=record.get("started", ""),
+        started=record.get("started", "")[:16].replace("T", " "),
         duration_s=record.get("seconds"),
         parameters={key: str(value) for key, value in run.differs.items()},
+        beside=beside_others(run) if record.get("status") == "done" else None,
     )

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers", "train"},
     "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "pictures", "train"},
     "compare": {"config", "diagnose", "naming", "pictures", "runs", "stores"},
-    "sweep": {"cells", "config", "kernels", "naming", "report", "runs", "stores", "transfer"},
+    "sweep": {"cells", "compare", "config", "kernels", "naming", "report", "runs", "stores", "transfer"},
 }
 ALLOWED["runs"] |= {"performance", "stores"}
 ALLOWED["gather"] = {"runs", "stores", "transfer"}
