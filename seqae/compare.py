@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
 
 
 def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
-    """Metrics by epoch: epoch, step, seconds, branch, metric, value, and run, loss and `FACETS`."""
+    """Metrics by epoch: epoch, step, seconds, branch, metric, value; run, `recipes`, loss and `FACETS`."""
     return _stack(runs, lambda run: run.metrics().query(f"split == '{split}'"))
 
 
@@ -214,11 +215,20 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
 
 
+def recipes(runs: Sequence[Run]) -> list[str]:
+    """What each run is called together with those that differ from it only by seed, and how many they are."""
+    alike = [run.parameters.model_copy(update={"seed": runs[0].parameters.seed}) for run in runs]
+    keys = [parameters.short_hash() for parameters in alike]
+    firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
+    names = dict(zip(firsts, labels(list(firsts.values())), strict=True))
+    return [names[key] + (f", n = {keys.count(key)} seeds" if keys.count(key) > 1 else "") for key in keys]
+
+
 def _stack(runs: Sequence[Run], read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
     tables = []
-    for run, label in zip(runs, labels(runs), strict=True):
+    for run, label, recipe in zip(runs, labels(runs), recipes(runs), strict=True):
         facets = {name: getattr(run.parameters, name) for name in FACETS}
-        table = read(run).assign(run=label, loss=run.parameters.loss, **facets)
+        table = read(run).assign(run=label, recipe=recipe, loss=run.parameters.loss, **facets)
         if run.parameters.recon_truth and "branch" in table:  # a one-step prediction, not a reconstruction
             table["branch"] = table.branch.replace("recon", "recon, given truth")
         tables.append(table)

@@ -77,6 +77,7 @@ def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse
     if not np.isfinite(data.value).any():
         return _nothing(metric)
     many = hue != "branch"
+    data = _over_seeds(data, "frame") if many else data
     grid = sns.relplot(
         data,
         x="frame",
@@ -93,6 +94,10 @@ def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse
         aspect=1.35,
         palette=_palette(data[hue]),
     )
+    if many:
+        _bands(
+            grid, data, "frame", hue, ["branch"], dict(zip(sorted(set(data[hue])), _palette(data[hue]), strict=True))
+        )
     levels = levels[(levels.metric == metric) & (levels.baseline == "mean_frame")]
     if "split" in levels:
         levels = levels[levels.split == "test"]
@@ -162,7 +167,7 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     curves: columns epoch, value, metric, loss, task, decoder_input, branch. levels: loss, branch, baseline, metric,
     value on val.
     """
-    data = curves[curves.metric == metric]
+    data = _over_seeds(curves[curves.metric == metric], "epoch")
     palette = dict(zip(_ordered(data.loss, LOSS_ORDER), sns.color_palette("colorblind", 10), strict=False))
     grid = sns.relplot(
         data,
@@ -184,6 +189,7 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
         aspect=1.15,
         facet_kws={"sharex": True, "sharey": True},
     )
+    _bands(grid, data, "epoch", "loss", ["decoder_input", "task"], palette)
     levels = levels[levels.metric == metric]
     for (_, task), axis in grid.axes_dict.items():
         panel = levels[levels.task == task]
@@ -207,7 +213,9 @@ def by_branch(
     """A panel a branch, all recons and all preds (or one of what belongs to no branch, such as the gradient norm): a
     colour a way (or a run), a line style a loss. x: epoch, or seconds of training. As above.
     """
-    data = curves[curves.metric == metric].assign(way=lambda d: d.task + ", reads " + d.decoder_input)
+    data = _over_seeds(curves[curves.metric == metric], "epoch").assign(
+        way=lambda d: d.task + ", reads " + d.decoder_input
+    )
     if not np.isfinite(data.value).any():
         return _nothing(metric)
     names = sorted(set(data[hue]))
@@ -230,10 +238,12 @@ def by_branch(
         height=3.6,
         aspect=1.25,
     )
+    _bands(grid, data, x, hue, ["branch"], dict(zip(names, _palette(data[hue]), strict=True)))
     if log:
         grid.set(yscale="log")
     if levels is not None:
-        levels = levels[(levels.metric == metric) & levels.run.isin(set(data.run))]
+        known = levels.recipe if "recipe" in levels else levels.run
+        levels = levels[(levels.metric == metric) & known.isin(set(data.run))]
         for branch, axis in grid.axes_dict.items():
             of_branch = levels[levels.branch == branch]
             for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
@@ -385,7 +395,29 @@ def roofline(table: pd.DataFrame) -> Figure:
     return grid.figure
 
 
-def _palette(values: pd.Series) -> object:
+def _over_seeds(data: pd.DataFrame, step: str) -> pd.DataFrame:
+    # Runs that differ only by seed become one, called by their recipe: value is their mean, from low to high, of n.
+    data = data if "recipe" in data else data.assign(recipe=data.run)
+    data = data.assign(run=data.recipe, low=data.value, high=data.value, n=1)
+    how = dict.fromkeys(data.columns, "first") | {"value": "mean", "low": "min", "high": "max", "n": "sum"}
+    how |= {"seconds": "mean"} if "seconds" in data else {}
+    keys = ["recipe", "branch", step]
+    return data.groupby(keys, as_index=False, sort=False).agg({k: v for k, v in how.items() if k not in keys})
+
+
+def _bands(grid: sns.FacetGrid, data: pd.DataFrame, x: str, hue: str, facets: list[str], colours: dict) -> None:
+    # Beneath the mean of several seeds, from the least to the largest; n is stated below.
+    if data.n.max() == 1:
+        return
+    for key, axis in grid.axes_dict.items():
+        panel = data[(data[facets] == (list(key) if len(facets) > 1 else [key])).all(axis=1) & (data.n > 1)]
+        for (name, _, _), line in panel.groupby([hue, "run", "branch"]):
+            axis.fill_between(line[x], line.low, line.high, color=colours[name], alpha=0.2, linewidth=0)
+    counts = " or ".join(map(str, sorted(set(data.n[data.n > 1]))))
+    grid.figure.text(0.01, 0, f"line: mean of the seeds, band: least to largest, n = {counts}", va="top", fontsize=8)
+
+
+def _palette(values: pd.Series) -> list:
     return sns.color_palette("colorblind", values.nunique())  # of more than its ten they come again
 
 

@@ -65,6 +65,30 @@ def test_all_recons_and_all_preds(tables):
     assert horizontals(two.axes[0]) == pytest.approx([0.0372, 0.0698])
 
 
+def test_seeds_are_one_line_their_mean_in_a_band_and_n_is_stated(tables):
+    curves, levels = tables
+    ones = curves[(curves.loss == "0nm") & curves.task.isin(["recon", "pred"])]
+    seeds = [ones.assign(run=ones.run + f"-seed{i}", recipe=ones.run + ", n = 3 seeds", value=ones.value + shift)
+             for i, shift in enumerate((0, 0.01, 0.05))]  # fmt: skip
+    alone = curves[(curves.loss == "0sm") & (curves.task == "recon")]
+    both = pd.concat([*seeds, alone.assign(recipe=alone.run)])
+    figure = plots.by_branch(both, levels.assign(recipe=levels.run), hue="run")
+    recon, pred = figure.axes
+    assert len(drawn(recon)) == 4
+    assert len(drawn(pred)) == 2
+    assert drawn(pred)[0] == pytest.approx((0.23, 0.24, 0.25))  # 0.2 + 0.01 an epoch, and 0.02
+    bands = [band.get_paths()[0].vertices for band in pred.collections]
+    assert [(band[:, 1].min(), band[:, 1].max()) for band in bands] == [pytest.approx((0.21, 0.28))] * 2
+    assert len(recon.collections) == 2, "what has one seed has no band"
+    assert [text.get_text() for text in figure.texts] == ["line: mean of the seeds, band: least to largest, n = 3"]
+    names = [text.get_text() for text in figure.legends[0].texts]
+    assert "0nm-pred-zero, n = 3 seeds" in names
+
+    assert plots.losses_in_ways(both, levels[levels.loss != "0sb"]).texts
+    steps = both.rename(columns={"epoch": "frame"})
+    assert len(plots.frame_errors(steps, levels, hue="run").axes[1].collections) == 2
+
+
 def test_one_run_against_its_levels():
     metrics = pd.DataFrame(
         [(e, split, "pred", "bce", e / 10) for e in (1, 2, 3) for split in ("train", "val")],
