@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -255,21 +256,21 @@ def describe(runs: Sequence[Run]) -> str:
 
 
 def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss", branch: str | None = None) -> str:
-    """The comparison's findings as a list, every number computed from the runs.
+    """The comparison's findings as a list in Markdown, every number computed from the runs.
 
     by: a column of `curves`, for each value of which a line is given; branch: the only one told of.
     """
     below = below_mean_frame(grid)
     below = below[(below.branch == branch) | (branch is None)]
     best = below.loc[below.below.idxmax()]
-    lines = [f"Best: **{best.run}**, {best.branch} {_side(best.below)}."]
+    lines = [f"Best: **{escape(best.run)}**, {best.branch} {_side(best.below)}."]
     for value, part in below.groupby(by):
         ends = [_side(part.below.min()), _side(part.below.max())]
         span = ends[0] if len(part) == 1 else f"{' to '.join(dict.fromkeys(ends))}, {len(part)} branches"
-        lines.append(f"`{value}`: {span}.")
+        lines.append(f"`{escape(str(value))}`: {span}.")
     if fixes:
         for _, row in below_mean_frame(fixes).sort_values("below").iterrows():
-            lines.append(f"With or without a fix, `{row.run}`: {row.branch} {_side(row.below)}.")
+            lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} {_side(row.below)}.")
     return "\n".join(f"- {line}".replace("%", " %") for line in lines)
 
 
