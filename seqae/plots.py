@@ -1,6 +1,7 @@
 """Figures: data frames in, matplotlib figures out. Every axis has its unit; no torch here."""
 
 from collections.abc import Mapping
+from io import BytesIO
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,6 +68,29 @@ def learning_curves(
             axis.text(epoch, 0.98, f"{name} ", transform=axis.get_xaxis_transform(), color="0.4", fontsize=7,
                       ha="right", va="top", rotation=90)  # fmt: skip
     return _label(grid, metric, "epoch", titles="" if set(data.branch) == {"all"} else "{col_name}")
+
+
+def live_curve(metrics: pd.DataFrame, *, epochs: int) -> tuple[bytes, str]:
+    """How far a training is: a PNG of the objective by epoch, the axis as long as all of it, and the same in words.
+
+    Drawn in a few hundredths of a second, without pyplot, which the notebook may be using. metrics: as metrics.csv.
+    """
+    figure = Figure(figsize=(6, 2.4), layout="constrained")
+    axis = figure.subplots()
+    objective = metrics[metrics.metric == "objective"]
+    for (split, line), colour in zip(objective.groupby("split"), sns.color_palette("colorblind"), strict=False):
+        axis.plot(line.epoch, line.value, marker=".", label=split, color=colour)
+    val = objective[objective.split == "val"].reset_index()
+    told = f"epoch {val.epoch.max()} of {epochs}: val {val.value.iloc[-1]:.4g}"
+    if val.value.notna().any():
+        best = val.loc[val.value.idxmin()]
+        told += f", best {best.value:.4g} at epoch {best.epoch}"
+    axis.set(xlim=(0.5, epochs + 0.5), xlabel="epoch", ylabel="objective")
+    axis.set_title(told, fontsize=9)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    figure.savefig(buffer := BytesIO(), dpi=90)
+    return buffer.getvalue(), told
 
 
 def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse", hue: str = "branch") -> Figure:

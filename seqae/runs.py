@@ -32,6 +32,7 @@ from seqae import experiment, pictures
 from seqae.config import EXECUTION, Parameters, load_yaml, resolve
 from seqae.data import to_range
 from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
+from seqae.live import watched
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name
@@ -368,7 +369,9 @@ class Run:
         model, fitted = experiment.train(
             p,
             val,
-            record=lambda table, rows: _append(folder / f"{table}.csv", rows),
+            record=watched(
+                lambda table, rows: _append(folder / f"{table}.csv", rows), metrics=self.metrics, epochs=p.epochs
+            ),
             checkpoint=checkpoint,
             resume=lambda epoch: _truncate(logs, epoch),
             tracker_folder=folder / "tracker",

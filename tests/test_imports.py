@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "optimizers": set(),
     "pictures": set(),
+    "live": {"plots"},
     "plots": set(),
     "report": set(),
     "forkserver": {"compare", "runs"},
@@ -38,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "compare": {"config", "diagnose", "naming", "pictures", "runs", "stores"},
     "sweep": {"cells", "compare", "config", "kernels", "naming", "report", "runs", "stores", "transfer"},
 }
-ALLOWED["runs"] |= {"performance", "stores"}
+ALLOWED["runs"] |= {"live", "performance", "stores"}
 ALLOWED["gather"] = {"runs", "stores", "transfer"}
 ALLOWED["demo"] = {"cells", "models", "naming", "runs", "stores", "sweep", "train"}
 ALLOWED["rerun"] = {"config", "naming", "runs", "sweep"}
