@@ -50,8 +50,9 @@ def run(
     """
     with _one_message():
         from seqae.cluster import connect, slots, tls
+        from seqae.index import update_index
         from seqae.stores import publish, refresh
-        from seqae.sweep import plan, sweep, update_index
+        from seqae.sweep import plan, sweep
         from seqae.view import SweepView, print_table
 
         planned = plan(files, scale=scale, given=_parameters(given), store=store)
@@ -137,8 +138,9 @@ def compare(
     seqae compare losses params/losses/fixes --scale quick
     """
     with _one_message():
+        from seqae.index import update_index
         from seqae.stores import publish, refresh
-        from seqae.sweep import compare_runs, plan, update_index
+        from seqae.sweep import compare_runs, plan
 
         planned = plan(files or [], scale=scale, given=_parameters(given), store=store)
         page, reason = compare_runs(family, [item.run for item in planned], store=store)
@@ -229,8 +231,8 @@ def gather(
     """
     with _one_message():
         from seqae.gather import PROBLEMS, WHAT, merge_stores
+        from seqae.index import update_index
         from seqae.stores import publish
-        from seqae.sweep import update_index
         from seqae.view import print_table
 
         folder, rows = merge_stores(places[:-1], places[-1])

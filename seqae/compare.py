@@ -1,14 +1,20 @@
 """Many runs as tidy tables: which runs belong together, their curves, final figures, reference levels, pictures."""
 
+import csv
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 from seqae.config import Parameters
 from seqae.diagnose import diary
 from seqae.naming import run_name
-from seqae.plots import Strips, sample_strips
+from seqae.pictures import Strips, sample_strips
 from seqae.runs import Run, find_runs
 from seqae.stores import fetch
 
@@ -39,7 +45,7 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
 
 
 def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
-    """Metrics by epoch: epoch, step, seconds, branch, metric, value, and run, loss and `FACETS`."""
+    """Metrics by epoch: epoch, step, seconds, branch, metric, value; run, `recipes`, loss and `FACETS`."""
     return _stack(runs, lambda run: run.metrics().query(f"split == '{split}'"))
 
 
@@ -163,6 +169,36 @@ def gallery(runs: Sequence[Run], branch: str) -> Strips:
     return strips
 
 
+def beside_others(run: Run) -> dict[str, Any] | None:
+    """What the index needs to set a finished run beside others: by branch the mse of each frame step on test and that
+    of the mean frame; which sequences its pictures show; and `recipe`, equal where only the seed differs.
+    """
+    p = run.parameters
+    try:
+        test = [row for row in _rows(run.folder / "test.csv") if row["metric"] == "mse"]
+        levels = [row for row in _rows(run.folder / "baselines.csv") if row["metric"] == "mse"]
+    except FileNotFoundError:
+        return None
+    mean = {r["branch"]: float(r["value"]) for r in levels if (r["split"], r["baseline"]) == ("test", "mean_frame")}
+    steps: dict[str, list[float]] = {}
+    for row in test:
+        if row["frame"]:
+            steps.setdefault(row["branch"], []).append(float(f"{float(row['value'] or 'nan'):.4g}"))
+    return {
+        "steps": {branch: values for branch, values in steps.items() if np.isfinite(values).all()},
+        "mean_frame": mean,
+        "sequences": f"{p.frame_size}×{p.frame_size} pixels, {p.frames_in} + {p.frames_out} frames, digits {p.digits}, "
+        f"data seed {p.data_seed}",
+        "recipe": f"{run.family} {p.model_copy(update={'seed': 0}).short_hash()}",
+    }
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    # Without pandas, which takes ten times as long: an index reads those of a thousand runs.
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 def counterparts(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
     """Those of `among` with the same loss, task and decoder input as one of `runs`."""
     ways = {(run.parameters.loss, run.parameters.task, run.parameters.decoder_input) for run in runs}
@@ -180,11 +216,20 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
 
 
+def recipes(runs: Sequence[Run]) -> list[str]:
+    """What each run is called together with those that differ from it only by seed, and how many they are."""
+    alike = [run.parameters.model_copy(update={"seed": runs[0].parameters.seed}) for run in runs]
+    keys = [parameters.short_hash() for parameters in alike]
+    firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
+    names = dict(zip(firsts, labels(list(firsts.values())), strict=True))
+    return [names[key] + (f", n = {keys.count(key)} seeds" if keys.count(key) > 1 else "") for key in keys]
+
+
 def _stack(runs: Sequence[Run], read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
     tables = []
-    for run, label in zip(runs, labels(runs), strict=True):
+    for run, label, recipe in zip(runs, labels(runs), recipes(runs), strict=True):
         facets = {name: getattr(run.parameters, name) for name in FACETS}
-        table = read(run).assign(run=label, loss=run.parameters.loss, **facets)
+        table = read(run).assign(run=label, recipe=recipe, loss=run.parameters.loss, **facets)
         if run.parameters.recon_truth and "branch" in table:  # a one-step prediction, not a reconstruction
             table["branch"] = table.branch.replace("recon", "recon, given truth")
         tables.append(table)
@@ -211,21 +256,21 @@ def describe(runs: Sequence[Run]) -> str:
 
 
 def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss", branch: str | None = None) -> str:
-    """The comparison's findings as a list, every number computed from the runs.
+    """The comparison's findings as a list in Markdown, every number computed from the runs.
 
     by: a column of `curves`, for each value of which a line is given; branch: the only one told of.
     """
     below = below_mean_frame(grid)
     below = below[(below.branch == branch) | (branch is None)]
     best = below.loc[below.below.idxmax()]
-    lines = [f"Best: **{best.run}**, {best.branch} {_side(best.below)}."]
+    lines = [f"Best: **{escape(best.run)}**, {best.branch} {_side(best.below)}."]
     for value, part in below.groupby(by):
         ends = [_side(part.below.min()), _side(part.below.max())]
         span = ends[0] if len(part) == 1 else f"{' to '.join(dict.fromkeys(ends))}, {len(part)} branches"
-        lines.append(f"`{value}`: {span}.")
+        lines.append(f"`{escape(str(value))}`: {span}.")
     if fixes:
         for _, row in below_mean_frame(fixes).sort_values("below").iterrows():
-            lines.append(f"With or without a fix, `{row.run}`: {row.branch} {_side(row.below)}.")
+            lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} {_side(row.below)}.")
     return "\n".join(f"- {line}".replace("%", " %") for line in lines)
 
 

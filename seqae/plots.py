@@ -1,7 +1,7 @@
-"""Figures: arrays and data frames in, matplotlib figures and pictures out. Every axis has its unit; no torch here."""
+"""Figures: data frames in, matplotlib figures out. Every axis has its unit; no torch here."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from io import BytesIO
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +10,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw, ImageFont
 
 from seqae.losses import LOSSES
 
@@ -29,9 +28,6 @@ X_UNITS = {"epoch": "epoch", "seconds": "training time, seconds"}
 BRANCH_ORDER = ["recon", "pred"]
 TASK_ORDER = ["recon", "recon_ordered", "pred", "both"]
 LINES = {"mean_frame": "--", "copy_last": "-.", "black": (0, (1, 3)), "floor": ":"}
-GREY = 90  # between the frames of a strip
-TITLE_BAND = 24  # pixels above the columns of an animation
-Strips = list[tuple[str, np.ndarray]]  # (title, uint8 (N, T, H, W), 0-255)
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -75,6 +71,29 @@ def learning_curves(
     return _label(grid, metric, "epoch", titles="" if set(data.branch) == {"all"} else "{col_name}")
 
 
+def live_curve(metrics: pd.DataFrame, *, epochs: int) -> tuple[bytes, str]:
+    """How far a training is: a PNG of the objective by epoch, the axis as long as all of it, and the same in words.
+
+    Drawn in a few hundredths of a second, without pyplot, which the notebook may be using. metrics: as metrics.csv.
+    """
+    figure = Figure(figsize=(6, 2.4), layout="constrained")
+    axis = figure.subplots()
+    objective = metrics[metrics.metric == "objective"]
+    for (split, line), colour in zip(objective.groupby("split"), sns.color_palette("colorblind"), strict=False):
+        axis.plot(line.epoch, line.value, marker=".", label=split, color=colour)
+    val = objective[objective.split == "val"].reset_index()
+    told = f"epoch {val.epoch.max()} of {epochs}: val {val.value.iloc[-1]:.4g}"
+    if val.value.notna().any():
+        best = val.loc[val.value.idxmin()]
+        told += f", best {best.value:.4g} at epoch {best.epoch}"
+    axis.set(xlim=(0.5, epochs + 0.5), xlabel="epoch", ylabel="objective")
+    axis.set_title(told, fontsize=9)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    figure.savefig(buffer := BytesIO(), dpi=90)
+    return buffer.getvalue(), told
+
+
 def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse", hue: str = "branch") -> Figure:
     """How the error grows with the horizon, on test: a curve a branch, or, of many runs, a panel a branch and a
     colour a `hue`, over the frame steps.
@@ -83,6 +102,7 @@ def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse
     if not np.isfinite(data.value).any():
         return _nothing(metric)
     many = hue != "branch"
+    data = _over_seeds(data, "frame") if many else data
     grid = sns.relplot(
         data,
         x="frame",
@@ -99,6 +119,10 @@ def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse
         aspect=1.35,
         palette=_palette(data[hue]),
     )
+    if many:
+        _bands(
+            grid, data, "frame", hue, ["branch"], dict(zip(sorted(set(data[hue])), _palette(data[hue]), strict=True))
+        )
     levels = levels[(levels.metric == metric) & (levels.baseline == "mean_frame")]
     if "split" in levels:
         levels = levels[levels.split == "test"]
@@ -168,7 +192,7 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     curves: columns epoch, value, metric, loss, task, decoder_input, branch. levels: loss, branch, baseline, metric,
     value on val.
     """
-    data = curves[curves.metric == metric]
+    data = _over_seeds(curves[curves.metric == metric], "epoch")
     palette = dict(zip(_ordered(data.loss, [*LOSSES]), sns.color_palette("colorblind", 10), strict=False))
     grid = sns.relplot(
         data,
@@ -190,6 +214,7 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
         aspect=1.15,
         facet_kws={"sharex": True, "sharey": True},
     )
+    _bands(grid, data, "epoch", "loss", ["decoder_input", "task"], palette)
     levels = levels[levels.metric == metric]
     for (_, task), axis in grid.axes_dict.items():
         panel = levels[levels.task == task]
@@ -213,7 +238,9 @@ def by_branch(
     """A panel a branch, all recons and all preds (or one of what belongs to no branch, such as the gradient norm): a
     colour a way (or a run), a line style a loss. x: epoch, or seconds of training. As above.
     """
-    data = curves[curves.metric == metric].assign(way=lambda d: d.task + ", reads " + d.decoder_input)
+    data = _over_seeds(curves[curves.metric == metric], "epoch").assign(
+        way=lambda d: d.task + ", reads " + d.decoder_input
+    )
     if not np.isfinite(data.value).any():
         return _nothing(metric)
     names = sorted(set(data[hue]))
@@ -236,10 +263,12 @@ def by_branch(
         height=3.6,
         aspect=1.25,
     )
+    _bands(grid, data, x, hue, ["branch"], dict(zip(names, _palette(data[hue]), strict=True)))
     if log:
         grid.set(yscale="log")
     if levels is not None:
-        levels = levels[(levels.metric == metric) & levels.run.isin(set(data.run))]
+        known = levels.recipe if "recipe" in levels else levels.run
+        levels = levels[(levels.metric == metric) & known.isin(set(data.run))]
         for branch, axis in grid.axes_dict.items():
             of_branch = levels[levels.branch == branch]
             for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
@@ -391,73 +420,29 @@ def roofline(table: pd.DataFrame) -> Figure:
     return grid.figure
 
 
-def sample_strips(samples: Mapping[str, np.ndarray], *, task: str, frames_in: int) -> Strips:
-    """Truth and output of each branch in true time order. samples: as `Run.samples` gives them."""
-    seen, future = samples["frames"][:, :frames_in], samples["frames"][:, frames_in:]
-    strips: Strips = []
-    if "recon" in samples:
-        output = samples["recon"] if task == "recon_ordered" else samples["recon"][:, ::-1]
-        strips += [("seen", seen), ("reconstruction", output)]
-    if "pred" in samples:
-        strips += [("future", future), ("prediction", samples["pred"])]
-    return strips
+def _over_seeds(data: pd.DataFrame, step: str) -> pd.DataFrame:
+    # Runs that differ only by seed become one, called by their recipe: value is their mean, from low to high, of n.
+    data = data if "recipe" in data else data.assign(recipe=data.run)
+    data = data.assign(run=data.recipe, low=data.value, high=data.value, n=1)
+    how = dict.fromkeys(data.columns, "first") | {"value": "mean", "low": "min", "high": "max", "n": "sum"}
+    how |= {"seconds": "mean"} if "seconds" in data else {}
+    keys = ["recipe", "branch", step]
+    return data.groupby(keys, as_index=False, sort=False).agg({k: v for k, v in how.items() if k not in keys})
 
 
-def strip_figure(strips: Strips, *, sequences: Sequence[int] = (0,)) -> Figure:
-    """One row a strip, one column a frame, of one sequence after another; black 0 to white 255. Titles stand to the
-    left.
-    """
-    rows = [(title, frames[i : i + 1]) for i in sequences for title, frames in strips]
-    columns = max(frames.shape[1] for _, frames in strips)
-    figure, axes = plt.subplots(len(rows), 1, figsize=(0.62 * columns + 2, 0.66 * len(rows)), squeeze=False)
-    for axis, (title, frames) in zip(axes[:, 0], rows, strict=True):
-        axis.imshow(_tile(frames), cmap="gray", vmin=0, vmax=255)
-        axis.text(-0.01, 0.5, title, transform=axis.transAxes, ha="right", va="center", fontsize=9)
-        axis.axis("off")
-    figure.subplots_adjust(left=2 / figure.get_figwidth(), right=1, top=1, bottom=0, hspace=0.05)
-    return figure
+def _bands(grid: sns.FacetGrid, data: pd.DataFrame, x: str, hue: str, facets: list[str], colours: dict) -> None:
+    # Beneath the mean of several seeds, from the least to the largest; n is stated below.
+    if data.n.max() == 1:
+        return
+    for key, axis in grid.axes_dict.items():
+        panel = data[(data[facets] == (list(key) if len(facets) > 1 else [key])).all(axis=1) & (data.n > 1)]
+        for (name, _, _), line in panel.groupby([hue, "run", "branch"]):
+            axis.fill_between(line[x], line.low, line.high, color=colours[name], alpha=0.2, linewidth=0)
+    counts = " or ".join(map(str, sorted(set(data.n[data.n > 1]))))
+    grid.figure.text(0.01, 0, f"line: mean of the seeds, band: least to largest, n = {counts}", va="top", fontsize=8)
 
 
-def save_strips(strips: Strips, file: Path, *, sequences: int = 2) -> None:
-    """A PNG: for each of the first sequences its strips above each other, a grey line between the frames."""
-    rows = [_tile(frames[i : i + 1]) for i in range(min(sequences, len(strips[0][1]))) for _, frames in strips]
-    width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, 1), (0, width - row.shape[1])), constant_values=GREY) for row in rows]
-    Image.fromarray(np.vstack(padded)).save(file)
-
-
-def save_gif(strips: Strips, file: Path, *, pixels: int = 112, milliseconds: int = 200) -> None:
-    """An endless animation: one row a sequence (at most 4), one picture a frame step, titles above the columns.
-
-    strips: truth and output in turn, as `sample_strips` gives them; after each pair stands its difference, output
-    minus truth: mid-grey 128 where there is none, lighter where the output is too bright, darker where it is too
-    dark, white and black at ±1 of the unit range. pixels: a frame's side in the animation, about.
-    """
-    columns: Strips = []
-    for truth, output in zip(strips[::2], strips[1::2], strict=True):
-        difference = (128 + (output[1].astype(int) - truth[1]) / 2).round().clip(0, 255).astype(np.uint8)
-        columns += [truth, output, ("difference", difference)]
-    scale = max(1, round(pixels / strips[0][1].shape[3]))
-    pictures = []
-    for t in range(max(frames.shape[1] for _, frames in columns)):
-        tiles = [_tile(frames[:4, min(t, frames.shape[1] - 1)][:, None]) for _, frames in columns]
-        pictures.append(_titled(np.hstack(tiles).repeat(scale, 0).repeat(scale, 1), [title for title, _ in columns]))
-    pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
-
-
-def _titled(picture: np.ndarray, titles: Sequence[str]) -> Image.Image:
-    # White on black above columns of equal width, as large as the longest title allows.
-    width = picture.shape[1] // len(titles)
-    longest = max(ImageFont.load_default(100).getlength(title) for title in titles)
-    size = min(16, int(100 * 0.94 * width / longest))
-    image = Image.fromarray(np.pad(picture, ((TITLE_BAND, 0), (0, 0))))
-    for column, title in enumerate(titles):
-        centre = ((column + 0.5) * width, TITLE_BAND / 2)
-        ImageDraw.Draw(image).text(centre, title, fill=255, font=ImageFont.load_default(size), anchor="mm")
-    return image
-
-
-def _palette(values: pd.Series) -> object:
+def _palette(values: pd.Series) -> list:
     return sns.color_palette("colorblind", values.nunique())  # of more than its ten they come again
 
 
@@ -489,13 +474,6 @@ def _axis_names(figure: Figure, x: str, y: str) -> Figure:
 def _ordered(values: pd.Series, first: list[str]) -> list[str]:
     # The known ones in their order, then any others.
     return sorted(set(values), key=lambda value: (first.index(value) if value in first else len(first), value))
-
-
-def _tile(frames: np.ndarray) -> np.ndarray:
-    # (N, T, H, W) -> one row of frames a sequence, a line of grey right of and below each
-    padded = np.pad(frames, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=GREY)
-    n, t, h, w = padded.shape
-    return padded.transpose(0, 2, 1, 3).reshape(n * h, t * w)
 
 
 def _level(axis: Axes, value: float, name: str, line: object, *, colour: object = "0.4") -> None:

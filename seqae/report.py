@@ -1,8 +1,8 @@
 """Pages: an executed notebook as one HTML file, and the index of all runs as another.
 
 Each page is whole in itself: pictures are data URIs, style and script stand inline, and its content security
-policy forbids the browser any request. What comes from outside (names, values, errors) is escaped by jinja;
-what a notebook's own cells display as HTML is kept, except where it would load something.
+policy forbids the browser any request and any script but our own. What comes from outside (names, values, errors) is
+escaped by jinja; what a notebook's own cells display as HTML is kept, except where it would load or run something.
 """
 
 import hashlib
@@ -27,12 +27,19 @@ from PIL import Image
 
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
 SCRIPTED = {"application/vnd.jupyter.widget-view+json", "application/javascript"}  # their text/plain says nothing
-LOADING = "script[src], link, meta, base, iframe, frame, object, embed, :not(img)[src]:not([src^='data:'])"
+UNWANTED = "script, link, meta, base, iframe, frame, object, embed, form, :not(img)[src]:not([src^='data:'])"
 THUMBNAIL = (240, 96)  # pixels; shown at half that, so that they are sharp on fine screens
 TONES = {
     "learned": "good", "running": "busy", "interrupted": "warn", "stuck": "warn", "saturated": "warn",
     "failed": "bad", "cannot": "bad", "diverged": "bad",
 }  # fmt: skip
+
+ADVICE = {  # what to do, by what the reason of a failure holds; our own errors say it themselves
+    "out of memory|MemoryError|can't allocate": "Lower batch_size, hidden or width, or have fewer runs at a time: "
+    "seqae run --jobs 1.",
+    "No space left": "Free space there, or choose another --store.",
+    "ModuleNotFoundError": "Install that package into the environment that seqae runs in.",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Facts:
     verdict: str | None
     rows: Sequence[tuple[str, str]]  # label, value
     error: str | None = None  # the reason on the first line, what to do on the others
+    files: Sequence[str] = ()  # what lies beside the page, linked where it is there
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,13 @@ class IndexRow:
     started: str = ""
     duration_s: float | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, Any] | None = None  # as `compare.beside_others`; with it, the run can be picked to be compared
+
+
+def advice(reason: str) -> str:
+    """What to do about a run that failed for this reason."""
+    known = [text for pattern, text in ADVICE.items() if re.search(pattern, reason)]
+    return " ".join([*(known or ["Mend the cause."]), "The next seqae run tries this run again."])
 
 
 def render_notebook(notebook: Path, html: Path, facts: Facts) -> None:
@@ -73,7 +88,9 @@ def render_notebook(notebook: Path, html: Path, facts: Facts) -> None:
     page = _Notebook(notebook.parent)
     shown = [(cell, *page.cell(cell)) for cell in cells if page.wants(cell)]
     broken = any("error" in dict(outputs) for _, _, outputs in shown)
-    _write(html, "report.html.j2", facts=facts, trouble=trouble, cells=shown, contents=page.contents, broken=broken)
+    files = [name for name in facts.files if (html.parent / name).exists()]
+    _write(html, "report.html.j2", facts=facts, files=files, trouble=trouble, cells=shown, contents=page.contents,
+           broken=broken)  # fmt: skip
 
 
 def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Sequence[tuple[str, str]]) -> None:
@@ -151,12 +168,15 @@ class _Notebook:
         return self.fragment(self.parser.render(source), headings=True)
 
     def fragment(self, html: str, headings: bool = False) -> Markup:
-        """HTML as a cell gave it, made to stand alone: nothing loads, pictures have alt texts, tables scroll."""
+        """HTML as a cell gave it, made to stand alone: nothing loads or runs, pictures have texts, tables scroll."""
         from bs4 import BeautifulSoup
 
         soup: Any = BeautifulSoup(html, "html.parser")
-        for tag in soup.select(LOADING):
+        for tag in soup.select(UNWANTED):
             tag.decompose()
+        for tag in soup.find_all(True):
+            for name in [name for name in tag.attrs if name.startswith("on")]:
+                del tag[name]
         for tag in soup.find_all(re.compile("^(h[1-6]|img|table)$")):
             if tag.name == "table" and not tag.find_parent("table"):
                 tag.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
@@ -235,5 +255,5 @@ def _thumbnail(path: Path, modified: int) -> str | None:
     except OSError:  # half written, say: the next index has it
         return None
     small.thumbnail(THUMBNAIL)
-    small.save(buffer := BytesIO(), "webp", quality=60)
+    small.save(buffer := BytesIO(), "webp", quality=60, method=0)  # the fastest: of a thousand runs it counts
     return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -28,10 +28,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from seqae import experiment, plots
+from seqae import experiment, pictures
 from seqae.config import EXECUTION, Parameters, resolve
 from seqae.data import to_range
 from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
+from seqae.live import watched
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name
@@ -264,9 +265,9 @@ class Run:
             ("architecture", f"{p.architecture}, width {p.width:g}, {self._weights(record):,} weights"),
             ("differs from the family in", ", ".join(f"{k} {v}" for k, v in self.differs.items()) or "nothing"),
         ]
-        facts += [(f"test {key}", f"{value:.4g}") for key, value in record.get("results", {}).items()]
+        facts += self._results(record)
         if "started" in record:
-            facts.append(("started", record["started"]))
+            facts.append(("started", f"{record['started'][:16].replace('T', ' ')} UTC"))
         if "seconds" in record:
             facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
         if "machine" in record:
@@ -285,6 +286,17 @@ class Run:
         return f"<table><caption>{html.escape(f'{self.family}/{self.name}')}</caption>{cells}</table>"
 
     # --- inside ---
+
+    def _results(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+        # The final metrics, each beside what no model would score where there is such a number.
+        results, facts = record.get("results", {}), []
+        levels = self.baselines().query("split == 'test' and baseline != 'floor'") if results else pd.DataFrame()
+        for key, value in results.items():
+            branch, metric = key.split()
+            beside = levels[(levels.branch == branch) & (levels.metric == metric)].sort_values("value")
+            told = ", ".join(f"{row.baseline.replace('_', ' ')} {row.value:.4g}" for row in beside.itertuples())
+            facts.append((f"test {key}", f"{value:.4g}" + (f" ({told})" if told else "")))
+        return facts
 
     def _weights(self, record: Mapping[str, Any]) -> int:
         return record.get("weights") or sum(w.numel() for w in experiment.check(self.parameters).parameters())
@@ -338,7 +350,9 @@ class Run:
         model, fitted = experiment.train(
             p,
             val,
-            record=lambda table, rows: _append(folder / f"{table}.csv", rows),
+            record=watched(
+                lambda table, rows: _append(folder / f"{table}.csv", rows), metrics=self.metrics, epochs=p.epochs
+            ),
             checkpoint=checkpoint,
             resume=lambda epoch: _truncate(logs, epoch),
             tracker_folder=folder / "tracker",
@@ -362,9 +376,9 @@ class Run:
         _replace_text(folder / "test.csv", table.to_csv(index=False))
 
         np.savez_compressed(folder / "samples.npz", allow_pickle=False, **_images(model, val[:SAMPLES], p))
-        strips = plots.sample_strips(self.samples(), task=p.task, frames_in=p.frames_in)
-        plots.save_strips(strips, folder / "frames.png")
-        plots.save_gif(strips, folder / "frames.gif")
+        strips = pictures.sample_strips(self.samples(), task=p.task, frames_in=p.frames_in)
+        pictures.save_strips(strips, folder / "frames.png")
+        pictures.save_gif(strips, folder / "frames.gif")
 
         metadata = {"family": self.family, "parameters": json.dumps(p.model_dump(mode="json", exclude=set(EXECUTION)))}
         save_file(model.state_dict(), folder / "model.tmp", metadata=metadata)

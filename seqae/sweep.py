@@ -22,13 +22,23 @@ from seqae.cluster import held_gpus
 from seqae.config import read_yaml
 from seqae.kernels import StoppedError, execute_notebook, stop_kernels
 from seqae.naming import project_root
-from seqae.records import RunError, progress, read_record, run_status
-from seqae.report import Facts, IndexRow, render_notebook, write_index
+from seqae.records import RunError, progress
+from seqae.report import Facts, advice, render_notebook
 from seqae.runs import Run, open_run
 from seqae.stores import fetch, mirror, refresh, unpublished, working
 from seqae.transfer import StoreError
 
 UNPUBLISHED = "not all of it is in the store yet"
+
+# What a report links to.
+FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
+    "notebook.ipynb",
+    "run.yaml",
+    "metrics.csv",
+    "test.csv",
+    "frames.gif",
+    "model.safetensors",
+)  # linked in reports
 
 
 @dataclass(frozen=True)
@@ -180,8 +190,8 @@ def _conclude(run: Run, reason: str | None) -> str | None:
     try:
         if reason is not None and _free(run):
             run.fail(reason)
-        error = reason and f"{reason}\nMend the cause; the next seqae run tries this run again."
-        facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error)
+        error = reason and f"{reason}\n{advice(reason)}"
+        facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error, FILES)
         render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts)
     except Exception as error:
         return reason or f"no report: {type(error).__name__}: {error}"
@@ -299,34 +309,5 @@ def execute_page(
     notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
     environment = {"SEQAE_STORE": str(store)}
     reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment)
-    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason))
+    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, (notebook.name,)))
     return reason
-
-
-def update_index(store: Path) -> None:
-    """Rewrite index.html of a store from the run folders and comparisons in it."""
-    rows = [_index_row(file.parent) for file in sorted(store.glob("*/*/run.yaml"))]
-    pages = sorted(store.glob("*/compare.html"))
-    write_index(store / "index.html", rows, [(page.parent.name, page.relative_to(store).as_posix()) for page in pages])
-
-
-def _index_row(folder: Path) -> IndexRow:
-    family, name = folder.parts[-2:]
-    page = "report.html" if (folder / "report.html").exists() else "run.yaml"
-    try:
-        record = read_record(folder)
-        status = run_status(folder, record)
-    except RunError as error:  # damaged: say so, and show the others
-        return IndexRow(family, name, f"{family}/{name}/{page}", "failed", verdict=str(error))
-    return IndexRow(
-        family,
-        name,
-        href=f"{family}/{name}/{page}",
-        status=status,
-        verdict=record.get("verdict"),
-        metrics=record.get("results", {}),
-        thumbnail=folder / "frames.png",
-        started=record.get("started", ""),
-        duration_s=record.get("seconds"),
-        parameters={key: str(value) for key, value in record.get("differs", {}).items()},
-    )

@@ -64,7 +64,7 @@ class SweepView:
                 self.bar.update(self.running[run.folder], completed=logged[0], note=f"loss {logged[1]:.4g}")
 
     def finished(self, outcome: "Outcome") -> None:
-        from seqae.sweep import update_index
+        from seqae.index import update_index
 
         run = outcome.run
         self.seconds.append(outcome.seconds)

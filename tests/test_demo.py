@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
-from seqae import demo, plots
+from seqae import demo, pictures
 from seqae.cells import family_defaults
 from seqae.cli import app
 from seqae.config import read_yaml
@@ -141,10 +141,10 @@ def pixels(file: Path) -> list[np.ndarray]:
 def test_an_animation_has_titles_and_differences(tmp_path):
     truth, output = (np.full((2, 3, 4, 4), value, np.uint8) for value in (100, 100))
     output[0, 1], output[1, 1] = 200, 0  # in the second picture too bright above, too dark below
-    plots.save_gif([("seen", truth), ("reconstruction", output)], tmp_path / "a.gif", pixels=80)
-    pictures = pixels(tmp_path / "a.gif")
-    assert len(pictures) == 3
-    band, below = pictures[0][: plots.TITLE_BAND], pictures[1][plots.TITLE_BAND :]
+    pictures.save_gif([("seen", truth), ("reconstruction", output)], tmp_path / "a.gif", pixels=80)
+    shown = pixels(tmp_path / "a.gif")
+    assert len(shown) == 3
+    band, below = shown[0][: pictures.TITLE_BAND], shown[1][pictures.TITLE_BAND :]
     width = band.shape[1] // 3
     assert width >= 80
     for column in range(3):
@@ -153,14 +153,14 @@ def test_an_animation_has_titles_and_differences(tmp_path):
         assert not title[:, [0, -1]].any(), "that does not reach into the next"
     middle = [below[y, column * width + width // 2] for y in (40, 140) for column in range(3)]
     assert middle == [100, 200, 178, 100, 0, 78]
-    assert pictures[0][plots.TITLE_BAND + 40, 2 * width + 40] == 128
+    assert shown[0][pictures.TITLE_BAND + 40, 2 * width + 40] == 128
 
 
 def test_a_long_title_is_made_to_fit(tmp_path):
     frames = np.zeros((1, 1, 16, 16), np.uint8)
-    plots.save_gif([("a very long title of a column", frames), ("b", frames)], tmp_path / "a.gif", pixels=48)
+    pictures.save_gif([("a very long title of a column", frames), ("b", frames)], tmp_path / "a.gif", pixels=48)
     (picture,) = pixels(tmp_path / "a.gif")
-    band = picture[: plots.TITLE_BAND, : picture.shape[1] // 3]
+    band = picture[: pictures.TITLE_BAND, : picture.shape[1] // 3]
     assert band.max() > 100
     assert not band[:, [0, -1]].any()
 
@@ -191,7 +191,7 @@ def test_the_page_and_its_pictures_lie_in_the_run_folder(run, shown):
 
 def test_the_animation_shows_the_sequences_chosen(run, shown):
     outputs = run.outputs(indices=[3, 9])
-    picture = pixels(run.folder / "demo.gif")[0][plots.TITLE_BAND :]
+    picture = pixels(run.folder / "demo.gif")[0][pictures.TITLE_BAND :]
     side = picture.shape[1] // 6
     scale = side // 17
     first = picture[scale // 2 : side - scale : scale, scale // 2 : side - scale : scale]

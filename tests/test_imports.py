@@ -27,6 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "optimizers": set(),
     "parallel": set(),
+    "pictures": set(),
+    "live": {"plots"},
     "plots": {"losses"},
     "report": set(),
     "forkserver": {"compare", "runs"},
@@ -39,15 +41,16 @@ ALLOWED: dict[str, set[str]] = {
     "cost": {"config", "experiment", "models", "train"},
     "peers": {"losses", "models"},
     "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers", "train"},
-    "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "plots", "train"},
-    "compare": {"config", "diagnose", "naming", "plots", "runs", "stores"},
+    "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "pictures", "train"},
+    "compare": {"config", "diagnose", "naming", "pictures", "runs", "stores"},
+    "index": {"compare", "records", "report", "runs"},
     "sweep": {"cells", "cluster", "config", "kernels", "naming", "records", "report", "runs", "stores", "transfer"},
 }
-ALLOWED["runs"] |= {"performance", "records", "stores"}
+ALLOWED["runs"] |= {"live", "performance", "records", "stores"}
 ALLOWED["gather"] = {"records", "runs", "stores", "transfer"}
 ALLOWED["demo"] = {"cells", "models", "naming", "records", "runs", "stores", "sweep", "train"}
 ALLOWED["rerun"] = {"config", "naming", "records", "runs", "sweep"}
-ALLOWED["view"] = {"records", "runs", "sweep"}
+ALLOWED["view"] = {"index", "records", "runs", "sweep"}
 ALLOWED["cli"] = {*ALLOWED}
 ALLOWED["__init__"] = {*ALLOWED} - {"cli", "__init__"}  # the names that users import
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -99,7 +102,7 @@ def test_the_table_says_nothing_of_packages_outside() -> None:
 
 def test_what_needs_no_torch_imports_none() -> None:
     """So that commands which only look start at once."""
-    code = "import sys, seqae.plots, seqae.records, seqae.report, seqae.view; print(*sys.modules)"
+    code = "import sys, seqae.pictures, seqae.plots, seqae.records, seqae.report, seqae.view; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "seqae.config" in loaded
     assert {"torch", "accelerate", "torchmetrics"} & {*loaded} == set()

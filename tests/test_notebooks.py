@@ -1,12 +1,14 @@
 """The notebooks and parameter files in git: their form, and that each runs top to bottom from a fresh kernel."""
 
 import ast
+import html
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from seqae.cells import family_defaults
@@ -125,6 +127,7 @@ SMOKE = {
 }
 
 
+EVIL = "<script>alert(1)</script>"
 UNUSUAL = [  # what people do to a family's notebook: break it, and ask it for what it was not written for
     ("params/saturation/0sb-readout.yaml", "loss=0nm", "optimizer=SGD", "learning_rate=1e30", "clip_norm=none"),
     ("params/paper/composite.yaml", "loss=0nm", "patience=1", "epochs=4", "learning_rate=1e-7"),
@@ -142,6 +145,10 @@ def smoke_store(tmp_path_factory):
         options = [part for pair in given for part in ("-p", pair)]
         told = CliRunner().invoke(app, ["run", str(ROOT / file), *options, "--scale", "smoke", "--store", str(store)])
         assert told.exit_code == 0, told.output
+    for file in store.glob("*/*/run.yaml"):  # what comes from outside: it is shown as text, wherever it is shown
+        record = yaml.safe_load(file.read_text())
+        record["parameters"]["label"] = f"{EVIL} {file.parent.name}"
+        file.write_text(yaml.safe_dump(record))
     return store
 
 
@@ -208,3 +215,6 @@ def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, monkeypatch, n
     text = "".join(output.get("data", {}).get("text/markdown", "") for cell in cells for output in cell.outputs)
     assert f"**{len(find_runs(smoke_store, family))} runs**" in text
     assert "left out" not in text
+    pages = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.outputs]
+    assert EVIL not in text + "".join(pages)
+    assert html.escape(EVIL) in "".join(pages)

@@ -4,9 +4,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from seqae import plots
+from seqae import pictures, plots
 
 mpl.use("Agg")
 WAYS = [(task, reads) for task in ("recon", "pred", "both") for reads in ("zero", "output")]
@@ -66,6 +65,30 @@ def test_all_recons_and_all_preds(tables):
     assert horizontals(two.axes[0]) == pytest.approx([0.0372, 0.0698])
 
 
+def test_seeds_are_one_line_their_mean_in_a_band_and_n_is_stated(tables):
+    curves, levels = tables
+    ones = curves[(curves.loss == "0nm") & curves.task.isin(["recon", "pred"])]
+    seeds = [ones.assign(run=ones.run + f"-seed{i}", recipe=ones.run + ", n = 3 seeds", value=ones.value + shift)
+             for i, shift in enumerate((0, 0.01, 0.05))]  # fmt: skip
+    alone = curves[(curves.loss == "0sm") & (curves.task == "recon")]
+    both = pd.concat([*seeds, alone.assign(recipe=alone.run)])
+    figure = plots.by_branch(both, levels.assign(recipe=levels.run), hue="run")
+    recon, pred = figure.axes
+    assert len(drawn(recon)) == 4
+    assert len(drawn(pred)) == 2
+    assert drawn(pred)[0] == pytest.approx((0.23, 0.24, 0.25))  # 0.2 + 0.01 an epoch, and 0.02
+    bands = [band.get_paths()[0].vertices for band in pred.collections]
+    assert [(band[:, 1].min(), band[:, 1].max()) for band in bands] == [pytest.approx((0.21, 0.28))] * 2
+    assert len(recon.collections) == 2, "what has one seed has no band"
+    assert [text.get_text() for text in figure.texts] == ["line: mean of the seeds, band: least to largest, n = 3"]
+    names = [text.get_text() for text in figure.legends[0].texts]
+    assert "0nm-pred-zero, n = 3 seeds" in names
+
+    assert plots.losses_in_ways(both, levels[levels.loss != "0sb"]).texts
+    steps = both.rename(columns={"epoch": "frame"})
+    assert len(plots.frame_errors(steps, levels, hue="run").axes[1].collections) == 2
+
+
 def test_one_run_against_its_levels():
     metrics = pd.DataFrame(
         [(e, split, "pred", "bce", e / 10) for e in (1, 2, 3) for split in ("train", "val")],
@@ -91,39 +114,10 @@ def test_error_by_frame_step():
     assert axis.get_xlabel() == "frame step of the decoder"
 
 
-@pytest.fixture
-def samples():
-    frames = np.arange(5, dtype=np.uint8)[None, :, None, None] * np.ones((3, 1, 4, 4), np.uint8)  # frame t is all t
-    return {"frames": frames, "recon": frames[:, :3][:, ::-1] + 100, "pred": frames[:, 3:] + 200}
-
-
-def test_strips_are_in_true_time_order(samples):
-    strips = dict(plots.sample_strips(samples, task="both", frames_in=3))
-    assert {title: frames[0, :, 0, 0].tolist() for title, frames in strips.items()} == {
-        "seen": [0, 1, 2],
-        "reconstruction": [100, 101, 102],
-        "future": [3, 4],
-        "prediction": [203, 204],
-    }
-    ordered = samples | {"recon": samples["recon"][:, ::-1]}
-    assert dict(plots.sample_strips(ordered, task="recon_ordered", frames_in=3))["reconstruction"][0, 0, 0, 0] == 100
-
-
-def test_pictures_hold_every_frame(samples, tmp_path):
-    strips = plots.sample_strips(samples, task="both", frames_in=3)
-    plots.save_strips(strips, tmp_path / "frames.png", sequences=2)
-    picture = np.asarray(Image.open(tmp_path / "frames.png"))
-    assert set(np.unique(picture)) == {0, 1, 2, 100, 101, 102, 3, 4, 203, 204, plots.GREY}
-    plots.save_gif(strips, tmp_path / "frames.gif")
-    with Image.open(tmp_path / "frames.gif") as animation:
-        assert animation.n_frames == 3
-        assert animation.info["loop"] == 0
-
-
 def test_show_frees_the_figure_and_keeps_the_text(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append(metadata))
-    figure = plots.strip_figure([("truth", np.zeros((1, 2, 4, 4), np.uint8))])
+    figure = pictures.strip_figure([("truth", np.zeros((1, 2, 4, 4), np.uint8))])
     plots.show(figure, "two black frames")
     assert shown == [{"image/png": {"alt": "two black frames"}}]
     assert not plots.plt.fignum_exists(figure.number)

@@ -2,16 +2,19 @@
 
 import shutil
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import nbformat.v4 as v4
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode, write
 from PIL import Image
 
+from seqae import pictures
 from seqae.report import Facts, IndexRow, render_notebook, write_index
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -100,6 +103,13 @@ def failed_run() -> tuple[list[NotebookNode], Facts]:
     return cells, facts
 
 
+def beside(i: int) -> dict:
+    """Runs 0 to 2 are three seeds of one; run 9 saw other sequences."""
+    steps = {"pred": [0.01 * (i + 1), 0.02 * (i + 1)]} | ({"recon": [0.5, 0.6]} if i == 3 else {})
+    return {"steps": steps, "mean_frame": dict.fromkeys(steps, 0.1), "sequences": "32×32" if i == 9 else "16×16",
+            "recipe": f"losses {max(i, 2)}"}  # fmt: skip
+
+
 def an_index(folder: Path, runs: int = 30) -> Path:
     (folder / "frames.png").write_bytes(picture(640, 200))
     words = (
@@ -114,6 +124,7 @@ def an_index(folder: Path, runs: int = 30) -> Path:
             metrics={} if i == 7 else {"pred mse": (i * 7 % runs) / 100} | ({"bce": 0.1} if i % 4 == 0 else {}),
             thumbnail=folder / "frames.png", started=f"2025-11-23 22:{i % 60:02d}", duration_s=float(i),
             parameters={"learning_rate": f"0.00{i}", "task": "pred"},
+            beside=None if i == 7 else beside(i),
         )
         for i in range(runs)
     ]  # fmt: skip
@@ -248,15 +259,17 @@ def test_widgets_leave_no_litter_and_other_outputs_stay(report):
     assert page.select_one("pre.text .ansi-red-fg").string == "2"
 
 
-def test_what_would_load_something_is_taken_out_of_outputs(report):
+def test_what_would_load_or_run_something_is_taken_out_of_outputs(report):
     loading = (
         '<script src="https://cdn.example/require.js"></script><link rel="stylesheet" href="https://cdn.example/a.css">'
         '<iframe src="https://example.org"></iframe><video src="https://example.org/v.mp4"></video>'
-        '<p>stays</p><script>window.own = 1</script><img alt="s" src="data:," srcset="https://example.org/2x.png 2x">'
+        '<p onclick="run()">stays</p><script>run()</script>'
+        '<img alt="s" src="data:," srcset="https://example.org/2x.png 2x">'
     )
     page = report(code("", html_output(loading)))
     output = page.select_one(".html")
-    assert [tag.name for tag in output.find_all(True)] == ["p", "script", "img"]
+    assert [tag.name for tag in output.find_all(True)] == ["p", "img"]
+    assert not output.p.attrs
     assert "https://" not in str(output)
 
 
@@ -273,7 +286,8 @@ def test_everything_from_outside_is_escaped_in_a_report(report):
 
 
 def test_everything_from_outside_is_escaped_in_the_index(tmp_path):
-    row = IndexRow(EVIL, EVIL, EVIL, EVIL, EVIL, {EVIL: 1.0}, tmp_path / "none.png", EVIL, 1.0, {EVIL: EVIL})
+    told = {"steps": {EVIL: [1.0]}, "mean_frame": {EVIL: 1.0}, "sequences": EVIL, "recipe": EVIL}
+    row = IndexRow(EVIL, EVIL, EVIL, EVIL, EVIL, {EVIL: 1.0}, tmp_path / "none.png", EVIL, 1.0, {EVIL: EVIL}, told)
     other = IndexRow("b", "b", "javascript:alert(1)", "done")
     write_index(tmp_path / "index.html", [row, other], [(EVIL, "//evil.example/x"), ("b", EVIL)])
     page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
@@ -392,17 +406,20 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Open a file; whatever it asks for beyond itself, or says on the console, fails the test at its end."""
+    """Open a file; whatever it asks for beyond itself, or says on the console, fails the test at its end.
+
+    beside: files that the reader has it load by what he does.
+    """
     requests, complaints, contexts, visited = [], [], [], set()
 
-    def open_page(path: Path, width: int = 1440, scheme: str = "light"):
+    def open_page(path: Path, width: int = 1440, scheme: str = "light", beside: Sequence[Path] = ()):
         contexts.append(context := browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
         page = context.new_page()
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        visited.add(path.as_uri())
+        visited.update(file.as_uri() for file in (path, *beside))
         page.goto(path.as_uri())
         return page
 
@@ -424,7 +441,8 @@ def test_pages_fit_the_screen_and_ask_for_nothing(visit, report, tmp_path, kind,
     elif kind == "index":
         an_index(tmp_path).rename(tmp_path / "report.html")
     else:
-        row = IndexRow(EVIL, EVIL * 9, EVIL, EVIL, EVIL, {EVIL: 1.0}, None, EVIL, 1.0, {EVIL: EVIL})
+        told = {"steps": {"pred": [1.0]}, "mean_frame": {"pred": 1.0}, "sequences": EVIL, "recipe": EVIL}
+        row = IndexRow(EVIL, EVIL * 9, EVIL, EVIL, EVIL, {EVIL: 1.0}, None, EVIL, 1.0, {EVIL: EVIL}, told)
         write_index(tmp_path / "report.html", [row], [(EVIL, EVIL)])
     page = visit(tmp_path / "report.html", width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -464,6 +482,101 @@ def test_the_reader_unfolds_code_and_finds_the_way(visit, report, tmp_path):
     page.get_by_text("Contents", exact=True).click()
     assert contents.is_visible()
     assert page.locator(".figure img").evaluate("e => e.complete && e.naturalWidth") == 600
+
+
+@browser_only
+def test_the_reader_plays_and_steps_the_animation(visit, report, tmp_path):
+    from playwright.sync_api import expect
+
+    frames = np.arange(6, dtype=np.uint8)[None, :, None, None] * np.full((1, 6, 4, 4), 20, np.uint8)
+    strips = [
+        ("seen", frames[:, :3]),
+        ("reconstruction", frames[:, :3]),
+        ("future", frames[:, 3:]),
+        ("prediction", frames[:, 3:]),
+    ]
+    player = pictures.player(strips, frames_in=3, milliseconds=20).data
+    report(code("", html_output(player)), code("", html_output(player)))
+    page = visit(tmp_path / "report.html")
+    first, second = page.locator(".seqae-player").all()
+    told, image = first.locator("output"), first.locator("img:visible")
+    assert told.inner_text() == "frame 1 of 6"
+    assert image.get_attribute("alt") == "Frame 1 of 6: seen, reconstruction, difference"
+    first.get_by_role("button", name="One frame on").click(click_count=3)
+    assert told.inner_text() == "frame 4 of 6"
+    assert first.locator(".titles:visible").inner_text().split() == ["future", "prediction", "difference"]
+    first.get_by_role("slider").fill("5")
+    assert image.get_attribute("alt").startswith("Frame 6 of 6")
+    first.get_by_role("button", name="One frame on").click()
+    first.get_by_role("button", name="One frame back").press("Enter")
+    assert told.inner_text() == "frame 6 of 6", "it goes round, both ways"
+
+    first.get_by_role("button", name="Play").click()
+    expect(told).not_to_have_text("frame 6 of 6")
+    first.get_by_role("button", name="Pause").click()
+    stopped = told.inner_text()
+    page.wait_for_timeout(100)  # five frames' time
+    assert told.inner_text() == stopped
+    assert second.locator("output").inner_text() == "frame 1 of 6"
+
+
+@browser_only
+def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
+    (tmp_path / "store").mkdir()
+    an_index(tmp_path / "store")
+    files = [
+        tmp_path / "moved" / f"losses/run-{i}" / name for i in (0, 1, 2, 3) for name in ("frames.png", "frames.gif")
+    ]
+    (tmp_path / "store").rename(tmp_path / "moved")  # its links still lead to the runs
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture())
+    page = visit(tmp_path / "moved" / "index.html", beside=files)
+    assert page.get_by_label("Compare losses/run-7").count() == 0, "a failed run has nothing to compare"
+    compared, table = page.get_by_role("region", name="Comparison of the runs picked"), page.get_by_role("table")
+    for name in ("losses/run-0", "models/run-1", "losses/run-2", "models/run-3"):
+        table.get_by_label(f"Compare {name}", exact=True).check()
+    assert not compared.is_visible()
+    page.get_by_role("button", name="Compare", exact=True).click()
+
+    assert compared.locator(".key li").all_inner_texts() == [
+        "losses/run-0: mean and range, n = 3 seeds", "models/run-3", "mean frame",
+    ]  # fmt: skip
+    charts = compared.locator(".charts svg")
+    assert [chart.get_attribute("aria-label").split(":")[0] for chart in charts.all()] == ["recon", "pred"]
+    assert [chart.locator("path.mean").count() for chart in charts.all()] == [1, 2]
+    assert [chart.locator("path.band").count() for chart in charts.all()] == [0, 1]
+    assert compared.locator("figcaption").nth(1).inner_text() == "models/run-1 stuck at the mean frame"
+    shown = compared.locator("figure img")
+    assert [image.get_attribute("src") for image in shown.all()] == [f"losses/run-{i}/frames.png" for i in range(4)]
+    assert [image.evaluate("e => e.decode().then(() => e.naturalWidth)") for image in shown.all()] == [600] * 4
+    assert "16×16" in compared.inner_text()
+    assert "Not the same" not in compared.inner_text()
+    compared.get_by_role("button", name="Moving").click()
+    assert shown.first.get_attribute("src") == "losses/run-0/frames.gif"
+
+    page.reload()  # as one does while a sweep runs, and as whom the address is sent to sees it
+    assert compared.locator("figure").count() == 4
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    table.get_by_label("Compare losses/run-2", exact=True).uncheck()
+    assert "n = 2 seeds" in compared.locator(".key").inner_text()
+    page.get_by_role("button", name="Clear").click()
+    assert not compared.is_visible()
+    assert page.evaluate("location.hash") == ""
+
+
+@browser_only
+def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit, tmp_path):
+    files = [tmp_path / f"losses/run-{i}/frames.png" for i in (8, 9)]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(picture())
+    page = visit(an_index(tmp_path), beside=files)
+    for name in ("losses/run-8", "models/run-9"):
+        page.get_by_label(f"Compare {name}", exact=True).check()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    assert page.locator(".notice").inner_text().startswith("Not the same: 16×16; 32×32.")
 
 
 @browser_only

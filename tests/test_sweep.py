@@ -17,6 +17,7 @@ import yaml
 
 from seqae import sweep
 from seqae.cluster import CPU_COUNT
+from seqae.index import update_index
 from seqae.records import progress
 from seqae.runs import Run, open_run
 
@@ -387,7 +388,7 @@ def test_a_damaged_run_hides_no_other_in_the_index(tmp_path, monkeypatch):
     good = open_run("f", DEFAULTS, TINY)
     good.folder.mkdir()
     good.fail("out of memory")
-    sweep.update_index(tmp_path)
+    update_index(tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert [page.count(text) > 0 for text in ("f/torn/run.yaml", "f/other/run.yaml", "f/old/run.yaml", good.name)] == [
         True

@@ -69,4 +69,6 @@ if (table) {
   const column = Math.abs(Number(state.get("sort"))) - 1;
   if (headings[column]?.querySelector("button")) sort(column, Math.sign(Number(state.get("sort"))));
   show();
+
+{% include "compare.js" %}
 }

@@ -1,0 +1,127 @@
+"""In Jupyter: a real kernel whose cell is interrupted, a curve that grows, code that is edited; real JupyterLab."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from queue import Empty
+
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+import seqae
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 120  # seconds that nothing here takes: then it hangs
+SMALL = dict(
+    loss="0nm", task="recon", frame_size=16, width=0.01, train_sequences=24, val_sequences=8, test_sequences=8,
+    batch_size=8, epochs=20, checkpoint_seconds=0,
+)  # fmt: skip
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the libraries that open kernels
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+class Kernel:
+    """A kernel, a cell at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+        self.manager, self.client = start_new_kernel(kernel_name="python3", cwd=str(folder), env=environment)
+
+    def run(self, code: str, until: Path | None = None) -> tuple[list[dict], str | None]:
+        """The contents of the messages that a cell gives, and its error's name; interrupted once `until` exists."""
+        asked, outputs, deadline = self.client.execute(code), [], time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            if until and until.exists():
+                self.manager.interrupt_kernel()
+                until = None
+            try:
+                message = self.client.get_iopub_msg(timeout=0.1)
+            except Empty:
+                continue
+            if message["parent_header"].get("msg_id") != asked:
+                continue
+            if message["content"].get("execution_state") == "idle":
+                errors = [output["ename"] for output in outputs if "ename" in output]
+                return outputs, errors[0] if errors else None
+            outputs.append(message["content"] | {"kind": message["msg_type"]})
+        raise TimeoutError(code)
+
+    def text(self, code: str) -> str:
+        """What a cell prints."""
+        outputs, error = self.run(code)
+        assert error is None, [output.get("traceback") for output in outputs]
+        return "".join(output["text"] for output in outputs if output.get("name") == "stdout").strip()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A copy of the package, to be edited."""
+    folder = tmp_path_factory.mktemp("edited")
+    shutil.copytree(Path(seqae.__file__).parent, folder / "seqae", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kernel(package):
+    started = Kernel(package)
+    assert started.text("import seqae; print(seqae.__file__)").startswith(str(package))
+    yield started
+    started.client.stop_channels()
+    started.manager.shutdown_kernel(now=True)
+
+
+def pictures(outputs: list[dict]) -> list[str]:
+    kinds = ("display_data", "update_display_data")
+    return [
+        out["metadata"]["image/png"]["alt"] for out in outputs if out["kind"] in kinds and "image/png" in out["data"]
+    ]
+
+
+def test_an_interrupted_cell_keeps_its_checkpoint_and_goes_on_from_it(kernel, package):
+    kernel.text(f"from seqae import open_run\nrun = open_run('losses', {SMALL!r}, dict(store='{package}/broken'))")
+    folder = Path(kernel.text("print(run.folder)"))
+    outputs, error = kernel.run("run.train()", until=folder / "checkpoint" / "state.pt")
+    assert error == "KeyboardInterrupt"
+    assert pictures(outputs)[0].startswith("epoch 1 of 20: val 0.")
+    assert kernel.text("print(run.status)") == "interrupted"
+    reached = int(kernel.text("print(run.metrics().epoch.max())"))
+    assert 1 <= reached < 20
+
+    outputs, error = kernel.run("run.train()")
+    assert error is None
+    assert pictures(outputs)[-1].startswith("epoch 20 of 20"), "the last epoch is always drawn"
+    assert all(f"epoch {i} of" not in "".join(pictures(outputs)) for i in range(1, reached)), "it did not begin anew"
+    [result] = [output["data"] for output in outputs if output["kind"] == "execute_result"]
+    assert "<table><caption>losses/0nm-recon" in result["text/html"]
+    whole = f"whole = open_run('losses', {SMALL!r}, dict(store='{package}/whole')).train()\n"
+    columns = "columns = ['epoch', 'split', 'metric', 'value']\n"
+    same = "print(run.metrics()[columns].equals(whole.metrics()[columns]))"
+    assert kernel.text(whole + columns + same) == "True"
+
+
+def test_in_a_sweep_nothing_is_drawn(kernel, package):
+    kernel.text("import os; os.environ['SEQAE_RUN'] = 'x'")
+    outputs, error = kernel.run(f"open_run('losses', {SMALL!r}, dict(store='{package}/swept', epochs=1)).train()")
+    kernel.text("del os.environ['SEQAE_RUN']")
+    assert error is None
+    assert pictures(outputs) == []
+
+
+def test_code_that_is_edited_is_reloaded_and_objects_of_before_follow(kernel, package):
+    kernel.text("%load_ext autoreload\n%autoreload 2\nfrom seqae import plots")
+    assert kernel.text("print(plots.UNITS['ssim'], run.name == run.folder.name)") == "SSIM True"
+    for name, old, new in (("plots", '"ssim": "SSIM"', '"ssim": "likeness"'),
+                           ("runs", "        return self.folder.name\n", "        return 'edited'\n")):  # fmt: skip
+        file = package / "seqae" / f"{name}.py"
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+        os.utime(
+            file, (time.time() + 5, time.time() + 5)
+        )  # later than when it was imported, whatever the clock's grain
+    assert kernel.text("print(plots.UNITS['ssim'], run.name, type(run).__name__)") == "likeness edited Run"
+    assert kernel.text("print(type(open_run('losses', run.parameters.model_dump())) is type(run))") == "True"
