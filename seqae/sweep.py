@@ -32,13 +32,6 @@ UNPUBLISHED = "not all of it is in the store yet"
 
 # What a report links to.
 FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
-    "notebook.ipynb",
-    "run.yaml",
-    "metrics.csv",
-    "test.csv",
-    "frames.gif",
-    "model.safetensors",
-)  # linked in reports
 
 
 @dataclass(frozen=True)
