@@ -288,17 +288,21 @@ def check(files: Files, scale: Scale = None, given: Given = None) -> None:
     seqae check params/losses/0nm-recon-output.yaml --scale paper -p architecture=srivastava
     """
     with _one_message():
-        from seqae.cost import estimate
+        from seqae.cost import H100, H100_SHARE, estimate
         from seqae.sweep import plan
         from seqae.view import duration
 
         for item in plan(files, scale=scale, given=_parameters(given)):
             cost, levels = estimate(item.run.parameters), item.run.baselines().query("split == 'val'")
+            memory, peak = cost.memory + cost.activations, H100[item.run.parameters.precision] / 1e12
             typer.echo(
                 f"{item.run.family}/{item.run.name}: valid, {item.why() or 'done'}\n"
-                f"  {cost.weights:,} weights; {cost.memory / 2**20:,.1f} MiB with gradients and optimizer state\n"
+                f"  {cost.weights:,} weights; {cost.memory / 2**20:,.1f} MiB with gradients and optimizer state, "
+                f"{memory / 2**20:,.1f} MiB with the activations of an update\n"
                 f"  {cost.operations / 1e9:,.3g} GFLOP an update, {cost.updates:,} updates: about "
                 f"{duration(cost.seconds)} on this machine, from {cost.how}\n"
+                f"  about {duration(cost.h100_seconds)} on an H100, if it reaches {H100_SHARE:.0%} of its {peak:g} "
+                f"TFLOP/s in precision {item.run.parameters.precision}: assumed, not measured\n"
                 f"  {item.run.prognosis()}"
             )
             for level in levels.itertuples():

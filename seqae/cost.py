@@ -19,28 +19,41 @@ from seqae.train import DTYPES, make_accelerator, mixed_precision
 
 NO_TIME = {*EXECUTION, "seed", "data_seed", "pixel_range", "activation", "training_loss", "gain", "recon_weight"}
 NO_TIME |= {"learning_rate", "momentum", "weight_decay", "clip_norm", "init", "init_range", "bias_init", "forget_bias"}
+# Of an H100 SXM, dense, in operations a second, as its data sheet has them; what share a run reaches is an assumption.
+H100 = {"none": 67e12, "tf32": 494.7e12, "bf16": 989.4e12, "fp16": 989.4e12}
+H100_SHARE = 0.3
 SMALL = 5e10  # floating-point operations an update, up to which timing a few of them is quick
 
 
 @dataclass(frozen=True)
 class Cost:
-    """weights: their number. memory: bytes of weights, gradients and optimizer state, without activations.
-    operations: floating-point ones an update. seconds: for all epochs, as estimated by `how`.
+    """weights: their number. memory: bytes of weights, gradients and optimizer state. activations: bytes that the
+    backward pass needs of the forward pass, at most. operations: floating-point ones an update. seconds: for all
+    epochs, as estimated by `how`. h100_seconds: at H100_SHARE of an H100's peak in the run's precision.
     """
 
     weights: int
     memory: int
+    activations: int
     operations: int
     updates: int
     seconds: float
     how: str
+    h100_seconds: float
 
 
 def estimate(p: Parameters) -> Cost:
     """Count and time what training with these parameters takes on this machine; raises ValueError as `check` does."""
     model, batch = experiment.check(p).train(), min(p.batch_size, p.train_sequences)
     weights = sum(w.numel() for w in model.parameters())
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    saved: dict[int, int] = {}  # bytes by storage
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.device("meta"), hooks, FlopCounterMode(display=False) as counter:
         frames = torch.empty(batch, p.frames_in + p.frames_out, p.frame_size, p.frame_size)
         targets = branch_targets(frames, task=p.task, frames_in=p.frames_in)
         torch.stack([z.sum() for z in model(frames[:, : p.frames_in], targets).values()]).sum().backward()
@@ -53,7 +66,11 @@ def estimate(p: Parameters) -> Cost:
     updates = p.epochs * math.ceil(p.train_sequences / batch)
     evaluations = p.epochs * math.ceil(p.val_sequences / p.batch_size)  # forward only, a third of an update
     memory = round(4 * weights * (2 + _optimizer_state(p)))
-    return Cost(weights, memory, operations, updates, update * (updates + evaluations / 3), how)
+    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    activations = sum(size for storage, size in saved.items() if storage not in own)
+    times = updates + evaluations / 3
+    on_h100 = operations * times / (H100_SHARE * H100[p.precision])
+    return Cost(weights, memory, activations, operations, updates, update * times, how, on_h100)
 
 
 def seconds_of(runs: Sequence[Parameters]) -> list[float]:

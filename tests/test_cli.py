@@ -196,7 +196,14 @@ def test_status_of_an_empty_store_is_no_error(project):
 def test_check_tells_size_time_and_reach(project):
     output = call("check", "params/fam/a.yaml", "--scale", "tiny", "-p", "loss=0sb")
     weights = sum(w.numel() for w in open_run("fam", DEFAULTS, TINY | {"loss": "0sb"}).train().model().parameters())
-    for text in (f"{weights:,} weights", "valid, new", "4 updates", "cannot learn: floor", "recon mean_frame mse: 0.0"):
+    for text in (
+        f"{weights:,} weights",
+        "valid, new",
+        "4 updates",
+        "cannot learn: floor",
+        "on an H100",
+        "recon mean_frame mse: 0.0",
+    ):
         assert text in output, text
     assert "did you mean" in call("check", "params/fam", "-p", "lr=1", "-p", "epoch=1", code=2)
 
@@ -212,6 +219,10 @@ def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
     assert found.weights == 4 * 256 * (2 * 256 + 1) * 2
     assert found.updates == 200 * 3
     assert found.memory == 4 * found.weights * 4  # weights, gradients, two moments
+    step = 256 * 3 * 4  # bytes: encoder and decoder keep, of 10 steps, h, i, f, g, o and tanh(c), and c of 11
+    assert 2 * 71 * step <= found.activations < 2 * 100 * step  # beside frames, and what hands the state over
+    evaluations = 200 * 334  # of 1,000 val sequences by threes, a third of an update each
+    assert found.h100_seconds == pytest.approx(found.operations * (600 + evaluations / 3) / 20.1e12)
     assert "matrix product" in found.how
     assert found.seconds > 0
 
