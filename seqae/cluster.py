@@ -160,7 +160,10 @@ def work(address: str, *, count: int, security: Security | None, tell: Callable[
     """
     check_address(address, security)
     _quiet()
-    host = get_local_address_for(address).partition("://")[2].strip("[]")  # of the network that reaches it alone
+    try:
+        host = get_local_address_for(address).partition("://")[2].strip("[]")  # of the network that reaches it alone
+    except OSError as error:
+        raise OSError(f"{address}: {error}") from None
 
     async def serve_slot(number: int) -> None:
         while True:

@@ -32,7 +32,7 @@ def waiting(p, val, *, record, **others):
     return train(p, val, record=wait, **others)
 experiment.train = waiting
 """
-LIMIT = 120  # seconds, after which something hangs
+LIMIT = 300  # seconds, after which something hangs
 RUN = ["run", "params/fam", "--scale", "tiny"]
 
 

@@ -13,7 +13,7 @@ import seqae
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 120  # seconds that nothing here takes: then it hangs
-SMALL = dict(
+SMALL: dict[str, object] = dict(  # noqa: C408
     loss="0nm", task="recon", frame_size=16, width=0.01, train_sequences=24, val_sequences=8, test_sequences=8,
     batch_size=8, epochs=20, checkpoint_seconds=0,
 )  # fmt: skip
