@@ -1,10 +1,12 @@
 """The command line. Every error is one message on stderr and exit code 2."""
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from seqae.stopping import ending_in_order
 
 if TYPE_CHECKING:  # torch behind them takes seconds to import, so each command does that when it runs
     from seqae.runs import Run
@@ -40,14 +44,15 @@ def run(
 ) -> None:
     """Train the runs that parameter files define, each by executing its family's notebook; render their reports.
 
-    Done ones are skipped, interrupted ones go on, failed ones are tried again. Exit code 1 if any failed.
+    Done ones are skipped, interrupted ones go on, failed ones are tried again; for one that another process trains this
+    waits. Ctrl-C and SIGTERM leave checkpoints. Exit code 1 if any failed.
 
     \b
     seqae run params/losses --scale quick
     seqae run params/losses/0sm-pred-zero.yaml --scale smoke -p epochs=5 -p seed=7
     seqae run params/losses --scale paper --cluster tcp://head:8786 --store /shared/reports
     """
-    with _one_message():
+    with _one_message(), ending_in_order():
         from seqae.stores import publish, refresh
         from seqae.sweep import CPU_COUNT, plan, sweep, update_index
 
@@ -62,17 +67,19 @@ def run(
         slots = min(jobs or CPU_COUNT, len(planned))
         view = _View(len(todo), slots, done=len(planned) - len(todo), stores={i.run.folder.parents[1] for i in planned})
         for folder in view.stores:
-            folder.mkdir(parents=True, exist_ok=True)
+            _check_writable(folder)
         with view.bar:
             if todo:
-                sweep(todo, jobs=slots, cluster=cluster, finished=view.finished, tick=view.tick)
+                sweep(todo, jobs=slots, cluster=cluster, finished=view.finished, tick=view.tick, busy=view.busy)
+        if view.failed:  # told first: on a full disk there may be no index
+            rows = [[f"{o.run.family}/{o.run.name}", str(o.reason)] for o in view.failed]
+            _print(["failed", "reason"], rows, err=True)
         for folder in view.stores:
             refresh(folder)  # with what other machines did meanwhile
             update_index(folder)
             publish(folder, "index.html")
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
-        _print(["failed", "reason"], [[f"{o.run.family}/{o.run.name}", str(o.reason)] for o in view.failed], err=True)
         raise typer.Exit(1)
 
 
@@ -270,6 +277,11 @@ class _View:
             if logged := progress(run):
                 self.bar.update(self.running[run.folder], completed=logged[0], note=f"loss {logged[1]:.4g}")
 
+    def busy(self, run: "Run") -> None:
+        if (bar := self.running.pop(run.folder, None)) is not None:
+            self.bar.remove_task(bar)
+        self._tell(f"{run.family}/{run.name}: another process trains it; waiting for that one")
+
     def finished(self, outcome: "Outcome") -> None:
         from seqae.sweep import update_index
 
@@ -281,14 +293,15 @@ class _View:
         left = sum(self.seconds) / len(self.seconds) * (self.total - len(self.seconds)) / self.slots
         self.bar.update(self.all, advance=1, note=f"{len(self.failed)} failed, {_duration(left)} left")
         ending = f"failed: {outcome.reason}" if outcome.reason else run.verdict
-        self.bar.console.print(
-            f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s", markup=False, highlight=False, soft_wrap=True
-        )
+        self._tell(f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s")
         if (began := time.monotonic()) >= self.next_index:
             with suppress(OSError):  # told at the end
                 for store in self.stores:
                     update_index(store)
             self.next_index = time.monotonic() + (time.monotonic() - began) / INDEX_SHARE
+
+    def _tell(self, line: str) -> None:
+        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _status_row(run: "Run") -> list[str]:
@@ -325,9 +338,17 @@ def _one_message() -> Iterator[None]:
     except (ValueError, RunError, StoreError, OSError) as error:
         typer.echo(f"seqae: {error}", err=True)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         typer.echo("seqae: stopped; the same command goes on from the last checkpoints", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + next(iter(stop.args), signal.SIGINT)) from None
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}; choose another folder as store") from None
 
 
 def _run_folder(run: Path) -> Path:

@@ -102,7 +102,8 @@ def fork_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | 
 
 def serve() -> None:
     """Import, then answer each line of stdin, a request as JSON, with the process id of a new kernel; until its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # Slurm sends it to all; kernels still have a checkpoint to write
+        signal.signal(stop, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for kernels: leave no zombies
     answers = os.fdopen(os.dup(1), "w")
     with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
@@ -127,6 +128,7 @@ def _become_kernel(request: Mapping[str, Any]) -> None:
         with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
             os.dup2(nothing.fileno(), 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(request["env"])

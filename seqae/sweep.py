@@ -9,29 +9,37 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import dask.config
+import filelock
 from dask.system import CPU_COUNT
 from distributed import Client, Future, LocalCluster, wait
+from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from seqae.cells import family_defaults
 from seqae.config import read_yaml
-from seqae.kernels import StoppedError, execute_notebook, stop_kernels
+from seqae.kernels import GRACE, StopKernels, StoppedError, execute_notebook, stop_kernels, stoppable
 from seqae.naming import project_root
 from seqae.report import Facts, IndexRow, render_notebook, write_index
 from seqae.runs import Run, RunError, open_run
 from seqae.stores import fetch, mirror, refresh, unpublished, working
-from seqae.transfer import StoreError
+from seqae.transfer import BusyError, StoreError
 
 UNPUBLISHED = "not all of it is in the store yet"
 
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
+BUSY, STOPPED = "another process trains it", "its kernel was interrupted"
+KILLED = "its worker process died twice: killed, or out of memory"
+TRIES: Mapping[str | None, int] = {KILLED: 2, STOPPED: 10}  # executions that may end so; else 1
+LOOK_SECONDS = 2.0  # between looks at a run that another process trains
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,14 @@ class Planned:
                 return "its notebook was edited"
             case "done":
                 return UNPUBLISHED if unpublished(self.run.folder) else None
-        return {"waiting": "new", "running": "another process trains it"}[self.run.status]
+        return {"waiting": "new", "running": BUSY}[self.run.status]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one execution ended; reason: why it failed, None when the run is done."""
+    """How one execution ended; reason: why it failed, None when the run is done. After BUSY, STOPPED and KILLED `sweep`
+    executes it again, after the last two not without end.
+    """
 
     run: Run
     reason: str | None
@@ -153,12 +163,31 @@ def progress(run: Run) -> tuple[int, float] | None:
 def execute(item: Planned) -> Outcome:
     """In a worker: execute the run's notebook, record a failure, render the report."""
     began, here = time.monotonic(), replace(item, run=_run_here(item))
+    folder = here.run.folder
     try:
-        with working(here.run.folder):  # fetched by now: another machine may have done it since it was planned
+        with stoppable(folder / "notebook.ipynb"), _alone(folder), working(folder):
+            # another may have done it since it was planned
             reason = None if here.why() in (None, UNPUBLISHED) else _execute(here)
+    except BusyError:
+        reason = BUSY
+    except StoppedError:
+        reason = STOPPED
     except StoreError as error:
         reason = str(error)
+    except OSError as error:
+        reason = f"{type(error).__name__}: {error}"
     return Outcome(item.run, reason, time.monotonic() - began)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    # One sweep at a time executes and renders a run; who dies lets go. The lock of the run itself is its kernel's.
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".execution.lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise BusyError(BUSY) from None
 
 
 def _run_here(item: Planned) -> Run:
@@ -170,17 +199,18 @@ def _run_here(item: Planned) -> Run:
 def _execute(item: Planned) -> str | None:
     run = item.run
     if not _free(run):
-        return "another process trains it: wait for that one, or stop it"
-    try:
-        reason = execute_notebook(
-            item.notebook,
-            run.folder / "notebook.ipynb",
-            name=f"{run.family}/{run.name}",
-            parameters=item.given,
-            environment={"SEQAE_STORE": str(run.folder.parents[1]), "SEQAE_RUN": run.name},
-        )
-    except StoppedError:
-        return "stopped"
+        return BUSY
+    if run.status != "done":  # else, trained but killed before it is rendered, it would have the report of a failure
+        (run.folder / "report.html").unlink(missing_ok=True)
+    for left in [*run.folder.glob(".notebook.ipynb.*"), *run.folder.glob(".report.html.*")]:
+        left.unlink(missing_ok=True)  # by a worker that was killed while it wrote
+    reason = execute_notebook(
+        item.notebook,
+        run.folder / "notebook.ipynb",
+        name=f"{run.family}/{run.name}",
+        parameters=item.given,
+        environment={"SEQAE_STORE": str(run.folder.parents[1]), "SEQAE_RUN": run.name},
+    )
     if reason is None and run.status != "done":
         reason = f"the notebook ended without training this run: it must open family {run.family!r} and call train()"
     return _conclude(run, reason)
@@ -199,17 +229,15 @@ def _conclude(run: Run, reason: str | None) -> str | None:
     return reason
 
 
-def _conclude_lost(run: Run, reason: str) -> str | None:
+def _conclude_lost(item: Planned, reason: str) -> str | None:
     # Whose worker died leaves a lease in a store elsewhere, if it was of another machine: then it has to run out.
     try:
-        with working(run.folder):
-            return _conclude(run, reason)
-    except StoreError:
+        with _alone(item.run.folder), working(item.run.folder):
+            return None if item.why() in (None, UNPUBLISHED) else _conclude(item.run, reason)
+    except BusyError:
+        return BUSY
+    except (StoreError, OSError):
         return reason
-
-
-def _stop(items: Iterable[Planned]) -> None:
-    stop_kernels({_run_here(item).folder / "notebook.ipynb" for item in items})
 
 
 def _free(run: Run) -> bool:
@@ -229,44 +257,94 @@ def sweep(
     cluster: str | None = None,
     finished: Callable[[Outcome], None] = lambda outcome: None,
     tick: Callable[[list[Run]], None] = lambda running: None,
+    busy: Callable[[Run], None] = lambda run: None,
 ) -> list[Outcome]:
     """Execute planned runs in `jobs` processes here, or on the workers of the scheduler at `cluster`.
 
-    finished: called after each. tick: about once a second, with those under way. On KeyboardInterrupt their kernels
-    are killed; the same sweep goes on from their checkpoints.
+    finished: called after each. tick: about once a second, with those under way. busy: called once for a run that
+    another process trains; this one waits for that, and takes the run over if it is not done then. On
+    KeyboardInterrupt the kernels are stopped; the same sweep goes on from their checkpoints. Raises RunError where the
+    scheduler is lost.
     """
-    waiting, running, outcomes, lost = deque(planned), dict[Future, Planned](), [], Counter[Path]()
+    running = dict[Future, Planned]()
     with _client(min(jobs, len(planned)), max(1, CPU_COUNT // jobs), cluster) as client:
         try:
-            while waiting or running:
-                # As many as there are slots: a restarted worker would get nothing that queues at another one.
-                slots = max(1, sum(client.nthreads().values()))
-                while waiting and len(running) < slots:
-                    item = waiting.popleft()
-                    running[client.submit(execute, item, pure=False)] = item
-                tick([item.run for item in running.values()])
-                with suppress(TimeoutError):
-                    wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
-                for future in [future for future in running if future.done()]:
-                    item = running.pop(future)
-                    error = future.exception()
-                    if isinstance(error, KilledWorker):
-                        lost[item.run.folder] += 1
-                        if lost[item.run.folder] == 1:
-                            waiting.appendleft(item)  # once more, from its checkpoint
-                            continue
-                        error = RuntimeError("its worker process died twice: killed, or out of memory")
-                    outcome = Outcome(item.run, _conclude_lost(item.run, str(error)), 0.0) if error else future.result()
-                    future.release()  # dask makes a result anew when the worker that holds it dies
-                    with suppress(StoreError):  # the next command shows it
-                        refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
-                    outcomes.append(outcome)
-                    finished(outcome)
+            client.register_plugin(StopKernels())
+            return _all_executed(client, planned, running, finished, tick, busy)
         except KeyboardInterrupt:
-            with suppress(Exception):
-                client.run(_stop, list(running.values()), on_error="ignore")
+            _stop(client, running)
             raise
+        except (CancelledError, CommClosedError):
+            raise RunError(
+                f"the scheduler at {cluster} is gone: start one again and give its address; the same command goes on "
+                "from the last checkpoints"
+            ) from None
+
+
+def _all_executed(
+    client: Client,
+    planned: Collection[Planned],
+    running: dict[Future, Planned],
+    finished: Callable[[Outcome], None],
+    tick: Callable[[list[Run]], None],
+    busy: Callable[[Run], None],
+) -> list[Outcome]:
+    waiting, outcomes = deque(planned), list[Outcome]()
+    tried = Counter[tuple[Path, str | None]]()  # a run's folder, how an execution of it ended
+    elsewhere, next_look = list[Planned](), 0.0  # runs of other processes, and when to look after them
+    while waiting or running or elsewhere:
+        if not waiting and time.monotonic() >= next_look:
+            waiting.extend(elsewhere)
+            elsewhere, next_look = [], time.monotonic() + LOOK_SECONDS
+        # As many as there are slots: a restarted worker would get nothing that queues at another one.
+        slots = max(1, sum(client.nthreads().values()))
+        while waiting and len(running) < slots:
+            item = waiting.popleft()
+            running[client.submit(execute, item, pure=False)] = item
+        tick([item.run for item in running.values()])
+        with suppress(TimeoutError):
+            wait([*running], timeout=1, return_when="FIRST_COMPLETED") if running else time.sleep(1)
+        for future in [future for future in running if future.done()]:
+            item = running.pop(future)
+            outcome = _outcome(future, item, killed_before=tried[item.run.folder, KILLED] > 0)
+            tried[item.run.folder, outcome.reason] += 1
+            if outcome.reason == BUSY:
+                elsewhere.append(item)
+                if tried[item.run.folder, BUSY] == 1:
+                    busy(item.run)
+            elif tried[item.run.folder, outcome.reason] < TRIES.get(outcome.reason, 1):
+                waiting.appendleft(item)  # from its checkpoint
+            else:
+                with suppress(StoreError):  # the next command shows it
+                    refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
+                outcomes.append(outcome)
+                finished(outcome)
     return outcomes
+
+
+def _outcome(future: Future, item: Planned, *, killed_before: bool) -> Outcome:
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return Outcome(item.run, _conclude_lost(item, KILLED) if killed_before else KILLED, 0.0)
+    if error:
+        return Outcome(item.run, _conclude_lost(item, str(error)), 0.0)
+    outcome = future.result()
+    future.release()  # dask makes a result anew when the worker that holds it dies
+    return outcome
+
+
+def _stop(client: Client, running: Mapping[Future, Planned]) -> None:
+    def stop() -> None:
+        with suppress(Exception):
+            client.run(_stop_kernels_of, [*running.values()], on_error="ignore")
+
+    Thread(target=stop, daemon=True).start()  # a worker may not answer
+    with suppress(Exception):
+        wait([*running], timeout=GRACE + 2)
+
+
+def _stop_kernels_of(items: Iterable[Planned]) -> None:
+    stop_kernels({_run_here(item).folder / "notebook.ipynb" for item in items})
 
 
 @contextmanager
@@ -293,7 +371,7 @@ def _client(workers: int, threads: int, cluster: str | None) -> Iterator[Client]
             memory_limit=0,  # kernels take the memory, not workers
             silence_logs=logging.CRITICAL,
             env={f"{library}_NUM_THREADS": threads for library in LIBRARIES},
-            preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],  # Ctrl-C is the client's alone
+            preload=["from seqae.kernels import obey_signals; obey_signals()"],
         ) as local,
         Client(local) as client,
     ):

@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "stores": {"leases", "naming", "transfer"},
     "data": set(),
     "fused": set(),
+    "stopping": set(),
     "recurrent": {"fused"},
     "losses": set(),
     "metrics": set(),
@@ -28,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": {"forkserver"},
     "diagnose": {"losses"},
     "models": {"losses", "recurrent"},
-    "train": {"data", "diagnose", "losses", "metrics", "models"},
+    "train": {"data", "diagnose", "losses", "metrics", "models", "stopping"},
     "experiment": {"config", "data", "diagnose", "metrics", "models", "optimizers", "train"},
     "cost": {"config", "experiment", "models", "train"},
     "peers": {"losses", "models"},
@@ -40,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["runs"] |= {"performance", "stores"}
 ALLOWED["gather"] = {"runs", "stores", "transfer"}
 ALLOWED["demo"] = {"cells", "models", "naming", "runs", "stores", "sweep", "train"}
-ALLOWED["rerun"] = {"config", "naming", "runs", "sweep"}
+ALLOWED["rerun"] = {"config", "naming", "runs", "stopping", "sweep"}
 ALLOWED["cli"] = {*ALLOWED}
 ALLOWED["__init__"] = {*ALLOWED} - {"cli", "__init__"}  # the names that users import
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))

@@ -158,7 +158,8 @@ def test_runs_of_a_sweep_are_done_and_rendered(project, first):
     for run in runs:
         assert run.verdict in (run.folder / "report.html").read_text().replace("&gt;", ">")
         assert f"{run.family}/{run.name}: {run.verdict}, " in first.stdout
-        assert {f.name for f in run.folder.iterdir() if f.name[0] == "." or f.suffix == ".tmp"} <= {".lock"}
+        hidden = {f.name for f in run.folder.iterdir() if f.name[0] == "." or f.suffix == ".tmp"}
+        assert hidden <= {".lock", ".execution.lock"}
 
 
 def test_two_files_that_define_one_run_are_run_once(project, first):
