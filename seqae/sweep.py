@@ -422,6 +422,10 @@ def update_index(store: Path) -> None:
     """Rewrite index.html of a store from the run folders and comparisons in it."""
     rows = [_index_row(file.parent) for file in sorted(store.glob("*/*/run.yaml"))]
     pages = sorted(store.glob("*/compare.html"))
+    for left in store.glob(".index.html.*"):  # by a process that was killed while it wrote
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
     write_index(store / "index.html", rows, [(page.parent.name, page.relative_to(store).as_posix()) for page in pages])
 
 
