@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sweeps import ONE_THREAD, Sweep, epochs, records, same
+from sweeps import ONE_THREAD, Sweep, epochs, records, same, unbroken
 from test_sweep import TRAIN, make_project
 
 EPOCHS = int(os.environ.get("E", "40"))
@@ -58,13 +58,11 @@ def one_start(sweep: Sweep, store: Path, trained: dict[Path, int], dice: random.
 
 
 def test_a_sweep_survives_kills_at_random_moments(tmp_path, started):
-    files = {"fam/a": {}, "fam/b": {"task": "pred"}, "fam/c": {"loss": "0sm", "schedule": "StepLR"},
-             "fam/d": {"optimizer": "SGD"}}  # fmt: skip
+    runs = [{"seed": 1}, {"task": "pred"}, {"loss": "0sm", "schedule": "StepLR"}, {"optimizer": "SGD"}]
+    files = {f"fam/{n}": given for n, given in enumerate(runs)}
     make_project(tmp_path, {"fam": [ONE_THREAD, TRAIN.format("fam")]}, files)
+    expected = sorted(unbroken("fam", tmp_path / "unbroken", epochs=EPOCHS, **given) for given in runs)
     arguments = ("params/fam", "-p", f"epochs={EPOCHS}")
-    started(tmp_path, *arguments, store=tmp_path / "unbroken").ended(0)
-    unbroken = sorted(records(tmp_path / "unbroken"))
-    assert len(unbroken) == 4
     dice, killed, starts, sweeps, began = random.Random(SEED), Counter[str](), 0, 0, time.monotonic()
     while killed.total() < KILLS:
         sweeps, store, trained, code = sweeps + 1, tmp_path / f"broken-{sweeps}", dict[Path, int](), None
@@ -72,8 +70,8 @@ def test_a_sweep_survives_kills_at_random_moments(tmp_path, started):
             starts += 1
             code = one_start(started(tmp_path, *arguments, store=store), store, trained, dice, killed)
             assert code in (0, 1, -signal.SIGKILL)  # 1: a worker died twice at one run
-        for folder, expected in zip(sorted(records(store)), unbroken, strict=True):
-            same(folder, expected)
+        for folder, other in zip(sorted(records(store)), expected, strict=True):
+            same(folder, other)
         resumed = sum(len(record.get("resumed", [])) for record in records(store).values())
         seconds = time.monotonic() - began
         print(f"{starts} starts, {killed.total()} kills ({dict(killed)}), {resumed} resumed, {seconds:.0f} s")  # noqa: T201

@@ -8,32 +8,46 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from dask.system import CPU_COUNT
-from sweeps import DEADLINE, ONE_THREAD, Sweep, epochs, records, same, wait_until
+from sweeps import DEADLINE, ONE_THREAD, Sweep, epochs, records, same, unbroken, wait_until
 from test_sweep import TRAIN, make_project
 
 from seqae.runs import Run
 from seqae.sweep import LIBRARIES
 
+STOPPED = "seqae: stopped; the same command goes on from the last checkpoints\n"
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="kernels are forked on Linux alone")
 
-LONG = ("-p", "epochs=4", "-p", "train_sequences=400", "-p", "checkpoint_seconds=3600")
+GIVEN = {"epochs": 4, "train_sequences": 400, "checkpoint_seconds": 3600}
+LONG = ("params/long", *(word for key, value in GIVEN.items() for word in ("-p", f"{key}={value}")))
+STEPS = 100  # updates an epoch
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
-    """A run of long epochs, unbroken."""
+    """A project of one run with long epochs, and that run unbroken."""
     project = tmp_path_factory.mktemp("long")
     make_project(project, {"long": [ONE_THREAD, TRAIN.format("long")]}, {"long/a": {}})
-    Sweep(project, "params/long", *LONG, store=project / "unbroken", jobs=1).ended(0)
-    (folder,) = records(project / "unbroken")
-    return project, folder
+    return project, unbroken("long", project / "unbroken", **GIVEN)
 
 
-def to_the_sweep(sweep: Sweep, number: int) -> None:
-    sweep.process.send_signal(number)
+def in_an_epoch(sweep: Sweep, store: Path, logged: int) -> None:
+    """Wait until its run is in the midst of the epoch after `logged` ones."""
+    wait_until(lambda: epochs(store) == logged or sweep.process.poll() is not None, sweep.said())
+    time.sleep(0.3)
+
+
+def interrupted(store: Path) -> Path:
+    """The folder of the one run, stopped in the midst of an epoch and nothing but that."""
+    (folder,) = records(store)
+    run = Run.load(folder)
+    assert (run.status, run.record()["reason"]) == ("interrupted", None)
+    step, _, objectives, _ = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)["progress"]
+    assert STEPS * len(objectives) < step <= STEPS * (len(objectives) + 1)
+    return folder
 
 
 def to_all(sweep: Sweep, number: int) -> None:
@@ -42,58 +56,33 @@ def to_all(sweep: Sweep, number: int) -> None:
         process.send_signal(number)
 
 
-def to_the_sweep_twice(sweep: Sweep, number: int) -> None:
+def twice(sweep: Sweep, number: int) -> None:
     sweep.process.send_signal(number)
     time.sleep(0.3)
     sweep.process.send_signal(number)
 
 
-@pytest.mark.parametrize(
-    ("send", "number"),
-    [(to_the_sweep, signal.SIGTERM), (to_all, signal.SIGTERM), (to_the_sweep_twice, signal.SIGINT)],
-)
-def test_asked_to_end_it_leaves_a_checkpoint_of_the_last_update(long, tmp_path, started, send, number):
+def test_asked_to_end_it_ends_with_a_checkpoint_and_the_next_goes_on(long, tmp_path, started):
     project, expected = long
-    sweep = started(project, "params/long", *LONG, store=tmp_path, jobs=1)
-    wait_until(lambda: epochs(tmp_path) == 1 or sweep.process.poll() is not None)
-    time.sleep(0.3)  # in the midst of an epoch
-    began = time.monotonic()
-    send(sweep, number)
-    said = sweep.ended(128 + number)
-    print(f"ended after {time.monotonic() - began:.1f} s")  # noqa: T201
-    assert said == "seqae: stopped; the same command goes on from the last checkpoints\n"
-    (folder,) = records(tmp_path)
-    run = Run.load(folder)
-    assert run.status == "interrupted"
-    assert run.record()["reason"] is None
-    step, _, objectives, _ = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)["progress"]
-    assert 100 * len(objectives) < step < 100 * (len(objectives) + 1)
-    started(project, "params/long", *LONG, store=tmp_path, jobs=1).ended(0)
-    same(folder, expected)
-
-
-def test_asked_to_end_while_it_starts(long, tmp_path, started):
-    project, _ = long
-    for seconds in (3, 5):
-        sweep = started(project, "params/long", *LONG, store=tmp_path, jobs=1)
-        time.sleep(seconds)
-        sweep.process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        sweep.process.send_signal(signal.SIGINT)
-        sweep.ended()
-        assert sweep.process.returncode in (130, -signal.SIGINT, 1), sweep.said()
-
-
-def test_a_kernel_that_is_interrupted_is_gone_on_with(long, tmp_path, started):
-    project, expected = long
-    sweep = started(project, "params/long", *LONG, store=tmp_path, jobs=1)
-    wait_until(lambda: epochs(tmp_path) == 1 or sweep.process.poll() is not None)
-    time.sleep(0.3)
+    sweep = started(project, *LONG, store=tmp_path, jobs=1)
+    wait_until(lambda: sweep.others()["forkserver"] or sweep.process.poll() is not None, sweep.said())
+    twice(sweep, signal.SIGINT)  # while its kernel starts
+    assert sweep.ended(130) == STOPPED
+    for logged, (send, number) in enumerate([(to_all, signal.SIGTERM), (twice, signal.SIGINT)], start=1):
+        sweep = started(project, *LONG, store=tmp_path, jobs=1)
+        in_an_epoch(sweep, tmp_path, logged)
+        began = time.monotonic()
+        send(sweep, number)
+        assert sweep.ended(128 + number) == STOPPED
+        print(f"{send.__name__}: ended after {time.monotonic() - began:.1f} s")  # noqa: T201
+        interrupted(tmp_path)
+    sweep = started(project, *LONG, store=tmp_path, jobs=1)
+    in_an_epoch(sweep, tmp_path, 3)
     (kernel,) = sweep.others()["kernel"]
-    kernel.send_signal(signal.SIGTERM)
+    kernel.send_signal(signal.SIGTERM)  # to it alone: its sweep goes on with it
     sweep.ended(0)
     (folder,) = records(tmp_path)
-    assert len(records(tmp_path)[folder]["resumed"]) == 1
+    assert len(Run.load(folder).record()["resumed"]) == 3
     same(folder, expected)
 
 
@@ -124,28 +113,43 @@ def cluster(tmp_path):
         process.wait()
 
 
-def test_a_worker_that_is_told_to_go_leaves_a_checkpoint_and_another_goes_on(long, tmp_path, started, cluster):
-    project, expected = long
-    address, start = cluster
+def kernels(worker: subprocess.Popen) -> set[int]:
+    """The kernels that a worker has forked, by their process ids."""
+    below = [p for p in psutil.Process(worker.pid).children(recursive=True) if "seqae.forkserver" in p.cmdline()[-1]]
+    return {p.pid for p in below if p.ppid() in {server.pid for server in below}}
+
+
+GONE = "start one again and give its address; the same command goes on from the last checkpoints"
+REGISTERED = (
+    "import sys, distributed, seqae.kernels as k; distributed.Client(sys.argv[1]).register_plugin(k.StopKernels())"
+)
+
+
+def test_workers_of_a_cluster_come_and_go_and_so_does_its_scheduler(long, tmp_path, started, cluster):
+    (project, expected), (address, start), store = long, cluster, tmp_path / "store"
     scheduler, worker = start("scheduler"), start("worker")
-    sweep = started(project, "params/long", *LONG, "--cluster", address, store=tmp_path / "store")
-    wait_until(lambda: epochs(tmp_path / "store") == 1 or sweep.process.poll() is not None, sweep.said())
-    time.sleep(0.3)
+    sweep = started(project, *LONG, "--cluster", address, store=store)
+    wait_until(lambda: kernels(worker) or sweep.process.poll() is not None, sweep.said())
+    sweep.process.send_signal(signal.SIGINT)  # while its kernel starts
+    assert sweep.ended(130) == STOPPED
+    wait_until(lambda: not kernels(worker), "it trains on")
+
+    sweep = started(project, *LONG, "--cluster", address, store=store)
+    in_an_epoch(sweep, store, 1)
+    before = kernels(worker)
+    subprocess.run([sys.executable, "-c", REGISTERED, address], check=True)  # as another sweep does
+    assert kernels(worker) == before
     worker.terminate()
     worker.wait(DEADLINE)
-    (folder,) = records(tmp_path / "store")
-    assert Run.load(folder).status == "interrupted"
-    step, _, objectives, _ = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)["progress"]
-    assert 100 * len(objectives) < step < 100 * (len(objectives) + 1)
-    start("worker")
-    wait_until(lambda: epochs(tmp_path / "store") == 3 or sweep.process.poll() is not None, sweep.said())
+    folder = interrupted(store)
+    worker = start("worker")
+    in_an_epoch(sweep, store, 3)
     scheduler.kill()
-    said = sweep.ended(2)
-    assert said.count("\n") == 1
-    assert f"the scheduler at {address} is gone" in said
-    wait_until(lambda: Run.load(folder).status == "interrupted", "the worker goes on without its scheduler")
+    assert sweep.ended(2) == f"seqae: the scheduler at {address} is gone: {GONE}\n"
+    wait_until(lambda: Run.load(folder).status == "interrupted", "it trains on without its scheduler")
+    interrupted(store)
     start("scheduler"), start("worker")
-    started(project, "params/long", *LONG, "--cluster", address, store=tmp_path / "store").ended(0)
+    started(project, *LONG, "--cluster", address, store=store).ended(0)
     same(folder, expected)
 
 
@@ -156,21 +160,19 @@ EXECUTED = "import os\nopen({!r}, 'a').write(os.environ['SEQAE_RUN'] + '\\n')"
 
 def test_two_sweeps_of_one_folder_do_each_run_once(tmp_path, started):
     log = tmp_path / "executed"
-    cells = [EXECUTED.format(str(log)), TRAIN.format("fam")]
+    cells = [EXECUTED.format(str(log)), ONE_THREAD, TRAIN.format("fam")]
     make_project(tmp_path, {"fam": cells}, {"fam/a": {}, "fam/b": {"seed": 2}, "fam/c": {"seed": 3}})
-    arguments, store = ("params/fam", "-p", "epochs=100"), tmp_path / "store"
-    both = [started(tmp_path, *arguments, store=store) for _ in range(2)]
-    said = [sweep.ended(0) for sweep in both]
-    assert all("3 of 3 runs done" in text for text in said)
-    assert sorted(log.read_text().split()) == sorted(folder.name for folder in records(store))
-    assert not any("resumed" in record for record in records(store).values())
+    both = [started(tmp_path, "params/fam", "-p", "epochs=40", store=tmp_path / "store") for _ in range(2)]
+    assert all("3 of 3 runs done" in sweep.ended(0) for sweep in both)
+    assert sorted(log.read_text().split()) == sorted(folder.name for folder in records(tmp_path / "store"))
+    assert not any("resumed" in record for record in records(tmp_path / "store").values())
 
 
 def test_a_sweep_takes_over_what_another_one_leaves_when_it_dies(long, tmp_path, started):
     project, expected = long
-    one = started(project, "params/long", *LONG, store=tmp_path, jobs=1)
-    wait_until(lambda: epochs(tmp_path) >= 1 or one.process.poll() is not None)
-    two = started(project, "params/long", *LONG, store=tmp_path, jobs=1)
+    one = started(project, *LONG, store=tmp_path, jobs=1)
+    in_an_epoch(one, tmp_path, 1)
+    two = started(project, *LONG, store=tmp_path, jobs=1)
     wait_until(lambda: "another process trains it; waiting" in two.said() or two.process.poll() is not None)
     one.process.kill()
     one.ended()
