@@ -267,7 +267,7 @@ def sweep(
     scheduler is lost.
     """
     running = dict[Future, Planned]()
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is lost is told once, below
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is told once, below
     with _client(min(jobs, len(planned)), max(1, CPU_COUNT // jobs), cluster) as client:
         try:
             client.register_plugin(StopKernels())

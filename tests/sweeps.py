@@ -100,7 +100,7 @@ def unbroken(family: str, store: Path, **given: object) -> Path:
 
 
 def same(run: Path, other: Path) -> None:
-    """A sweep's run is done, of the numbers of an `unbroken` one to the last bit, and rendered; nothing is left over."""
+    """A sweep's run is done, of the numbers of an `unbroken` one to the last bit, and rendered; nothing is left."""
     assert run.name == other.name
     assert Run.load(run).status == "done"
     ours, theirs = (pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False) for folder in (run, other))
