@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import torch
 import yaml
 from test_sweep import DEFAULTS, SEQAE, TINY
 
@@ -105,7 +106,9 @@ def same(run: Path, other: Path) -> None:
     assert Run.load(run).status == "done"
     ours, theirs = (pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False) for folder in (run, other))
     pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
-    for name in ("test.csv", "histograms.csv", "baselines.csv", "samples.npz", "frames.png", "model.safetensors"):
+    for name in ("test.csv", "histograms.csv", "baselines.csv", "samples.npz", "frames.png"):
         assert (run / name).read_bytes() == (other / name).read_bytes(), name
+    weights, expected = (Run.load(folder).model().state_dict() for folder in (run, other))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
     names = {f.name for f in run.rglob("*")} - {f.name for f in other.rglob("*")}
     assert names == {"notebook.ipynb", "report.html", ".execution.lock"}

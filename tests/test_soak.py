@@ -65,7 +65,8 @@ def test_a_sweep_survives_kills_at_random_moments(tmp_path, started):
     arguments = ("params/fam", "-p", f"epochs={EPOCHS}")
     dice, killed, starts, sweeps, began = random.Random(SEED), Counter[str](), 0, 0, time.monotonic()
     while killed.total() < KILLS:
-        sweeps, store, trained, code = sweeps + 1, tmp_path / f"broken-{sweeps}", dict[Path, int](), None
+        sweeps += 1
+        store, trained, code = tmp_path / f"broken-{sweeps}", dict[Path, int](), None
         while code != 0:
             starts += 1
             code = one_start(started(tmp_path, *arguments, store=store), store, trained, dice, killed)
@@ -74,4 +75,5 @@ def test_a_sweep_survives_kills_at_random_moments(tmp_path, started):
             same(folder, other)
         resumed = sum(len(record.get("resumed", [])) for record in records(store).values())
         seconds = time.monotonic() - began
-        print(f"{starts} starts, {killed.total()} kills ({dict(killed)}), {resumed} resumed, {seconds:.0f} s")  # noqa: T201
+        told = f"{sweeps} sweeps, {starts} starts, {killed.total()} kills: {dict(killed)}, {seconds:.0f} s"
+        print(f"{told}; in this one {resumed} resumed")  # noqa: T201
