@@ -194,6 +194,8 @@ class _Files:
         try:
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(target)
+        except OSError as error:  # a full disk says no name
+            raise OSError(error.errno, error.strerror, str(target)) from None
         finally:
             temporary.unlink(missing_ok=True)
 

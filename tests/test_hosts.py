@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from test_soak import MINUTES, Sweep, epochs, records, same, wait_until
+from sweeps import CODE, ONE_THREAD, records, same, unbroken, wait_until
 from test_sweep import TRAIN, make_project
 
 HEAD, OTHER = "10.231.77.1", "10.231.77.2"
@@ -14,7 +14,7 @@ ENVIRONMENT = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",  # the least: so long a connection may be silent
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
-GIVEN = ("-p", "epochs=12", "-p", "train_sequences=1000")
+GIVEN = {"epochs": 8, "train_sequences": 400}
 
 
 def ip(*arguments: str) -> None:
@@ -45,13 +45,15 @@ def hosts():
 
 
 @pytest.fixture
-def started():
+def dask():
+    """Starts Dask's own scheduler and workers, each on a host."""
     processes: list[subprocess.Popen] = []
 
     def start(host, what, *given, cwd):
         command = [*host, sys.executable, "-m", f"distributed.cli.dask_{what}", *given, "--no-dashboard"]
+        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": CODE}
         with (cwd / f"{what}-{len(processes)}.txt").open("w") as said:
-            processes.append(subprocess.Popen(command, cwd=cwd, env=os.environ | ENVIRONMENT, stdout=said, stderr=said))
+            processes.append(subprocess.Popen(command, cwd=cwd, env=environment, stdout=said, stderr=said))
 
     yield start
     for process in reversed(processes):
@@ -64,32 +66,25 @@ def started():
             process.wait()
 
 
-def test_a_host_that_is_cut_off_and_comes_back(hosts, started, tmp_path):
+def test_a_host_that_is_cut_off_and_comes_back(hosts, dask, started, tmp_path):
     head, other, cut = hosts
-    make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}, "fam/b": {"seed": 2}, "fam/c": {"seed": 3}})
-    worker = (f"tcp://{HEAD}:8786", "--nthreads", "1", "--nworkers", "1", "--local-directory", "dask")
-    started(head, "scheduler", "--host", HEAD, "--port", "8786", cwd=tmp_path)
-    started(head, "worker", *worker, "--host", HEAD, cwd=tmp_path)
-    started(other, "worker", *worker, "--host", OTHER, cwd=tmp_path)
-    store = tmp_path / "store"
-    sweep = Sweep(tmp_path, "params/fam", *GIVEN, "--cluster", f"tcp://{HEAD}:8786", store=store, before=head,
-                  **ENVIRONMENT)  # fmt: skip
-    try:
-        both = lambda: len([*store.glob("*/*/metrics.csv")]) >= 2  # noqa: E731
-        wait_until(lambda: both() or sweep.process.poll() is not None, sweep.said())
-        ip("-n", cut, "link", "set", "cable", "down")
-        time.sleep(14)  # the scheduler, and the worker, have seen it
-        ip("-n", cut, "link", "set", "cable", "up")
-        started(other, "worker", *worker, "--host", OTHER, cwd=tmp_path)  # as whoever watches over it would
-        assert "3 of 3 runs done" in sweep.ended(0)
-    finally:
-        sweep.process.kill()
-        sweep.process.wait(MINUTES)
-        sweep.output.close()
-    found = records(store)
-    print({folder.name: record.get("resumed") for folder, record in found.items()}, epochs(store))  # noqa: T201
-    unbroken = Sweep(tmp_path, "params/fam", *GIVEN, store=tmp_path / "unbroken")
-    unbroken.ended(0)
-    unbroken.output.close()
-    for folder, expected in zip(sorted(found), sorted(records(tmp_path / "unbroken")), strict=True):
-        same(folder, expected)
+    runs = [{"seed": seed} for seed in (1, 2, 3)]
+    files = {f"fam/{given['seed']}": given for given in runs}
+    make_project(tmp_path, {"fam": [ONE_THREAD, TRAIN.format("fam")]}, files)
+    scheduler, store = f"tcp://{HEAD}:8786", tmp_path / "store"
+    worker = (scheduler, "--nthreads", "1", "--nworkers", "1", "--local-directory", "dask")
+    dask(head, "scheduler", "--host", HEAD, "--port", "8786", cwd=tmp_path)
+    dask(head, "worker", *worker, "--host", HEAD, cwd=tmp_path)
+    dask(other, "worker", *worker, "--host", OTHER, cwd=tmp_path)
+    given = [word for key, value in GIVEN.items() for word in ("-p", f"{key}={value}")]
+    sweep = started(tmp_path, "params/fam", *given, "--cluster", scheduler, store=store, before=head, **ENVIRONMENT)
+    both = lambda: len([*store.glob("*/*/metrics.csv")]) >= 2  # noqa: E731
+    wait_until(lambda: both() or sweep.process.poll() is not None, sweep.said())
+    ip("-n", cut, "link", "set", "cable", "down")
+    time.sleep(14)  # the scheduler, and the worker, have seen it
+    ip("-n", cut, "link", "set", "cable", "up")
+    dask(other, "worker", *worker, "--host", OTHER, cwd=tmp_path)  # as whoever watches over it would
+    assert "3 of 3 runs done" in sweep.ended(0)
+    expected = sorted(unbroken("fam", tmp_path / "unbroken", **GIVEN, **given) for given in runs)
+    for folder, alone in zip(sorted(records(store)), expected, strict=True):
+        same(folder, alone)
