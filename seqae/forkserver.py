@@ -119,6 +119,7 @@ def serve() -> None:
             os.setpgid(pid, pid)
         with suppress(BrokenPipeError):  # who asked has died: so will this, with the end of stdin, and the kernel
             os.write(answers, f"{pid}\n".encode())
+    os._exit(0)  # at once: whoever asked waits, and the end of all that is imported takes a second
 
 
 def _become_kernel(request: Mapping[str, Any]) -> None:

@@ -14,7 +14,15 @@ ENVIRONMENT = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",  # the least: so long a connection may be silent
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
-GIVEN = {"epochs": 8, "train_sequences": 400}
+GIVEN = {"epochs": 24}
+SLOW = """
+import time
+from seqae import experiment
+train = experiment.train
+def slow(p, val, *, record, **others):
+    return train(p, val, record=lambda *told: (record(*told), time.sleep(0.5)), **others)
+experiment.train = slow
+"""  # an epoch records twice
 
 
 def ip(*arguments: str) -> None:
@@ -70,7 +78,7 @@ def test_a_host_that_is_cut_off_and_comes_back(hosts, dask, started, tmp_path):
     head, other, cut = hosts
     runs = [{"seed": seed} for seed in (1, 2, 3)]
     files = {f"fam/{given['seed']}": given for given in runs}
-    make_project(tmp_path, {"fam": [ONE_THREAD, TRAIN.format("fam")]}, files)
+    make_project(tmp_path, {"fam": [ONE_THREAD, SLOW, TRAIN.format("fam")]}, files)
     scheduler, store = f"tcp://{HEAD}:8786", tmp_path / "store"
     worker = (scheduler, "--nthreads", "1", "--nworkers", "1", "--local-directory", "dask")
     dask(head, "scheduler", "--host", HEAD, "--port", "8786", cwd=tmp_path)
@@ -86,5 +94,6 @@ def test_a_host_that_is_cut_off_and_comes_back(hosts, dask, started, tmp_path):
     dask(other, "worker", *worker, "--host", OTHER, cwd=tmp_path)  # as whoever watches over it would
     assert "3 of 3 runs done" in sweep.ended(0)
     expected = sorted(unbroken("fam", tmp_path / "unbroken", **GIVEN, **given) for given in runs)
+    assert any("resumed" in record for record in records(store).values())
     for folder, alone in zip(sorted(records(store)), expected, strict=True):
         same(folder, alone)
