@@ -25,6 +25,7 @@ from seqae.forkserver import fork_kernel
 
 SCHEME = "seqae:"  # begins papermill's names of our files, so that an executed notebook holds no machine's paths
 AUTOSAVE = 2  # seconds between saves of a notebook within a cell
+NOT_STARTED = "the kernel died before it ran anything"  # of ports that another one took meanwhile, say
 GRACE = 5  # seconds that an interrupted kernel has to end the update under way and write a checkpoint
 _sources: dict[str, str] = {}  # papermill's name: a notebook's JSON text
 _targets: dict[str, Path] = {}  # papermill's name: the file to write
@@ -89,6 +90,8 @@ def execute_notebook(
     except Exception as error:
         if _stopped(target):
             raise StoppedError from None
+        if "before replying" in str(error):
+            return NOT_STARTED
         died = "kernel died" in str(error).lower()
         return "the kernel died: killed, or out of memory" if died else f"{type(error).__name__}: {error}"
     finally:

@@ -26,7 +26,7 @@ from distributed.scheduler import KilledWorker
 
 from seqae.cells import family_defaults
 from seqae.config import read_yaml
-from seqae.kernels import GRACE, StopKernels, StoppedError, execute_notebook, stop_kernels, stoppable
+from seqae.kernels import GRACE, NOT_STARTED, StopKernels, StoppedError, execute_notebook, stop_kernels, stoppable
 from seqae.naming import project_root
 from seqae.report import Facts, IndexRow, render_notebook, write_index
 from seqae.runs import Run, RunError, open_run
@@ -38,7 +38,7 @@ UNPUBLISHED = "not all of it is in the store yet"
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 BUSY, STOPPED = "another process trains it", "its kernel was interrupted"
 KILLED = "its worker process died twice: killed, or out of memory"
-TRIES: Mapping[str | None, int] = {KILLED: 2, STOPPED: 10}  # executions that may end so; else 1
+TRIES: Mapping[str | None, int] = {KILLED: 2, NOT_STARTED: 3, STOPPED: 10}  # executions that may end so; else 1
 LOOK_SECONDS = 2.0  # between looks at a run that another process trains
 
 
@@ -72,8 +72,8 @@ class Planned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one execution ended; reason: why it failed, None when the run is done. After BUSY, STOPPED and KILLED `sweep`
-    executes it again, after the last two not without end.
+    """How one execution ended; reason: why it failed, None when the run is done. After BUSY and what TRIES holds `sweep`
+    executes it again.
     """
 
     run: Run
