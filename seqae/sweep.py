@@ -72,8 +72,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one execution ended; reason: why it failed, None when the run is done. After BUSY and what TRIES holds `sweep`
-    executes it again.
+    """How one execution ended; reason: why it failed, None when the run is done.
+
+    After BUSY, and after what TRIES holds, `sweep` executes it again.
     """
 
     run: Run
