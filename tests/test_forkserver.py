@@ -95,11 +95,11 @@ def test_a_kernel_that_dies_before_it_runs_anything_is_told_apart(tmp_path, monk
 
 
 def test_a_kernel_that_is_to_be_stopped_while_it_starts_never_runs(tmp_path):
-    target = tmp_path / "out.ipynb"
-    with kernels.stoppable(target), pytest.raises(kernels.StoppedError):
+    target, source = tmp_path / "out.ipynb", notebook(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with kernels.stoppable(target):
         kernels.stop_kernels({target})
-        source = notebook(f"open({str(tmp_path / 'ran')!r}, 'w')")
-        execute_notebook(source, target, name="x", parameters={}, environment={})
+        with pytest.raises(kernels.StoppedError):
+            execute_notebook(source, target, name="x", parameters={}, environment={})
     assert not (tmp_path / "ran").exists()
 
 
