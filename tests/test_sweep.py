@@ -185,7 +185,7 @@ def test_bare_papermill_and_seqae_run_share_a_folder(project, papermilled, first
     after = snapshot(run)
     assert run.name in [r.name for r in fam(project)]
     assert not any(name in before for name in ("notebook.ipynb", "report.html"))
-    assert after.keys() - before.keys() == {"notebook.ipynb", "report.html"}
+    assert after.keys() - before.keys() == {"notebook.ipynb", "report.html", ".execution.lock"}
     assert {name: after[name] for name in before} == before
 
 
