@@ -1,15 +1,19 @@
 """The command line. Every error is one message on stderr and exit code 2."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
+from seqae.stopping import ending_in_order
+
 if TYPE_CHECKING:  # torch behind them takes seconds to import, so each command does that when it runs
-    from seqae.sweep import Planned
+    from seqae.planning import Planned
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sequence autoencoders on Moving MNIST: run, look.")
 Files = Annotated[list[Path], typer.Argument(help="Parameter files, or folders of them, in params/FAMILY/.")]
@@ -41,18 +45,20 @@ def run(
 ) -> None:
     """Train the runs that parameter files define, each by executing its family's notebook; render their reports.
 
-    Done ones are skipped, interrupted ones go on, failed ones are tried again. Exit code 1 if any failed.
+    Done ones are skipped, interrupted ones go on, failed ones are tried again; for one that another process trains this
+    waits. Ctrl-C and SIGTERM leave checkpoints. Exit code 1 if any failed.
 
     \b
     seqae run params/losses --scale quick
     seqae run params/losses/0sm-pred-zero.yaml --scale smoke -p epochs=5 -p seed=7
     seqae run params/losses --scale paper --cluster tcp://head:8786 --store /shared/reports
     """
-    with _one_message():
+    with _one_message(), ending_in_order():
         from seqae.cluster import connect, slots, tls
         from seqae.index import update_index
+        from seqae.planning import plan
         from seqae.stores import publish, refresh
-        from seqae.sweep import plan, sweep
+        from seqae.sweep import sweep
         from seqae.view import SweepView, print_table
 
         planned = plan(files, scale=scale, given=_parameters(given), store=store)
@@ -66,20 +72,21 @@ def run(
         stores = {item.run.folder.parents[1] for item in planned}
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
         for folder in view.stores:
-            folder.mkdir(parents=True, exist_ok=True)
+            _check_writable(folder)
         with view.bar, ExitStack() as stack:
             if todo:
                 connected = connect(cluster, jobs=count, workers=min(count, len(todo)), security=security)
                 view.show(client := stack.enter_context(connected))
-                sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick)
+                sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick, busy=view.busy)
+        if view.failed:  # told first: on a full disk there may be no index
+            rows = [(f"{outcome.run.family}/{outcome.run.name}", str(outcome.reason)) for outcome in view.failed]
+            print_table(["failed", "reason"], rows, err=True)
         for folder in view.stores:
             refresh(folder)  # with what other machines did meanwhile
             update_index(folder)
             publish(folder, "index.html")
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
-        rows = [(f"{outcome.run.family}/{outcome.run.name}", str(outcome.reason)) for outcome in view.failed]
-        print_table(["failed", "reason"], rows, err=True)
         raise typer.Exit(1)
 
 
@@ -138,9 +145,10 @@ def compare(
     seqae compare losses params/losses/fixes --scale quick
     """
     with _one_message():
+        from seqae.executing import compare_runs
         from seqae.index import update_index
+        from seqae.planning import plan
         from seqae.stores import publish, refresh
-        from seqae.sweep import compare_runs, plan
 
         planned = plan(files or [], scale=scale, given=_parameters(given), store=store)
         page, reason = compare_runs(family, [item.run for item in planned], store=store)
@@ -267,7 +275,7 @@ def status(
         folders: list[Path] = []
         places = {store}
         if files:  # else torch is not needed, which takes seconds to import
-            from seqae.sweep import plan
+            from seqae.planning import plan
 
             planned = plan(files, scale=scale, given=_parameters(given), store=store)
             folders, places = [item.run.folder for item in planned], {item.store for item in planned}
@@ -289,7 +297,7 @@ def check(files: Files, scale: Scale = None, given: Given = None) -> None:
     """
     with _one_message():
         from seqae.cost import H100, H100_SHARE, estimate
-        from seqae.sweep import plan
+        from seqae.planning import plan
         from seqae.view import duration
 
         for item in plan(files, scale=scale, given=_parameters(given)):
@@ -319,9 +327,17 @@ def _one_message() -> Iterator[None]:
     except (ValueError, RunError, StoreError, OSError) as error:
         typer.echo(f"seqae: {error}", err=True)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         typer.echo("seqae: stopped; the same command goes on from the last checkpoints", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + next(iter(stop.args), signal.SIGINT)) from None
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}; choose another folder as store") from None
 
 
 def _dry_run(planned: "list[Planned]", why: list[str | None], count: int) -> None:

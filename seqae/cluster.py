@@ -41,7 +41,7 @@ CONFIG = {
     "distributed.worker.profile.enabled": False,  # of a thread that waits for a kernel
 }
 ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, this machine only
-IGNORE_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is for whoever started workers
+OBEY_SIGNALS = "from seqae.kernels import obey_signals; obey_signals()"  # run in each worker's process first
 
 
 def tls(ca: Path | None, cert: Path | None, key: Path | None) -> Security | None:
@@ -119,7 +119,7 @@ def _local(workers: int, *, threads: int) -> LocalCluster:
         memory_limit=0,  # kernels take the memory, not workers
         silence_logs=logging.CRITICAL,
         env=_threads(threads),
-        preload=[IGNORE_SIGINT],
+        preload=[OBEY_SIGNALS],
     )
 
 
@@ -175,7 +175,7 @@ def work(address: str, *, count: int, security: Security | None, tell: Callable[
                     memory_limit=0,
                     security=security,
                     env=_threads(max(1, CPU_COUNT // count)),
-                    preload=[IGNORE_SIGINT],
+                    preload=[OBEY_SIGNALS],
                     dashboard_address=ANYWHERE,
                     silence_logs=logging.CRITICAL,
                 ) as nanny:

@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 
 from seqae.cells import family_defaults
+from seqae.executing import execute_page
 from seqae.models import branch_targets
 from seqae.naming import project_around
 from seqae.records import RunError
 from seqae.runs import Run, find_runs
 from seqae.stores import fetch, refresh
-from seqae.sweep import execute_page
 from seqae.train import make_accelerator
 
 

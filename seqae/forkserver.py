@@ -102,9 +102,10 @@ def fork_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | 
 
 def serve() -> None:
     """Import, then answer each line of stdin, a request as JSON, with the process id of a new kernel; until its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # Slurm sends it to all; kernels still have a checkpoint to write
+        signal.signal(stop, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for kernels: leave no zombies
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.dup(1)
     with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 1)
     for name in IMPORTS:
@@ -112,12 +113,13 @@ def serve() -> None:
             __import__(name)
     while line := sys.stdin.buffer.readline():
         if (pid := os.fork()) == 0:
-            answers.close()
+            os.close(answers)
             _become_kernel(json.loads(line))
         with suppress(OSError):  # here as well as in the kernel: whoever comes first, nobody sees it otherwise
             os.setpgid(pid, pid)
-        answers.write(f"{pid}\n")
-        answers.flush()
+        with suppress(BrokenPipeError):  # who asked has died: so will this, with the end of stdin, and the kernel
+            os.write(answers, f"{pid}\n".encode())
+    os._exit(0)  # at once: whoever asked waits, and the end of all that is imported takes a second
 
 
 def _become_kernel(request: Mapping[str, Any]) -> None:
@@ -127,6 +129,7 @@ def _become_kernel(request: Mapping[str, Any]) -> None:
         with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
             os.dup2(nothing.fileno(), 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(request["env"])

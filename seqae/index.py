@@ -1,5 +1,6 @@
 """The page of all runs of a store, written anew from what their folders say."""
 
+import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -15,6 +16,10 @@ def update_index(store: Path) -> None:
     """Rewrite index.html of a store from the run folders and comparisons in it."""
     rows = [_row(file.parent, file.stat().st_mtime_ns) for file in sorted(store.glob("*/*/run.yaml"))]
     pages = sorted(store.glob("*/compare.html"))
+    for left in store.glob(".index.html.*"):  # by a process that was killed while it wrote
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
     write_index(store / "index.html", rows, [(page.parent.name, page.relative_to(store).as_posix()) for page in pages])
 
 

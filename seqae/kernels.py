@@ -7,11 +7,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+from distributed import WorkerPlugin
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
@@ -22,9 +25,11 @@ from seqae.forkserver import fork_kernel
 
 SCHEME = "seqae:"  # begins papermill's names of our files, so that an executed notebook holds no machine's paths
 AUTOSAVE = 2  # seconds between saves of a notebook within a cell
+NOT_STARTED = "the kernel died before it ran anything"  # of ports that another one took meanwhile, say
+GRACE = 5  # seconds that an interrupted kernel has to end the update under way and write a checkpoint
 _sources: dict[str, str] = {}  # papermill's name: a notebook's JSON text
 _targets: dict[str, Path] = {}  # papermill's name: the file to write
-_kernels: dict[Path, int | None] = {}  # the file written: process id of its kernel; None once stopped
+_kernels: dict[Path, int | None] = {}  # the file written: process id of its kernel, 0 before; None: to be stopped
 
 
 class ForkedProvisioner(LocalProvisioner):
@@ -47,7 +52,7 @@ class _OwnKernel(KernelSpecManager):
 
 
 class StoppedError(Exception):
-    """The kernel was killed by `stop_kernels`."""
+    """The kernel was interrupted, by `stop_kernels` or somebody else; its run goes on when it is executed again."""
 
 
 def execute_notebook(
@@ -79,10 +84,14 @@ def execute_notebook(
             extra_arguments=["--log-level=CRITICAL"],  # a kernel whose worker died says so, on the user's terminal
         )
     except papermill.PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":
+            raise StoppedError from None
         return f"{error.ename}: {error.evalue}".rstrip(": ")
     except Exception as error:
-        if _kernels.get(target, 0) is None:
+        if _stopped(target):
             raise StoppedError from None
+        if "before replying" in str(error):
+            return NOT_STARTED
         died = "kernel died" in str(error).lower()
         return "the kernel died: killed, or out of memory" if died else f"{type(error).__name__}: {error}"
     finally:
@@ -90,13 +99,65 @@ def execute_notebook(
     return None
 
 
-def stop_kernels(targets: set[Path]) -> None:
-    """Kill the kernels that write these files; what they were doing stays as it is, to be resumed."""
-    for target in targets & _kernels.keys():
+@contextmanager
+def stoppable(target: Path) -> Iterator[None]:
+    """Meanwhile `stop_kernels` knows of a kernel that writes this file, though it may not have been started yet."""
+    _kernels[target] = 0
+    try:
+        yield
+    finally:
+        _kernels.pop(target, None)
+
+
+def stop_kernels(targets: set[Path] | None = None) -> None:
+    """Stop the kernels that write these files, none: all of this process; what they were doing is to be resumed.
+
+    They are interrupted, so that training leaves a checkpoint, and killed if they live on for `GRACE` seconds. Does not
+    wait for that.
+    """
+    for target in [*_kernels] if targets is None else targets & _kernels.keys():
         pid, _kernels[target] = _kernels[target], None
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)  # a kernel leads its own process group
+        if pid:
+            Thread(target=_end, args=(pid,), daemon=True).start()
+
+
+def _stopped(target: Path) -> bool:
+    return _kernels.get(target, 0) is None
+
+
+def _end(pid: int) -> None:
+    # A kernel and what it has started: it leads its own process group.
+    deadline = time.monotonic() + GRACE
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGINT)
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            os.killpg(pid, 0)
+        os.killpg(pid, signal.SIGKILL)
+
+
+class StopKernels(WorkerPlugin):
+    """For Dask's workers: one that closes, because it was told to or has lost its scheduler, stops its kernels."""
+
+    name = "seqae-stop-kernels"
+    idempotent = True  # registered anew by a second sweep, it would first be torn down
+
+    def teardown(self, worker: Any) -> None:
+        stop_kernels()
+
+
+def obey_signals() -> None:
+    """In a worker's process: SIGTERM stops its kernels, then itself. Ctrl-C is for the process that started it."""
+
+    def stop() -> None:
+        deadline = time.monotonic() + GRACE + 2
+        stop_kernels()
+        while _kernels and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os._exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: Thread(target=stop, daemon=True).start())
 
 
 def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
@@ -112,7 +173,11 @@ def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
             inherited = {key: value for key, value in os.environ.items() if key != "MALLOC_TRIM_THRESHOLD_"}
             await super().start_kernel(env=inherited | dict(environment), **arguments)
             assert isinstance(self.provisioner, LocalProvisioner)
-            _kernels[target] = self.provisioner.pid
+            assert self.provisioner.pid
+            if _stopped(target):  # before it was started
+                os.killpg(self.provisioner.pid, signal.SIGKILL)
+            else:
+                _kernels[target] = self.provisioner.pid
 
     return Kernel
 
@@ -132,6 +197,8 @@ class _Files:
         try:
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(target)
+        except OSError as error:  # a full disk says no name
+            raise OSError(error.errno, error.strerror, str(target)) from None
         finally:
             temporary.unlink(missing_ok=True)
 

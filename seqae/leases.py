@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from seqae.transfer import StoreError, modified, on_disk
+from seqae.transfer import BusyError, StoreError, modified, on_disk
 
 PREFIX = ".lease-"
 LEASE_SECONDS = 60.0  # whose lease is not renewed for so long counts as dead
@@ -24,7 +24,7 @@ def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
     """Hold the run whose folder in the store is `run`, for one machine alone; yields the path of the lease there.
 
     token: a file that names this machine's lease on this run. What a process of this machine that died left behind is
-    its own, so no two processes here may do this at once: hold a lock. Raises StoreError where another machine holds
+    its own, so no two processes here may do this at once: hold a lock. Raises BusyError where another machine holds
     the run; one that died is waited for until its lease is dead.
 
     Each machine that wants a run writes a lease of its own, then lists them: who sees no other that lives holds the
@@ -58,7 +58,7 @@ def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
             fs.rm_file(mine)
             for path, written in others.items():
                 if written > seen.setdefault(path, written) and (holder := _holder(fs, path)):
-                    raise StoreError(f"{holder} trains it: wait for that one, or stop it")
+                    raise BusyError(f"{holder} trains it: wait for that one, or stop it")
             time.sleep(1.2 * BEAT_SECONDS)
         write(holds=True)
         with every(BEAT_SECONDS, renew):

@@ -20,13 +20,13 @@ import pandas as pd
 import yaml
 
 from seqae.config import EXECUTION, ParameterError, Parameters, resolve
+from seqae.executing import execute_page
 from seqae.naming import project_around, store_folder
 from seqae.records import RunError
 from seqae.runs import Run, code_version
-from seqae.sweep import execute_page
+from seqae.stopping import ENDINGS, ending_in_order
 
 PACKAGE = Path(__file__).parent
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_SECONDS = 30  # for the old code to stop its kernels
 
 
@@ -183,7 +183,7 @@ def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def _old_code(root: Path, commit: str) -> Iterator[tuple[Path, Path]]:
     # The project as of a commit, and where its package lies: a worktree that is gone afterwards, whatever happens.
-    with _ending_in_order(), TemporaryDirectory(prefix="seqae-rerun-") as folder:
+    with ending_in_order(), TemporaryDirectory(prefix="seqae-rerun-") as folder:
         tree = Path(folder) / "worktree"
         try:
             added = _git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
@@ -203,28 +203,11 @@ def _old_code(root: Path, commit: str) -> Iterator[tuple[Path, Path]]:
 @contextmanager
 def _today_code(notebook: Path) -> Iterator[tuple[Path, Path]]:
     # A project of this notebook alone, as it is now, and where the package that runs lies.
-    with _ending_in_order(), TemporaryDirectory(prefix="seqae-rerun-") as folder:
+    with ending_in_order(), TemporaryDirectory(prefix="seqae-rerun-") as folder:
         copy = Path(folder) / "notebooks" / notebook.name
         copy.parent.mkdir()
         copy.write_bytes(notebook.read_bytes())
         yield Path(folder), PACKAGE.parent
-
-
-@contextmanager
-def _ending_in_order() -> Iterator[None]:
-    # Ctrl-C, a closed terminal and SIGTERM all raise, and only once: what cleans up is not disturbed.
-    def end(number: int, frame: object) -> None:
-        for ending in ENDINGS:
-            signal.signal(ending, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    heard = [ending for ending in ENDINGS if signal.getsignal(ending) != signal.SIG_IGN]  # nohup ignores one
-    before = {ending: signal.signal(ending, end) for ending in heard}
-    try:
-        yield
-    finally:
-        for ending, handler in before.items():
-            signal.signal(ending, handler)
 
 
 def _seqae_run(file: Path, store: Path, *, project: Path, code: Path, threads: int | None) -> int:

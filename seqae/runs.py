@@ -129,6 +129,7 @@ class Run:
             if unpublished(self.folder):
                 with working(self.folder):
                     pass
+            self._drop_checkpoint()  # its process may have died between its last two steps
             return self
         with working(self.folder), self._writing():
             before = self.record()
@@ -358,8 +359,11 @@ class Run:
             tracker_folder=folder / "tracker",
         )
         self._finish(model, val, fitted)
-        if not p.keep_checkpoint:
-            shutil.rmtree(checkpoint.parent, ignore_errors=True)
+        self._drop_checkpoint()
+
+    def _drop_checkpoint(self) -> None:
+        if not self.parameters.keep_checkpoint:
+            shutil.rmtree(self._checkpoint.parent, ignore_errors=True)
 
     def _benchmark(self) -> None:
         table, machine = measure(self.parameters)
@@ -375,14 +379,17 @@ class Run:
         table = experiment.test_table(model, p)
         _replace_text(folder / "test.csv", table.to_csv(index=False))
 
-        np.savez_compressed(folder / "samples.npz", allow_pickle=False, **_images(model, val[:SAMPLES], p))
+        with _whole(folder / "samples.npz") as file:
+            np.savez_compressed(file, allow_pickle=False, **_images(model, val[:SAMPLES], p))
         strips = pictures.sample_strips(self.samples(), task=p.task, frames_in=p.frames_in)
-        pictures.save_strips(strips, folder / "frames.png")
-        pictures.save_gif(strips, folder / "frames.gif")
+        with _whole(folder / "frames.png") as file:
+            pictures.save_strips(strips, file)
+        with _whole(folder / "frames.gif") as file:
+            pictures.save_gif(strips, file)
 
         metadata = {"family": self.family, "parameters": json.dumps(p.model_dump(mode="json", exclude=set(EXECUTION)))}
-        save_file(model.state_dict(), folder / "model.tmp", metadata=metadata)
-        (folder / "model.tmp").replace(folder / "model.safetensors")
+        with _whole(folder / "model.safetensors") as file:
+            save_file(model.state_dict(), file, metadata=metadata)
 
         floor, mean = self._levels()
         line = verdict(
@@ -441,12 +448,22 @@ def _whole_lines(log: Path) -> list[str]:
 
 
 def _replace_text(file: Path, text: str) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        fsync(stream.fileno())  # whole on the disk before it takes the name, whatever dies
-    temporary.replace(file)
+    with _whole(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    # Where to write, so that a reader finds the old file or the new one, whole, whatever dies meanwhile.
+    temporary = file.with_name(f".{file.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            fsync(stream.fileno())  # whole on the disk before it takes the name
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _now() -> str:

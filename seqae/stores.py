@@ -17,7 +17,7 @@ import filelock
 
 from seqae.leases import LEASE_SECONDS, PREFIX, every, lease
 from seqae.naming import store_folder
-from seqae.transfer import StoreError, fetch_run, listing, modified, publish_run, put
+from seqae.transfer import BusyError, StoreError, fetch_run, listing, modified, publish_run, put
 
 PUBLISH_SECONDS = 10.0
 MARK = ".seqae-store"  # in a mirror: the URL
@@ -94,7 +94,7 @@ def working(folder: Path) -> Iterator[None]:
             try:
                 held.enter_context(_locked(folder))
             except filelock.Timeout:
-                raise StoreError("another process here trains it: wait for that one, or stop it") from None
+                raise BusyError("another process here trains it: wait for that one, or stop it") from None
             fs, root = _connect(url)
             run = f"{root}/{folder.parent.name}/{folder.name}"
             mine = held.enter_context(lease(fs, run, folder / ".token"))

@@ -10,8 +10,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -32,8 +32,11 @@ from seqae.diagnose import plateau_begins
 from seqae.losses import activate, training_loss
 from seqae.metrics import HISTOGRAM_CENTRES, frame_errors, image_quality, output_statistics
 from seqae.models import SequenceAutoencoder, branch_targets
+from seqae.stopping import stop_asked
 
 Row = dict[str, Any]
+# Of an epoch under way: sums for each (branch, metric), overflows, the share they left out, rate, update ratio.
+Begun = tuple[dict[tuple[str, str], Any], int, float, float, float]
 DTYPES = {"none": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRACKERS = {"tensorboard": ["tensorboard", "tensorboardX"]}  # where its package has more than one name
 
@@ -108,9 +111,12 @@ def fit(
     training goes on from it, after resume(its epoch). The order of sequences is a function of (seed, epoch) alone, so
     the numbers are those of an unbroken run (exactly, on CPU). Val is measured in float32, whatever the precision.
 
+    SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end it with KeyboardInterrupt after the update under way, and leave
+    a checkpoint from which the epoch goes on where it stood.
+
     Called by every rank of `parallel.launch`, all train one model: each has its share of every batch and of val, the
     gradients and the numbers are those of the whole, and rank 0 writes the checkpoint. record and resume are to do
-    nothing in the others.
+    nothing in the others. Who launched them is asked to stop, and stops them: checkpoints are those of whole epochs.
     """
     keep_freed_memory()
     accelerator = make_accelerator(device=device, tracker=tracker, folder=tracker_folder)
@@ -125,6 +131,20 @@ def fit(
     scheduler = schedule(optim)
     objectives: list[float] = []  # on val, an epoch each
     step, seconds, weights, diverged_at = 0, 0.0, _copy(model), None
+    begun: Begun = ({}, 0, 0.0, 0.0, 0.0)
+
+    def save() -> None:
+        if checkpoint and first:
+            state = {  # tensors, numbers, lists, tuples and dicts only: `weights_only` loads it
+                "model": model.state_dict(),
+                "optimizer": optim.state_dict(),
+                "scheduler": scheduler.state_dict() if scheduler else None,
+                "scaler": scaler.state_dict(),
+                "progress": (step, seconds, objectives, diverged_at),
+                "begun": begun,
+                "weights": weights,
+            }
+            _replace(checkpoint, state)
 
     if checkpoint and checkpoint.exists():
         state = _load(checkpoint, accelerator.device)
@@ -136,23 +156,27 @@ def fit(
         if len(state["progress"]) != 4:
             raise ValueError(f"{checkpoint} is of an older version: delete it, and the run starts anew")
         step, seconds, objectives, diverged_at = state["progress"]
+        begun = state.get("begun", begun)
         weights = {name: tensor.cpu() for name, tensor in state["weights"].items()}
         resume(len(objectives))
 
     began, saved = time.monotonic() - seconds, time.monotonic()
     steps = -(-len(train(1)) // batch_size)
     val, val_share = _share(val, accelerator)
-    with tqdm(total=epochs * steps, initial=step, unit="step", leave=False, mininterval=0.5, disable=not first) as bar:
-        while len(objectives) < epochs and diverged_at is None:
+    stopping: AbstractContextManager[list[int]] = stop_asked() if ranks == 1 else nullcontext([])
+    with (
+        stopping as stop,
+        tqdm(total=epochs * steps, initial=step, unit="step", leave=False, mininterval=0.5, disable=not first) as bar,
+    ):
+        while len(objectives) < epochs and diverged_at is None and not stop:
             if patience and objectives and len(objectives) - plateau_begins(objectives) >= patience:
                 break
             epoch = len(objectives) + 1
             frames = train(epoch)
             order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-            totals: dict[tuple[str, str], Any] = {}
-            overflows, left_out, update_ratio = 0, 0.0, 0.0
+            totals, overflows, left_out, rate, update_ratio = begun
             net.train()
-            for indices in order.split(batch_size):
+            for indices in order.split(batch_size)[step - len(objectives) * steps :]:
                 mine, share = _share(indices, accelerator)
                 batch = frames[mine].to(accelerator.device)  # (B, T, H, W) uint8
                 # What is differentiated is averaged over the ranks: N times a rank's part of the mean, or of the sum.
@@ -177,7 +201,16 @@ def fit(
                 bar.update()
                 for key, value in measured.items():
                     totals[key] = totals.get(key, 0) + value.mean() * (share * len(indices) / len(frames))
+                if stop:
+                    break
 
+            found = {} if stop else evaluate(model, val, batch_size, objective, statistics=True, stop=stop)
+            if stop:  # in the midst of an epoch
+                seconds, begun = time.monotonic() - began, (totals, overflows, left_out, rate, update_ratio)
+                save()
+                break
+            begun = ({}, 0, 0.0, 0.0, 0.0)
+            found = accelerator.reduce({key: value * val_share for key, value in found.items()}, "sum")
             trained = {key: float(value) for key, value in accelerator.reduce(totals, "sum").items()}
             trained["all", "learning_rate"] = rate
             trained["all", "update_ratio"] = update_ratio
@@ -185,8 +218,6 @@ def fit(
                 trained["all", "overflows"] = overflows
                 if ("all", "grad_norm") in trained:
                     trained["all", "grad_norm"] /= 1 - left_out
-            found = evaluate(model, val, batch_size, objective, statistics=True)
-            found = accelerator.reduce({key: value * val_share for key, value in found.items()}, "sum")
             shares = {branch: found.pop((branch, metric)) for branch, metric in [*found] if metric == "histogram"}
             valid = {key: float(value.mean()) for key, value in found.items()}
             objectives.append(valid["all", "objective"])
@@ -210,16 +241,8 @@ def fit(
             record("metrics", rows)  # the last thing an epoch leaves: what is here is whole
             accelerator.log({f"val/{branch}/{metric}": v for (branch, metric), v in valid.items()}, step=step)
             bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{objectives[-1]:.4g}", refresh=False)
-            if checkpoint and first and time.monotonic() - saved >= checkpoint_seconds:
-                state = {  # tensors, numbers, lists and dicts only: `weights_only` loads it
-                    "model": model.state_dict(),
-                    "optimizer": optim.state_dict(),
-                    "scheduler": scheduler.state_dict() if scheduler else None,
-                    "scaler": scaler.state_dict(),
-                    "progress": (step, seconds, objectives, diverged_at),
-                    "weights": weights,
-                }
-                _replace(checkpoint, state)
+            if stop or time.monotonic() - saved >= checkpoint_seconds:
+                save()
                 saved = time.monotonic()
     accelerator.end_training()
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
@@ -237,17 +260,21 @@ def evaluate(
     *,
     statistics: bool = False,
     quality: bool = False,
+    stop: Sized = (),
 ) -> dict[tuple[str, str], Tensor]:
     """Mean metrics of each frame step over all sequences, (T,) for each (branch, metric); the objective is a scalar.
 
     frames: uint8 (N, T, H, W). statistics adds those of `metrics.output_statistics`, quality MAE, PSNR and SSIM.
-    Decoders read their own outputs where they read true frames in training. Returns float64 tensors on the CPU.
+    Decoders read their own outputs where they read true frames in training. Returns float64 tensors on the CPU. stop:
+    once it is not empty the rest is left out, and what comes back is of no use.
     """
     device = next(model.parameters()).device
     totals: dict[tuple[str, str], Tensor] = {}
     model.eval()
     with torch.inference_mode():
         for batch in frames.split(batch_size):
+            if stop:
+                break
             outputs = _outputs(model, model, batch.to(device), objective)
             found = {("all", "objective"): _objective(outputs, model, objective)[0][None]}
             for branch, (z, target) in outputs.items():

@@ -31,6 +31,10 @@ class StoreError(RuntimeError):
     """A store elsewhere cannot be reached, or a run in it is another machine's. What is in the mirror here stays."""
 
 
+class BusyError(StoreError):
+    """Another process, here or elsewhere, works on the run."""
+
+
 def compare_records(one: Record, other: Record) -> Literal["one", "other", "same", "different"]:
     """Which of two records of one run is further, `one` or `other`; `different`: both were trained to the end, with
     other results, or they are not of the same parameters.
@@ -149,8 +153,8 @@ def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
         new = [name for name, (_, state) in files.items() if _differs(state, theirs.get(name))]
         for name in sorted(new, key=lambda name: (_order(name), -files[name][1].st_size)):
             put(fs, files[name][0], f"{run}/{name}")
-        if CHECKPOINT in theirs and CHECKPOINT not in files:
-            fs.rm_file(f"{run}/{CHECKPOINT}")
+        for name in {CHECKPOINT, "report.html"} & theirs.keys() - files.keys():  # no longer true
+            fs.rm_file(f"{run}/{name}")
         sent = listing(fs, run) if new else {}
         for name in new:
             source, state = files[name]

@@ -19,8 +19,8 @@ from rich.text import Text
 from seqae.records import RunError, progress, read_record, run_status
 
 if TYPE_CHECKING:  # torch behind them takes seconds to import, and a look at records needs none
+    from seqae.executing import Outcome
     from seqae.runs import Run
-    from seqae.sweep import Outcome
 
 STATUS = ["run", "status", "verdict", "test mse", "seconds", "machine"]
 ORDER = ["running", "failed", "interrupted", "waiting", "done"]  # what one watches for comes first
@@ -51,9 +51,9 @@ class SweepView:
     def show(self, client: Any) -> None:
         """Where one can look into the cluster while it works, and whether it has workers."""
         if find_spec("bokeh"):
-            self.bar.console.print(f"dashboard: {client.dashboard_link}", markup=False, highlight=False)
+            self._tell(f"dashboard: {client.dashboard_link}")
         if not client.nthreads():
-            self.bar.console.print("no worker yet: waiting for one", markup=False)
+            self._tell("no worker yet: waiting for one")
 
     def tick(self, running: "list[Run]") -> None:
         self.slots = max(1, len(running))
@@ -62,6 +62,11 @@ class SweepView:
                 self.running[run.folder] = self.bar.add_task(run.name, total=run.parameters.epochs, note="")
             if logged := progress(run.folder):
                 self.bar.update(self.running[run.folder], completed=logged[0], note=f"loss {logged[1]:.4g}")
+
+    def busy(self, run: "Run") -> None:
+        if (bar := self.running.pop(run.folder, None)) is not None:
+            self.bar.remove_task(bar)
+        self._tell(f"{run.family}/{run.name}: another process trains it; waiting for that one")
 
     def finished(self, outcome: "Outcome") -> None:
         from seqae.index import update_index
@@ -74,14 +79,15 @@ class SweepView:
         left = sum(self.seconds) / len(self.seconds) * (self.total - len(self.seconds)) / self.slots
         self.bar.update(self.all, advance=1, note=f"{len(self.failed)} failed, {duration(left)} left")
         ending = f"failed: {outcome.reason}" if outcome.reason else run.verdict
-        self.bar.console.print(
-            f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s", markup=False, highlight=False, soft_wrap=True
-        )
+        self._tell(f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s")
         if (began := time.monotonic()) >= self.next_index:
             with suppress(OSError):  # told at the end
                 for store in self.stores:
                     update_index(store)
             self.next_index = time.monotonic() + (time.monotonic() - began) / INDEX_SHARE
+
+    def _tell(self, line: str) -> None:
+        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _status_row(folder: Path) -> list[str]:

@@ -11,6 +11,8 @@ import nbformat
 import psutil
 import pytest
 
+from seqae import kernels
+from seqae.forkserver import fork_kernel
 from seqae.kernels import execute_notebook
 
 pytestmark = [
@@ -82,6 +84,25 @@ def test_a_kernel_that_dies_is_told_and_the_next_one_works(tmp_path):
     assert executed(tmp_path, "lives", "1")[0] is None
 
 
+def test_a_kernel_that_dies_before_it_runs_anything_is_told_apart(tmp_path, monkeypatch):
+    def dying(*arguments, **options):
+        os.kill((forked := fork_kernel(*arguments, **options)).pid, signal.SIGKILL)
+        return forked
+
+    monkeypatch.setattr(kernels, "fork_kernel", dying)
+    found = execute_notebook(notebook("1"), tmp_path / "out.ipynb", name="x", parameters={}, environment={})
+    assert found == kernels.NOT_STARTED
+
+
+def test_a_kernel_that_is_to_be_stopped_while_it_starts_never_runs(tmp_path):
+    target, source = tmp_path / "out.ipynb", notebook(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with kernels.stoppable(target):
+        kernels.stop_kernels({target})
+        with pytest.raises(kernels.StoppedError):
+            execute_notebook(source, target, name="x", parameters={}, environment={})
+    assert not (tmp_path / "ran").exists()
+
+
 def test_when_the_server_dies_another_one_takes_its_place(tmp_path):
     server = json.loads(executed(tmp_path, "one", LOOK)[1][0].text)["parent"]
     os.kill(server, signal.SIGKILL)
@@ -94,6 +115,8 @@ def test_when_the_server_dies_another_one_takes_its_place(tmp_path):
 PARENT = """
 from pathlib import Path
 from tests_notebook import notebook
+from seqae import kernels
+from seqae.forkserver import fork_kernel
 from seqae.kernels import execute_notebook
 source = notebook(
     "import os, time, pathlib\\n"

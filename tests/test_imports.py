@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"config", "stores"},
     "data": set(),
     "fused": set(),
+    "stopping": set(),
     "tape": {"fused"},
     "recurrent": {"tape"},
     "losses": set(),
@@ -36,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "cluster": {"config"},
     "diagnose": {"losses"},
     "models": {"losses", "recurrent"},
-    "train": {"data", "diagnose", "losses", "metrics", "models"},
+    "train": {"data", "diagnose", "losses", "metrics", "models", "stopping"},
     "experiment": {"config", "data", "diagnose", "metrics", "models", "optimizers", "parallel", "train"},
     "cost": {"config", "experiment", "models", "train"},
     "peers": {"losses", "models"},
@@ -44,13 +45,15 @@ ALLOWED: dict[str, set[str]] = {
     "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "pictures", "train"},
     "compare": {"config", "diagnose", "naming", "pictures", "runs", "stores"},
     "index": {"compare", "records", "report", "runs"},
-    "sweep": {"cells", "cluster", "config", "kernels", "naming", "records", "report", "runs", "stores", "transfer"},
+    "planning": {"cells", "config", "naming", "records", "runs", "stores"},
+    "executing": {"cluster", "kernels", "naming", "planning", "records", "report", "runs", "stores", "transfer"},
+    "sweep": {"executing", "kernels", "planning", "records", "runs", "stores", "transfer"},
 }
 ALLOWED["runs"] |= {"live", "performance", "records", "stores"}
 ALLOWED["gather"] = {"records", "runs", "stores", "transfer"}
-ALLOWED["demo"] = {"cells", "models", "naming", "records", "runs", "stores", "sweep", "train"}
-ALLOWED["rerun"] = {"config", "naming", "records", "runs", "sweep"}
-ALLOWED["view"] = {"index", "records", "runs", "sweep"}
+ALLOWED["demo"] = {"cells", "executing", "models", "naming", "records", "runs", "stores", "train"}
+ALLOWED["rerun"] = {"config", "executing", "naming", "records", "runs", "stopping"}
+ALLOWED["view"] = {"executing", "index", "records", "runs"}
 ALLOWED["cli"] = {*ALLOWED}
 ALLOWED["__init__"] = {*ALLOWED} - {"cli", "__init__"}  # the names that users import
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))

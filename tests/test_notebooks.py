@@ -17,8 +17,8 @@ from seqae.config import read_yaml, resolve
 from seqae.losses import LOSSES
 from seqae.models import ARCHITECTURES
 from seqae.optimizers import UNFIT
+from seqae.planning import plan
 from seqae.runs import find_runs, open_run
-from seqae.sweep import plan
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))

@@ -14,9 +14,10 @@ import psutil
 import pytest
 import torch
 
-from seqae import experiment, runs, sweep
+from seqae import executing, experiment, runs
 from seqae.config import resolve
 from seqae.parallel import RankError, launch
+from seqae.planning import Planned
 from seqae.runs import Run, open_run
 from seqae.train import make_accelerator
 
@@ -183,10 +184,10 @@ def test_a_sweep_holds_a_gpu_for_each_device(
     def held(count: int, *, per_gpu: int) -> None:
         raise ValueError(f"asked for {count}")
 
-    monkeypatch.setattr(sweep, "held_gpus", held)
+    monkeypatch.setattr(executing, "held_gpus", held)
     run = open_run("f", TINY, {"store": str(tmp_path), "device": device, "devices": devices})
     with pytest.raises(ValueError, match=f"asked for {gpus}$"):
-        sweep.execute(sweep.Planned(run, "", {}, 0.0))
+        executing.execute(Planned(run, "", {}, 0.0))
 
 
 # ---- ranks ----

@@ -24,7 +24,7 @@ from moto.server import ThreadedMotoServer
 from test_cli import call
 from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, make_project, values
 
-from seqae import leases, open_run, stores, sweep, transfer
+from seqae import executing, leases, open_run, planning, stores, transfer
 from seqae.naming import store_folder
 from seqae.runs import Run
 from seqae.transfer import StoreError
@@ -553,9 +553,9 @@ def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_agai
 
 def test_a_worker_on_another_machine_has_a_mirror_of_its_own(machine, tmp_path):
     project = make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}})
-    (item,) = sweep.plan([project / "params" / "fam"], scale="tiny", store="memory://runs")
+    (item,) = planning.plan([project / "params" / "fam"], scale="tiny", store="memory://runs")
     machine("b")
-    outcome = sweep.execute(item)
+    outcome = executing.execute(item)
     assert outcome.reason is None
     assert outcome.run == item.run
     assert not item.run.folder.exists()
@@ -564,7 +564,7 @@ def test_a_worker_on_another_machine_has_a_mirror_of_its_own(machine, tmp_path):
     assert {"run.yaml", "report.html", "model.safetensors"} <= files.keys()
     assert str(tmp_path) not in files["notebook.ipynb"]
     executed = files["notebook.ipynb"]
-    assert sweep.execute(item).reason is None  # it is looked at, and not executed
+    assert executing.execute(item).reason is None  # it is looked at, and not executed
     assert contents(fsspec.filesystem("memory"), f"/runs/fam/{item.run.name}")["notebook.ipynb"] == executed
     machine("a")
     stores.fetch("memory://runs")

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from seqae import sweep
+from seqae import executing, planning
 from seqae.cluster import CPU_COUNT
 from seqae.index import update_index
 from seqae.records import progress
@@ -161,7 +161,8 @@ def test_runs_of_a_sweep_are_done_and_rendered(project, first):
     for run in runs:
         assert run.verdict in (run.folder / "report.html").read_text().replace("&gt;", ">")
         assert f"{run.family}/{run.name}: {run.verdict}, " in first.stdout
-        assert {f.name for f in run.folder.iterdir() if f.name[0] == "." or f.suffix == ".tmp"} <= {".lock"}
+        hidden = {f.name for f in run.folder.iterdir() if f.name[0] == "." or f.suffix == ".tmp"}
+        assert hidden <= {".lock", ".execution.lock"}
 
 
 def test_two_files_that_define_one_run_are_run_once(project, first):
@@ -187,7 +188,7 @@ def test_bare_papermill_and_seqae_run_share_a_folder(project, papermilled, first
     after = snapshot(run)
     assert run.name in [r.name for r in fam(project)]
     assert not any(name in before for name in ("notebook.ipynb", "report.html"))
-    assert after.keys() - before.keys() == {"notebook.ipynb", "report.html"}
+    assert after.keys() - before.keys() == {"notebook.ipynb", "report.html", ".execution.lock"}
     assert {name: after[name] for name in before} == before
 
 
@@ -309,13 +310,13 @@ def test_a_store_that_cannot_be_written_is_a_reason_and_no_error(tmp_path):
     make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}})
     (tmp_path / "file").touch()
     (item,) = plan(tmp_path, "fam/a.yaml", scale="tiny", store=str(tmp_path / "file" / "store"))
-    outcome = sweep.execute(item)
+    outcome = executing.execute(item)
     assert outcome.reason.startswith("NotADirectoryError")
     assert str(tmp_path / "file") in outcome.reason
 
 
-def plan(project: Path, *files: str, **options) -> list[sweep.Planned]:
-    return sweep.plan([project / "params" / file for file in files], **options)
+def plan(project: Path, *files: str, **options) -> list[planning.Planned]:
+    return planning.plan([project / "params" / file for file in files], **options)
 
 
 def test_plan_merges_as_papermill_does(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -216,6 +217,45 @@ def test_a_resumed_run_is_the_unbroken_run(
     assert resumed.fitted.best_epoch == unbroken.fitted.best_epoch
     seconds = [row["seconds"] for row in first.rows[: -len(first.rows) // after] + second.rows]
     assert seconds == sorted(seconds)  # the clock goes on where it stood
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "train", "more"),
+    [
+        ("sgd", "StepLR", same, {"schedule_per": "update", "clip_update": 1e-3}),
+        ("rmsprop", "ReduceLROnPlateau", endless, {}),
+        ("lbfgs", "none", same, {}),
+        ("adam", "none", same, {"precision": "fp16", "objective": Objective("both", "mse", (0, 1), 1e3, "sum")}),
+    ],
+)
+@pytest.mark.parametrize(("number", "training", "call"), [(signal.SIGTERM, True, 5), (signal.SIGINT, False, 2)])
+def test_asked_to_stop_it_goes_on_with_the_next_update(
+    tmp_path: Path, optimizer: str, schedule: str, train: Any, more: Any, number: int, training: bool, call: int
+) -> None:
+    given: dict[str, Any] = {
+        "train": train, "epochs": 3, "clip_norm": 0.1, "optimizer": OPTIMIZERS[optimizer],
+        "schedule": schedule_factory(schedule, steps=9, **SCHEDULES[schedule]),
+    } | more  # fmt: skip
+    unbroken, file, model, first, calls = fitted(**given), tmp_path / "state.pt", model_of(), Log(), [0]
+
+    def ask(module: nn.Module, *rest: Any) -> None:
+        calls[0] += module.training == training
+        if calls[0] == call and module.training == training:
+            os.kill(os.getpid(), number)
+
+    model.register_forward_pre_hook(ask)
+    handlers = [*map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))]
+    with pytest.raises(KeyboardInterrupt):
+        fitted(model, checkpoint=file, checkpoint_seconds=3600, record=first, **given)
+    assert [*map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))] == handlers
+    step, _, objectives, _ = torch.load(file, weights_only=True)["progress"]
+    assert 3 * len(objectives) < step <= 3 * len(objectives) + 3  # three updates an epoch: it stands in one
+
+    second = fitted(model_of(seed=99), checkpoint=file, **given)
+    assert first.numbers() + second.log.numbers() == unbroken.log.numbers()
+    assert first.shares + second.log.shares == unbroken.log.shares
+    assert equal(second.fitted.weights, unbroken.fitted.weights)
+    assert equal(second.model.state_dict(), unbroken.model.state_dict())
 
 
 def test_resuming_a_finished_run_trains_nothing(tmp_path: Path) -> None:

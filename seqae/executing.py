@@ -1,0 +1,171 @@
+"""Notebooks executed in this process: a run's, whose failure is recorded and whose report is rendered, and pages.
+
+What became of a run is read from its run.yaml, never from its notebook.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from seqae.cluster import held_gpus
+from seqae.kernels import StoppedError, execute_notebook, stoppable
+from seqae.naming import project_root
+from seqae.planning import BUSY, UNPUBLISHED, Planned
+from seqae.records import RunError
+from seqae.report import Facts, advice, render_notebook
+from seqae.runs import Run
+from seqae.stores import fetch, mirror, working
+from seqae.transfer import BusyError, StoreError
+
+STOPPED = "its kernel was interrupted"
+# What a report links to.
+FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one execution ended; reason: why it failed, None when the run is done.
+
+    After BUSY, and after what TRIES holds, `sweep` executes it again.
+    """
+
+    run: Run
+    reason: str | None
+    seconds: float
+
+
+def execute(item: Planned, per_gpu: int = 1) -> Outcome:
+    """In a worker: execute the run's notebook, on GPUs that are its own, record a failure, render the report."""
+    began, here = time.monotonic(), replace(item, run=run_here(item))
+    folder = here.run.folder
+    try:
+        with stoppable(folder / "notebook.ipynb"), _alone(folder), working(folder):
+            # another may have done it since it was planned
+            reason = None if here.why() in (None, UNPUBLISHED) else _execute(here, per_gpu)
+    except BusyError:
+        reason = BUSY
+    except StoppedError:
+        reason = STOPPED
+    except StoreError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{type(error).__name__}: {error}"
+    return Outcome(item.run, reason, time.monotonic() - began)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    # One sweep at a time executes and renders a run; who dies lets go. The lock of the run itself is its kernel's.
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".execution.lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise BusyError(BUSY) from None
+
+
+def run_here(item: Planned) -> Run:
+    if "://" not in item.store:
+        return item.run
+    return replace(item.run, folder=mirror(item.store) / item.run.family / item.run.name)
+
+
+def _execute(item: Planned, per_gpu: int) -> str | None:
+    run = item.run
+    if not _free(run):
+        return BUSY
+    if run.status != "done":  # else, trained but killed before it is rendered, it would have the report of a failure
+        (run.folder / "report.html").unlink(missing_ok=True)
+    for left in [*run.folder.glob(".notebook.ipynb.*"), *run.folder.glob(".report.html.*")]:
+        left.unlink(missing_ok=True)  # by a worker that was killed while it wrote
+    gpus = run.parameters.devices * (run.parameters.device in ("auto", "cuda"))
+    with held_gpus(gpus, per_gpu=per_gpu) as environment:
+        reason = execute_notebook(
+            item.notebook,
+            run.folder / "notebook.ipynb",
+            name=f"{run.family}/{run.name}",
+            parameters=item.given,
+            environment=environment | {"SEQAE_STORE": str(run.folder.parents[1]), "SEQAE_RUN": run.name},
+        )
+    if reason is None and run.status != "done":
+        reason = f"the notebook ended without training this run: it must open family {run.family!r} and call train()"
+    return _conclude(run, reason)
+
+
+def _conclude(run: Run, reason: str | None) -> str | None:
+    # Whatever is wrong here, a full disk or output that cannot be rendered, is a reason, not an error of the sweep.
+    try:
+        if reason is not None and _free(run):
+            run.fail(reason)
+        error = reason and f"{reason}\n{advice(reason)}"
+        facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error, FILES)
+        render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts)
+    except Exception as error:
+        return reason or f"no report: {type(error).__name__}: {error}"
+    return reason
+
+
+def conclude_lost(item: Planned, reason: str) -> str | None:
+    # Whose worker died leaves a lease in a store elsewhere, if it was of another machine: then it has to run out.
+    try:
+        with _alone(item.run.folder), working(item.run.folder):
+            return None if item.why() in (None, UNPUBLISHED) else _conclude(item.run, reason)
+    except BusyError:
+        return BUSY
+    except (StoreError, OSError):
+        return reason
+
+
+def _free(run: Run) -> bool:
+    # The kernel of a worker that died lives until it sees that, up to a second.
+    deadline = time.monotonic() + 5
+    while run.status == "running":
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def compare_runs(family: str, runs: Collection[Run], *, store: str | None = None) -> tuple[Path, str | None]:
+    """Execute notebooks/compare/FAMILY.ipynb, or else compare.ipynb, on runs of a family, none: those it chooses; its
+    page, and why it failed.
+    """
+    folder, notebooks = fetch(store, family) / family, project_root() / "notebooks"
+    own = notebooks / "compare" / f"{family}.ipynb"
+    source = own if own.exists() else notebooks / "compare.ipynb"
+    if not any(folder.glob("*/run.yaml")):
+        raise ValueError(f"no run of family {family!r} in {folder.parent}")
+    if strangers := [run.name for run in runs if run.family != family]:
+        raise ValueError(f"{strangers[0]} is no run of family {family}")
+    page, parameters = folder / "compare.html", {"family": family, "runs": [run.name for run in runs]}
+    rows = [("store", folder.parent.name)]
+    return page, execute_page(
+        source, page, title=f"{family}: comparison", rows=rows, store=folder.parent, parameters=parameters
+    )
+
+
+def execute_page(
+    source: Path,
+    page: Path,
+    *,
+    title: str,
+    rows: Sequence[tuple[str, str]],
+    store: Path,
+    parameters: Mapping[str, Any],
+) -> str | None:
+    """Execute the notebook `source`, on `store`, into `page` (HTML) and the notebook beside it; why it failed, or None.
+
+    title, rows: what stands at the top of the page.
+    """
+    if not source.exists():
+        raise RunError(f"there is no {source}: do this in the folder of the project, or below it")
+    notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
+    environment = {"SEQAE_STORE": str(store)}
+    reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment)
+    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, (notebook.name,)))
+    return reason

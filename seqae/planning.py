@@ -1,0 +1,115 @@
+"""What parameter files define: runs to execute, and why each has to be."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from seqae.cells import family_defaults
+from seqae.config import read_yaml
+from seqae.naming import project_root
+from seqae.records import progress
+from seqae.runs import Run, open_run
+from seqae.stores import fetch, unpublished
+
+BUSY = "another process trains it"
+UNPUBLISHED = "not all of it is in the store yet"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that a parameter file defines, and all that a worker needs to execute it."""
+
+    run: Run
+    notebook: str  # JSON text: a worker elsewhere needs the package alone
+    given: Mapping[str, Any]
+    edited: float  # when the notebook was: a finished run's report older than that is rendered again
+    store: str = ""  # where its runs are, as given: the folder of a URL's mirror is another on each machine
+
+    def why(self) -> str | None:
+        """Why it has to be executed; None when it is done and has its report."""
+        report = self.run.folder / "report.html"
+        match self.run.status:
+            case "interrupted":
+                logged = progress(self.run.folder)
+                return f"interrupted after epoch {logged[0]}" if logged else "interrupted"
+            case "failed":
+                return f"failed: {self.run.record().get('reason')}"
+            case "done" if not report.exists():
+                return "has no report yet"
+            case "done" if report.stat().st_mtime < self.edited:
+                return "its notebook was edited"
+            case "done":
+                return UNPUBLISHED if unpublished(self.run.folder) else None
+        return {"waiting": "new", "running": BUSY}[self.run.status]
+
+
+def plan(
+    files: Iterable[Path], *, scale: str | None = None, given: Mapping[str, Any] | None = None, store: str | None = None
+) -> list[Planned]:
+    """The runs that parameter files, or all below folders, define; two files that define the same run count once.
+
+    scale: a name in params/scale (and in scale/ of the folders below it, which win), or a file. given: what the
+    command line says. Later ones win: notebook < scale < file < given, key by key as papermill merges. store: where
+    runs are kept, else what the parameters, $SEQAE_STORE or the files' project say. Raises ValueError with the faults
+    of all files at once, StoreError where a store elsewhere cannot be reached.
+    """
+    folder_of = cache(fetch)  # once for all that are in it
+    faults: dict[str, list[Path]] = {}
+    planned: dict[Path, Planned] = {}
+    for named in files:
+        for file in _parameter_files(named):
+            try:
+                item = _planned(file, scale, given or {}, store, folder_of)
+                planned.setdefault(item.run.folder, item)
+            except (ValueError, OSError) as error:
+                faults.setdefault(str(error), []).append(file)
+    if faults:
+        more = {message: f" and {len(where) - 1} more" if len(where) > 1 else "" for message, where in faults.items()}
+        lines = (f"{where[0]}{more[message]}: {message}" for message, where in faults.items())
+        raise ValueError("\n".join(line.replace("\n", "\n  ") for line in lines))
+    return list(planned.values())
+
+
+def _parameter_files(named: Path) -> list[Path]:
+    if not named.is_dir():
+        return [named]
+    return [file for file in sorted(named.rglob("*.yaml")) if file.parent.name != "scale"] or [named]
+
+
+def _scale_files(file: Path, scale: str | None, root: Path) -> list[Path]:
+    # params/scale/NAME.yaml, and over it those beside the file: a family of large frames has a quick scale of its own.
+    if scale is None:
+        return []
+    if scale.endswith(".yaml"):
+        return [Path(scale)]
+    params = root / "params"
+    folders = [folder for folder in file.resolve().parents if folder == params or params in folder.parents]
+    found = [path for folder in folders[::-1] if (path := folder / "scale" / f"{scale}.yaml").exists()]
+    return found or [params / "scale" / f"{scale}.yaml"]
+
+
+def _planned(
+    file: Path, scale: str | None, given: Mapping[str, Any], store: str | None, folder_of: Callable[[str], Path]
+) -> Planned:
+    if file.is_dir():
+        raise ValueError("no *.yaml in this folder")
+    root = project_root(file.parent)
+    try:
+        family = file.resolve().relative_to(root / "params").parts[:-1][0]
+    except (ValueError, IndexError):
+        raise ValueError("must lie in params/FAMILY/ of a project that has notebooks/FAMILY.ipynb") from None
+    source = root / "notebooks" / f"{family}.ipynb"
+    if not source.exists():
+        raise ValueError(f"family {family} has no notebook {source}")
+    layers = [*map(read_yaml, _scale_files(file, scale, root)), read_yaml(file), given]
+    merged = {key: value for layer in layers for key, value in layer.items()}
+    defaults = family_defaults(source)
+    stores = (store, merged.pop("store", None), defaults.get("store"), os.environ.get("SEQAE_STORE"), root / "reports")
+    where = str(next(place for place in stores if place))
+    if defaults.get("store"):  # the kernel has it from $SEQAE_STORE, unless its own cell says another
+        merged["store"] = where
+    run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
+    return Planned(run, source.read_text(encoding="utf-8"), merged, source.stat().st_mtime, where)
