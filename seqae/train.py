@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from seqae.models import SequenceAutoencoder, branch_targets
 Row = dict[str, Any]
 DTYPES = {"none": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRACKERS = {"tensorboard": ["tensorboard", "tensorboardX"]}  # where its package has more than one name
+TRACKER_NAMES = {"mlflow": "run_name", "wandb": "name", "trackio": "name"}  # what each calls a run's name
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def fit(
             ]
             record("histograms", [row for branch, share in shares.items() for row in _histogram(epoch, branch, share)])
             record("metrics", rows)  # the last thing an epoch leaves: what is here is whole
-            accelerator.log({f"val/{branch}/{metric}": v for (branch, metric), v in valid.items()}, step=step)
+            accelerator.log({f"{r['split']}/{r['branch']}/{r['metric']}": r["value"] for r in rows}, step=step)
             bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{objectives[-1]:.4g}", refresh=False)
             if checkpoint and time.monotonic() - saved >= checkpoint_seconds:
                 state = {  # tensors, numbers, lists and dicts only: `weights_only` loads it
@@ -274,7 +276,10 @@ def make_accelerator(*, device: str = "auto", tracker: str = "none", folder: Pat
         cpu=kind == "cpu", mixed_precision="no", log_with=None if tracker == "none" else tracker, project_dir=folder
     )
     if tracker != "none":
-        accelerator.init_trackers("seqae")
+        if tracker == "mlflow":  # what an interrupted training left open, in a notebook for one
+            import_module("mlflow").end_run()
+        named = {TRACKER_NAMES[tracker]: folder.parent.name} if folder and tracker in TRACKER_NAMES else {}
+        accelerator.init_trackers("seqae", init_kwargs={tracker: named})
     return accelerator
 
 

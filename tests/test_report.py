@@ -1,6 +1,5 @@
 """Reports and index: what the pages hold, what they must not hold, and how they behave in a real browser."""
 
-import shutil
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,6 @@ from seqae import pictures
 from seqae.report import Facts, IndexRow, render_notebook, write_index
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browser_only = pytest.mark.skipif(CHROMIUM is None, reason="no chromium executable on the PATH")
 
 
 def picture(width: int = 600, height: int = 300, colour: str = "steelblue") -> bytes:
@@ -392,18 +389,6 @@ def test_an_empty_index_says_how_to_begin(tmp_path):
     assert not page.select("table")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def visit(browser):
     """Open a file; whatever it asks for beyond itself, or says on the console, fails the test at its end.
@@ -430,7 +415,6 @@ def visit(browser):
     assert complaints == []
 
 
-@browser_only
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["report", "index", "evil"])
@@ -462,7 +446,6 @@ def test_pages_fit_the_screen_and_ask_for_nothing(visit, report, tmp_path, kind,
     assert beyond == []
 
 
-@browser_only
 def test_the_reader_unfolds_code_and_finds_the_way(visit, report, tmp_path):
     cells, facts = failed_run()
     report(*cells, facts=facts)
@@ -484,7 +467,6 @@ def test_the_reader_unfolds_code_and_finds_the_way(visit, report, tmp_path):
     assert page.locator(".figure img").evaluate("e => e.complete && e.naturalWidth") == 600
 
 
-@browser_only
 def test_the_reader_plays_and_steps_the_animation(visit, report, tmp_path):
     from playwright.sync_api import expect
 
@@ -520,7 +502,6 @@ def test_the_reader_plays_and_steps_the_animation(visit, report, tmp_path):
     assert second.locator("output").inner_text() == "frame 1 of 6"
 
 
-@browser_only
 def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     (tmp_path / "store").mkdir()
     an_index(tmp_path / "store")
@@ -566,7 +547,6 @@ def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     assert page.evaluate("location.hash") == ""
 
 
-@browser_only
 def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit, tmp_path):
     files = [tmp_path / f"losses/run-{i}/frames.png" for i in (8, 9)]
     for file in files:
@@ -579,7 +559,6 @@ def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit,
     assert page.locator(".notice").inner_text().startswith("Not the same: 16×16; 32×32.")
 
 
-@browser_only
 def test_the_reader_filters_and_sorts_the_index(visit, tmp_path):
     page = visit(an_index(tmp_path))
     rows = page.locator("tbody tr:visible")
