@@ -1,7 +1,6 @@
 """Reports and index: what the pages hold, what they must not hold, and how they behave in a real browser."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +9,7 @@ import nbformat.v4 as v4
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
+from conftest import fits
 from nbformat import NotebookNode, write
 from PIL import Image
 
@@ -389,32 +389,6 @@ def test_an_empty_index_says_how_to_begin(tmp_path):
     assert not page.select("table")
 
 
-@pytest.fixture
-def visit(browser):
-    """Open a file; whatever it asks for beyond itself, or says on the console, fails the test at its end.
-
-    beside: files that the reader has it load by what he does.
-    """
-    requests, complaints, contexts, visited = [], [], [], set()
-
-    def open_page(path: Path, width: int = 1440, scheme: str = "light", beside: Sequence[Path] = ()):
-        contexts.append(context := browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
-        page = context.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        visited.update(file.as_uri() for file in (path, *beside))
-        page.goto(path.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert {url.split("#")[0] for url in requests if not url.startswith("data:")} == visited
-    assert complaints == []
-
-
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["report", "index", "evil"])
@@ -429,21 +403,12 @@ def test_pages_fit_the_screen_and_ask_for_nothing(visit, report, tmp_path, kind,
         row = IndexRow(EVIL, EVIL * 9, EVIL, EVIL, EVIL, {EVIL: 1.0}, None, EVIL, 1.0, {EVIL: EVIL}, told)
         write_index(tmp_path / "report.html", [row], [(EVIL, EVIL)])
     page = visit(tmp_path / "report.html", width, scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert fits(page)
     ink, paper = (
         page.evaluate(f"Math.max(...getComputedStyle(document.body).{name}.match(/\\d+/g).slice(0, 3).map(Number))")
         for name in ("color", "backgroundColor")
     )
     assert (ink > 200 and paper < 60) if scheme == "dark" else (ink < 60 and paper > 200)
-    beyond = page.evaluate(  # nothing sticks out but what lies in a box that scrolls
-        """() => [...document.querySelectorAll("body *")].filter((e) => {
-          if (e.getBoundingClientRect().right <= innerWidth + 1) return false;
-          for (let p = e.parentElement; p; p = p.parentElement)
-            if (["auto", "scroll", "hidden"].includes(getComputedStyle(p).overflowX)) return false;
-          return true;
-        }).map((e) => e.outerHTML.slice(0, 80))"""
-    )
-    assert beyond == []
 
 
 def test_the_reader_unfolds_code_and_finds_the_way(visit, report, tmp_path):
