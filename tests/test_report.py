@@ -14,7 +14,7 @@ from nbformat import NotebookNode, write
 from PIL import Image
 
 from seqae import pictures
-from seqae.report import Facts, IndexRow, render_notebook, write_index
+from seqae.report import Facts, IndexRow, advice, render_notebook, write_index
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
@@ -154,6 +154,27 @@ def test_a_failed_run_starts_with_the_error_and_what_to_do(report):
     assert ["open" in fold.attrs for fold in folds] == [False, False, False, True, False]  # the cell that broke
     assert "not run" in folds[-1].summary.get_text()
     assert "not run" not in folds[-2].summary.get_text()
+
+
+@pytest.mark.parametrize(
+    ("reason", "what"),
+    [
+        ("RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried", "batch_size"),
+        ("the kernel died: killed, or out of memory", "--jobs 1"),
+        ("OSError: [Errno 28] No space left on device", "Free space"),
+        ("ModuleNotFoundError: No module named 'x'", "Install that package"),
+        ("ZeroDivisionError: division by zero", "Mend the cause."),
+    ],
+)
+def test_each_reason_comes_with_what_to_do(reason, what):
+    assert what in advice(reason)
+    assert advice(reason).endswith("The next seqae run tries this run again.")
+
+
+def test_files_beside_the_report_are_linked_where_they_are(report, tmp_path):
+    (tmp_path / "frames.gif").write_bytes(b"")
+    page = report(text("# T"), facts=Facts("a", "done", None, [], files=("frames.gif", "model.safetensors")))
+    assert [link["href"] for link in page.select(".files a")] == ["frames.gif"]
 
 
 @pytest.mark.parametrize("torn", [None, "", '{"cells": [{"cell_ty', '{"cells": 3'])
