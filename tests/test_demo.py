@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
@@ -106,10 +107,18 @@ def test_the_newest_finished_run_or_one_of_the_store(tmp_path, run, monkeypatch)
     monkeypatch.setenv("SEQAE_STORE", str(tmp_path))
     with pytest.raises(RunError, match="no finished run in"):
         demo.shown_run()
-    for name, ended in {"a": "2026-01-01", "b": "2026-01-03", "c": "2026-01-02", "d": "2026-01-04"}.items():
+    for name, ended in {
+        "a": "2026-01-01",
+        "b": "2026-01-03",
+        "c": "2026-01-02",
+        "d": "2026-01-04",
+        "timed": "2026-01-05",
+    }.items():
         (folder := tmp_path / "losses" / name).mkdir(parents=True)
         text = (run.folder / "run.yaml").read_text().replace(run.record()["ended"], f"{ended}T00:00:00+00:00")
         (folder / "run.yaml").write_text(text if name != "d" else text.replace("status: done", "status: failed"))
+    record = yaml.safe_load((folder / "run.yaml").read_text()) | {"results": {}}  # of a benchmark, which trains nothing
+    (folder / "run.yaml").write_text(yaml.safe_dump(record))
     assert demo.shown_run().name == "b"
     assert demo.shown_run("losses/c").name == "c"
     assert demo.shown_run(str(run.folder)).folder == run.folder
