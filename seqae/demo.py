@@ -24,7 +24,8 @@ def shown_run(folder: str = "") -> Run:
     if folder:
         return Run.load(fetch(None, folder, whole=True) / Path(folder).expanduser())
     store = fetch()
-    done = [run for run in find_runs(store) if run.status == "done"]
+    finished = [run for run in find_runs(store) if run.status == "done"]
+    done = [run for run in finished if run.record().get("results")]  # a benchmark trains nothing
     if not done:
         raise RunError(f"no finished run in {store}: seqae run params/losses --scale quick makes some")
     newest = max(done, key=lambda run: run.record()["ended"])

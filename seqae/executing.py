@@ -167,5 +167,6 @@ def execute_page(
     notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
     environment = {"SEQAE_STORE": str(store)}
     reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment)
-    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, (notebook.name,)))
+    beside = (notebook.name, page.with_suffix(".gif").name)
+    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, beside))
     return reason

@@ -248,10 +248,13 @@ def _write(path: Path, template: str, **values: Any) -> None:
 
 @lru_cache(maxsize=4096)
 def _thumbnail(path: Path, modified: int) -> str | None:
-    """A picture as a small data URI, made once for each state of the file; None where it cannot be read."""
+    """The upper part of a picture, its first sequence, as a small data URI; None where it cannot be read.
+
+    Made once for each state of the file.
+    """
     try:
         with Image.open(path) as image:
-            small = image.convert("RGB")
+            small = image.convert("RGB").crop((0, 0, image.width, min(image.height, 2 * image.width // 5)))
     except OSError:  # half written, say: the next index has it
         return None
     small.thumbnail(THUMBNAIL)

@@ -149,7 +149,9 @@ class Run:
 
     def fail(self, reason: str) -> None:
         """Record a failure that the run itself could not: its process died, or its notebook has an error."""
-        self._update(status="failed", reason=reason, ended=_now())
+        commit, dirty = code_version()
+        here = {"commit": commit, "dirty": dirty, "machine": platform.node(), "device": self.parameters.device}
+        self._update(**({} if "machine" in self.record() else here), status="failed", reason=reason, ended=_now())
 
     def performance(self) -> pd.DataFrame:
         """performance.csv: implementation, D, H, B, decoder_input, part, median_ms, min_ms, repeats, memory_mb."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ Row = dict[str, Any]
 Begun = tuple[dict[tuple[str, str], Any], int, float, float, float]
 DTYPES = {"none": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRACKERS = {"tensorboard": ["tensorboard", "tensorboardX"]}  # where its package has more than one name
+TRACKER_NAMES = {"mlflow": "run_name", "wandb": "name", "trackio": "name"}  # what each calls a run's name
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ def fit(
             ]
             record("histograms", [row for branch, share in shares.items() for row in _histogram(epoch, branch, share)])
             record("metrics", rows)  # the last thing an epoch leaves: what is here is whole
-            accelerator.log({f"val/{branch}/{metric}": v for (branch, metric), v in valid.items()}, step=step)
+            accelerator.log({f"{r['split']}/{r['branch']}/{r['metric']}": r["value"] for r in rows}, step=step)
             bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{objectives[-1]:.4g}", refresh=False)
             if stop or time.monotonic() - saved >= checkpoint_seconds:
                 save()
@@ -335,7 +337,10 @@ def make_accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if tracker != "none":
-        accelerator.init_trackers("seqae")
+        if tracker == "mlflow":  # what an interrupted training left open, in a notebook for one
+            import_module("mlflow").end_run()
+        named = {TRACKER_NAMES[tracker]: folder.parent.name} if folder and tracker in TRACKER_NAMES else {}
+        accelerator.init_trackers("seqae", init_kwargs={tracker: named})
     return accelerator
 
 

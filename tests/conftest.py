@@ -1,9 +1,68 @@
-"""For all tests: one thread. Their models are so small that threads only wait for each other."""
+"""For all tests: one thread, since their models are so small that threads only wait for each other; one browser."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")  # while it runs, asyncio.run does not
+def browser():
+    """Chromium, for all tests of a file that open a page; those are left out where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium executable on the PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file; whatever it asks for beyond itself, or says on the console, fails the test at its end.
+
+    beside: files that the reader has it load by what he does.
+    """
+    requests, complaints, contexts, visited = [], [], [], set()
+
+    def open_page(path: Path, width: int = 1440, scheme: str = "light", beside: Sequence[Path] = ()):
+        contexts.append(context := browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        visited.update(file.as_uri() for file in (path, *beside))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert {url.split("#")[0] for url in requests if not url.startswith("data:")} == visited
+    assert complaints == []
+
+
+def fits(page) -> bool:
+    """Whether nothing sticks out of the screen but what lies in a box that scrolls."""
+    return page.evaluate(
+        """() => document.documentElement.scrollWidth === innerWidth &&
+        ![...document.querySelectorAll("body *")].some((e) => {
+          if (e.getBoundingClientRect().right <= innerWidth + 1) return false;
+          for (let p = e.parentElement; p; p = p.parentElement)
+            if (["auto", "scroll", "hidden"].includes(getComputedStyle(p).overflowX)) return false;
+          return true;
+        })"""
+    )
 
 
 @pytest.fixture

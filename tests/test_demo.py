@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
@@ -107,10 +108,18 @@ def test_the_newest_finished_run_or_one_of_the_store(tmp_path, run, monkeypatch)
     monkeypatch.setenv("SEQAE_STORE", str(tmp_path))
     with pytest.raises(RunError, match="no finished run in"):
         demo.shown_run()
-    for name, ended in {"a": "2026-01-01", "b": "2026-01-03", "c": "2026-01-02", "d": "2026-01-04"}.items():
+    for name, ended in {
+        "a": "2026-01-01",
+        "b": "2026-01-03",
+        "c": "2026-01-02",
+        "d": "2026-01-04",
+        "timed": "2026-01-05",
+    }.items():
         (folder := tmp_path / "losses" / name).mkdir(parents=True)
         text = (run.folder / "run.yaml").read_text().replace(run.record()["ended"], f"{ended}T00:00:00+00:00")
         (folder / "run.yaml").write_text(text if name != "d" else text.replace("status: done", "status: failed"))
+    record = yaml.safe_load((folder / "run.yaml").read_text()) | {"results": {}}  # of a benchmark, which trains nothing
+    (folder / "run.yaml").write_text(yaml.safe_dump(record))
     assert demo.shown_run().name == "b"
     assert demo.shown_run("losses/c").name == "c"
     assert demo.shown_run(str(run.folder)).folder == run.folder
@@ -182,7 +191,7 @@ def test_the_page_and_its_pictures_lie_in_the_run_folder(run, shown):
     assert {name: after[name] for name in before} == before
     assert len(pixels(run.folder / "demo.gif")) == 5, "as many as the longest branch has steps"
     text = (run.folder / "demo.html").read_text()
-    assert "data:image/gif;base64," in text
+    assert 'class="seqae-player"' in text
     assert "best is test" in text
     notebook = nbformat.read(run.folder / "demo.ipynb", as_version=4)
     assert str(run.folder) not in json.dumps(notebook)

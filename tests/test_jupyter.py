@@ -1,22 +1,31 @@
 """In Jupyter: a real kernel whose cell is interrupted, a curve that grows, code that is edited; real JupyterLab."""
 
+import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty
 
+import nbformat
+import papermill
 import pytest
 from jupyter_client.manager import start_new_kernel
 
 import seqae
+from seqae.config import read_yaml
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 120  # seconds that nothing here takes: then it hangs
-SMALL: dict[str, object] = dict(  # noqa: C408
-    loss="0nm", task="recon", frame_size=16, width=0.01, train_sequences=24, val_sequences=8, test_sequences=8,
-    batch_size=8, epochs=20, checkpoint_seconds=0,
-)  # fmt: skip
+SMALL = {
+    "loss": "0nm", "task": "recon", "frame_size": 16, "width": 0.01, "epochs": 20, "batch_size": 8,
+    "train_sequences": 24, "val_sequences": 8, "test_sequences": 8, "checkpoint_seconds": 0,
+}  # fmt: skip
+LAB = ["losses", "demo"]  # those opened in JupyterLab, in this order: a demo needs a run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the libraries that open kernels
@@ -125,3 +134,82 @@ def test_code_that_is_edited_is_reloaded_and_objects_of_before_follow(kernel, pa
         )  # later than when it was imported, whatever the clock's grain
     assert kernel.text("print(plots.UNITS['ssim'], run.name, type(run).__name__)") == "likeness edited Run"
     assert kernel.text("print(type(open_run('losses', run.parameters.model_dump())) is type(run))") == "True"
+
+
+# --- JupyterLab ---
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on a copy of the project at smoke scale: its folder and its address."""
+    home = tmp_path_factory.mktemp("lab")
+    project, settings = home / "project", home / "settings" / "@jupyterlab" / "notebook-extension"
+    for folder in ("notebooks", "params"):
+        shutil.copytree(ROOT / folder, project / folder)
+    settings.mkdir(parents=True)
+    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')  # every cell is in the page
+    places = {"JUPYTERLAB_SETTINGS_DIR": settings.parents[1], "JUPYTER_RUNTIME_DIR": home / "runtime",
+              "JUPYTER_CONFIG_DIR": home / "config", "IPYTHONDIR": home / "ipython"}  # fmt: skip
+    environment = (
+        os.environ
+        | {key: str(path) for key, path in places.items()}
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--IdentityProvider.token=",
+        "--port=0",
+    ]
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + LIMIT
+        while not (found := [*(home / "runtime").glob("jpserver-*.json")]):
+            assert server.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < deadline, (home / "log").read_text()
+            time.sleep(0.1)
+        yield project, json.loads(found[0].read_text())["url"]
+    finally:
+        server.terminate()  # its kernels with it
+        server.wait()
+
+
+def at_smoke_scale(notebook: Path, params: Path) -> None:
+    """What one would edit by hand in the parameters cell, in a cell below it, as papermill does."""
+    found = [params / "scale/smoke.yaml", params / notebook.stem / "scale/smoke.yaml"]
+    values = {key: value for file in found if file.exists() for key, value in read_yaml(file).items()}
+    node = papermill.iorw.load_notebook_node(str(notebook))
+    nbformat.write(papermill.parameterize.parameterize_notebook(node, values), notebook)
+
+
+@pytest.mark.skipif(find_spec("jupyterlab") is None, reason="jupyterlab is optional")
+@pytest.mark.parametrize("name", LAB)
+def test_the_notebook_runs_top_to_bottom_in_jupyterlab(lab, browser, name):
+    project, address = lab
+    notebook = project / "notebooks" / f"{name}.ipynb"
+    if (project / "params" / name).exists():
+        at_smoke_scale(notebook, project / "params")
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(f"{address}lab/tree/notebooks/{notebook.name}?reset", wait_until="commit")  # no other tab
+    page.locator(".jp-NotebookPanel .jp-CodeCell").first.wait_for(timeout=1000 * LIMIT)
+    page.get_by_text("| Idle").wait_for(timeout=1000 * LIMIT)  # the kernel, in the status bar
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    prompts = page.locator(".jp-CodeCell .jp-InputArea-prompt")
+    errors = page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
+    deadline = time.monotonic() + LIMIT
+    while not all(re.fullmatch(r"\[\d+\]:", prompt) for prompt in prompts.all_inner_texts()):
+        assert errors.all_inner_texts() == []
+        assert time.monotonic() < deadline, prompts.all_inner_texts()
+        page.wait_for_timeout(200)
+    assert errors.all_inner_texts() == []
+    player = page.locator(".seqae-player")
+    first = player.locator("output").inner_text()
+    player.get_by_role("button", name="One frame on").click()
+    assert player.locator("output").inner_text() != first
+    page.close()

@@ -9,11 +9,13 @@ import papermill
 import pytest
 import torch
 import yaml
+from conftest import fits
 from typer.testing import CliRunner
 
 from seqae.cells import family_defaults
 from seqae.cli import app
 from seqae.config import read_yaml, resolve
+from seqae.index import update_index
 from seqae.losses import LOSSES
 from seqae.models import ARCHITECTURES
 from seqae.optimizers import UNFIT
@@ -168,6 +170,7 @@ def test_the_notebook_runs_top_to_bottom(smoke_store, family):
         cells = [cell for cell in nbformat.read(run.folder / "notebook.ipynb", 4).cells if cell.cell_type == "code"]
         assert all(cell.outputs for cell in cells if "plots.show(" in cell.source and "if " not in cell.source)
         assert run.verdict.split()[0] in (run.folder / "report.html").read_text()
+        assert (run.folder / "report.html").stat().st_size < 3_000_000
 
 
 def test_the_verdict_tells_what_cannot_learn(smoke_store):
@@ -218,3 +221,17 @@ def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, monkeypatch, n
     pages = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.outputs]
     assert EVIL not in text + "".join(pages)
     assert html.escape(EVIL) in "".join(pages)
+
+
+# The last test here: papermill, in this process, and a browser do not go together.
+def test_real_reports_ask_for_nothing_and_say_what_they_show(smoke_store, visit):
+    update_index(smoke_store)
+    for file in [*sorted(smoke_store.glob("*/*/report.html")), smoke_store / "index.html"]:
+        for width, scheme in ((390, "dark"), (1440, "light")):
+            page = visit(file, width, scheme)
+            assert fits(page), file
+            assert page.locator("img:not([alt]), img[alt='']").count() == 0
+            assert page.locator("details.code[open]").count() == 0
+            assert page.locator("h1").count() == 1
+            assert file.name == "index.html" or page.locator(".contents a").count() > 3
+            page.close()

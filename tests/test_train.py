@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -1067,12 +1066,6 @@ def test_a_tracker_that_is_not_installed_is_refused(
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=f"tracker {tracker} is not installed: pip install {tracker}"):
         fitted(tracker=tracker, tracker_folder=tmp_path)
-
-
-@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is optional")
-def test_tensorboard_gets_the_val_metrics(tmp_path: Path) -> None:
-    fitted(epochs=1, tracker="tensorboard", tracker_folder=tmp_path)
-    assert [*tmp_path.rglob("events.out.tfevents*")]
 
 
 # ---- what it takes ----

@@ -1,0 +1,44 @@
+"""The README's screenshots, from the runs of a store: python docs/screenshots.py [STORE], by default reports/."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+HERE = Path(__file__).parent
+
+
+def save(page: Page, name: str) -> None:
+    """The page as it is on the screen, in 128 colours, which suffice for it."""
+    page.screenshot(path=HERE / name)
+    with Image.open(HERE / name) as picture:
+        picture.convert("RGB").quantize(128).save(HERE / name, optimize=True)
+
+
+def comparison(browser: Browser, store: Path) -> None:
+    """The index, and in it what learned, side by side."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto((store / "index.html").as_uri())
+    page.get_by_label("Filter").fill("learned")
+    for pick in page.locator("tr:visible .pick").all()[:7]:
+        pick.check()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    save(page, "comparison.png")
+
+
+def report(browser: Browser, store: Path) -> None:
+    """Of the first run that does both, what it sees, stopped within the future."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="dark")
+    page.goto(next(store.glob("*/*-both-*/report.html")).as_uri())
+    page.get_by_role("slider").fill("13")
+    page.get_by_role("heading", name="What does it see?").evaluate("e => e.scrollIntoView()")
+    save(page, "report.png")
+
+
+if __name__ == "__main__":
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for picture in (comparison, report):
+            picture(chromium, Path(*sys.argv[1:2] or ["reports"]).resolve())

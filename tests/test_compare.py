@@ -1,0 +1,79 @@
+"""Which runs are one but for the seed, and what the index knows of each."""
+
+import shutil
+from html import escape
+
+import pytest
+
+from seqae import compare
+from seqae.runs import open_run
+from seqae.sweep import update_index
+
+TINY = {
+    "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 1, "batch_size": 8,
+    "train_sequences": 8, "val_sequences": 8, "test_sequences": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Two seeds of one run, and one run of another rate."""
+    store = str(tmp_path_factory.mktemp("store"))
+    given = ({"seed": 7}, {"seed": 8}, {"seed": 8, "learning_rate": 0.1})
+    return [open_run("losses", TINY, values | {"store": store}).train() for values in given]
+
+
+def test_runs_that_differ_only_by_seed_are_called_one_and_counted(seeds):
+    one, other, fast = compare.recipes(seeds)
+    assert one == other
+    assert one.endswith(", n = 2 seeds")
+    assert "seed7" not in one
+    assert "seed8" not in one
+    assert "lr0.1" in fast
+    assert "n =" not in fast
+    assert compare.labels(seeds)[0] != compare.labels(seeds)[1], "in tables each is a run of its own"
+    curves = compare.curves(seeds)
+    assert dict(curves.groupby("recipe").run.nunique()) == {one: 2, fast: 1}
+
+
+def test_the_index_knows_the_error_by_frame_step_beside_the_mean_frame(seeds):
+    known = [compare.beside_others(run) for run in seeds]
+    assert known[0]["recipe"] == known[1]["recipe"] != known[2]["recipe"]
+    assert len({run["sequences"] for run in known}) == 1
+    test, levels = seeds[0].test(), seeds[0].baselines()
+    for branch in ("recon", "pred"):
+        steps = test[(test.branch == branch) & (test.metric == "mse") & test.frame.notna()].value
+        assert known[0]["steps"][branch] == pytest.approx(list(steps), rel=1e-3)
+        mean = levels.query(
+            f"branch == '{branch}' and split == 'test' and metric == 'mse' and baseline == 'mean_frame'"
+        )
+        assert known[0]["mean_frame"][branch] == pytest.approx(mean.value.item())
+
+
+def test_a_conclusion_shows_names_as_text(seeds, monkeypatch):
+    monkeypatch.setattr(compare, "labels", lambda runs: [f"<script>{i}</script>" for i in range(len(runs))])
+    for told in (compare.conclude(seeds, by="run"), compare.conclude(seeds, seeds)):
+        assert "<script>" not in told
+        assert escape("<script>") in told
+    html = compare.table(seeds).to_html()
+    assert "<script>" not in html
+    assert escape("<script>0</script>") in html
+
+
+def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
+    """Its record is read once for each state of it."""
+    for run in seeds[:2]:
+        shutil.copytree(run.folder, tmp_path / "losses" / run.name)
+    update_index(tmp_path)
+    first = (tmp_path / "index.html").read_text()
+    assert first.count('class="pick"') == 2
+    assert first.count("run.yaml") == 2, "there is no report yet"
+    name = seeds[0].name
+    (tmp_path / "losses" / name / "report.html").write_text("a report")
+    record = tmp_path / "losses" / seeds[1].name / "run.yaml"
+    record.write_text(record.read_text().replace("status: done", "status: running"))
+    update_index(tmp_path)
+    after = (tmp_path / "index.html").read_text()
+    assert f'href="losses/{name}/report.html"' in after
+    assert "interrupted</span>" in after, "no process trains it"
+    assert after.count('class="pick"') == 1

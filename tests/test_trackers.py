@@ -1,0 +1,85 @@
+"""Trackers mirror what metrics.csv holds: real ones, in stores on this disk."""
+
+import pytest
+
+from seqae import runs
+from seqae.runs import open_run
+
+TINY = {
+    "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 3, "batch_size": 8,
+    "train_sequences": 24, "val_sequences": 8, "test_sequences": 8, "checkpoint_seconds": 0,
+}  # fmt: skip
+
+pytestmark = [  # of the trackers' own making
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+def recorded(run):
+    """metrics.csv by what a tracker calls each curve: the (step, value) of every epoch."""
+    table = run.metrics()
+    names = table.split + "/" + table.branch + "/" + table.metric
+    return {name: list(zip(part.step, part.value, strict=True)) for name, part in table.groupby(names)}
+
+
+def close(found, expected):
+    assert {*found} == {*expected}
+    for name, points in expected.items():
+        assert [step for step, _ in found[name]] == [step for step, _ in points]
+        assert [value for _, value in found[name]] == pytest.approx([value for _, value in points], rel=1e-6)
+
+
+def test_tensorboard_holds_the_same_metrics(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is optional")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = open_run("losses", TINY, {"store": str(tmp_path), "tracker": "tensorboard"}).train()
+    events = EventAccumulator(str(run.folder / "tracker" / "seqae")).Reload()
+    close({name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}, recorded(run))
+
+
+@pytest.fixture
+def mlflow(tmp_path, monkeypatch):
+    module = pytest.importorskip("mlflow", reason="mlflow is optional")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no database
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    module.set_tracking_uri(None)  # that of the environment
+    yield module
+    module.end_run()
+
+
+def mirrored(mlflow):
+    """Every mlflow run by name: its curves."""
+    client = mlflow.MlflowClient()
+    [experiment] = [found for found in client.search_experiments() if found.name == "seqae"]
+    for run in client.search_runs([experiment.experiment_id]):
+        curves = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        yield run.info.run_name, {name: [(m.step, m.value) for m in curve] for name, curve in curves.items()}
+
+
+def test_mlflow_holds_the_same_metrics_under_the_runs_name(tmp_path, mlflow):
+    run = open_run("losses", TINY, {"store": str(tmp_path), "tracker": "mlflow"}).train()
+    [(name, curves)] = mirrored(mlflow)
+    assert name == run.name
+    close(curves, recorded(run))
+
+
+def test_what_was_interrupted_goes_on_with_mlflow_in_the_same_process(tmp_path, mlflow, monkeypatch):
+    """As in a notebook: the cell is stopped, and run again."""
+    append = runs._append
+
+    def stopped(log, rows):
+        append(log, rows)
+        if log.name == "metrics.csv" and rows[0]["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    run = open_run("losses", TINY, {"store": str(tmp_path), "tracker": "mlflow"})
+    monkeypatch.setattr(runs, "_append", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    monkeypatch.setattr(runs, "_append", append)
+    assert run.train().status == "done"
+    found = [curves["val/all/objective"] for _, curves in mirrored(mlflow)]
+    assert sorted(step for curve in found for step, _ in curve) == [3, 6, 9]
