@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -338,7 +337,9 @@ def make_accelerator(
     )
     if tracker != "none":
         if tracker == "mlflow":  # what an interrupted training left open, in a notebook for one
-            import_module("mlflow").end_run()
+            import mlflow
+
+            mlflow.end_run()
         named = {TRACKER_NAMES[tracker]: folder.parent.name} if folder and tracker in TRACKER_NAMES else {}
         accelerator.init_trackers("seqae", init_kwargs={tracker: named})
     return accelerator

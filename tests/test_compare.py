@@ -7,7 +7,7 @@ import pytest
 
 from seqae import compare
 from seqae.runs import open_run
-from seqae.sweep import update_index
+from seqae.index import update_index
 
 TINY = {
     "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 1, "batch_size": 8,
