@@ -6,8 +6,8 @@ from html import escape
 import pytest
 
 from seqae import compare
-from seqae.runs import open_run
 from seqae.index import update_index
+from seqae.runs import open_run
 
 TINY = {
     "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 1, "batch_size": 8,
