@@ -6,7 +6,6 @@ Ranks are new interpreters that import what they call; between notebook and rank
 
 import ctypes
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -57,10 +56,10 @@ def launch(function: Callable[..., Any], count: int, *args: Any, device: str, **
                         )
                     )
                 pipes.append(here)
-            request = pickle.dumps((f"file://{folder}/store", device, function, args, given, [*calls]))
+            request = f"file://{folder}/store", device, function, args, given, [*calls]
             for pipe in pipes:
                 with suppress(OSError):  # it died, as reading from it will tell
-                    pipe.send_bytes(request)
+                    pipe.send(request)
             return _answer(processes, pipes, calls)
         finally:
             for process in processes:
@@ -89,14 +88,14 @@ def _answer(processes: list[subprocess.Popen], pipes: list[Connection], calls: d
         for pipe in ready:
             assert isinstance(pipe, Connection)
             try:
-                kind, *content = pickle.loads(pipe.recv_bytes())
+                kind, *content = pipe.recv()
             except (EOFError, OSError):
                 kind, content = "died", [0.0, None, None]  # before any error, which may be what others make of it
             if kind == "call":
                 name, args = content
-                answer = pickle.dumps(calls[name](*args))
+                answer = calls[name](*args)
                 with suppress(OSError):
-                    pipe.send_bytes(answer)
+                    pipe.send(answer)
                 continue
             rank = running.pop(pipe)
             if kind == "done":
@@ -128,7 +127,7 @@ def serve(descriptor: int, parent: int) -> None:
         return
     rank, count, pipe = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Connection(descriptor)
     try:
-        where, device, function, args, given, calls = pickle.loads(pipe.recv_bytes())
+        where, device, function, args, given, calls = pipe.recv()
         # Metrics of val are summed on the CPU, on machines with GPUs as well.
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         torch.distributed.init_process_group(backend, init_method=where, rank=rank, world_size=count)
@@ -138,9 +137,9 @@ def serve(descriptor: int, parent: int) -> None:
         torch.distributed.destroy_process_group()
     except Exception as error:
         answer = ("error", time.monotonic(), f"{type(error).__name__}: {error}", traceback.format_exc())
-    pipe.send_bytes(pickle.dumps(answer))
+    pipe.send(answer)
 
 
 def _call(pipe: Connection, name: str, *args: Any) -> Any:
-    pipe.send_bytes(pickle.dumps(("call", name, args)))
-    return pickle.loads(pipe.recv_bytes())
+    pipe.send(("call", name, args))
+    return pipe.recv()

@@ -609,10 +609,12 @@ def project(tmp_path_factory):
 def of_three(project, server, tmp_path_factory):
     """A machine dies in mid-run, then two others want to go on with it.
 
-    What the first left in the store; what each other printed, its exit code and cache: first that which succeeded.
+    What the first left in the store; what each other said (stderr, stdout), its exit code and cache: last that which
+    waited for the other.
     """
     paths = os.pathsep.join([str(project / "site"), str(Path(stores.__file__).parents[1])])
     environment = os.environ | server | {"SEQAE_STORE": "s3://bucket/three", "PYTHONPATH": paths}
+    environment["PYTHONUNBUFFERED"] = "1"
     caches = [tmp_path_factory.mktemp(name) for name in ("first", "second", "third")]
     start = partial(
         subprocess.Popen,
@@ -632,14 +634,20 @@ def of_three(project, server, tmp_path_factory):
         for process in [*psutil.Process(dying.pid).children(recursive=True), dying]:
             process.send_signal(signal.SIGKILL)
     left = contents(fs, found[0].removesuffix("/checkpoint/state.pt"))
-    running = [other() for other in others]
-    while all(process.poll() is None for process in running):
+    told = [cache / "told" for cache in caches[1:]]
+    running = []
+    for other, file in zip(others, told, strict=True):
+        with file.open("w") as stream:
+            running.append(other(stdout=stream))
+    while not any("waiting for that one" in file.read_text() for file in told):
+        assert None in [process.poll() for process in running], [file.read_text() for file in told]
         time.sleep(0.2)
     (project / "go").touch()
     ends = [
-        (process.communicate(), process.returncode, cache) for process, cache in zip(running, caches[1:], strict=True)
+        ((process.communicate()[1], file.read_text()), process.returncode, cache)
+        for process, file, cache in zip(running, told, caches[1:], strict=True)
     ]
-    return left, *sorted(ends, key=lambda end: end[1])
+    return left, *sorted(ends, key=lambda end: "waiting for that one" in end[0][1])
 
 
 def test_a_machine_that_dies_leaves_its_checkpoint(of_three):
@@ -648,13 +656,15 @@ def test_a_machine_that_dies_leaves_its_checkpoint(of_three):
     assert "\n1,2," in left["metrics.csv"]
 
 
-def test_exactly_one_of_two_machines_goes_on_with_a_run(of_three):
-    _, (one, code, _), (other, other_code, _) = of_three
-    assert (code, other_code) == (0, 1), (one, other)
-    assert "1 of 1 runs done" in one[0]
-    assert "0 of 1 runs done" in other[0]
-    assert "trains it: wait for that one, or stop it" in other[1]
-    assert "Traceback" not in one[1] + other[1]
+def test_exactly_one_of_two_machines_goes_on_with_a_run_and_the_other_waits(of_three, s3):
+    _, (one, code, cache), (other, other_code, other_cache) = of_three
+    assert (code, other_code) == (0, 0), (one, other)
+    assert "waiting for that one" not in one[1]
+    assert "1 of 1 runs done" in one[1]
+    assert "1 of 1 runs done" in other[1]
+    assert "Traceback" not in one[0] + other[0]
+    executed, fetched = (next(folder.rglob("notebook.ipynb")) for folder in (cache, other_cache))
+    assert fetched.read_bytes() == executed.read_bytes()  # the other only fetched what was made
 
 
 def test_it_ends_as_an_unbroken_run_and_all_of_it_is_in_the_store(of_three, s3, tmp_path):

@@ -1,4 +1,7 @@
-"""What comes from outside runs nothing here: no file is unpickled, nothing in it is executed."""
+"""What comes from outside runs nothing here: no file is unpickled, nothing in it is executed.
+
+Between its own processes the package does pickle: `multiprocessing` and Dask are made so.
+"""
 
 import ast
 from collections.abc import Iterator
