@@ -119,7 +119,7 @@ def kernels(worker: subprocess.Popen) -> set[int]:
     return {p.pid for p in below if p.ppid() in {server.pid for server in below}}
 
 
-GONE = "start one again and give its address; the same command goes on from the last checkpoints"
+GONE = "seqae: the scheduler is gone: start it; the same command goes on from the last checkpoints\n"
 REGISTERED = (
     "import sys, distributed, seqae.kernels as k; distributed.Client(sys.argv[1]).register_plugin(k.StopKernels())"
 )
