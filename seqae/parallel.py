@@ -6,6 +6,7 @@ Ranks are new interpreters that import what they call; between notebook and rank
 
 import ctypes
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -56,10 +57,10 @@ def launch(function: Callable[..., Any], count: int, *args: Any, device: str, **
                         )
                     )
                 pipes.append(here)
-            request = f"file://{folder}/store", device, function, args, given, [*calls]
+            request = pickle.dumps((f"file://{folder}/store", device, function, args, given, [*calls]))
             for pipe in pipes:
                 with suppress(OSError):  # it died, as reading from it will tell
-                    pipe.send(request)
+                    pipe.send_bytes(request)
             return _answer(processes, pipes, calls)
         finally:
             for process in processes:
@@ -88,14 +89,14 @@ def _answer(processes: list[subprocess.Popen], pipes: list[Connection], calls: d
         for pipe in ready:
             assert isinstance(pipe, Connection)
             try:
-                kind, *content = pipe.recv()
+                kind, *content = pickle.loads(pipe.recv_bytes())
             except (EOFError, OSError):
                 kind, content = "died", [0.0, None, None]  # before any error, which may be what others make of it
             if kind == "call":
                 name, args = content
-                answer = calls[name](*args)
+                answer = pickle.dumps(calls[name](*args))
                 with suppress(OSError):
-                    pipe.send(answer)
+                    pipe.send_bytes(answer)
                 continue
             rank = running.pop(pipe)
             if kind == "done":
@@ -127,7 +128,7 @@ def serve(descriptor: int, parent: int) -> None:
         return
     rank, count, pipe = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Connection(descriptor)
     try:
-        where, device, function, args, given, calls = pipe.recv()
+        where, device, function, args, given, calls = pickle.loads(pipe.recv_bytes())
         # Metrics of val are summed on the CPU, on machines with GPUs as well.
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         torch.distributed.init_process_group(backend, init_method=where, rank=rank, world_size=count)
@@ -137,9 +138,9 @@ def serve(descriptor: int, parent: int) -> None:
         torch.distributed.destroy_process_group()
     except Exception as error:
         answer = ("error", time.monotonic(), f"{type(error).__name__}: {error}", traceback.format_exc())
-    pipe.send(answer)
+    pipe.send_bytes(pickle.dumps(answer))
 
 
 def _call(pipe: Connection, name: str, *args: Any) -> Any:
-    pipe.send(("call", name, args))
-    return pipe.recv()
+    pipe.send_bytes(pickle.dumps(("call", name, args)))
+    return pickle.loads(pipe.recv_bytes())
