@@ -70,6 +70,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def run_here(item: Planned) -> Run:
+    """The planned run with its folder on this machine: of a store elsewhere each has a mirror of its own."""
     if "://" not in item.store:
         return item.run
     return replace(item.run, folder=mirror(item.store) / item.run.family / item.run.name)
@@ -111,7 +112,10 @@ def _conclude(run: Run, reason: str | None) -> str | None:
 
 
 def conclude_lost(item: Planned, reason: str) -> str | None:
-    # Whose worker died leaves a lease in a store elsewhere, if it was of another machine: then it has to run out.
+    """Record why a run failed whose worker could not; BUSY where another process goes on with it, None if it is done.
+
+    A worker of another machine that died leaves its lease in a store elsewhere, which has to run out first.
+    """
     try:
         with _alone(item.run.folder), working(item.run.folder):
             return None if item.why() in (None, UNPUBLISHED) else _conclude(item.run, reason)

@@ -46,6 +46,12 @@ COLUMNS = {
     "histograms": ["epoch", "branch", "output", "share"],
 }
 SAMPLES = 8  # sequences shown
+RECORDED = {
+    "device",
+    "devices",
+    "keep_checkpoint",
+    "label",
+}  # of what names no run, what its run.yaml tells all the same
 
 
 def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> "Run":
@@ -129,7 +135,8 @@ class Run:
             if unpublished(self.folder):
                 with working(self.folder):
                     pass
-            self._drop_checkpoint()  # its process may have died between its last two steps
+            if record["parameters"].get("keep_checkpoint") is False:  # its process died between its last two steps
+                self._drop_checkpoint()
             return self
         with working(self.folder), self._writing():
             before = self.record()
@@ -309,7 +316,7 @@ class Run:
         return self.folder / "checkpoint" / "state.pt"
 
     def _update(self, **changes: Any) -> None:
-        parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - {"device", "devices", "label"}))
+        parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED))
         base = {"family": self.family, "parameters": parameters, "differs": dict(self.differs)}
         _replace_text(self.folder / "run.yaml", yaml.safe_dump(base | self.record() | changes, sort_keys=False))
 
@@ -361,11 +368,11 @@ class Run:
             tracker_folder=folder / "tracker",
         )
         self._finish(model, val, fitted)
-        self._drop_checkpoint()
+        if not p.keep_checkpoint:
+            self._drop_checkpoint()
 
     def _drop_checkpoint(self) -> None:
-        if not self.parameters.keep_checkpoint:
-            shutil.rmtree(self._checkpoint.parent, ignore_errors=True)
+        shutil.rmtree(self._checkpoint.parent, ignore_errors=True)
 
     def _benchmark(self) -> None:
         table, machine = measure(self.parameters)

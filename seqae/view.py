@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch behind them takes seconds to import, and a look at re
 
 STATUS = ["run", "status", "verdict", "test mse", "seconds", "machine"]
 ORDER = ["running", "failed", "interrupted", "waiting", "done"]  # what one watches for comes first
-INDEX_SHARE = 0.05  # of the time may go into rewriting the index while runs finish
+INDEX_SHARE = 0.05  # of the time may go into rewriting the index while runs begin and end
 
 
 class SweepView:
@@ -57,6 +57,7 @@ class SweepView:
 
     def tick(self, running: "list[Run]") -> None:
         self.slots = max(1, len(running))
+        self._rewrite_index()
         for run in running:
             if run.folder not in self.running:
                 self.running[run.folder] = self.bar.add_task(run.name, total=run.parameters.epochs, note="")
@@ -69,8 +70,6 @@ class SweepView:
         self._tell(f"{run.family}/{run.name}: another process trains it; waiting for that one")
 
     def finished(self, outcome: "Outcome") -> None:
-        from seqae.index import update_index
-
         run = outcome.run
         self.seconds.append(outcome.seconds)
         self.failed += [outcome] if outcome.reason else []
@@ -80,6 +79,10 @@ class SweepView:
         self.bar.update(self.all, advance=1, note=f"{len(self.failed)} failed, {duration(left)} left")
         ending = f"failed: {outcome.reason}" if outcome.reason else run.verdict
         self._tell(f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s")
+
+    def _rewrite_index(self) -> None:
+        from seqae.index import update_index
+
         if (began := time.monotonic()) >= self.next_index:
             with suppress(OSError):  # told at the end
                 for store in self.stores:

@@ -15,23 +15,10 @@ import psutil
 import pytest
 from distributed import Security
 from test_cli import call
-from test_sweep import SEQAE, TRAIN, make_project, one_run, seqae
+from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, seqae
 
 from seqae import cluster
 
-WAITS_IN_EPOCH_2 = """
-import time
-from pathlib import Path
-from seqae import experiment
-train = experiment.train
-def waiting(p, val, *, record, **others):
-    def wait(table, rows):
-        record(table, rows)
-        while table == "metrics" and rows[0]["epoch"] == 2 and not Path({go!r}).exists():
-            time.sleep(0.05)
-    return train(p, val, record=wait, **others)
-experiment.train = waiting
-"""
 LIMIT = 300  # seconds, after which something hangs
 RUN = ["run", "params/fam", "--scale", "tiny"]
 
@@ -106,7 +93,16 @@ def test_runs_on_workers_elsewhere_over_tls(project):
 
 
 def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(project):
-    make_project(project, {"fam": [WAITS_IN_EPOCH_2.format(go=str(project / "go")), TRAIN.format("fam")]}, {})
+    make_project(
+        project,
+        {
+            "fam": [
+                after_epoch(2, f"while not Path({str(project / 'go')!r}).exists(): time.sleep(0.05)"),
+                TRAIN.format("fam"),
+            ]
+        },
+        {},
+    )
     run = ["run", "params/fam/a.yaml", "--scale", "tiny", "-p", "epochs=3"]
     with command("scheduler", "--port", "0", told=r"tcp://127\.0\.0\.1:\d+") as (head, address):
         run += ["--cluster", address]
@@ -196,7 +192,10 @@ def lives(job: int) -> bool:
 
 
 def test_a_slurm_job_that_ends_is_replaced_and_its_run_goes_on(project, slurm):
-    notebook = [WAITS_IN_EPOCH_2.format(go=str(project / "go")), TRAIN.format("fam")]
+    notebook = [
+        after_epoch(2, f"while not Path({str(project / 'go')!r}).exists(): time.sleep(0.05)"),
+        TRAIN.format("fam"),
+    ]
     make_project(project, {"fam": ["import os\nprint('threads', os.environ['OMP_NUM_THREADS'])", *notebook]}, {})
     (project / "slurm.yaml").write_text("cores: 3\nmemory: 1GB\nwalltime: '00:10:00'\ninterface: lo\n")
     run = ["run", "params/fam/a.yaml", "--scale", "tiny", "-p", "epochs=3", "--cluster", "slurm:slurm.yaml"]

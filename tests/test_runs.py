@@ -546,3 +546,17 @@ def test_divergence_is_a_verdict_not_a_crash(tmp_path):
     assert run.status == "done"
     assert run.verdict.startswith("diverged at epoch ")
     assert json.dumps(run.record()["results"])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_checkpoint_that_was_to_be_kept_is_kept_whoever_looks_at_the_run_later(tmp_path, kept):
+    run = open_run("f", TINY, {"store": str(tmp_path), "keep_checkpoint": kept}).train()
+    open_run("f", TINY, {"store": str(tmp_path)}).train()
+    Run.load(run.folder).train()
+    assert (run.folder / "checkpoint" / "state.pt").exists() is kept
+
+
+def test_unknown_digits_and_losses_list_the_known(tmp_path):
+    for given, known in ({"digits": "svhn"}, "mnist5k, mnist"), ({"training_loss": "mae"}, "mse, bce"):
+        with pytest.raises(ValueError, match=f"must be one of {known}; not"):
+            open_run("f", TINY, {"store": str(tmp_path)} | given)

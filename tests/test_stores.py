@@ -21,8 +21,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
+from sweeps import ONE_THREAD
 from test_cli import call
-from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, make_project, values
+from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, after_epoch, make_project, values
 
 from seqae import executing, leases, open_run, planning, stores, transfer
 from seqae.naming import store_folder
@@ -571,23 +572,8 @@ def test_a_worker_on_another_machine_has_a_mirror_of_its_own(machine, tmp_path):
     assert item.why() is None
 
 
-STOPS_ONCE_AFTER_EPOCH_3 = """
-import time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)  # as the run that it is compared with
-from seqae import experiment
-train = experiment.train
-def stopping(p, val, *, record, **others):
-    def stop(table, rows):
-        record(table, rows)
-        if table == "metrics" and rows[0]["epoch"] == 3 and not Path({marker!r}).exists():
-            Path({marker!r}).touch()
-            time.sleep(600)
-    return train(p, val, record=stop, **others)
-experiment.train = stopping
-"""
 WAITS = """
+import time
 deadline = time.monotonic() + 60
 while not Path({go!r}).exists() and time.monotonic() < deadline:
     time.sleep(0.1)
@@ -597,12 +583,12 @@ while not Path({go!r}).exists() and time.monotonic() < deadline:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
-    stops, waits = STOPS_ONCE_AFTER_EPOCH_3.format(marker=str(root / "marker")), WAITS.format(go=str(root / "go"))
+    stops, waits = after_epoch(3, "time.sleep(600)", once=root / "marker"), WAITS.format(go=str(root / "go"))
     where = {name: "stores" if name == "PUBLISH_SECONDS" else "leases" for name in QUICK}
     constants = "\n".join(f"{where[name]}.{name} = {seconds}" for name, seconds in QUICK.items())
     (root / "site").mkdir()  # for every process of a sweep
     (root / "site" / "sitecustomize.py").write_text(f"from seqae import leases, stores\n{constants}")
-    return make_project(root, {"fam": [stops, TRAIN.format("fam"), waits]}, {"fam/a": {"epochs": 5}})
+    return make_project(root, {"fam": [ONE_THREAD, stops, TRAIN.format("fam"), waits]}, {"fam/a": {"epochs": 5}})
 
 
 @pytest.fixture(scope="module")

@@ -65,20 +65,27 @@ def snapshot(run: Run) -> dict[str, tuple[int, bytes]]:
 # --- one sweep over all that can happen ---
 
 ENVIRONMENT = "import os\nprint('threads', os.environ['OMP_NUM_THREADS'], os.environ.get('MALLOC_TRIM_THRESHOLD_'))"
-DIES_AFTER_EPOCH_3 = """
-import os, signal
+AFTER_EPOCH = """
+import os, signal, time
 from pathlib import Path
 from seqae import experiment
 train = experiment.train
-def dying(p, val, *, record, **others):
-    def kill(table, rows):
+def hooked(p, val, *, record, **others):
+    def then(table, rows):
         record(table, rows)
-        if table == "metrics" and rows[0]["epoch"] == 3 and not Path({marker!r}).exists():
-            Path({marker!r}).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-    return train(p, val, record=kill, **others)
-experiment.train = dying
+        if table == "metrics" and rows[0]["epoch"] == {epoch}:
+            {act}
+    return train(p, val, record=then, **others)
+experiment.train = hooked
 """
+
+
+def after_epoch(epoch: int, act: str, *, once: Path | None = None) -> str:
+    """A cell, for before that which trains: when an epoch is recorded, `act` is done; once: the first time only."""
+    first = f"if not Path({str(once)!r}).exists(): Path({str(once)!r}).touch(); " if once else ""
+    return AFTER_EPOCH.format(epoch=epoch, act=first + act)
+
+
 KILLS_ITS_WORKER_TWICE = """
 import os, psutil, signal, time
 from pathlib import Path
@@ -93,12 +100,15 @@ if len(lives.read_text().splitlines()) <= 2:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
-    marker, pids = str(root / "marker"), str(root / "pids")
+    pids = str(root / "pids")
     families = {
         "fam": [ENVIRONMENT, TRAIN.format("fam")],
         "bad": ["raise ValueError('no <b>such</b> thing')", TRAIN.format("bad")],
         "other": ["print('trains nothing')"],
-        "killed": [DIES_AFTER_EPOCH_3.format(marker=marker), TRAIN.format("killed")],
+        "killed": [
+            after_epoch(3, "os.kill(os.getpid(), signal.SIGKILL)", once=root / "marker"),
+            TRAIN.format("killed"),
+        ],
         "worker": [KILLS_ITS_WORKER_TWICE.format(pids=pids), TRAIN.format("worker")],
     }
     files = {f"{family}/a": {} for family in families} | {
