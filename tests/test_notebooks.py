@@ -125,6 +125,7 @@ SMOKE = {
     "saturation": ["0sb-gain1", "0sb-readout"],
     "precision": ["srivastava-float32", "srivastava-fp16"],
     "cnn": ["cnn_flatten"],
+    "best": ["recipe", "without/reconstruction"],
     "versions": ["v0004", "v0007"],
 }
 
