@@ -40,11 +40,12 @@ class LSTMLayer(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, *, peepholes: bool = False, kernel: int | None = None):
         super().__init__()
-        square = () if kernel is None else (kernel, kernel)
-        self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size, *square))
-        self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size, *square))
+        # A kernel's weights as a matrix, too, whose rows are gates, for optimizers that take matrices.
+        square, self.kernel = (kernel or 1) ** 2, kernel
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size * square))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size * square))
         self.bias = nn.Parameter(torch.empty(4 * hidden_size))
-        bound = (hidden_size * (kernel or 1) ** 2) ** -0.5
+        bound = (hidden_size * square) ** -0.5
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
         for gate in "ifo":
@@ -56,7 +57,10 @@ class LSTMLayer(nn.Module):
         gates: Any = [self.peephole_i, self.peephole_f, self.peephole_o]
         peepholes = None if self.peephole_i is None else torch.stack(gates).unsqueeze(-1)  # (3, H, 1)
         h, c = (None if s is None else _features_first(s, positions).to(self.bias.dtype) for s in state)
-        return [self.weight_ih.to(dtype), self.weight_hh.to(dtype), self.bias.unsqueeze(1), peepholes, h, c]
+        weights = [self.weight_ih.to(dtype), self.weight_hh.to(dtype)]
+        if self.kernel is not None:
+            weights = [weight.unflatten(1, (-1, self.kernel, self.kernel)) for weight in weights]
+        return [*weights, self.bias.unsqueeze(1), peepholes, h, c]
 
 
 class LSTMStack(nn.Module):

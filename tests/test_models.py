@@ -144,7 +144,7 @@ def test_sizes_are_the_published(architecture: str, task: str, given: dict[str, 
 
 def widths(model: SequenceAutoencoder) -> tuple[list[int], list[int]]:
     return tuple(  # type: ignore[return-value]
-        [layer.weight_hh.shape[1] for layer in stack.layers] for stack in (model.encoder, model.decoders["pred"])
+        [len(layer.bias) // 4 for layer in stack.layers] for stack in (model.encoder, model.decoders["pred"])
     )
 
 
@@ -204,15 +204,16 @@ class Plain:
         x, h, c = (maps.unflatten(1, (-1, side, side)) for maps in (x, *state))
         if "peephole_i" in of_layer:
             peepholes = torch.stack([of_layer[f"peephole_{gate}"] for gate in "ifo"])[:, :, None, None]
-        z = nn.functional.conv2d(x, of_layer["weight_ih"], of_layer["bias"], padding=1)
-        i, f, g, o = (z + nn.functional.conv2d(h, of_layer["weight_hh"], padding=1)).chunk(4, 1)
+        w_x, w_h = (of_layer[name].unflatten(1, (-1, 3, 3)) for name in ("weight_ih", "weight_hh"))
+        z = nn.functional.conv2d(x, w_x, of_layer["bias"], padding=1) + nn.functional.conv2d(h, w_h, padding=1)
+        i, f, g, o = z.chunk(4, 1)
         i, f = torch.sigmoid(i + peepholes[0] * c), torch.sigmoid(f + peepholes[1] * c)
         c = f * c + i * torch.tanh(g)
         return (torch.sigmoid(o + peepholes[2] * c) * torch.tanh(c)).flatten(1), c.flatten(1)
 
     def zeros(self, stack: str, batch: int) -> list[tuple[Tensor, Tensor]]:
         positions = (self.model.frame_size // 8) ** 2 if self.architecture == "convlstm" else 1
-        widths = [self.weights[f"{layer}.weight_hh"].shape[1] * positions for layer in self.layers(stack)]
+        widths = [self.weights[f"{layer}.bias"].shape[0] // 4 * positions for layer in self.layers(stack)]
         return [(torch.zeros(batch, n, dtype=torch.float64),) * 2 for n in widths]
 
     def linear(self, name: str, x: Tensor) -> Tensor:

@@ -92,8 +92,9 @@ def convolutional_cells(stack: LSTMStack) -> list[Callable]:
         w_ci, w_cf, w_co = peepholes
 
         def product(weight: Tensor, flat: Tensor) -> Tensor:
-            maps = flat.unflatten(1, (weight.shape[1], stack.side, stack.side))
-            return nn.functional.conv2d(maps, weight, padding=weight.shape[-1] // 2)
+            kernel = weight.unflatten(1, (-1, layer.kernel, layer.kernel))
+            maps = flat.unflatten(1, (-1, stack.side, stack.side))
+            return nn.functional.conv2d(maps, kernel, padding=layer.kernel // 2)
 
         def cell(x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             h, c = state
@@ -158,7 +159,7 @@ def assert_same(ours: list[Tensor], plain: list[Tensor], tolerance: float) -> No
 
 def compare(stack, states, steps, batch, *, inputs=None, feedback=None, first_input=None, tolerance=1e-9) -> None:
     dense = plain_cells if stack.layers[0].peephole_i is None else peephole_cells
-    cells = (dense if stack.layers[0].weight_hh.dim() == 2 else convolutional_cells)(stack)
+    cells = (dense if stack.layers[0].kernel is None else convolutional_cells)(stack)
     if feedback is None:
         ours = flat(stack(inputs, states, steps=steps, batch=batch))
     else:
@@ -204,8 +205,7 @@ def test_convolutions_equal_a_loop(kernel, side, channels, peepholes, stateful, 
 
 def test_a_kernel_of_one_at_one_position_is_the_matrix():
     stack, maps = make_stack(3, [4, 2]), make_stack(3, [4, 2], kernel=1)
-    weights = {name: w[..., None, None] if "weight" in name else w for name, w in stack.state_dict().items()}
-    maps.load_state_dict(weights)
+    maps.load_state_dict(stack.state_dict())
     inputs = torch.randn(4, 2, 3, dtype=F64)
     assert_same(flat(maps(inputs)), flat(stack(inputs)), 1e-12)
 
