@@ -64,11 +64,10 @@ def protocol(runs: list[Run]) -> str:
     p, records = runs[0].parameters, [run.record() for run in runs]
     minutes = sum(record["seconds"] for record in records) / len(records) / 60
     seeds = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else "one seed"
-    return (
-        f"{records[0]['weights']:,} weights, {p.epochs * p.train_sequences:,} training sequences, {minutes:.0f} minutes "
-        f"on {records[0]['threads']} CPU cores, {seeds}; figures of {p.test_sequences:,} sequences of MNIST's test digits, "
-        f"made on {date.today():%d %B %Y} by `make paper-cpu`."
-    )
+    trained = f"{records[0]['weights']:,} weights, {p.epochs * p.train_sequences:,} training sequences"
+    took = f"{minutes:.0f} minutes on {records[0]['threads']} CPU cores, {seeds}"
+    tested = f"figures of {p.test_sequences:,} sequences of MNIST's test digits"
+    return f"{trained}, {took}; {tested}, made on {date.today():%d %B %Y} by `make paper-cpu`."
 
 
 if __name__ == "__main__":
