@@ -64,7 +64,13 @@ ARCHITECTURES = {
     "srivastava": Architecture(hidden=2048, layers=1, readout="linear", hand_over="all"),
     # Shi et al. (2015), on patches of 8×8 pixels; one layer of 64 channels where theirs are three of 128, 64 and 64.
     "convlstm": replace(
-        _CNN, hidden=64, layers=1, convolutions=((HIDDEN, 8, 8),), relu_last=False, hand_over="all", kernel=3
+        _CNN,
+        hidden=64,
+        layers=1,
+        convolutions=((32, 4, 4), (HIDDEN, 2, 2)),
+        relu_last=False,
+        hand_over="all",
+        kernel=3,
     ),
 }
 

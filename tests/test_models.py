@@ -118,8 +118,9 @@ FLAT = 1 * 128 * 100 + 128 * 512 * 100 + 512 * 16 * 9  # 16 channels of 8×8 are
     ("cnn_v1", "pred", {}, V1_IN + 2 * lstm(512, 512, 512, 512) + V1_OUT, 20_793_601),
     ("cnn_v2", "recon", {}, V2 + 1664 + 2 * lstm(1024, 1024, 1024, 1024) + V2 + 512 + 128 + 1, 168_348_929),
     ("cnn_v3", "recon", {}, V3 + 256 + 2 * lstm(128, 128, 128, 128) + V3 + 129, 3_260_289),
-    # 4·64·(64·9 + 64·9 + 1) = 295,168 a stack of 3; patches 64·64 + 64 in, and out of either decoder
-    ("convlstm", "both", {}, 3 * 256 * (2 * 64 * 9 + 1) + 3 * (64 * 64 + 64), 897_984),
+    # 4·64·(64·9 + 64·9 + 1) = 295,168 a stack of 3; patches of 4×4, then 2×2, in, and out of either decoder
+    ("convlstm", "both", {}, 3 * 256 * (2 * 64 * 9 + 1) + 16 * 32 + 32 + 32 * 4 * 64 + 64
+     + 2 * (64 * 32 * 4 + 32 * 4 + 32 * 16 + 16), 912_000),
     ("cnn_flatten", "recon", {}, FLAT + 656 + 2 * lstm(1024, 1024, 1024, 1024) + FLAT + 641, 63_637_777),
 ])  # fmt: skip
 def test_sizes_at_full_size(architecture: str, task: str, given: dict[str, Any], by_hand: int, count: int) -> None:
@@ -223,9 +224,9 @@ class Plain:
         if self.architecture == "fc_lstm":
             return self.linear("embedding.2", self.linear("embedding.0", frame).relu()).relu()
         if self.architecture == "convlstm":
-            maps = frame.reshape(-1, 1, self.model.frame_size, self.model.frame_size)
-            weight, bias = self.weights["embedding.1.weight"], self.weights["embedding.1.bias"]
-            return nn.functional.conv2d(maps, weight, bias, 8).flatten(1)
+            x = frame.reshape(-1, 1, self.model.frame_size, self.model.frame_size)
+            w_4, b_4, w_2, b_2 = (self.weights[f"embedding.{n}.{kind}"] for n in (1, 3) for kind in ("weight", "bias"))
+            return nn.functional.conv2d(nn.functional.conv2d(x, w_4, b_4, 4).relu(), w_2, b_2, 2).flatten(1)
         if self.architecture not in CNNS:
             return frame
         x, strides = frame.reshape(-1, 1, 64, 64), STRIDES[self.architecture]
@@ -236,6 +237,13 @@ class Plain:
                 x = x.relu()
         return x.flatten(1)
 
+    def patches(self, name: str, x: Tensor, size: int) -> Tensor:
+        """(B, channels, H, W) to (B, n, size · H, size · W), a bias for every pixel of a patch."""
+        weight, bias = self.weights[f"{name}.weight"][:, :, 0, 0], self.weights[f"{name}.bias"]
+        patches = torch.einsum("bchw,pc->bphw", x, weight) + bias[:, None, None]
+        rows = patches.unflatten(1, (-1, size, size)).permute(0, 1, 4, 2, 5, 3)  # (B, n, H, size, W, size)
+        return rows.flatten(4, 5).flatten(2, 3)
+
     def read(self, branch: str, h: Tensor) -> Tensor:
         name = f"readouts.{branch}"
         if self.architecture in OF_H:
@@ -244,10 +252,10 @@ class Plain:
             return self.linear(name, h)
         if self.architecture == "fc_lstm":
             return self.linear(f"{name}.2", self.linear(f"{name}.0", h).relu())
-        if self.architecture == "convlstm":  # 64 pixels of each position's patch, in rows
-            side, weight = self.model.frame_size // 8, self.weights[f"{name}.1.weight"][:, :, 0, 0]
-            patches = h.unflatten(1, (-1, side, side)).permute(0, 2, 3, 1) @ weight.t() + self.weights[f"{name}.1.bias"]
-            return patches.unflatten(3, (8, 8)).permute(0, 1, 3, 2, 4).flatten(1)
+        if self.architecture == "convlstm":  # of every position a patch of 2×2, and of each of these one of 4×4
+            side = self.model.frame_size // 8
+            x = self.patches(f"{name}.1", h.unflatten(1, (-1, side, side)), 2).relu()
+            return self.patches(f"{name}.4", x, 4).flatten(1)
         x: Any = None
         for n, stride in enumerate(STRIDES[self.architecture][::-1]):
             weight, bias = self.weights[f"{name}.{2 * n + 1}.weight"], self.weights[f"{name}.{2 * n + 1}.bias"]
