@@ -89,14 +89,12 @@ class _Kept:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         options = ["-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"]
         while not self.closing.is_set():
-            with subprocess.Popen(
-                ["ssh", *options, self.host, shlex.join(self.command)], text=True, **pipes
-            ) as process:
-                self.process, last = process, "it ended"
+            command = ["ssh", *options, self.host, shlex.join(self.command)]
+            self.process, last = subprocess.Popen(command, **pipes), "it ended"
+            with self.process:
                 with suppress(BrokenPipeError):
-                    process.stdin.write(credentials + "\n")
-                    process.stdin.flush()
-                for line in process.stderr:  # until it ends
+                    print(credentials, file=self.process.stdin, flush=True)
+                for line in self.process.stderr:  # until it ends
                     last = line.strip() or last
             if not self.closing.is_set() and last != self.told:  # once
                 logging.getLogger("seqae").warning("%s: %s", self.host, last)

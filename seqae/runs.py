@@ -31,7 +31,9 @@ from safetensors.torch import save_file
 from seqae import experiment, pictures
 from seqae.config import EXECUTION, Parameters, resolve
 from seqae.data import to_range
+from seqae.device import make_accelerator, mixed_precision
 from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
+from seqae.evaluation import predict
 from seqae.live import watched
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import SequenceAutoencoder
@@ -39,7 +41,7 @@ from seqae.naming import differing, run_name
 from seqae.performance import measure
 from seqae.records import RunError, read_record, run_status
 from seqae.stores import fetch, unpublished, working
-from seqae.train import Fitted, make_accelerator, mixed_precision, predict
+from seqae.train import Fitted
 
 COLUMNS = {
     "metrics": ["epoch", "step", "seconds", "split", "branch", "metric", "value"],

@@ -174,7 +174,7 @@ async def execute(process):  # as sshd does: by a shell, in a session that a los
     await process.redirect(stdin=command.stdin, stdout=command.stdout, stderr=command.stderr)
     process.exit(await command.wait())
 async def serve(key):
-    how = {"server_factory": Server, "server_host_keys": [key], "process_factory": execute}
+    how = {"server_factory": Server, "server_host_keys": [key], "process_factory": execute, "encoding": None}
     server = await asyncssh.listen("127.0.0.1", 0, **how)
     print(server.get_port(), flush=True)
     await server.wait_closed()

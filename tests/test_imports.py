@@ -38,11 +38,14 @@ ALLOWED: dict[str, set[str]] = {
     "machines": set(),
     "diagnose": {"losses"},
     "models": {"losses", "recurrent"},
-    "train": {"data", "diagnose", "losses", "metrics", "models", "stopping"},
+    "device": set(),
+    "updates": {"data", "losses", "metrics", "models"},
+    "evaluation": {"data", "losses", "models", "updates"},
+    "train": {"device", "diagnose", "evaluation", "metrics", "models", "stopping", "updates"},
     "experiment": {"config", "data", "diagnose", "metrics", "models", "optimizers", "parallel", "train"},
-    "cost": {"config", "experiment", "models", "train"},
+    "cost": {"config", "device", "experiment", "models"},
     "peers": {"losses", "models"},
-    "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers", "train"},
+    "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers"},
     "runs": {"config", "data", "diagnose", "experiment", "metrics", "models", "naming", "pictures", "train"},
     "compare": {"config", "diagnose", "naming", "pictures", "runs", "stores"},
     "index": {"compare", "records", "report", "runs"},
@@ -50,9 +53,12 @@ ALLOWED: dict[str, set[str]] = {
     "executing": {"cluster", "kernels", "naming", "planning", "records", "report", "runs", "stores", "transfer"},
     "sweep": {"executing", "kernels", "planning", "records", "runs", "stores", "transfer"},
 }
+ALLOWED["experiment"] |= {"device", "evaluation", "updates"}
+ALLOWED["performance"] |= {"device", "updates"}
+ALLOWED["runs"] |= {"device", "evaluation"}
 ALLOWED["runs"] |= {"live", "performance", "records", "stores"}
 ALLOWED["gather"] = {"records", "runs", "stores", "transfer"}
-ALLOWED["demo"] = {"cells", "executing", "models", "naming", "records", "runs", "stores", "train"}
+ALLOWED["demo"] = {"cells", "executing", "models", "naming", "records", "device", "runs", "stores"}
 ALLOWED["rerun"] = {"config", "executing", "naming", "records", "runs", "stopping"}
 ALLOWED["view"] = {"executing", "index", "records", "runs"}
 ALLOWED["cli"] = {*ALLOWED}

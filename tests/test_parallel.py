@@ -16,10 +16,10 @@ import torch
 
 from seqae import executing, experiment, runs
 from seqae.config import resolve
+from seqae.device import make_accelerator
 from seqae.parallel import RankError, launch
 from seqae.planning import Planned
 from seqae.runs import Run, open_run
-from seqae.train import make_accelerator
 
 # 11 + 11 + 1 sequences: shares of 6 and 5, and of 1 and none.
 TINY = {

@@ -17,11 +17,11 @@ import yaml
 from seqae import experiment, runs
 from seqae.cells import parameter_cells
 from seqae.config import ParameterError, resolve
+from seqae.evaluation import predict
 from seqae.experiment import load_model, sequences
 from seqae.naming import project_root, run_name, store_folder
 from seqae.records import RunError
 from seqae.runs import Run, find_runs, open_run
-from seqae.train import predict
 
 TINY = {
     "loss": "0nm",
