@@ -86,11 +86,11 @@ class _Kept:
         self.thread.start()
 
     def _keep(self, credentials: str) -> None:
-        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         options = ["-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"]
         while not self.closing.is_set():
             command = ["ssh", *options, self.host, shlex.join(self.command)]
-            self.process, last = subprocess.Popen(command, **pipes), "it ended"
+            self.process, last = subprocess.Popen(command, text=True, process_group=0, **pipes), "it ended"
             with self.process:
                 with suppress(BrokenPipeError):
                     print(credentials, file=self.process.stdin, flush=True)
