@@ -39,6 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "diagnose": {"losses"},
     "models": {"losses", "recurrent"},
     "device": set(),
+    "logs": set(),
+    "provenance": {"device"},
     "updates": {"data", "losses", "metrics", "models"},
     "evaluation": {"data", "losses", "models", "updates"},
     "train": {"device", "diagnose", "evaluation", "metrics", "models", "stopping", "updates"},
@@ -55,11 +57,11 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["experiment"] |= {"device", "evaluation", "updates"}
 ALLOWED["performance"] |= {"device", "updates"}
-ALLOWED["runs"] |= {"device", "evaluation"}
+ALLOWED["runs"] |= {"device", "evaluation", "logs", "provenance"}
 ALLOWED["runs"] |= {"live", "performance", "records", "stores"}
 ALLOWED["gather"] = {"records", "runs", "stores", "transfer"}
 ALLOWED["demo"] = {"cells", "executing", "models", "naming", "records", "device", "runs", "stores"}
-ALLOWED["rerun"] = {"config", "executing", "naming", "records", "runs", "stopping"}
+ALLOWED["rerun"] = {"config", "executing", "naming", "provenance", "records", "runs", "stopping"}
 ALLOWED["view"] = {"executing", "index", "records", "runs", "stores", "transfer"}
 ALLOWED["cli"] = {*ALLOWED}
 ALLOWED["__init__"] = {*ALLOWED} - {"cli", "__init__"}  # the names that users import
