@@ -102,7 +102,7 @@ def test_the_table_has_no_circle() -> None:
 
 def test_this_test_sees_what_is_imported() -> None:
     assert of_package("diagnose") == {"losses"}
-    assert "data" in of_package("train")
+    assert "metrics" in of_package("train")
     assert "torch" in imported("models")
 
 
