@@ -5,7 +5,6 @@ The runs are those of family `best` on full MNIST whose parameters are the recip
 
 import re
 import sys
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -42,15 +41,7 @@ def table(runs: list[Run]) -> str:
     found = pd.concat([figures(run) for run in runs])
     order = found.groupby(level=0).mean().sort_values(("pred", "mse")).index
     names = sorted(order, key=lambda name: not name.startswith("seqae"))
-    head = [
-        "",
-        "recon: MSE per pixel (a frame)",
-        "nats/frame",
-        "SSIM",
-        "pred: MSE per pixel (a frame)",
-        "nats/frame",
-        "SSIM",
-    ]
+    head = ["", *(name for b in ("recon", "pred") for name in (f"{b}: MSE per pixel (a frame)", "nats/frame", "SSIM"))]
     lines = [" | ".join(head), "|".join("---" for _ in head)]
     for name in names:
         rows = found.loc[[name]]
@@ -67,7 +58,7 @@ def protocol(runs: list[Run]) -> str:
     trained = f"{records[0]['weights']:,} weights, {p.epochs * p.train_sequences:,} training sequences"
     took = f"{minutes:.0f} minutes on {records[0]['threads']} CPU cores, {seeds}"
     tested = f"figures of {p.test_sequences:,} sequences of MNIST's test digits"
-    return f"{trained}, {took}; {tested}, made on {date.today():%d %B %Y} by `make paper-cpu`."
+    return f"{trained}, {took}; {tested}, {records[-1]['ended'][:10]}, by `make paper-cpu`."
 
 
 if __name__ == "__main__":
@@ -79,5 +70,7 @@ if __name__ == "__main__":
     save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
     readme = HERE.parent / "README.md"
     new = f"<!-- results -->\n{table(chosen)}\n\n{protocol(chosen)}\n<!-- end of results -->"
-    text = re.sub("<!-- results -->.*<!-- end of results -->", lambda _: new, readme.read_text(), flags=re.DOTALL)
-    readme.write_text(text)
+    text = re.sub(
+        "<!-- results -->.*<!-- end of results -->", lambda _: new, readme.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    readme.write_text(text, encoding="utf-8")
