@@ -203,6 +203,18 @@ def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
     assert run.metrics()[columns].equals(swept.metrics()[columns])
 
 
+def test_the_diarys_minibatches_see_few_sequences(tmp_path):
+    """24 in batches of 4: 6 batches, the first of 4 and each of one more, are 9."""
+    small = {"width": 0.01, "train_sequences": 24, "val_sequences": 8, "batch_size": 4, "epochs": 2}
+    papermill.execute_notebook(
+        ROOT / "notebooks/diary.ipynb", tmp_path / "out.ipynb", small, kernel_name="python3", progress_bar=False
+    )
+    cells = [cell for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells if cell.cell_type == "code"]
+    told = [output.data.get("text/markdown", "") for cell in cells for output in cell.outputs if "data" in output]
+    assert any("sees 24 sequences, one of *sliding* **9** of them" in text for text in told)
+    assert "for 9 instead of 24 sequences an epoch" in told[-1]
+
+
 @pytest.mark.parametrize("notebook", [*SMOKE, "compare"])
 def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, monkeypatch, notebook):
     monkeypatch.setenv("SEQAE_STORE", str(smoke_store))
