@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # torch behind them takes seconds to import, and a look at re
 
 STATUS = ["run", "status", "verdict", "test mse", "seconds", "machine"]
 ORDER = ["running", "failed", "interrupted", "waiting", "done"]  # what one watches for comes first
-LOOK_SHARE = 0.05  # of the time may go into looking at runs elsewhere, and rewriting the index, while they train
+LOOK_SECONDS = 5.0  # between two looks at runs elsewhere, each followed by a new index, while they train;
+LOOK_SHARE = 0.05  # more where a look takes more than this share of them
 
 
 class SweepView:
@@ -91,7 +92,8 @@ class SweepView:
                     refresh(run.folder.parents[1], f"{run.family}/{run.name}")
                 for store in self.stores:
                     update_index(store)
-            self.next_look = time.monotonic() + (time.monotonic() - began) / LOOK_SHARE
+            took = time.monotonic() - began
+            self.next_look = time.monotonic() + max(LOOK_SECONDS, took / LOOK_SHARE)
 
     def _tell(self, line: str) -> None:
         self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
