@@ -36,7 +36,9 @@ def run(
     given: Given = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; else as many as GPUs, or cores.")] = None,
     store: Store = None,
-    cluster: Annotated[str | None, typer.Option(help="tcp://HOST:PORT, slurm:FILE; else this machine.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="tcp://HOST:PORT, ssh:FILE, slurm:FILE; else this machine.")
+    ] = None,
     per_gpu: PerGpu = 1,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -75,7 +77,9 @@ def run(
             _check_writable(folder)
         with view.bar, ExitStack() as stack:
             if todo:
-                connected = connect(cluster, jobs=count, workers=min(count, len(todo)), security=security)
+                connected = connect(
+                    cluster, jobs=count, workers=min(count, len(todo)), per_gpu=per_gpu, security=security
+                )
                 view.show(client := stack.enter_context(connected))
                 sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick, busy=view.busy)
         if view.failed:  # told first: on a full disk there may be no index
@@ -98,6 +102,7 @@ def worker(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    from_stdin: Annotated[bool, typer.Option("--credentials-from-stdin", hidden=True)] = False,
 ) -> None:
     """Let this machine execute runs: a worker for each of its GPUs, or else for each of its cores. Until Ctrl-C.
 
@@ -107,8 +112,9 @@ def worker(
     """
     with _one_message():
         from seqae.cluster import slots, tls, work
+        from seqae.machines import credentials_from_stdin
 
-        security = tls(tls_ca, tls_cert, tls_key)
+        security = credentials_from_stdin() if from_stdin else tls(tls_ca, tls_cert, tls_key)
         work(scheduler, count=jobs or slots(per_gpu), security=security, tell=lambda line: typer.echo(line, err=True))
 
 

@@ -29,6 +29,7 @@ from distributed.comm.addressing import get_local_address_for
 from distributed.core import Status
 
 from seqae.config import read_yaml
+from seqae.machines import over_ssh
 
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "oar": "OARCluster",
@@ -41,6 +42,7 @@ CONFIG = {
     "distributed.worker.profile.enabled": False,  # of a thread that waits for a kernel
 }
 ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, this machine only
+UNSEEN: Any = {"dashboard_address": ANYWHERE, "silence_logs": logging.CRITICAL}
 OBEY_SIGNALS = "from seqae.kernels import obey_signals; obey_signals()"  # run in each worker's process first
 
 
@@ -65,12 +67,15 @@ def slots(per_gpu: int = 1) -> int:
 
 
 @contextmanager
-def connect(cluster: str | None, *, jobs: int, workers: int, security: Security | None = None) -> Iterator[Client]:
+def connect(
+    cluster: str | None, *, jobs: int, workers: int, per_gpu: int = 1, security: Security | None = None
+) -> Iterator[Client]:
     """A client of the cluster, which lives as long as this does where it has to be started.
 
     cluster: None starts `workers` of the `jobs` that this machine's cores are divided among; tcp://HOST:PORT or
-    tls://HOST:PORT is a scheduler; slurm:FILE.yaml (pbs, sge, lsf, oar, htcondor alike) has the arguments of
-    dask-jobqueue's cluster, and `jobs`, how many are kept in the queue or at work.
+    tls://HOST:PORT is a scheduler; ssh:FILE names machines (`machines.read_hosts`); slurm:FILE.yaml (pbs, sge, lsf,
+    oar, htcondor alike) has the arguments of dask-jobqueue's cluster, and `jobs`, how many are kept in the queue or at
+    work.
 
     Raises ValueError for another cluster and what is wrong in its file, OSError where no scheduler answers.
     """
@@ -79,6 +84,9 @@ def connect(cluster: str | None, *, jobs: int, workers: int, security: Security 
         stack.enter_context(dask.config.set(CONFIG))
         if kind in QUEUES:
             address: Any = stack.enter_context(_queued(kind, Path(rest), security))
+        elif kind == "ssh":
+            worker = ["--per-gpu", str(per_gpu)]
+            address = stack.enter_context(over_ssh(Path(rest), arguments=worker, security=security, **UNSEEN))
         elif cluster:
             check_address(cluster, security)
             address = cluster
@@ -101,8 +109,8 @@ def check_address(address: str, security: Security | None) -> None:
     kind = address.partition("://")[0]
     if kind not in ("tcp", "tls"):
         raise ValueError(
-            f"cluster must be tcp://HOST:PORT or tls://HOST:PORT of a scheduler, or, for seqae run, slurm:FILE.yaml "
-            f"(or {', '.join(QUEUES)}); not {address!r}"
+            f"cluster must be tcp://HOST:PORT or tls://HOST:PORT of a scheduler, or, for seqae run, ssh:FILE or "
+            f"slurm:FILE.yaml (or {', '.join(QUEUES)}); not {address!r}"
         )
     if (kind == "tls") != bool(security):
         raise ValueError(f"{address}: --tls-ca, --tls-cert and --tls-key go with tls://, and tls:// with them")
@@ -114,10 +122,9 @@ def _local(workers: int, *, threads: int) -> LocalCluster:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=ANYWHERE,
         worker_dashboard_address=ANYWHERE,
         memory_limit=0,  # kernels take the memory, not workers
-        silence_logs=logging.CRITICAL,
+        **UNSEEN,
         env=_threads(threads),
         preload=[OBEY_SIGNALS],
     )

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seqae import experiment
 from seqae.config import EXECUTION, Parameters
+from seqae.device import DTYPES, make_accelerator, mixed_precision
 from seqae.models import branch_targets
-from seqae.train import DTYPES, make_accelerator, mixed_precision
 
 NO_TIME = {*EXECUTION, "seed", "data_seed", "pixel_range", "activation", "training_loss", "gain", "recon_weight"}
 NO_TIME |= {"learning_rate", "momentum", "weight_decay", "clip_norm", "init", "init_range", "bias_init", "forget_bias"}

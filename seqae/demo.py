@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 
 from seqae.cells import family_defaults
+from seqae.device import make_accelerator
 from seqae.executing import execute_page
 from seqae.models import branch_targets
 from seqae.naming import project_around
 from seqae.records import RunError
 from seqae.runs import Run, find_runs
 from seqae.stores import fetch, refresh
-from seqae.train import make_accelerator
 
 
 def shown_run(folder: str = "") -> Run:

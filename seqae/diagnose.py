@@ -158,8 +158,30 @@ def conclusion(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
 
 
 def published() -> pd.DataFrame:
-    """Prediction on Moving MNIST at 64×64, as published: model, nats_per_frame (summed over 4096 pixels), source."""
+    """Others' figures on Moving MNIST at 64×64: model, branch, mse_per_frame and nats_per_frame (sums over 4096 pixels,
+    where given), source.
+    """
     return pd.read_csv(str(files("seqae") / "published.csv"), comment="#")
+
+
+def standing(test: pd.DataFrame, levels: pd.DataFrame, name: str = "this run") -> pd.DataFrame:
+    """A run's figures on test between the baselines' and the `published` ones, the least squared error first.
+
+    test: as `Run.test`, of 64×64 pixels; levels: as `Run.baselines`. One row a model and branch: mse (per pixel, on
+    [0, 1]), mse_per_frame and nats_per_frame (sums over 4096 pixels), ssim, psnr in dB; empty where not known.
+    """
+    mine = test[test.frame.isna()].assign(model=name, source="")
+    known = levels[(levels.split == "test") & (levels.baseline != "floor")]
+    known = known.assign(model=known.baseline.str.replace("_", " "), source="no model")
+    keys = ["branch", "model", "source"]
+    table = pd.concat([mine, known]).pivot_table(index=keys, columns="metric", values="value").reset_index()
+    table = table.assign(mse_per_frame=4096 * table.mse)
+    if "bce" in table:
+        table["nats_per_frame"] = 4096 * table.bce
+    others = published().assign(mse=lambda t: t.mse_per_frame / 4096)
+    table = pd.concat([table, others[others.branch.isin(table.branch)]])
+    shown = [*keys[:2], "mse", "mse_per_frame", "nats_per_frame", "ssim", "psnr", "source"]
+    return table.reindex(columns=shown).sort_values(["branch", "mse"], ignore_index=True)
 
 
 def diary() -> pd.DataFrame:

@@ -17,12 +17,15 @@ from torch.optim import Optimizer
 
 from seqae.config import Parameters, resolve
 from seqae.data import DIGITS, OFFICIAL_SHAPE, MovingMNIST, official_test, open_stream
+from seqae.device import make_accelerator
 from seqae.diagnose import baselines, reachable_floor
+from seqae.evaluation import evaluate
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder, branch_targets, initialise
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parallel import launch
-from seqae.train import Fitted, Objective, evaluate, fit, make_accelerator
+from seqae.train import Fitted, fit
+from seqae.updates import Objective
 
 OFFICIAL_FILE = "mnist_test_seq.npy"
 

@@ -26,11 +26,12 @@ from seqae import experiment
 from seqae.config import Parameters
 from seqae.cost import matmul_rate
 from seqae.data import to_range
+from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
 from seqae.fused import kernels
 from seqae.losses import training_loss
 from seqae.models import SequenceAutoencoder, branch_targets
 from seqae.peers import PlainAutoencoder, Update, keras_update, sequitur_update, torch_update
-from seqae.train import backward, clip_gradients, keep_freed_memory, make_accelerator, memory, mixed_precision
+from seqae.updates import backward, clip_gradients
 
 BURST = 0.3  # seconds that an implementation is timed for before it is the next one's turn
 OWN = ("seqae", "gemm_floor")

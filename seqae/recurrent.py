@@ -2,6 +2,7 @@
 
 Exact to a plain loop over `torch.nn.LSTMCell`, with the backward pass written by hand: each weight's gradient
 is one matrix product over all steps, not one accumulation per step (`tape`). Inputs that are zero are never multiplied.
+With a kernel the products are convolutions over maps of features (ConvLSTM; Shi et al., 2015, §3.1).
 """
 
 import itertools
@@ -37,23 +38,29 @@ class Feedback:
 class LSTMLayer(nn.Module):
     """The parameters of one layer, gates in torch's order i, f, g, o; `bias` is the sum of torch's two."""
 
-    def __init__(self, input_size: int, hidden_size: int, *, peepholes: bool = False):
+    def __init__(self, input_size: int, hidden_size: int, *, peepholes: bool = False, kernel: int | None = None):
         super().__init__()
-        self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size))
-        self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
+        # A kernel's weights as a matrix, too, whose rows are gates, for optimizers that take matrices.
+        square, self.kernel = (kernel or 1) ** 2, kernel
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size * square))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size * square))
         self.bias = nn.Parameter(torch.empty(4 * hidden_size))
+        bound = (hidden_size * square) ** -0.5
         for parameter in self.parameters():
-            nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
+            nn.init.uniform_(parameter, -bound, bound)
         for gate in "ifo":
             peephole = nn.Parameter(torch.zeros(hidden_size)) if peepholes else None
             self.register_parameter(f"peephole_{gate}", peephole)
 
-    def arguments(self, state: State, dtype: torch.dtype) -> list[Any]:
+    def arguments(self, state: State, dtype: torch.dtype, positions: int) -> list[Any]:
         """What a `Tape` reads, its matrices in the dtype that products are made in."""
         gates: Any = [self.peephole_i, self.peephole_f, self.peephole_o]
         peepholes = None if self.peephole_i is None else torch.stack(gates).unsqueeze(-1)  # (3, H, 1)
-        h, c = (None if s is None else s.t().to(self.bias.dtype) for s in state)
-        return [self.weight_ih.to(dtype), self.weight_hh.to(dtype), self.bias.unsqueeze(1), peepholes, h, c]
+        h, c = (None if s is None else _features_first(s, positions).to(self.bias.dtype) for s in state)
+        weights = [self.weight_ih.to(dtype), self.weight_hh.to(dtype)]
+        if self.kernel is not None:
+            weights = [weight.unflatten(1, (-1, self.kernel, self.kernel)) for weight in weights]
+        return [*weights, self.bias.unsqueeze(1), peepholes, h, c]
 
 
 class LSTMStack(nn.Module):
@@ -62,15 +69,32 @@ class LSTMStack(nn.Module):
     Peepholes are those of Graves (2013) and Srivastava et al. (2015, §2.1): i and f see c of the step before,
     o sees the new c, through diagonal weights. Under autocast, matrix products are made in its dtype; states and
     pointwise maths stay in the parameters'.
+
+    kernel: odd, of convolutions that take the matrices' place, padded with zeros; inputs and h are then maps of `side`
+    by `side`, flattened channel by channel, sizes are channels · side², and there is a peephole a channel.
     """
 
-    def __init__(self, input_size: int, hidden_sizes: Sequence[int], *, peepholes: bool = False):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_sizes: Sequence[int],
+        *,
+        peepholes: bool = False,
+        kernel: int | None = None,
+        side: int = 1,
+    ):
         super().__init__()
         sizes = [input_size, *hidden_sizes]
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be 1 or more")
-        self.input_size, self.hidden_sizes = input_size, tuple(hidden_sizes)
-        self.layers: Any = nn.ModuleList(LSTMLayer(d, h, peepholes=peepholes) for d, h in itertools.pairwise(sizes))
+        if (kernel is None and side > 1) or (kernel is not None and (kernel < 1 or kernel % 2 == 0)):
+            raise ValueError(f"kernel (={kernel}) must be odd, or None with side (={side}) 1")
+        if any(size % side**2 for size in sizes):
+            raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be channels · {side}²")
+        self.input_size, self.hidden_sizes, self.side = input_size, tuple(hidden_sizes), side
+        channels = itertools.pairwise(size // side**2 for size in sizes)
+        layers = (LSTMLayer(d, h, peepholes=peepholes, kernel=kernel) for d, h in channels)
+        self.layers: Any = nn.ModuleList(layers)
 
     def forward(
         self, inputs: Tensor | None, states: States = None, *, steps: int | None = None, batch: int | None = None
@@ -84,16 +108,17 @@ class LSTMStack(nn.Module):
             _check("inputs", inputs, steps, batch, self.input_size)
             steps, batch = inputs.shape[:2]
         arguments, batch = self._arguments(states, steps, batch)
-        top, final = inputs, []
+        positions, top, final = self.side**2, inputs, []
         for own in arguments:
             if _has_whole_lstm(own):
                 top, h, c = _whole_lstm(top, own, steps or 0, batch)
                 final.append((h, c))
             else:
-                x = None if top is None else top.flatten(0, 1).t().to(own[2].dtype)  # (D, T·B)
-                hidden, h, c = Recurrence.apply((steps, batch, None), x, None, None, *own)
-                top = _batch_first(hidden)
-                final.append((h.t(), c.t()))
+                x = None if top is None else _features_first(top.flatten(0, 1), positions).to(own[2].dtype)
+                how = (steps, batch * positions, None, self.side)
+                hidden, h, c = Recurrence.apply(how, x, None, None, *own)
+                top = _batch_first(hidden, batch)
+                final.append((_batch_first(h, batch), _batch_first(c, batch)))
         assert top is not None
         return top, final
 
@@ -111,11 +136,14 @@ class LSTMStack(nn.Module):
         Returns gain * (weight @ h + bias) of every step, (T, B, D): the values before their activation.
         """
         weight, bias, gain, x = feedback.weight, feedback.bias, feedback.gain, None
+        if weight is not None and self.side > 1:
+            raise ValueError(f"feedback of maps (side {self.side}) is h itself: its weight must be None")
         if weight is None and self.hidden_sizes[-1] != self.input_size:
             raise ValueError(f"h (={self.hidden_sizes[-1]} wide) must be as wide as inputs (={self.input_size})")
         if first_input is not None:
             _check("first_input", first_input, batch, self.input_size)
-            batch, x = len(first_input), first_input.t().to(self.layers[0].bias.dtype)
+            batch = len(first_input)
+            x = _features_first(first_input, self.side**2).to(self.layers[0].bias.dtype)
         arguments, batch = self._arguments(states, steps, batch)
         if weight is not None:
             _check("feedback weight", weight, self.input_size, self.hidden_sizes[-1])
@@ -123,9 +151,9 @@ class LSTMStack(nn.Module):
         if bias is not None:
             _check("feedback bias", bias, self.input_size)
             bias = (bias * gain).unsqueeze(1)
-        how = (steps, batch, (gain, feedback.activation))
+        how = (steps, batch * self.side**2, (gain, feedback.activation), self.side)
         z, _, _ = Recurrence.apply(how, x, weight, bias, *itertools.chain(*arguments))
-        return _batch_first(z)
+        return _batch_first(z, batch)
 
     def _arguments(self, states: States, steps: int | None, batch: int | None) -> tuple[list[list[Any]], int]:
         """Check, and return what every layer's `Tape` reads, and the batch size."""
@@ -144,7 +172,8 @@ class LSTMStack(nn.Module):
         dtype, device = self.layers[0].bias.dtype, self.layers[0].bias.device.type
         if device != "meta" and dtype != torch.float64 and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        return [layer.arguments(pair, dtype) for layer, pair in zip(self.layers, pairs, strict=True)], batch
+        own = zip(self.layers, pairs, strict=True)
+        return [layer.arguments(pair, dtype, self.side**2) for layer, pair in own], batch
 
 
 def _has_whole_lstm(own: Sequence[Any]) -> bool:
@@ -152,9 +181,8 @@ def _has_whole_lstm(own: Sequence[Any]) -> bool:
     # to 1.2 times as fast as the tape in layers of up to 1,024, but half as fast in layers of 4,096.
     _, weight, bias, peepholes, _, _ = own
     small = bias.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() < LARGE
-    return peepholes is None and (
-        bias.is_cuda or (small and LINEAR is not None and bool(torch.backends.mkldnn.enabled))
-    )
+    has = bias.is_cuda or (small and LINEAR is not None and bool(torch.backends.mkldnn.enabled))
+    return has and peepholes is None and weight.dim() == 2
 
 
 def _whole_lstm(x: Tensor | None, own: Sequence[Any], steps: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,6 +209,12 @@ def _check(name: str, tensor: Tensor, *shape: int | None) -> None:
         raise ValueError(f"{name} must be floating point, not empty, of shape {wanted}; not {got}")
 
 
-def _batch_first(x: Tensor) -> Tensor:
-    """(T, features, B) → (T, B, features), always a copy, so that callers may change it in place."""
-    return x.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+def _features_first(x: Tensor, positions: int) -> Tensor:
+    """(N, features · positions) → (features, N · positions)"""
+    return x.unflatten(1, (-1, positions)).transpose(0, 1).flatten(1)
+
+
+def _batch_first(x: Tensor, batch: int) -> Tensor:
+    """(…, features, B · positions) → (…, B, features · positions), a copy, so that callers may change it in place."""
+    maps = x.unflatten(-1, (batch, -1)).transpose(-3, -2)
+    return maps.clone(memory_format=torch.contiguous_format).flatten(-2)

@@ -22,8 +22,9 @@ import yaml
 from seqae.config import EXECUTION, ParameterError, Parameters, resolve
 from seqae.executing import execute_page
 from seqae.naming import project_around, store_folder
+from seqae.provenance import code_version
 from seqae.records import RunError
-from seqae.runs import Run, code_version
+from seqae.runs import Run
 from seqae.stopping import ENDINGS, ending_in_order
 
 PACKAGE = Path(__file__).parent

@@ -8,16 +8,12 @@ import html
 import json
 import platform
 import shutil
-import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
-from importlib.metadata import version
 from io import StringIO
-from os import environ, fsync
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +24,24 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from seqae import experiment, pictures
+from seqae import experiment, logs, pictures
 from seqae.config import EXECUTION, Parameters, resolve
 from seqae.data import to_range
+from seqae.device import make_accelerator, mixed_precision
 from seqae.diagnose import explain_head, prognosis, saturated_since, verdict
+from seqae.evaluation import predict
 from seqae.live import watched
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name
 from seqae.performance import measure
+from seqae.provenance import circumstances, code_version, now
 from seqae.records import RunError, read_record, run_status
 from seqae.stores import fetch, unpublished, working
-from seqae.train import Fitted, make_accelerator, mixed_precision, predict
+from seqae.train import Fitted
 
-COLUMNS = {
-    "metrics": ["epoch", "step", "seconds", "split", "branch", "metric", "value"],
-    "histograms": ["epoch", "branch", "output", "share"],
-}
 SAMPLES = 8  # sequences shown
-RECORDED = {
-    "device",
-    "devices",
-    "keep_checkpoint",
-    "label",
-}  # of what names no run, what its run.yaml tells all the same
+RECORDED = {"device", "devices", "keep_checkpoint", "label"}  # of what names no run, what run.yaml tells all the same
 
 
 def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> "Run":
@@ -142,15 +132,12 @@ class Run:
             before = self.record()
             if before.get("status") == "done":  # by another process, while this one waited for the lock
                 return self
-            now = _circumstances(self.parameters)
+            made = circumstances(device=self.parameters.device, devices=self.parameters.devices)
             if self._checkpoint.exists():  # what began the run stays on record; what goes on with it is added
-                resumed = [
-                    *before.get("resumed", []),
-                    {"at": _now(), "commit": now["commit"], "machine": now["machine"]},
-                ]
-                self._update(status="running", reason=None, resumed=resumed)
+                again = {"at": now(), "commit": made["commit"], "machine": made["machine"]}
+                self._update(status="running", reason=None, resumed=[*before.get("resumed", []), again])
             else:
-                self._update(status="running", reason=None, started=_now(), **now)
+                self._update(status="running", reason=None, started=now(), **made)
             work()
         return self
 
@@ -158,7 +145,7 @@ class Run:
         """Record a failure that the run itself could not: its process died, or its notebook has an error."""
         commit, dirty = code_version()
         here = {"commit": commit, "dirty": dirty, "machine": platform.node(), "device": self.parameters.device}
-        self._update(**({} if "machine" in self.record() else here), status="failed", reason=reason, ended=_now())
+        self._update(**({} if "machine" in self.record() else here), status="failed", reason=reason, ended=now())
 
     def performance(self) -> pd.DataFrame:
         """performance.csv: implementation, D, H, B, decoder_input, part, median_ms, min_ms, repeats, memory_mb."""
@@ -166,11 +153,11 @@ class Run:
 
     def metrics(self) -> pd.DataFrame:
         """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out."""
-        return pd.read_csv(StringIO("\n".join(_whole_lines(self.folder / "metrics.csv"))))
+        return pd.read_csv(StringIO("\n".join(logs.whole_lines(self.folder / "metrics.csv"))))
 
     def histograms(self) -> pd.DataFrame:
         """histograms.csv so far: epoch, branch, output (a bin's centre on [0, 1]), share of val's pixels in it."""
-        return pd.read_csv(StringIO("\n".join(_whole_lines(self.folder / "histograms.csv"))))
+        return pd.read_csv(StringIO("\n".join(logs.whole_lines(self.folder / "histograms.csv"))))
 
     def true_shares(self) -> pd.Series:
         """The same of the true pixels of val: share by output."""
@@ -283,8 +270,8 @@ class Run:
         if "machine" in record:
             facts.append(("machine", f"{record['machine']}, device {record['device']}"))
             then = record["commit"] + (" and uncommitted changes" if record["dirty"] else "")
-            now = "" if record["commit"] == code_version()[0] else f"; the code is now {code_version()[0]}"
-            facts.append(("made with code", then + now))
+            today = "" if record["commit"] == code_version()[0] else f"; the code is now {code_version()[0]}"
+            facts.append(("made with code", then + today))
         return facts
 
     def __repr__(self) -> str:  # stands in executed notebooks, which name no folder of this machine
@@ -318,7 +305,7 @@ class Run:
     def _update(self, **changes: Any) -> None:
         parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED))
         base = {"family": self.family, "parameters": parameters, "differs": dict(self.differs)}
-        _replace_text(self.folder / "run.yaml", yaml.safe_dump(base | self.record() | changes, sort_keys=False))
+        logs.replace_text(self.folder / "run.yaml", yaml.safe_dump(base | self.record() | changes, sort_keys=False))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -351,9 +338,9 @@ class Run:
         p, folder = self.parameters, self.folder
         accelerator = make_accelerator(device=p.device, devices=p.devices)
         mixed_precision(accelerator.device, p.precision)  # told before data is made
-        _replace_text(folder / "baselines.csv", experiment.reference_levels(p).to_csv(index=False))
-        checkpoint, logs = self._checkpoint, [folder / "metrics.csv", folder / "histograms.csv"]
-        for log in logs:
+        logs.replace_text(folder / "baselines.csv", experiment.reference_levels(p).to_csv(index=False))
+        checkpoint, tables = self._checkpoint, [folder / f"{name}.csv" for name in logs.COLUMNS]
+        for log in tables:
             if not checkpoint.exists():
                 log.unlink(missing_ok=True)
         val = experiment.sequences(p, "val")
@@ -361,10 +348,10 @@ class Run:
             p,
             val,
             record=watched(
-                lambda table, rows: _append(folder / f"{table}.csv", rows), metrics=self.metrics, epochs=p.epochs
+                lambda table, rows: logs.append(folder / f"{table}.csv", rows), metrics=self.metrics, epochs=p.epochs
             ),
             checkpoint=checkpoint,
-            resume=lambda epoch: _truncate(logs, epoch),
+            resume=lambda epoch: logs.truncate(tables, epoch),
             tracker_folder=folder / "tracker",
         )
         self._finish(model, val, fitted)
@@ -376,28 +363,28 @@ class Run:
 
     def _benchmark(self) -> None:
         table, machine = measure(self.parameters)
-        _replace_text(self.folder / "performance.csv", table.to_csv(index=False))
+        logs.replace_text(self.folder / "performance.csv", table.to_csv(index=False))
         step = table[table.part == "step"].set_index("implementation").median_ms
         whole = table[table.part == "forward_backward"].set_index("implementation").median_ms
         line = f"{step.lstmcell_loop / step.seqae:.2g} times the LSTMCell loop, " if "lstmcell_loop" in step else ""
         line += f"{whole.gemm_floor / whole.seqae:.0%} of the speed of its matrix products alone"
-        self._update(status="done", ended=_now(), verdict=line, results={}, benchmark=machine)
+        self._update(status="done", ended=now(), verdict=line, results={}, benchmark=machine)
 
     def _finish(self, model: SequenceAutoencoder, val: torch.Tensor, fitted: Fitted) -> None:
         p, folder, metrics = self.parameters, self.folder, self.metrics()
         table = experiment.test_table(model, p)
-        _replace_text(folder / "test.csv", table.to_csv(index=False))
+        logs.replace_text(folder / "test.csv", table.to_csv(index=False))
 
-        with _whole(folder / "samples.npz") as file:
+        with logs.whole(folder / "samples.npz") as file:
             np.savez_compressed(file, allow_pickle=False, **_images(model, val[:SAMPLES], p))
         strips = pictures.sample_strips(self.samples(), task=p.task, frames_in=p.frames_in)
-        with _whole(folder / "frames.png") as file:
+        with logs.whole(folder / "frames.png") as file:
             pictures.save_strips(strips, file)
-        with _whole(folder / "frames.gif") as file:
+        with logs.whole(folder / "frames.gif") as file:
             pictures.save_gif(strips, file)
 
         metadata = {"family": self.family, "parameters": json.dumps(p.model_dump(mode="json", exclude=set(EXECUTION)))}
-        with _whole(folder / "model.safetensors") as file:
+        with logs.whole(folder / "model.safetensors") as file:
             save_file(model.state_dict(), file, metadata=metadata)
 
         floor, mean = self._levels()
@@ -412,7 +399,7 @@ class Run:
         results = dict(zip(means.branch + " " + means.metric, means.value.astype(float), strict=True))
         self._update(
             status="done",
-            ended=_now(),
+            ended=now(),
             seconds=float(metrics.seconds.max()),
             weights=sum(w.numel() for w in model.parameters()),
             epochs=fitted.epochs,
@@ -434,75 +421,3 @@ def _images(model: SequenceAutoencoder, sequences: torch.Tensor, p: Parameters) 
     outputs = predict(model, sequences[:, : p.frames_in], pixel_range=p.pixel_range)
     images = {branch: (255 * output).round().byte().numpy() for branch, output in outputs.items()}
     return {"frames": sequences.numpy(), **images}
-
-
-def _append(log: Path, rows: list[dict[str, Any]]) -> None:
-    table = pd.DataFrame(rows)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(table.to_csv(index=False, header=file.tell() == 0))
-
-
-def _truncate(logs: list[Path], epoch: int) -> None:
-    # What was logged after the checkpoint is made again; the lines kept stay as they are, byte for byte.
-    for log in logs:
-        header, *lines = _whole_lines(log)
-        kept = [header, *(line for line in lines if int(line.split(",")[0]) <= epoch)]
-        _replace_text(log, "".join(f"{line}\n" for line in kept))
-
-
-def _whole_lines(log: Path) -> list[str]:
-    # A process killed while it wrote leaves a torn last line.
-    text = log.read_text(encoding="utf-8") if log.exists() else ""
-    return text.rpartition("\n")[0].splitlines() or [",".join(COLUMNS[log.stem])]
-
-
-def _replace_text(file: Path, text: str) -> None:
-    with _whole(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    # Where to write, so that a reader finds the old file or the new one, whole, whatever dies meanwhile.
-    temporary = file.with_name(f".{file.name}")
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            fsync(stream.fileno())  # whole on the disk before it takes the name
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _circumstances(p: Parameters) -> dict[str, Any]:
-    commit, dirty = code_version()
-    packages = ("torch", "numpy", "accelerate", "seqae")
-    device = make_accelerator(device=p.device, devices=p.devices).device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
-        "machine": platform.node(),
-        "device": name if p.devices == 1 else f"{p.devices} × {name}",
-        "threads": torch.get_num_threads(),  # with another number the last bits differ
-    }
-
-
-@lru_cache(maxsize=1)
-def code_version() -> tuple[str, bool]:
-    """The package's git commit and whether it has uncommitted changes; outside git, its version and False."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain", "--", "."))
-    except (OSError, subprocess.CalledProcessError):
-        return f"seqae {version('seqae')}", False

@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # torch behind them takes seconds to import, and a look at re
 
 STATUS = ["run", "status", "verdict", "test mse", "seconds", "machine"]
 ORDER = ["running", "failed", "interrupted", "waiting", "done"]  # what one watches for comes first
-INDEX_SHARE = 0.05  # of the time may go into rewriting the index while runs begin and end
+LOOK_SECONDS = 5.0  # between two looks at runs elsewhere, each followed by a new index, while they train;
+LOOK_SHARE = 0.05  # more where a look takes more than this share of them
 
 
 class SweepView:
@@ -36,7 +37,7 @@ class SweepView:
         self.seconds: list[float] = []
         self.failed: list[Outcome] = []
         self.running: dict[Path, TaskID] = {}
-        self.next_index = 0.0
+        self.next_look = 0.0
         columns: list[ProgressColumn] = [
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -57,7 +58,7 @@ class SweepView:
 
     def tick(self, running: "list[Run]") -> None:
         self.slots = max(1, len(running))
-        self._rewrite_index()
+        self._look(running)
         for run in running:
             if run.folder not in self.running:
                 self.running[run.folder] = self.bar.add_task(run.name, total=run.parameters.epochs, note="")
@@ -80,14 +81,19 @@ class SweepView:
         ending = f"failed: {outcome.reason}" if outcome.reason else run.verdict
         self._tell(f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s")
 
-    def _rewrite_index(self) -> None:
+    def _look(self, running: "list[Run]") -> None:
         from seqae.index import update_index
+        from seqae.stores import refresh
+        from seqae.transfer import StoreError
 
-        if (began := time.monotonic()) >= self.next_index:
-            with suppress(OSError):  # told at the end
+        if (began := time.monotonic()) >= self.next_look:
+            with suppress(OSError, StoreError):  # told at the end
+                for run in running:  # elsewhere a worker publishes what it has, not here
+                    refresh(run.folder.parents[1], f"{run.family}/{run.name}")
                 for store in self.stores:
                     update_index(store)
-            self.next_index = time.monotonic() + (time.monotonic() - began) / INDEX_SHARE
+            took = time.monotonic() - began
+            self.next_look = time.monotonic() + max(LOOK_SECONDS, took / LOOK_SHARE)
 
     def _tell(self, line: str) -> None:
         self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

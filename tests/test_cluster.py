@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,9 @@ def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(p
         ("run --cluster tcp://head:8786 --tls-ca pem --tls-cert pem --tls-key pem", "go with tls://"),
         ("run --tls-ca pem --tls-cert pem --tls-key pem", "go with --cluster"),
         ("run --cluster tcp://127.0.0.1:9", "no scheduler answers"),
+        ("run --cluster ssh:no.txt", "no.txt: "),
+        ("run --cluster ssh:empty.txt", "empty.txt: names no machine"),
+        ("run --cluster ssh:wrong.txt", "wrong.txt: a line is HOST, or HOST PATH/TO/seqae; not '-p 22 node'"),
         ("run --cluster slurm:no.yaml", "no parameter file no.yaml"),
         ("run --cluster slurm:jobs.yaml", "jobs.yaml: jobs, cores and processes must be whole numbers"),
         ("run --cluster pbs:good.yaml", "there is no qsub here"),
@@ -145,6 +149,8 @@ def test_what_cannot_be_is_one_message(project, monkeypatch, arguments, message)
     monkeypatch.setenv("PATH", str(project))
     (project / "sbatch").touch(mode=0o755)
     (project / "pem").touch()
+    (project / "empty.txt").write_text("# nobody\n")
+    (project / "wrong.txt").write_text("-p 22 node\n")
     (project / "good.yaml").write_text("memory: 1GB\n")
     (project / "jobs.yaml").write_text("memory: 1GB\njobs: many\n")
     name, *others = shlex.split(arguments)
@@ -152,6 +158,84 @@ def test_what_cannot_be_is_one_message(project, monkeypatch, arguments, message)
     assert output.startswith("seqae: ")
     assert message in output
     assert not list((project / "reports").glob("fam/*/run.yaml"))
+
+
+# --- machines that ssh reaches ---
+
+SSHD = """
+import asyncio, asyncssh, os, sys
+class Server(asyncssh.SSHServer):
+    def begin_auth(self, username):
+        return False
+async def execute(process):  # as sshd does: by a shell, in a session that a lost connection ends
+    pipes = {"stdin": -1, "stdout": -1, "stderr": -1}
+    command = await asyncio.create_subprocess_shell(process.command, start_new_session=True, **pipes)
+    open(sys.argv[1], "a").write(f"{command.pid}\\n")
+    await process.redirect(stdin=command.stdin, stdout=command.stdout, stderr=command.stderr)
+    process.exit(await command.wait())
+async def serve(key):
+    how = {"server_factory": Server, "server_host_keys": [key], "process_factory": execute, "encoding": None}
+    server = await asyncssh.listen("127.0.0.1", 0, **how)
+    print(server.get_port(), flush=True)
+    await server.wait_closed()
+asyncio.run(serve(asyncssh.generate_private_key("ssh-ed25519")))
+"""
+
+
+@pytest.fixture
+def sshd(project, monkeypatch) -> Iterator[Path]:
+    """A machine by the name `node`, and a file of the sessions it has had."""
+    if (client := shutil.which("ssh")) is None:
+        pytest.skip("no ssh client here")
+    sessions = project / "sessions"
+    with subprocess.Popen([sys.executable, "-c", SSHD, str(sessions)], stdout=subprocess.PIPE, text=True) as server:
+        port, config = server.stdout.readline().strip(), project / "ssh_config"
+        config.write_text(
+            f"Host node\n HostName 127.0.0.1\n Port {port}\n User me\n StrictHostKeyChecking no\n"
+            f" UserKnownHostsFile {project / 'known'}\n LogLevel ERROR\n"
+        )
+        folder = project / "bin"
+        folder.mkdir()
+        (folder / "ssh").write_text(f'#!/bin/sh\nexec {client} -F {config} "$@"\n')
+        (folder / "ssh").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        yield sessions
+        server.terminate()
+
+
+def test_a_machine_by_ssh_works_for_a_command_and_is_left_as_it_was(project, sshd):
+    (project / "hosts.txt").write_text("# one here\nnode\n")
+    both_done(seqae(*RUN, "--cluster", "ssh:hosts.txt", project=project))
+    [session] = sshd.read_text().split()
+    until(lambda: not lives(int(session)))
+    assert not list(project.rglob("*.pem"))
+
+
+def test_a_machine_whose_connection_ends_is_connected_again_and_its_run_goes_on(project, sshd):
+    wait = f"while not Path({str(project / 'go')!r}).exists(): time.sleep(0.05)"
+    make_project(project, {"fam": [after_epoch(2, wait), TRAIN.format("fam")]}, {})
+    (project / "hosts.txt").write_text("node\n")
+    run = ["run", "params/fam/a.yaml", "--scale", "tiny", "-p", "epochs=3", "--cluster", "ssh:hosts.txt"]
+    with subprocess.Popen([*SEQAE, *run], stdout=subprocess.PIPE, text=True) as sweep:
+        until(lambda: list(project.glob("reports/fam/*/checkpoint/state.pt")))
+        [client] = [p for p in descendants(sweep) if p.name() == "ssh"]
+        client.kill()
+        until(lambda: not lives(int(sshd.read_text().split()[0])))
+        (project / "go").touch()
+        assert "1 of 1 runs done" in sweep.communicate(timeout=LIMIT)[0]
+    assert len(sshd.read_text().split()) == 2
+    assert one_run(project / "reports", "fam").record()["resumed"]
+
+
+def test_a_command_that_is_killed_leaves_no_workers_on_a_machine(project, sshd):
+    wait = f"while not Path({str(project / 'go')!r}).exists(): time.sleep(0.05)"
+    make_project(project, {"fam": [after_epoch(2, wait), TRAIN.format("fam")]}, {})
+    (project / "hosts.txt").write_text("node\n")
+    run = ["run", "params/fam/a.yaml", "--scale", "tiny", "-p", "epochs=3", "--cluster", "ssh:hosts.txt"]
+    with subprocess.Popen([*SEQAE, *run]) as sweep:
+        until(lambda: list(project.glob("reports/fam/*/checkpoint/state.pt")))
+        sweep.kill()
+    until(lambda: not lives(int(sshd.read_text().split()[0])))
 
 
 # --- jobs of a queue ---

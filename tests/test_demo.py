@@ -16,10 +16,10 @@ from seqae import demo, pictures
 from seqae.cells import family_defaults
 from seqae.cli import app
 from seqae.config import read_yaml
+from seqae.evaluation import predict
 from seqae.experiment import sequences
 from seqae.records import RunError
 from seqae.runs import Run, open_run
-from seqae.train import predict
 
 ROOT = Path(__file__).parents[1]
 SMOKE = read_yaml(ROOT / "params/scale/smoke.yaml") | {"task": "both", "frames_in": 4, "frames_out": 5}

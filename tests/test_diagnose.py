@@ -371,7 +371,29 @@ def test_the_conclusion_sets_each_branch_beside_the_mean_frame() -> None:
 
 
 def test_the_published_figures_name_their_source() -> None:
-    table = diagnose.published().set_index("model")
-    assert table.nats_per_frame["Composite + Conditional"] == 341.2
-    assert table.source.str.contains(r"\(20\d\d\)").all()
-    assert table.nats_per_frame.between(86.3, 670).all(), "between the data's own entropy and the mean frame"
+    table = diagnose.published()
+    assert table.set_index("model").nats_per_frame["Composite + Conditional"] == 341.2
+    assert table.source.notna().all()
+    assert table[["mse_per_frame", "nats_per_frame"]].notna().any(axis=1).all()
+    assert table.nats_per_frame.dropna().between(86.3, 670).all(), "between the data's own entropy and the mean frame"
+    assert table.mse_per_frame.dropna().between(0, 0.0372 * 4096).all(), "below the mean frame"
+
+
+def test_a_run_stands_between_baselines_and_published_figures() -> None:
+    """0.02 per pixel are 81.92 a frame, 0.1 nats per pixel are 409.6; the least error comes first."""
+    found = [(np.nan, "mse", 0.02), (np.nan, "bce", 0.1), (1.0, "mse", 0.01), (np.nan, "ssim", 0.7)]
+    test = pd.DataFrame(found, columns=["frame", "metric", "value"]).assign(branch="pred")
+    rows = [("test", "pred", "mean_frame", "mse", 0.0372), ("val", "pred", "mean_frame", "mse", 9.0)]
+    rows += [("test", "pred", "floor", "mse", 0.0), ("test", "pred", "copy_last", "bce", 0.3)]
+    levels = pd.DataFrame(rows, columns=["split", "branch", "baseline", "metric", "value"])
+    table = diagnose.standing(test, levels, "mine").set_index("model")
+    assert set(table.branch) == {"pred"}, "a published reconstruction says nothing of a prediction"
+    own = ["mse", "mse_per_frame", "nats_per_frame", "ssim"]
+    assert table.loc["mine", own].tolist() == pytest.approx([0.02, 81.92, 409.6, 0.7])
+    assert table.mse["mean frame"] == 0.0372
+    assert table.nats_per_frame["copy last"] == pytest.approx(1228.8)
+    assert table.mse["FC-LSTM"] == pytest.approx(118.3 / 4096)
+    assert "floor" not in table.index
+    known = table.mse.dropna()
+    assert known.is_monotonic_increasing
+    assert known.index.get_loc("mine") < known.index.get_loc("FC-LSTM") < known.index.get_loc("mean frame")

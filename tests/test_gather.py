@@ -9,7 +9,7 @@ import pytest
 from test_cli import call
 from test_sweep import DEFAULTS, TINY, snapshot
 
-from seqae import gather, open_run, runs, stores
+from seqae import gather, logs, open_run, stores
 from seqae.runs import Run
 
 
@@ -19,7 +19,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     given = TINY | {"epochs": 4}
     open_run("fam", DEFAULTS, given | {"store": str(root / "done")}).train()
-    append = runs._append
+    append = logs.append
     for last in (1, 3):
 
         def stopping(log, rows, last=last):
@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
             append(log, rows)
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(runs, "_append", stopping)
+            patched.setattr(logs, "append", stopping)
             with pytest.raises(KeyboardInterrupt):
                 open_run("fam", DEFAULTS, given | {"store": str(root / f"at-{last}")}).train()
     return root

@@ -16,7 +16,7 @@ SEEN, FUTURE = 3, 5
 TASKS = ("recon", "recon_ordered", "pred", "both")
 DECODER_INPUTS = ("zero", "output", "truth")
 CNNS = ("cnn_v1", "cnn_v2", "cnn_v3", "cnn_flatten")
-CHECKED = ("lstm_copy", "fc_lstm", "srivastava")
+CHECKED = ("lstm_copy", "fc_lstm", "srivastava", "convlstm")
 OF_H = ("lstm", "lstmcell", "lstm_copy")  # the frame is h itself
 STRIDES = {"cnn_v1": (2, 2, 2, 1, 1), "cnn_v2": (2, 2, 1), "cnn_v3": (2, 2, 1), "cnn_flatten": (2, 2, 1)}
 
@@ -118,6 +118,9 @@ FLAT = 1 * 128 * 100 + 128 * 512 * 100 + 512 * 16 * 9  # 16 channels of 8×8 are
     ("cnn_v1", "pred", {}, V1_IN + 2 * lstm(512, 512, 512, 512) + V1_OUT, 20_793_601),
     ("cnn_v2", "recon", {}, V2 + 1664 + 2 * lstm(1024, 1024, 1024, 1024) + V2 + 512 + 128 + 1, 168_348_929),
     ("cnn_v3", "recon", {}, V3 + 256 + 2 * lstm(128, 128, 128, 128) + V3 + 129, 3_260_289),
+    # 4·64·(64·9 + 64·9 + 1) = 295,168 a stack of 3; patches of 4×4, then 2×2, in, and out of either decoder
+    ("convlstm", "both", {}, 3 * 256 * (2 * 64 * 9 + 1) + 16 * 32 + 32 + 32 * 4 * 64 + 64
+     + 2 * (64 * 32 * 4 + 32 * 4 + 32 * 16 + 16), 912_000),
     ("cnn_flatten", "recon", {}, FLAT + 656 + 2 * lstm(1024, 1024, 1024, 1024) + FLAT + 641, 63_637_777),
 ])  # fmt: skip
 def test_sizes_at_full_size(architecture: str, task: str, given: dict[str, Any], by_hand: int, count: int) -> None:
@@ -142,7 +145,7 @@ def test_sizes_are_the_published(architecture: str, task: str, given: dict[str, 
 
 def widths(model: SequenceAutoencoder) -> tuple[list[int], list[int]]:
     return tuple(  # type: ignore[return-value]
-        [layer.weight_hh.shape[1] for layer in stack.layers] for stack in (model.encoder, model.decoders["pred"])
+        [len(layer.bias) // 4 for layer in stack.layers] for stack in (model.encoder, model.decoders["pred"])
     )
 
 
@@ -153,6 +156,7 @@ def test_width_shrinks_hidden_sizes_and_channels_alone() -> None:
         assert widths(tiny("srivastava", hidden=100, width=0.5, layers=2)) == ([50, 50], [50, 50])
         assert widths(tiny("lstm", width=0.01)) == ([256], [256])  # as wide as the frame has pixels
         assert widths(tiny("cnn_v3", width=0.25)) == ([32] * 3, [32] * 3)
+        assert widths(tiny("convlstm", width=0.25, frame_size=64)) == ([16], [16])  # channels
         assert widths(tiny("cnn_flatten", width=0.25)) == ([256] * 3, [256] * 3)  # 4 channels of 8×8
         fc = tiny("fc_lstm", width=0.25, frame_size=64)
     assert [m.out_features for m in fc.embedding.modules() if isinstance(m, nn.Linear)] == [256, 64]
@@ -183,6 +187,8 @@ class Plain:
     def cell(self, layer: str, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         of_layer = {name.rpartition(".")[2]: w for name, w in self.weights.items() if name.startswith(f"{layer}.")}
         weight_ih, weight_hh, bias = (of_layer[name] for name in ("weight_ih", "weight_hh", "bias"))
+        if self.architecture == "convlstm":
+            return self.convolutional_cell(of_layer, x, state)
         if "peephole_i" not in of_layer:
             cell = nn.LSTMCell(weight_ih.shape[1], weight_hh.shape[1], dtype=torch.float64)
             own = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias, "bias_hh": torch.zeros_like(bias)}
@@ -193,8 +199,22 @@ class Plain:
         c = f * c + i * torch.tanh(g)
         return torch.sigmoid(o + of_layer["peephole_o"] * c) * torch.tanh(c), c
 
+    def convolutional_cell(self, of_layer: Any, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Shi et al. (2015), §3.1, on patches of 8×8 pixels; a peephole a channel."""
+        side, peepholes = self.model.frame_size // 8, torch.zeros(3, 1, 1, 1, dtype=torch.float64)
+        x, h, c = (maps.unflatten(1, (-1, side, side)) for maps in (x, *state))
+        if "peephole_i" in of_layer:
+            peepholes = torch.stack([of_layer[f"peephole_{gate}"] for gate in "ifo"])[:, :, None, None]
+        w_x, w_h = (of_layer[name].unflatten(1, (-1, 3, 3)) for name in ("weight_ih", "weight_hh"))
+        z = nn.functional.conv2d(x, w_x, of_layer["bias"], padding=1) + nn.functional.conv2d(h, w_h, padding=1)
+        i, f, g, o = z.chunk(4, 1)
+        i, f = torch.sigmoid(i + peepholes[0] * c), torch.sigmoid(f + peepholes[1] * c)
+        c = f * c + i * torch.tanh(g)
+        return (torch.sigmoid(o + peepholes[2] * c) * torch.tanh(c)).flatten(1), c.flatten(1)
+
     def zeros(self, stack: str, batch: int) -> list[tuple[Tensor, Tensor]]:
-        widths = [self.weights[f"{layer}.weight_hh"].shape[1] for layer in self.layers(stack)]
+        positions = (self.model.frame_size // 8) ** 2 if self.architecture == "convlstm" else 1
+        widths = [self.weights[f"{layer}.bias"].shape[0] // 4 * positions for layer in self.layers(stack)]
         return [(torch.zeros(batch, n, dtype=torch.float64),) * 2 for n in widths]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
@@ -203,6 +223,10 @@ class Plain:
     def embed(self, frame: Tensor) -> Tensor:
         if self.architecture == "fc_lstm":
             return self.linear("embedding.2", self.linear("embedding.0", frame).relu()).relu()
+        if self.architecture == "convlstm":
+            x = frame.reshape(-1, 1, self.model.frame_size, self.model.frame_size)
+            w_4, b_4, w_2, b_2 = (self.weights[f"embedding.{n}.{kind}"] for n in (1, 3) for kind in ("weight", "bias"))
+            return nn.functional.conv2d(nn.functional.conv2d(x, w_4, b_4, 4).relu(), w_2, b_2, 2).flatten(1)
         if self.architecture not in CNNS:
             return frame
         x, strides = frame.reshape(-1, 1, 64, 64), STRIDES[self.architecture]
@@ -213,6 +237,13 @@ class Plain:
                 x = x.relu()
         return x.flatten(1)
 
+    def patches(self, name: str, x: Tensor, size: int) -> Tensor:
+        """(B, channels, H, W) to (B, n, size · H, size · W), a bias for every pixel of a patch."""
+        weight, bias = self.weights[f"{name}.weight"][:, :, 0, 0], self.weights[f"{name}.bias"]
+        patches = torch.einsum("bchw,pc->bphw", x, weight) + bias[:, None, None]
+        rows = patches.unflatten(1, (-1, size, size)).permute(0, 1, 4, 2, 5, 3)  # (B, n, H, size, W, size)
+        return rows.flatten(4, 5).flatten(2, 3)
+
     def read(self, branch: str, h: Tensor) -> Tensor:
         name = f"readouts.{branch}"
         if self.architecture in OF_H:
@@ -221,6 +252,10 @@ class Plain:
             return self.linear(name, h)
         if self.architecture == "fc_lstm":
             return self.linear(f"{name}.2", self.linear(f"{name}.0", h).relu())
+        if self.architecture == "convlstm":  # of every position a patch of 2×2, and of each of these one of 4×4
+            side = self.model.frame_size // 8
+            x = self.patches(f"{name}.1", h.unflatten(1, (-1, side, side)), 2).relu()
+            return self.patches(f"{name}.4", x, 4).flatten(1)
         x: Any = None
         for n, stride in enumerate(STRIDES[self.architecture][::-1]):
             weight, bias = self.weights[f"{name}.{2 * n + 1}.weight"], self.weights[f"{name}.{2 * n + 1}.bias"]
@@ -244,7 +279,7 @@ class Plain:
             _, states = self.step("encoder", self.embed(flat[:, t]), states)
         for branch in model.decoders:
             stack, z, h = f"decoders.{branch}", [], torch.zeros(0)
-            if self.architecture == "srivastava":
+            if self.architecture in ("srivastava", "convlstm"):
                 own = list(states)  # every layer's h and c
             else:  # the top h alone
                 own = self.zeros(stack, len(frames))
@@ -252,7 +287,7 @@ class Plain:
             follows = training or (branch == "recon" and model.recon_truth)
             before = flat[:, -1] if branch == "pred" else torch.zeros_like(flat[:, 0])
             for t in range(truth[branch].shape[1]):
-                width = self.weights[f"{stack}.layers.0.weight_ih"].shape[1]
+                width = self.model.decoders[branch].input_size  # type: ignore[union-attr]
                 x = torch.zeros(len(frames), width, dtype=torch.float64)
                 if model.decoder_input == "truth":
                     if t > 0:
@@ -260,7 +295,7 @@ class Plain:
                         before = true if follows else activate(z[-1], model.activation)
                     x = self.embed(before)
                 elif model.decoder_input == "output" and t > 0:
-                    top_h = self.architecture == "fc_lstm" or self.architecture in CNNS
+                    top_h = self.architecture in ("fc_lstm", "convlstm", *CNNS)
                     x = h if top_h else activate(z[-1], model.activation)
                 h, own = self.step(stack, x, own)
                 z.append(model.gain * self.read(branch, h))
@@ -297,6 +332,7 @@ def compare(model: SequenceAutoencoder, architecture: str, task: str, *, trainin
 
 FEW: dict[str, dict[str, Any]] = {  # weights; more where there are ReLUs
     "lstm_copy": {"width": 0.003, "frame_size": 8}, "fc_lstm": {"width": 0.02}, "srivastava": {"width": 0.003},
+    "convlstm": {"width": 0.05},
 }  # fmt: skip
 
 
@@ -306,7 +342,7 @@ FEW: dict[str, dict[str, Any]] = {  # weights; more where there are ReLUs
 def test_forward_and_gradients_are_those_of_a_plain_loop(
     architecture: str, decoder_input: str, activation: str, training: bool
 ) -> None:
-    layers = 2 if architecture == "srivastava" else 3
+    layers = 2 if architecture in ("srivastava", "convlstm") else 3
     model = tiny(architecture, "both", decoder_input, activation=activation, gain=3, layers=layers, **FEW[architecture])
     compare(model, architecture, "both", training=training)
 
@@ -366,7 +402,7 @@ def zero(state: Tensor | None) -> bool:
     return state is None or bool((state == 0).all())
 
 
-@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "srivastava"])
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a not in ("srivastava", "convlstm")])
 def test_only_the_top_h_is_handed_over(architecture: str, handed: Any) -> None:
     encoder, (first, *others) = handed(tiny(architecture, "pred", "zero"))
     assert torch.equal(first[0], encoder[-1][0])
@@ -376,8 +412,9 @@ def test_only_the_top_h_is_handed_over(architecture: str, handed: Any) -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_srivastava_hands_over_every_h_and_c(layers: int, handed: Any) -> None:
-    encoder, decoder = handed(tiny("srivastava", "pred", "zero", layers=layers, peepholes=True))
+@pytest.mark.parametrize("architecture", ["srivastava", "convlstm"])
+def test_every_h_and_c_is_handed_over(architecture: str, layers: int, handed: Any) -> None:
+    encoder, decoder = handed(tiny(architecture, "pred", "zero", layers=layers, peepholes=True))
     assert len(encoder) == len(decoder) == layers
     for (h, c), (our_h, our_c) in zip(encoder, decoder, strict=True):
         assert torch.equal(h, our_h)

@@ -125,6 +125,7 @@ SMOKE = {
     "saturation": ["0sb-gain1", "0sb-readout"],
     "precision": ["srivastava-float32", "srivastava-fp16"],
     "cnn": ["cnn_flatten"],
+    "best": ["recipe", "without/reconstruction"],
     "versions": ["v0004", "v0007"],
 }
 
@@ -200,6 +201,18 @@ def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
     [swept] = [other for other in find_runs(smoke_store, "losses") if other.name == run.name]
     columns = ["epoch", "split", "branch", "metric", "value"]
     assert run.metrics()[columns].equals(swept.metrics()[columns])
+
+
+def test_the_diarys_minibatches_see_few_sequences(tmp_path):
+    """24 in batches of 4: 6 batches, the first of 4 and each of one more, are 9."""
+    small = {"width": 0.01, "train_sequences": 24, "val_sequences": 8, "batch_size": 4, "epochs": 2}
+    papermill.execute_notebook(
+        ROOT / "notebooks/diary.ipynb", tmp_path / "out.ipynb", small, kernel_name="python3", progress_bar=False
+    )
+    cells = [cell for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells if cell.cell_type == "code"]
+    told = [output.data.get("text/markdown", "") for cell in cells for output in cell.outputs if "data" in output]
+    assert any("sees 24 sequences, one of *sliding* **9** of them" in text for text in told)
+    assert "for 9 instead of 24 sequences an epoch" in told[-1]
 
 
 @pytest.mark.parametrize("notebook", [*SMOKE, "compare"])

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import torch
 
-from seqae import executing, experiment, runs
+from seqae import executing, experiment, logs
 from seqae.config import resolve
+from seqae.device import make_accelerator
 from seqae.parallel import RankError, launch
 from seqae.planning import Planned
 from seqae.runs import Run, open_run
-from seqae.train import make_accelerator
 
 # 11 + 11 + 1 sequences: shares of 6 and 5, and of 1 and none.
 TINY = {
@@ -129,8 +129,8 @@ def at_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, act: Callable[[], None
         if log.name == "metrics.csv" and rows[0]["epoch"] == epoch:
             act()
 
-    written = runs._append
-    monkeypatch.setattr(runs, "_append", append)
+    written = logs.append
+    monkeypatch.setattr(logs, "append", append)
 
 
 def test_a_killed_rank_fails_the_run_which_goes_on_from_its_checkpoint(

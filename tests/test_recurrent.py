@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seqae.recurrent import ACTIVATIONS, Feedback, LSTMStack
 
+MAPS = LSTMStack(8, [8], kernel=3, side=2)
 STACKS = [(5, [3]), (3, [4, 7]), (6, [5, 2, 6])]
 F64 = torch.float64
 
@@ -24,9 +25,9 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def make_stack(input_size: int, sizes: list[int], dtype: torch.dtype = F64, *, peepholes: bool = False) -> LSTMStack:
+def make_stack(input_size: int, sizes: list[int], dtype: torch.dtype = F64, **given) -> LSTMStack:
     torch.manual_seed(0)
-    stack = LSTMStack(input_size, sizes, peepholes=peepholes).to(dtype)
+    stack = LSTMStack(input_size, sizes, **given).to(dtype)
     for parameter in stack.parameters():  # larger than by default, so that no gate is near its middle
         nn.init.normal_(parameter, std=0.7)
     return stack
@@ -81,6 +82,34 @@ def peephole_cells(stack: LSTMStack) -> list[Callable]:
     return [cell_of(layer) for layer in stack.layers]
 
 
+def convolutional_cells(stack: LSTMStack) -> list[Callable]:
+    """Shi et al. (2015), §3.1, equation (3), with a peephole a channel; x, h and c flat."""
+
+    def cell_of(layer: nn.Module) -> Callable:
+        peepholes = [
+            0 if p is None else p[:, None, None] for p in (layer.peephole_i, layer.peephole_f, layer.peephole_o)
+        ]
+        w_ci, w_cf, w_co = peepholes
+
+        def product(weight: Tensor, flat: Tensor) -> Tensor:
+            kernel = weight.unflatten(1, (-1, layer.kernel, layer.kernel))
+            maps = flat.unflatten(1, (-1, stack.side, stack.side))
+            return nn.functional.conv2d(maps, kernel, padding=layer.kernel // 2)
+
+        def cell(x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            h, c = state
+            z = product(layer.weight_ih, x) + product(layer.weight_hh, h) + layer.bias[:, None, None]
+            i, f, g, o = z.chunk(4, 1)
+            c = c.view_as(i)
+            i, f = torch.sigmoid(i + w_ci * c), torch.sigmoid(f + w_cf * c)
+            c = f * c + i * torch.tanh(g)
+            return (torch.sigmoid(o + w_co * c) * torch.tanh(c)).flatten(1), c.flatten(1)
+
+        return cell
+
+    return [cell_of(layer) for layer in stack.layers]
+
+
 def plain_loop(cells, stack, states, steps, batch, inputs=None, feedback=None, first_input=None):
     """Step by step, layer by layer: the top h, or with feedback the pre-activations, and the last states."""
     like = stack.layers[0].bias
@@ -129,7 +158,8 @@ def assert_same(ours: list[Tensor], plain: list[Tensor], tolerance: float) -> No
 
 
 def compare(stack, states, steps, batch, *, inputs=None, feedback=None, first_input=None, tolerance=1e-9) -> None:
-    cells = plain_cells(stack) if stack.layers[0].peephole_i is None else peephole_cells(stack)
+    dense = plain_cells if stack.layers[0].peephole_i is None else peephole_cells
+    cells = (dense if stack.layers[0].kernel is None else convolutional_cells)(stack)
     if feedback is None:
         ours = flat(stack(inputs, states, steps=steps, batch=batch))
     else:
@@ -153,6 +183,45 @@ def test_forward_equals_loop(input_size, sizes, peepholes, stateful, known, step
     inputs = torch.randn(steps, 3, input_size, dtype=dtype, requires_grad=True) if known else None
     states = make_states(stack, 3, dtype) if stateful else None
     compare(stack, states, steps, 3, inputs=inputs, tolerance=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("reads", ["inputs", "zeros", "its own h"])
+@pytest.mark.parametrize("stateful", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("peepholes", [True, False], ids=["peepholes", "plain"])
+@pytest.mark.parametrize(("kernel", "side", "channels"), [
+    (3, 4, [2, 2]), (1, 3, [5, 3, 5]), (5, 2, [9, 1, 2, 9]), (3, 1, [4, 4]), (3, 5, [1, 1]),
+])  # fmt: skip
+def test_convolutions_equal_a_loop(kernel, side, channels, peepholes, stateful, reads, steps, dtype, tolerance):
+    """9 channels in for 4 gates of 1; a kernel larger than its map; one position; one channel."""
+    input_size, *sizes = (n * side**2 for n in channels)
+    stack = make_stack(input_size, sizes, dtype, peepholes=peepholes, kernel=kernel, side=side)
+    inputs = torch.randn(steps, 3, input_size, dtype=dtype, requires_grad=True) if reads == "inputs" else None
+    feedback = Feedback(gain=2.0, activation="tanh") if reads == "its own h" else None
+    states = make_states(stack, 3, dtype) if stateful else None
+    compare(stack, states, steps, 3, inputs=inputs, feedback=feedback, tolerance=tolerance)
+
+
+def test_a_kernel_of_one_at_one_position_is_the_matrix():
+    stack, maps = make_stack(3, [4, 2]), make_stack(3, [4, 2], kernel=1)
+    maps.load_state_dict(stack.state_dict())
+    inputs = torch.randn(4, 2, 3, dtype=F64)
+    assert_same(flat(maps(inputs)), flat(stack(inputs)), 1e-12)
+
+
+def test_convolutions_in_bfloat16_keep_states_in_float32():
+    stack = make_stack(2 * 16, [2 * 16], torch.float32, kernel=3, side=4)
+    for parameter in stack.parameters():
+        parameter.data.mul_(0.3)
+    inputs, leaves = torch.randn(20, 4, 2 * 16), list(stack.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        low = flat(stack(inputs))
+    high = flat(stack(inputs))
+    assert all(result.dtype == torch.float32 for result in low)
+    assert not torch.equal(low[0], high[0])
+    assert_same(low, high, 0.03)
+    assert_same(gradients(low, leaves), gradients(high, leaves), 0.05)
 
 
 @pytest.mark.parametrize("gain", [1.0, 10.0])
@@ -392,6 +461,10 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=-1), r"steps \(=-1\) must be 1 or"),
         (lambda: Feedback(activation="relu"), r"one of \['none', 'tanh', 'sigmoid'\]; not 'relu'"),
         (lambda: Feedback(bias=torch.zeros(3)), r"bias of shape \(3,\) needs a weight"),
+        (lambda: LSTMStack(4, [4], kernel=2), r"kernel \(=2\) must be odd"),
+        (lambda: LSTMStack(4, [4], side=2), r"kernel \(=None\) must be odd, or None with side \(=2\) 1"),
+        (lambda: LSTMStack(8, [6], kernel=3, side=2), r"hidden_sizes \(=\[6\]\) must be channels · 2²"),
+        (lambda: MAPS.unroll(None, Feedback(torch.ones(8, 8)), steps=2, batch=1), r"maps \(side 2\) is h itself"),
         (lambda: LSTMStack(3, []), r"hidden_sizes \(=\[\]\) must be 1 or more"),
         (lambda: LSTMStack(0, [4]), r"input_size \(=0\)"),
     ],

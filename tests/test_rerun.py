@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from seqae import plots, rerun
 from seqae.cli import app
 from seqae.config import resolve
-from seqae.runs import Run, code_version
+from seqae.provenance import code_version
+from seqae.runs import Run
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [

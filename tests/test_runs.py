@@ -14,14 +14,14 @@ import pytest
 import torch
 import yaml
 
-from seqae import experiment, runs
+from seqae import experiment, logs
 from seqae.cells import parameter_cells
 from seqae.config import ParameterError, resolve
+from seqae.evaluation import predict
 from seqae.experiment import load_model, sequences
 from seqae.naming import project_root, run_name, store_folder
 from seqae.records import RunError
 from seqae.runs import Run, find_runs, open_run
-from seqae.train import predict
 
 TINY = {
     "loss": "0nm",
@@ -414,7 +414,7 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tmp_path, kill_after):
 def test_a_resumed_run_makes_both_logs_again_from_its_checkpoint(done, tmp_path, monkeypatch, table, torn):
     """Stopped in epoch 3, once its rows are in one log or in both and its checkpoint is not written."""
     run = open_run("losses", TINY, {"store": str(tmp_path)})
-    append = runs._append
+    append = logs.append
 
     def stopping(log, rows):
         append(log, rows)
@@ -422,7 +422,7 @@ def test_a_resumed_run_makes_both_logs_again_from_its_checkpoint(done, tmp_path,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_append", stopping)
+        patch.setattr(logs, "append", stopping)
         with pytest.raises(KeyboardInterrupt):
             run.train()
     assert run.status == "interrupted"

@@ -29,6 +29,7 @@ from seqae import executing, leases, open_run, planning, stores, transfer
 from seqae.naming import store_folder
 from seqae.runs import Run
 from seqae.transfer import StoreError
+from seqae.view import SweepView
 
 QUICK = {"PUBLISH_SECONDS": 0.3, "BEAT_SECONDS": 0.5, "LEASE_SECONDS": 8.0, "SETTLE_SECONDS": 1.0}
 
@@ -683,3 +684,21 @@ def test_other_commands_work_on_what_is_there(of_three, s3, project, monkeypatch
     machine("newer")  # the runs, and the model, are there: only the notebooks are not
     assert "compare.ipynb: do this in the folder" in call("compare", "fam", code=2)
     assert "demo.ipynb: do this in the folder" in call("demo", "/".join(file.split("/")[2:4]), code=2)
+
+
+def test_a_sweeps_bars_follow_what_workers_elsewhere_publish(machine):
+    machine("b")
+    run = open_run("fam", DEFAULTS, {"store": "memory://runs"})
+    view = SweepView(1, done=0, stores={run.folder.parents[1]})
+    for epoch in (1, 2):
+        machine("a")
+        folder = stores.mirror("memory://runs") / "fam" / run.name
+        with stores.working(folder):
+            record = {"family": "fam", "parameters": {}, "differs": {}, "status": "running"}
+            write(folder, "run.yaml", yaml.safe_dump(record))
+            head = "epoch,step,seconds,split,branch,metric,value\n" if epoch == 1 else ""
+            write(folder, "metrics.csv", f"{head}{epoch},{epoch},1.0,val,all,objective,0.5\n")
+        machine("b")
+        view.next_look = 0.0
+        view.tick([run])
+        assert view.bar.tasks[-1].completed == epoch

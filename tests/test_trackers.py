@@ -2,7 +2,7 @@
 
 import pytest
 
-from seqae import runs
+from seqae import logs
 from seqae.runs import open_run
 
 TINY = {
@@ -68,7 +68,7 @@ def test_mlflow_holds_the_same_metrics_under_the_runs_name(tmp_path, mlflow):
 
 def test_what_was_interrupted_goes_on_with_mlflow_in_the_same_process(tmp_path, mlflow, monkeypatch):
     """As in a notebook: the cell is stopped, and run again."""
-    append = runs._append
+    append = logs.append
 
     def stopped(log, rows):
         append(log, rows)
@@ -76,10 +76,10 @@ def test_what_was_interrupted_goes_on_with_mlflow_in_the_same_process(tmp_path, 
             raise KeyboardInterrupt
 
     run = open_run("losses", TINY, {"store": str(tmp_path), "tracker": "mlflow"})
-    monkeypatch.setattr(runs, "_append", stopped)
+    monkeypatch.setattr(logs, "append", stopped)
     with pytest.raises(KeyboardInterrupt):
         run.train()
-    monkeypatch.setattr(runs, "_append", append)
+    monkeypatch.setattr(logs, "append", append)
     assert run.train().status == "done"
     found = [curves["val/all/objective"] for _, curves in mirrored(mlflow)]
     assert sorted(step for curve in found for step, _ in curve) == [3, 6, 9]

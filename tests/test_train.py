@@ -16,22 +16,14 @@ from torch.optim import Optimizer
 
 from seqae import train as module
 from seqae.data import MovingMNIST, to_range
+from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
+from seqae.evaluation import evaluate, predict
 from seqae.losses import activate, binary_cross_entropy, squared_error
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder, branch_targets
 from seqae.optimizers import optimizer_factory, schedule_factory
-from seqae.train import (
-    Fitted,
-    Objective,
-    Row,
-    evaluate,
-    fit,
-    keep_freed_memory,
-    make_accelerator,
-    memory,
-    mixed_precision,
-    predict,
-)  # fmt: skip
+from seqae.train import Fitted, Row, fit
+from seqae.updates import Objective
 
 SEEN, FUTURE = 3, 2
 BOTH = ("recon", "pred")
@@ -1063,7 +1055,7 @@ def test_auto_finds_a_device() -> None:
 def test_a_tracker_that_is_not_installed_is_refused(
     tracker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr("seqae.device.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=f"tracker {tracker} is not installed: pip install {tracker}"):
         fitted(tracker=tracker, tracker_folder=tmp_path)
 

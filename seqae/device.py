@@ -1,0 +1,115 @@
+"""What this machine computes on: its devices and their precisions, and the memory that a training takes there.
+
+Accelerate does devices and trackers, torch mixed precision and gradient scaling.
+"""
+
+import ctypes
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+
+DTYPES = {"none": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+TRACKERS = {"tensorboard": ["tensorboard", "tensorboardX"]}  # where its package has more than one name
+TRACKER_NAMES = {"mlflow": "run_name", "wandb": "name", "trackio": "name"}  # what each calls a run's name
+
+
+def make_accelerator(
+    *, device: str = "auto", devices: int = 1, tracker: str = "none", folder: Path | None = None
+) -> Accelerator:
+    """Raises ValueError where this machine lacks the device, `devices` of them, or the tracker: never falls back
+    silently. The accelerator is the first device's, or, in a rank of `parallel.launch`, its own.
+    """
+    kind, _, index = device.partition(":")
+    count = {"auto": 1, "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in count or (":" in device and not (kind == "cuda" and index.isdecimal())):
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps; not {device!r}")
+    if int(index or 0) >= count[kind]:
+        raise ValueError(f"device {device} is not available on this machine: use device: auto, or cpu")
+    there = 1 if index or kind == "mps" else torch.cuda.device_count()
+    if devices > max(there, 1) and kind != "cpu":
+        raise ValueError(
+            f"devices {devices} are more than the GPUs of this machine for device {device}, {there}: use devices: "
+            f"{max(there, 1)}, or device: cpu, whose cores {devices} processes share"
+        )
+    if tracker != "none" and not any(find_spec(name) for name in TRACKERS.get(tracker, [tracker])):
+        raise ValueError(f"tracker {tracker} is not installed: pip install {tracker}, or use tracker: none")
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process may train one run after another
+    if index:
+        torch.cuda.set_device(int(index))
+    accelerator = Accelerator(
+        cpu=kind == "cpu",
+        mixed_precision="no",
+        log_with=None if tracker == "none" else tracker,
+        project_dir=folder,
+        # A decoder that reads zeros has weights that read nothing. Without a gradient they stay as they are.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if tracker != "none":
+        if tracker == "mlflow":  # what an interrupted training left open, in a notebook for one
+            import mlflow
+
+            mlflow.end_run()
+        named = {TRACKER_NAMES[tracker]: folder.parent.name} if folder and tracker in TRACKER_NAMES else {}
+        accelerator.init_trackers("seqae", init_kwargs={tracker: named})
+    return accelerator
+
+
+def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocast, torch.amp.GradScaler]:
+    """The context of the forward pass and the scaler of its loss (Micikevicius et al., 2018, §3.2); both do nothing
+    for `none` and `tf32`, float32 whose products have 10 bits of mantissa on NVIDIA's tensor cores, which this sets for
+    the process. Accelerate would train fp16 on a CPU in float32.
+
+    Raises ValueError where the device cannot compute in it: never falls back silently.
+    """
+    if precision not in DTYPES:
+        raise ValueError(f"precision must be one of {', '.join(DTYPES)}; not {precision!r}")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"{torch.cuda.get_device_name(device)} has no bf16: use precision: fp16, or none")
+    if precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise ValueError(f"{device.type} has no tf32, NVIDIA GPUs since Ampere do: use precision: none, or bf16")
+    if device.type == "cuda":  # convolutions and cuDNN's LSTM would take tf32 unasked
+        backends: Any = torch.backends
+        for backend in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+            backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    autocast = torch.autocast(device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None)
+    return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Have glibc keep what this process frees for what it allocates next.
+
+    It would return large blocks to the kernel, and every update get them back page by page, full of zeros: 20,000
+    page faults and a tenth of the time of an update at 1,024 pixels, 256 hidden, 64 sequences. It stays so until the
+    process ends, which may then hold 2 GiB that it does not use, or until it is taken back: with keep False glibc does
+    what it does by itself once it has seen large blocks.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        _ = mallopt(-3, 2**30 if keep else 2**25) or mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at most 2**25 in old ones
+        mallopt(-1, 2**31 - 1 if keep else 2**26)  # M_TRIM_THRESHOLD
+
+
+def memory(device: torch.device, *, since: int | None = None) -> int | None:
+    # Bytes. Without `since`, what is in use, and the peak forgotten; with it, what the peak was above that: of tensors
+    # on CUDA, of this process on Linux, elsewhere not known.
+    begin, status = since is None, Path("/proc/self/status")
+    if device.type == "cuda":
+        if begin:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) if begin else torch.cuda.max_memory_allocated(device) - (since or 0)
+    if device.type != "cpu" or not status.exists():
+        return None
+    with suppress(OSError):  # what sets VmHWM back to VmRSS (man proc_pid_clear_refs)
+        if begin:
+            if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+                trim(0)  # what is free and kept is not in use
+            Path("/proc/self/clear_refs").write_text("5")
+    kilobytes = {line.split(":")[0]: line.split()[1] for line in status.read_text().splitlines() if " kB" in line}
+    return 1024 * int(kilobytes["VmRSS" if begin else "VmHWM"]) - (since or 0)

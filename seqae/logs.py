@@ -1,0 +1,55 @@
+"""Files of a run's folder that are whole whatever dies: logs that grow row by row, and what is replaced at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import fsync
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+COLUMNS = {
+    "metrics": ["epoch", "step", "seconds", "split", "branch", "metric", "value"],
+    "histograms": ["epoch", "branch", "output", "share"],
+}
+
+
+def append(log: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows to the end of a log, which begins with its columns."""
+    table = pd.DataFrame(rows)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(table.to_csv(index=False, header=file.tell() == 0))
+
+
+def truncate(logs: list[Path], epoch: int) -> None:
+    """Leave the header and the lines up to an epoch, as they are, byte for byte."""
+    for log in logs:
+        header, *lines = whole_lines(log)
+        kept = [header, *(line for line in lines if int(line.split(",")[0]) <= epoch)]
+        replace_text(log, "".join(f"{line}\n" for line in kept))
+
+
+def whole_lines(log: Path) -> list[str]:
+    """Its lines, the header first, without what a process that was killed while it wrote left of a last one."""
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    return text.rpartition("\n")[0].splitlines() or [",".join(COLUMNS[log.stem])]
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write a text file in the place of another, or of none, at once."""
+    with whole(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """Where to write, so that a reader finds the old file or the new one, whole, whatever dies meanwhile."""
+    temporary = file.with_name(f".{file.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            fsync(stream.fileno())  # whole on the disk before it takes the name
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

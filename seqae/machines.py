@@ -1,0 +1,147 @@
+"""Workers on machines that ssh reaches: there for as long as a command here needs them, and gone with it."""
+
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from distributed import LocalCluster, Security
+from distributed.comm.addressing import get_local_address_for
+
+AGAIN_SECONDS = 5.0  # until a machine whose connection ended is tried again
+END_SECONDS = 15.0  # that its workers have to leave checkpoints
+PEM = re.compile(r"^-----BEGIN ", re.MULTILINE)
+
+
+def read_hosts(file: Path) -> list[tuple[str, str]]:
+    """A machine a line: its name for ssh, and the `seqae` there, by default at the path that it has here.
+
+    Raises ValueError for a file that is missing, empty, or has other lines.
+    """
+    try:
+        lines = [line.partition("#")[0].split() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: {error}") from None
+    here = str(Path(sys.executable).with_name("seqae"))
+    if wrong := [" ".join(line) for line in lines if "".join(line)[:1] == "-" or len(line) > 2]:
+        raise ValueError(f"{file}: a line is HOST, or HOST PATH/TO/seqae; not {wrong[0]!r}; options: ~/.ssh/config")
+    hosts = [(line[0], line[1] if len(line) == 2 else here) for line in lines if line]
+    if not hosts:
+        raise ValueError(f"{file}: names no machine; write one a line")
+    return hosts
+
+
+@contextmanager
+def over_ssh(
+    file: Path, *, arguments: list[str], security: Security | None, **scheduler: object
+) -> Iterator[LocalCluster]:
+    """A scheduler on this machine, which those in the file reach, and on each of them `seqae worker` with these
+    arguments, started again when its connection ends. All speak TLS; without certificates given they are made for this
+    once, and go to the machines through ssh, to no file.
+
+    Raises ValueError as `read_hosts`, and OSError for a machine whose name leads nowhere.
+    """
+    hosts = read_hosts(file)
+    if security is None:
+        try:
+            security = Security.temporary()
+        except ImportError:
+            raise ValueError("ssh: needs cryptography: pip install -e .[queues]") from None
+    with LocalCluster(
+        n_workers=0, host=_address_towards(hosts[0][0]), protocol="tls://", security=security, **scheduler
+    ) as cluster:
+        kept = [_Kept(host, [command, "worker", cluster.scheduler_address, *arguments]) for host, command in hosts]
+        credentials = _credentials(security)
+        for machine in kept:
+            machine.start(credentials)
+        try:
+            yield cluster
+        finally:
+            for machine in kept:
+                machine.closing.set()
+                machine.let_go()
+            for machine in kept:
+                machine.end()
+
+
+class _Kept:
+    """`ssh HOST COMMAND`, again whenever it ends."""
+
+    def __init__(self, host: str, command: list[str]) -> None:
+        self.host, self.command, self.closing = host, [*command, "--credentials-from-stdin"], threading.Event()
+        self.process: Any = None
+        self.told = ""
+
+    def start(self, credentials: str) -> None:
+        self.thread = threading.Thread(target=self._keep, args=[credentials], daemon=True)
+        self.thread.start()
+
+    def _keep(self, credentials: str) -> None:
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        options = ["-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"]
+        while not self.closing.is_set():
+            command = ["ssh", *options, self.host, shlex.join(self.command)]
+            self.process, last = subprocess.Popen(command, text=True, process_group=0, **pipes), "it ended"
+            with self.process:
+                with suppress(BrokenPipeError):
+                    print(credentials, file=self.process.stdin, flush=True)
+                for line in self.process.stderr:  # until it ends
+                    last = line.strip() or last
+            if not self.closing.is_set() and last != self.told:  # once
+                logging.getLogger("seqae").warning("%s: %s", self.host, last)
+                self.told = last
+            self.closing.wait(AGAIN_SECONDS)
+
+    def let_go(self) -> None:
+        """The end of its stdin is what the command there ends at, however this process ends."""
+        if self.process is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
+
+    def end(self) -> None:
+        self.thread.join(END_SECONDS)
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+
+
+def credentials_from_stdin() -> Security:
+    """What `over_ssh` writes; once stdin ends, as it does when the command at its other end is gone, by SIGTERM this
+    process does.
+    """
+    security = Security(require_encryption=True, **json.loads(sys.stdin.readline()))
+
+    def watch() -> None:
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return security
+
+
+def _credentials(security: Security) -> str:
+    """The texts of the certificates, on one line."""
+    names = [
+        "tls_ca_file",
+        *(f"tls_{role}_{kind}" for role in ("client", "scheduler", "worker") for kind in ("cert", "key")),
+    ]
+    given = {name: getattr(security, name) for name in names}
+    return json.dumps({k: v if PEM.search(v) else Path(v).read_text(encoding="ascii") for k, v in given.items()})
+
+
+def _address_towards(host: str) -> str:
+    """This machine's address in the network in which `host` is."""
+    told = subprocess.run(["ssh", "-G", host], capture_output=True, text=True)
+    found = re.search(r"^hostname (.*)$", told.stdout, re.MULTILINE)
+    try:
+        return get_local_address_for(f"tcp://{found[1] if found else host}:22").partition("://")[2].strip("[]")
+    except OSError as error:
+        raise OSError(f"{host}: {error}") from None

@@ -1,0 +1,157 @@
+"""One update: what is trained, its gradients, and the limits set to gradients and updates.
+
+Of a batch everything is here, of an epoch nothing: that is `train`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim import Optimizer
+
+from seqae.data import to_range, to_unit
+from seqae.losses import activate, training_loss
+from seqae.metrics import frame_errors, image_quality, output_statistics
+from seqae.models import SequenceAutoencoder, branch_targets
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is trained: the task, its loss (mse, in squared units of pixel_range, or bce, in nats/pixel), and, for
+    `both`, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
+    frames and pixels, or of its sum; reported is the mean, always.
+    """
+
+    task: str
+    loss: str
+    pixel_range: tuple[float, float]
+    recon_weight: float = 1.0
+    reduction: str = "mean"
+
+
+def outputs_and_targets(
+    net: torch.nn.Module, model: SequenceAutoencoder, batch: Tensor, objective: Objective
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """One batch of uint8 sequences -> each branch's pre-activations and targets, (B, T, H, W) in float32."""
+    frames, frames_in = to_range(batch, objective.pixel_range), model.steps["recon"]
+    targets = branch_targets(frames, task=objective.task, frames_in=frames_in)
+    return {branch: (z.float(), targets[branch]) for branch, z in net(frames[:, :frames_in], targets).items()}
+
+
+def objective_value(
+    outputs: Mapping[str, tuple[Tensor, Tensor]], model: SequenceAutoencoder, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """The objective's mean and what is differentiated: that, or its sum over everything; both scalars."""
+    mean, total = torch.zeros(2, device=next(iter(outputs.values()))[0].device)
+    for branch, (z, target) in outputs.items():
+        weight = objective.recon_weight if objective.task == "both" and branch == "recon" else 1.0
+        loss = weight * training_loss(z, target, kind=objective.loss, activation=model.activation).mean()
+        mean, total = mean + loss, total + loss * z.numel()
+    return mean, total if objective.reduction == "sum" else mean
+
+
+def branch_errors(
+    z: Tensor,
+    target: Tensor,
+    model: SequenceAutoencoder,
+    objective: Objective,
+    *,
+    statistics: bool = False,
+    quality: bool = False,
+) -> dict[str, Tensor]:
+    """Every metric of one branch, of each frame, (B, T)."""
+    output, target = (to_unit(x, objective.pixel_range) for x in (activate(z, model.activation), target))
+    # on another range than (0, 1) the pixel is not the sigmoid itself, so no probability
+    probability = model.activation == "sigmoid" and objective.pixel_range == (0, 1)
+    errors = frame_errors(output, target, z if probability else None)
+    errors |= output_statistics(z, output) if statistics else {}
+    return errors | (image_quality(output, target) if quality else {})
+
+
+def backward(
+    net: torch.nn.Module,
+    model: SequenceAutoencoder,
+    batch: Tensor,
+    objective: Objective,
+    optim: Optimizer,
+    autocast: torch.autocast,
+    scaler: torch.amp.GradScaler,
+    factor: float = 1.0,
+) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+    """Leave the gradients of a batch, uint8 (B, T, H, W), in the weights' .grad; return what they are of, a scalar,
+    `factor` times what the objective says, and what was measured, (B, T) for each (branch, metric), the objective a
+    scalar.
+    """
+    optim.zero_grad()
+    with autocast:
+        outputs = outputs_and_targets(net, model, batch, objective)
+    value, differentiated = objective_value(outputs, model, objective)
+    differentiated = factor * differentiated
+    scaler.scale(differentiated).backward()
+    if scaler.is_enabled():
+        scaler.unscale_(optim)
+    measured = {("all", "objective"): value.detach()}
+    with torch.no_grad():
+        for branch, (z, target) in outputs.items():
+            errors = branch_errors(z, target, model, objective)
+            measured |= {(branch, metric): error for metric, error in errors.items()}
+    return differentiated.detach(), measured
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], most: float | None) -> Tensor:
+    """Scale all gradients down to a norm of `most` together, none: leave them; return what it was, a scalar.
+
+    Summed in chunks: a float32 sum over 64 M squares was off by 0.5 %.
+    """
+    gradients = [weight.grad for weight in parameters if weight.grad is not None]
+    norms = torch._foreach_norm([chunk for gradient in gradients for chunk in gradient.flatten().split(2**20)])
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    # Where the answer costs no waiting for the device, a pass over all gradients is left out.
+    if most is not None and (norm.device.type != "cpu" or not norm <= most):
+        torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1))
+    return norm
+
+
+def clipped_backward(
+    clip_norm: float | None, net: torch.nn.Module, *rest: Any
+) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+    differentiated, measured = backward(net, *rest)
+    return differentiated, measured | {("all", "grad_norm"): clip_gradients(net.parameters(), clip_norm)}
+
+
+def update_weights(
+    optim: Optimizer,
+    scaler: torch.amp.GradScaler,
+    clipped: Callable[[], tuple[Tensor, dict[tuple[str, str], Tensor]]],
+    accelerator: Accelerator,
+) -> dict[tuple[str, str], Tensor]:
+    _, measured = clipped()
+    if isinstance(optim, torch.optim.LBFGS):  # it asks for the batch's loss and gradients up to max_eval times
+        optim.step(lambda: float(accelerator.reduce(clipped()[0], "mean")))
+    else:
+        scaler.step(optim)
+        scaler.update()
+    return measured
+
+
+@torch.no_grad()
+def limit_update(optim: Optimizer, parameters: Sequence[Tensor], before: Sequence[Tensor], most: float) -> None:
+    # As in the code of Srivastava et al., what is limited is SGD's momentum, which there is the update itself.
+    for weight, old in zip(parameters, before, strict=True):
+        torch.clamp(weight, old - most, old + most, out=weight)
+    for group in optim.param_groups:
+        for weight in group["params"]:
+            momentum = optim.state[weight].get("momentum_buffer") if type(optim) is torch.optim.SGD else None
+            if momentum is not None and group["lr"] > 0:
+                momentum.clamp_(-most / group["lr"], most / group["lr"])
+
+
+@torch.no_grad()
+def update_ratio_of(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    change = sum(float((w - old).double().square().sum()) for w, old in zip(parameters, before, strict=True))
+    return math.sqrt(change / sum(float(old.double().square().sum()) for old in before))
