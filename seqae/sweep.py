@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 from distributed import CancelledError, Client, Future, wait
+from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from seqae.executing import STOPPED, Outcome, conclude_lost, execute, run_here
@@ -45,7 +46,7 @@ def sweep(
         client.register_plugin(StopKernels())
         return _all_executed(client, planned, running, jobs, per_gpu, finished, tick, busy)
     except (OSError, CancelledError) as error:
-        if isinstance(error, OSError) and client.status == "running":
+        if not isinstance(error, CancelledError | CommClosedError) and client.status == "running":
             raise  # of another thing, such as a full disk
         raise RunError("the scheduler is gone: start it; the same command goes on from the last checkpoints") from None
     except KeyboardInterrupt:
