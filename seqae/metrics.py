@@ -1,12 +1,15 @@
 """What is measured of output frames: always on [0, 1], per frame, with units. SSIM comes from torchmetrics."""
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING
 
-HISTOGRAM = torch.linspace(-0.25, 1.25, 61)  # bin edges of outputs on the [0, 1] scale; the ends take what lies beyond
+import numpy as np
+
+if TYPE_CHECKING:  # units alone are known without torch
+    from torch import Tensor
+
+HISTOGRAM = np.linspace(-0.25, 1.25, 61)  # bin edges of outputs on the [0, 1] scale; the ends take what lies beyond
 HISTOGRAM_CENTRES = [round(-0.2375 + 0.025 * i, 4) for i in range(60)]
-UNITS = {
+UNITS = {  # of every metric, as test.csv says them; tables and axes take theirs from here
     "mse": "per pixel, on [0, 1]",
     "bce": "nats/pixel",
     "mae": "per pixel, on [0, 1]",
@@ -15,20 +18,28 @@ UNITS = {
 }
 
 
-def frame_errors(output: Tensor, target: Tensor, logits: Tensor | None) -> dict[str, Tensor]:
+def label(metric: str) -> str:
+    """A metric and its unit, for an axis or the head of a column; any other word as it is."""
+    unit = UNITS.get(metric, "1")
+    return metric if unit == "1" else f"{metric} {unit}" if unit.startswith("per ") else f"{metric}, {unit}"
+
+
+def frame_errors(output: "Tensor", target: "Tensor", logits: "Tensor | None") -> "dict[str, Tensor]":
     """Errors of each frame, (B, T) each.
 
     output: (B, T, H, W) on the [0, 1] scale (a linear output may lie outside and is not clipped);
     target: (B, T, H, W) in [0, 1]; logits: (B, T, H, W) with output = sigmoid(logits), or None where the output
     is no probability: then `bce` is absent, never 0.
     """
+    from torch.nn import functional as F
+
     errors = {"mse": (output - target).square().mean((2, 3))}
     if logits is not None:
         errors["bce"] = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
     return errors
 
 
-def output_statistics(z: Tensor, output: Tensor) -> dict[str, Tensor]:
+def output_statistics(z: "Tensor", output: "Tensor") -> "dict[str, Tensor]":
     """What the last layer gives: `preactivation_min` and `preactivation_max` of each frame, (B, T), and `histogram`.
 
     z: (B, T, H, W) pre-activations; output: (B, T, H, W) on the [0, 1] scale.
@@ -36,16 +47,16 @@ def output_statistics(z: Tensor, output: Tensor) -> dict[str, Tensor]:
     return {"preactivation_min": z.amin((2, 3)), "preactivation_max": z.amax((2, 3)), "histogram": histogram(output)}
 
 
-def histogram(frames: Tensor) -> Tensor:
+def histogram(frames: "Tensor") -> "Tensor":
     """The share of each sequence's pixels in each bin of HISTOGRAM, (B, 60). frames: (B, ...) on the [0, 1] scale."""
     low, high, bins = float(HISTOGRAM[0]), float(HISTOGRAM[-1]), len(HISTOGRAM) - 1
     # NaN has no bin: a diverged model's pixels are all counted in the first
     place = ((frames.flatten(1).nan_to_num(low) - low) / (high - low) * bins).clamp(0, bins - 1).long()
-    share = torch.zeros(len(frames), bins, device=frames.device)
-    return share.scatter_add_(1, place, torch.ones_like(place, dtype=share.dtype)).div_(place.shape[1])
+    share = frames.new_zeros(len(frames), bins)
+    return share.scatter_add_(1, place, frames.new_ones(place.shape)).div_(place.shape[1])
 
 
-def image_quality(output: Tensor, target: Tensor) -> dict[str, Tensor]:
+def image_quality(output: "Tensor", target: "Tensor") -> "dict[str, Tensor]":
     """MAE, PSNR and SSIM of each frame, (B, T) each, of the output clipped to [0, 1] as an image viewer shows it.
 
     PSNR = -10 log10 MSE, MSE kept above 1e-10 (100 dB). SSIM: Wang et al. (2004), Gaussian window σ = 1.5,
@@ -64,6 +75,6 @@ def image_quality(output: Tensor, target: Tensor) -> dict[str, Tensor]:
     mse = (output - target).square().mean((2, 3))
     return {
         "mae": (output - target).abs().mean((2, 3)),
-        "psnr": -10 * torch.log10(mse.clip(min=1e-10)),
+        "psnr": -10 * mse.clip(min=1e-10).log10(),
         "ssim": ssim[..., 5:-5, 5:-5].mean((1, 2, 3)).reshape(frames),
     }

@@ -1,4 +1,4 @@
-"""Figures: data frames in, matplotlib figures out. Every axis has its unit; no torch here."""
+"""Figures: data frames in, matplotlib figures out. Every axis has its unit."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -12,13 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from seqae.losses import LOSSES
+from seqae.metrics import UNITS as MEASURED
+from seqae.metrics import label
 
-UNITS = {
-    "mse": "MSE per pixel, on [0, 1]",
-    "bce": "BCE, nats/pixel",
-    "mae": "MAE per pixel, on [0, 1]",
-    "psnr": "PSNR, dB",
-    "ssim": "SSIM",
+UNITS = {metric: label(metric).replace(metric, metric.upper(), 1) for metric in MEASURED} | {
     "grad_norm": "gradient norm before clipping",
     "update_ratio": "norm of an update / norm of the weights",
     "overflows": "updates left out for overflow, an epoch",

@@ -3,11 +3,13 @@
 import shutil
 from html import escape
 
+import filelock
+import pandas as pd
 import pytest
 
 from seqae import compare
 from seqae.index import update_index
-from seqae.runs import open_run
+from seqae.runs import Run, open_run
 
 TINY = {
     "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 1, "batch_size": 8,
@@ -34,6 +36,23 @@ def test_runs_that_differ_only_by_seed_are_called_one_and_counted(seeds):
     assert compare.labels(seeds)[0] != compare.labels(seeds)[1], "in tables each is a run of its own"
     curves = compare.curves(seeds)
     assert dict(curves.groupby("recipe").run.nunique()) == {one: 2, fast: 1}
+
+
+def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path):
+    older = Run.load(shutil.copytree(seeds[1].folder, tmp_path / "losses" / seeds[1].name))
+    older.test().drop(columns="unit").to_csv(older.folder / "test.csv", index=False)
+    runs = [seeds[0], older, seeds[2]]
+    finals, steps = compare.finals(runs), compare.frame_steps(runs)
+    assert list(finals.run.unique()) == list(steps.run.unique()) == compare.labels(runs)
+    assert finals.groupby("run", sort=False).unit.count().gt(0).tolist() == [True, False, True]
+    for run, label in zip(runs, compare.labels(runs), strict=True):
+        told = pd.concat([finals[finals.run == label], steps[steps.run == label].sort_values("frame", kind="stable")])
+        recorded = run.test().sort_values("frame", na_position="first", kind="stable")
+        assert told[["branch", "metric", "value"]].to_numpy().tolist() == (
+            recorded[["branch", "metric", "value"]].to_numpy().tolist()
+        )
+        assert {*told.seed} == {run.parameters.seed}
+        assert {*told.verdict.dropna()} == {run.verdict}
 
 
 def test_the_index_knows_the_error_by_frame_step_beside_the_mean_frame(seeds):
@@ -76,4 +95,7 @@ def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
     after = (tmp_path / "index.html").read_text()
     assert f'href="losses/{name}/report.html"' in after
     assert "interrupted</span>" in after, "no process trains it"
+    with filelock.FileLock(record.parent / ".lock"):
+        update_index(tmp_path)
+    assert ">running</span>" in (tmp_path / "index.html").read_text()
     assert after.count('class="pick"') == 1
