@@ -20,8 +20,9 @@ from seqae.data import DIGITS, OFFICIAL_SHAPE, MovingMNIST, official_test, open_
 from seqae.device import make_accelerator
 from seqae.diagnose import baselines, reachable_floor
 from seqae.evaluation import evaluate
+from seqae.initial import initialise
 from seqae.metrics import UNITS
-from seqae.models import SequenceAutoencoder, branch_targets, initialise
+from seqae.models import SequenceAutoencoder, branch_targets
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parallel import launch
 from seqae.train import Fitted, fit

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqae.tape import ACTIVATIONS, LARGE, LINEAR, Recurrence
+from seqae.products import LARGE, LINEAR
+from seqae.tape import ACTIVATIONS, Recurrence
 
 State = tuple[Tensor | None, Tensor | None]  # h and c of one layer, each (B, H); None is zero
 States = Sequence[State | None] | None  # of every layer

@@ -2,71 +2,23 @@
 
 Each weight's gradient is one matrix product over all steps, not one accumulation per step; inputs known in advance
 are multiplied by their weights before the loop over time. A step is a contiguous (features, batch) matrix: on two
-cores, `W @ h` is up to 1.5 times as fast as `h @ W.t()` at small batches. Weights with four axes are kernels: the
-product is a convolution, features are channels, and every position of every map is a column of its own.
+cores, `W @ h` is up to 1.5 times as fast as `h @ W.t()` at small batches. How a product is made is in `products`.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqae.fused import kernels
+from seqae.products import gradient, product, product_back
 
 ACTIVATIONS: dict[str, Any] = {"none": torch.clone, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input  # (a, t) → a · (1 - t²)
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # (a, s) → a · s · (1 - s)
 _BACKWARD = {"tanh": _tanh_backward, "sigmoid": _sigmoid_backward}
-# oneDNN's x @ weight.t(), which torch keeps for compiled models. On two cores of a Zen 4 it was 1.2-3 times as fast as
-# MKL's product from so many multiplications on, and slower below.
-LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-LARGE = 2**24
-
-
-def _product(weight: Tensor, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """weight @ x + add in the dtype of x, multiplied in that of weight: under autocast a lower one."""
-    if weight.dtype != x.dtype:
-        z = (weight @ x.to(weight.dtype)).to(x.dtype)
-    elif weight.is_contiguous() and _is_large(weight, x.shape[1]):
-        z = LINEAR(weight, x.t(), None, "none", [], "")
-    elif _is_large(weight, x.shape[1]) and x.shape[1] < 256:
-        z = LINEAR(x.t().contiguous(), weight, None, "none", [], "").t()
-    else:
-        return torch.mm(weight, x, out=out) if add is None else torch.addmm(add, weight, x, out=out)
-    if add is None and out is None:
-        return z
-    return torch.add(z, 0 if add is None else add, out=out)
-
-
-def _gradient(d_z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Of weight in z = weight @ x."""
-    d_z, x = d_z.to(weight.dtype), x.to(weight.dtype)
-    return LINEAR(d_z, x, None, "none", [], "") if _is_large(d_z, len(x)) else d_z @ x.t()
-
-
-def _maps(x: Tensor, side: int, dtype: torch.dtype) -> Tensor:
-    """(channels, n · side²) → (n, channels, side, side)"""
-    maps = x.unflatten(1, (-1, side, side)).transpose(0, 1)
-    return maps.to(dtype, memory_format=torch.contiguous_format)
-
-
-def _positions(maps: Tensor, dtype: torch.dtype) -> Tensor:
-    """(n, channels, side, side) → (channels, n · side²)"""
-    return maps.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1)
-
-
-def _convolution_backward(d_z: Tensor, x: Tensor, weight: Tensor, *mask: bool) -> list[Any]:
-    around = [weight.shape[-1] // 2] * 2
-    how: Any = ([1, 1], around, [1, 1], False, [0, 0], 1, [*mask, False])
-    return torch.ops.aten.convolution_backward(d_z, x, weight, None, *how)
-
-
-def _is_large(left: Tensor, columns: int) -> bool:
-    fits = LINEAR is not None and left.dtype == torch.float32 and left.device.type == "cpu"
-    return fits and left.numel() * columns >= LARGE
 
 
 def _columns(x: Tensor, first: Tensor | None = None) -> Tensor:
@@ -105,36 +57,12 @@ class Tape:
         tape.pointwise = tape._in_torch() if tape.kernels is None else tape._in_c(tape.kernels)
         return tape
 
-    def product(self, weight: Tensor, x: Tensor, add: Tensor | None = None) -> Tensor:
-        if weight.dim() == 2:
-            return _product(weight, x, add)
-        z = F.conv2d(_maps(x, self.side, weight.dtype), weight, padding="same")
-        z = _positions(z, x.dtype)
-        return z if add is None else z.add_(add)
-
-    def product_back(self, weight: Tensor, d_z: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """The gradient of x in z = product(weight, x), plus `add`."""
-        if weight.dim() == 2:
-            return _product(weight.t(), d_z, add, out=out)
-        d_z = _maps(d_z, self.side, weight.dtype)
-        shape_of_x = d_z.new_empty(len(d_z), weight.shape[1], self.side, self.side)
-        d_x = _positions(_convolution_backward(d_z, shape_of_x, weight, True, False)[0], self.bias.dtype)
-        return torch.add(d_x, 0 if add is None else add, out=out)
-
-    def gradient(self, d_z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """That of weight in z = product(weight, x), over the columns that x has: the first of d_z had no input."""
-        d_z = d_z[:, d_z.shape[1] - x.shape[1] :]
-        if weight.dim() == 2:
-            return _gradient(d_z, x, weight)
-        d_z, x = (_maps(columns, self.side, weight.dtype) for columns in (d_z, x))
-        return _convolution_backward(d_z, x, weight, False, True)[1]
-
     def step(self, t: int, x: Tensor | None, known: Tensor | None = None) -> Tensor:
         """h of step t, from x (D, B), or from `known`, which is W_ih x + b already, or from nothing: zeros."""
         h_before = self.hs[t - 1] if t else self.h
         if known is None:
-            known = self.bias if x is None else self.product(self.weight_ih, x, self.bias)
-        self.pointwise(t, None if h_before is None else self.product(self.weight_hh, h_before), known)
+            known = self.bias if x is None else product(self.weight_ih, x, self.bias, side=self.side)
+        self.pointwise(t, None if h_before is None else product(self.weight_hh, h_before, side=self.side), known)
         return self.hs[t]
 
     def _in_torch(self) -> Callable[..., Any]:
@@ -232,7 +160,7 @@ class Tape:
     def back(self, t: int, outer: Tensor | None) -> Tensor:
         """d_z of step t, where `outer` is what d_h gets from elsewhere than the layer's own next step."""
         if t + 1 < len(self.d_z):
-            self.product_back(self.weight_hh, self.d_z[t + 1], outer, out=self.d_h)
+            product_back(self.weight_hh, self.d_z[t + 1], outer, out=self.d_h, side=self.side)
         elif outer is not None:
             self.d_h.add_(outer)
         self.pointwise(t)
@@ -240,16 +168,18 @@ class Tape:
 
     def gradients(self, x: Tensor | None, needs: Sequence[bool]) -> list[Tensor | None]:
         """Those of the layer's own six arguments, where x (D, n · B) was read at the last n steps."""
-        diagonals = None
+        diagonals, side = None, self.side
         if self.peepholes is not None:
             seen = torch.stack([self.cell[:-1], self.cell[:-1], self.cell[1:]], 1)
             diagonals = (self.slopes[:, [0, 1, 3]] * seen).sum((0, 3)).unsqueeze(-1)
         return [
-            self.gradient(self.d_columns, x, self.weight_ih) if needs[0] and x is not None else None,
-            self.gradient(self.d_columns, _columns(self.hidden[:-1], self.h), self.weight_hh) if needs[1] else None,
+            gradient(self.d_columns, x, self.weight_ih, side=side) if needs[0] and x is not None else None,
+            gradient(self.d_columns, _columns(self.hidden[:-1], self.h), self.weight_hh, side=side)
+            if needs[1]
+            else None,
             self.d_columns.sum(1, keepdim=True),
             diagonals,
-            self.product_back(self.weight_hh, self.d_z[0]) if needs[4] else None,
+            product_back(self.weight_hh, self.d_z[0], side=side) if needs[4] else None,
             self.d_c if needs[5] else None,
         ]
 
@@ -269,7 +199,7 @@ class Recurrence(torch.autograd.Function):
         first, last = tapes[0], tapes[-1]
         known, fed = [None] * steps, x if feedback else None
         if x is not None and not feedback:
-            known = first.product(first.weight_ih, x, first.bias).unflatten(1, (steps, batch)).unbind(1)
+            known = product(first.weight_ih, x, first.bias, side=side).unflatten(1, (steps, batch)).unbind(1)
         out = last.hidden.new_empty(steps, first.weight_ih.shape[1], batch) if feedback else last.hidden
         read = out if activation == "none" else torch.empty_like(out)
         for t in range(steps):
@@ -277,7 +207,7 @@ class Recurrence(torch.autograd.Function):
             for tape in tapes[1:]:
                 h = tape.step(t, h)
             if feedback:
-                fed = torch.mul(h, gain, out=out[t]) if weight is None else _product(weight, h, bias, out=out[t])
+                fed = torch.mul(h, gain, out=out[t]) if weight is None else product(weight, h, bias, out=out[t])
                 if activation != "none":
                     fed = ACTIVATIONS[activation](fed, out=read[t])
         ctx.feedback, ctx.side = feedback, side
@@ -302,19 +232,21 @@ class Recurrence(torch.autograd.Function):
             if ctx.feedback:
                 gain, activation = ctx.feedback
                 if t + 1 < len(read):
-                    fed = tapes[0].product_back(tapes[0].weight_ih, tapes[0].d_z[t + 1])
+                    fed = product_back(tapes[0].weight_ih, tapes[0].d_z[t + 1], side=ctx.side)
                     if activation != "none":
                         _BACKWARD[activation](fed, read[t], grad_input=fed)
                     outer.add_(fed)
-                outer = outer * gain if weight is None else _product(weight.t(), outer)
+                outer = outer * gain if weight is None else product_back(weight, outer)
             for n in reversed(range(count)):
                 d_z = tapes[n].back(t, outer)
-                outer = tapes[n].product_back(tapes[n].weight_ih, d_z) if n else None
+                outer = product_back(tapes[n].weight_ih, d_z, side=ctx.side) if n else None
         inputs, grads = _columns(read[:-1], x) if ctx.feedback else x, []
         for n, tape in enumerate(tapes):
             grads += tape.gradients(inputs, needs[3 + 6 * n :])
             inputs = _columns(tape.hidden)
-        d_x = tapes[0].product_back(tapes[0].weight_ih, tapes[0].d_columns[:, : x.shape[1]]) if needs[0] else None
-        d_weight = _gradient(_columns(d_out), inputs, weight) if needs[1] else None
+        d_x = None
+        if needs[0]:
+            d_x = product_back(tapes[0].weight_ih, tapes[0].d_columns[:, : x.shape[1]], side=ctx.side)
+        d_weight = gradient(_columns(d_out), inputs, weight) if needs[1] else None
         d_bias = d_out.sum((0, 2)).unsqueeze(1) if needs[2] else None
         return None, d_x, d_weight, d_bias, *grads

@@ -22,8 +22,9 @@ ALLOWED: dict[str, set[str]] = {
     "data": set(),
     "fused": set(),
     "stopping": set(),
-    "tape": {"fused"},
-    "recurrent": {"tape"},
+    "products": set(),
+    "tape": {"fused", "products"},
+    "recurrent": {"products", "tape"},
     "losses": set(),
     "metrics": set(),
     "optimizers": set(),
@@ -38,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "machines": set(),
     "diagnose": {"losses"},
     "models": {"losses", "recurrent"},
+    "initial": {"models", "recurrent"},
     "device": set(),
     "logs": set(),
     "provenance": {"device"},
@@ -55,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "executing": {"cluster", "kernels", "naming", "planning", "records", "report", "runs", "stores", "transfer"},
     "sweep": {"executing", "kernels", "planning", "records", "runs", "stores", "transfer"},
 }
-ALLOWED["experiment"] |= {"device", "evaluation", "updates"}
+ALLOWED["experiment"] |= {"device", "evaluation", "initial", "updates"}
 ALLOWED["performance"] |= {"device", "updates"}
 ALLOWED["runs"] |= {"device", "evaluation", "logs", "provenance"}
 ALLOWED["runs"] |= {"live", "performance", "records", "stores"}

@@ -1,0 +1,87 @@
+"""Products of weights and columns, and their gradients, by whichever of torch's kernels is fastest here.
+
+A weight with two axes is a matrix; one with four is a kernel: the product is a convolution padded with zeros, features
+are channels, and every position of every map, `side` by `side`, is a column of its own. Where the weight's dtype is not
+that of the columns, as under autocast, products are made in the weight's.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# oneDNN's x @ weight.t(), which torch keeps for compiled models. On two cores of a Zen 4 it was 1.2-3 times as fast as
+# MKL's product from so many multiplications on, and slower below.
+LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+LARGE = 2**24
+
+
+def product(
+    weight: Tensor, x: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, side: int = 1
+) -> Tensor:
+    """weight @ x + add, (features, columns), in the dtype of x."""
+    if weight.dim() == 2:
+        return _matrix_product(weight, x, add, out)
+    z = _columns(F.conv2d(_maps(x, side, weight.dtype), weight, padding="same"), x.dtype)
+    if add is None and out is None:
+        return z
+    return torch.add(z, 0 if add is None else add, out=z if out is None else out)
+
+
+def product_back(
+    weight: Tensor, d_z: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, side: int = 1
+) -> Tensor:
+    """The gradient of x in z = product(weight, x), plus `add`, in the dtype of d_z."""
+    if weight.dim() == 2:
+        return _matrix_product(weight.t(), d_z, add, out)
+    maps = _maps(d_z, side, weight.dtype)
+    shape_of_x = maps.new_empty(len(maps), weight.shape[1], side, side)
+    d_x = _columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype)
+    return torch.add(d_x, 0 if add is None else add, out=out)
+
+
+def gradient(d_z: Tensor, x: Tensor, weight: Tensor, *, side: int = 1) -> Tensor:
+    """That of weight in z = product(weight, x), over the columns that x has: the first ones of d_z had no input."""
+    d_z = d_z[:, d_z.shape[1] - x.shape[1] :]
+    if weight.dim() == 2:
+        d_z, x = d_z.to(weight.dtype), x.to(weight.dtype)
+        return LINEAR(d_z, x, None, "none", [], "") if _is_large(d_z, len(x)) else d_z @ x.t()
+    d_z, x = (_maps(columns, side, weight.dtype) for columns in (d_z, x))
+    return _convolution_backward(d_z, x, weight, False, True)[1]
+
+
+def _matrix_product(weight: Tensor, x: Tensor, add: Tensor | None, out: Tensor | None) -> Tensor:
+    if weight.dtype != x.dtype:
+        z = (weight @ x.to(weight.dtype)).to(x.dtype)
+    elif weight.is_contiguous() and _is_large(weight, x.shape[1]):
+        z = LINEAR(weight, x.t(), None, "none", [], "")
+    elif _is_large(weight, x.shape[1]) and x.shape[1] < 256:
+        z = LINEAR(x.t().contiguous(), weight, None, "none", [], "").t()
+    else:
+        return torch.mm(weight, x, out=out) if add is None else torch.addmm(add, weight, x, out=out)
+    if add is None and out is None:
+        return z
+    return torch.add(z, 0 if add is None else add, out=out)
+
+
+def _is_large(left: Tensor, columns: int) -> bool:
+    fits = LINEAR is not None and left.dtype == torch.float32 and left.device.type == "cpu"
+    return fits and left.numel() * columns >= LARGE
+
+
+def _maps(x: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+    """(channels, n · side²) → (n, channels, side, side)"""
+    maps = x.unflatten(1, (-1, side, side)).transpose(0, 1)
+    return maps.to(dtype, memory_format=torch.contiguous_format)
+
+
+def _columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """(n, channels, side, side) → (channels, n · side²)"""
+    return maps.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1)
+
+
+def _convolution_backward(d_z: Tensor, x: Tensor, weight: Tensor, *mask: bool) -> list[Any]:
+    around = [weight.shape[-1] // 2] * 2
+    how: Any = ([1, 1], around, [1, 1], False, [0, 0], 1, [*mask, False])
+    return torch.ops.aten.convolution_backward(d_z, x, weight, None, *how)
