@@ -243,6 +243,7 @@ def _with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     if "branch" in table:  # where it reads the truth it is a one-step prediction, not a reconstruction
         given = table.number.map(dict(enumerate(run.parameters.recon_truth for run in runs))).astype(bool)
         table["branch"] = table.branch.mask(given & (table.branch == "recon"), "recon, given truth")
+    table = table.drop(columns=facets.columns, errors="ignore")  # a benchmark's has some of them itself
     return table.join(facets, on="number").drop(columns="number")
 
 
