@@ -1,19 +1,15 @@
-"""The command line. Every error is one message on stderr and exit code 2."""
+"""The command line. What is behind torch, which takes seconds to import, each command imports when it runs."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
+from seqae.config import given_parameters
 from seqae.stopping import ending_in_order
-
-if TYPE_CHECKING:  # torch behind them takes seconds to import, so each command does that when it runs
-    from seqae.planning import Planned
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sequence autoencoders on Moving MNIST: run, look.")
 Files = Annotated[list[Path], typer.Argument(help="Parameter files, or folders of them, in params/FAMILY/.")]
@@ -26,7 +22,13 @@ TlsCa = Annotated[Path | None, typer.Option(help="PEM file of whom to trust; enc
 TlsCert = Annotated[Path | None, typer.Option(help="PEM file of this machine's own certificate.")]
 TlsKey = Annotated[Path | None, typer.Option(help="PEM file of its key.")]
 WithoutTls = Annotated[bool, typer.Option("--without-tls", help="Listen to the network unencrypted, to anyone.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; else as many as GPUs, or cores.")]
+Cluster = Annotated[str | None, typer.Option(help="tcp://HOST:PORT, ssh:FILE, slurm:FILE; else this machine.")]
 PerGpu = Annotated[int, typer.Option(min=1, help="Small runs may share a GPU: so many.")]
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 @app.command()
@@ -34,11 +36,9 @@ def run(
     files: Files,
     scale: Scale = None,
     given: Given = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; else as many as GPUs, or cores.")] = None,
+    jobs: Jobs = None,
     store: Store = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="tcp://HOST:PORT, ssh:FILE, slurm:FILE; else this machine.")
-    ] = None,
+    cluster: Cluster = None,
     per_gpu: PerGpu = 1,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -57,38 +57,33 @@ def run(
     """
     with _one_message(), ending_in_order():
         from seqae.cluster import connect, slots, tls
-        from seqae.index import update_index
+        from seqae.index import publish_index
         from seqae.planning import plan
-        from seqae.stores import publish, refresh
+        from seqae.stores import check_writable
         from seqae.sweep import sweep
-        from seqae.view import SweepView, print_table
+        from seqae.view import SweepView, plan_lines
 
-        planned = plan(files, scale=scale, given=_parameters(given), store=store)
+        planned = plan(files, scale=scale, given=given_parameters(given), store=store)
         why = [item.why() for item in planned]
         todo = [item for item, reason in zip(planned, why, strict=True) if reason]
         if dry_run:
-            _dry_run(planned, why, jobs or slots(per_gpu))
+            typer.echo("\n".join(plan_lines(planned, why, jobs or slots(per_gpu))))
             return
         # Counted over all, done or not: resumed with as many threads, a run computes the same to the last bit.
         count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
         stores = {item.run.folder.parents[1] for item in planned}
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
         for folder in view.stores:
-            _check_writable(folder)
+            check_writable(folder)
         with view.bar, ExitStack() as stack:
             if todo:
-                connected = connect(
-                    cluster, jobs=count, workers=min(count, len(todo)), per_gpu=per_gpu, security=security
-                )
+                workers = min(count, len(todo))
+                connected = connect(cluster, jobs=count, workers=workers, per_gpu=per_gpu, security=security)
                 view.show(client := stack.enter_context(connected))
                 sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick, busy=view.busy)
-        if view.failed:  # told first: on a full disk there may be no index
-            rows = [(f"{outcome.run.family}/{outcome.run.name}", str(outcome.reason)) for outcome in view.failed]
-            print_table(["failed", "reason"], rows, err=True)
+        view.tell_failed()  # first: on a full disk there may be no index
         for folder in view.stores:
-            refresh(folder)  # with what other machines did meanwhile
-            update_index(folder)
-            publish(folder, "index.html")
+            publish_index(folder)
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
         raise typer.Exit(1)
@@ -97,7 +92,7 @@ def run(
 @app.command()
 def worker(
     scheduler: Annotated[str, typer.Argument(metavar="ADDRESS", help="Of the scheduler: tcp://HOST:PORT, or tls://…")],
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; else as many as GPUs, or cores.")] = None,
+    jobs: Jobs = None,
     per_gpu: PerGpu = 1,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -115,7 +110,7 @@ def worker(
         from seqae.machines import credentials_from_stdin
 
         security = credentials_from_stdin() if from_stdin else tls(tls_ca, tls_cert, tls_key)
-        work(scheduler, count=jobs or slots(per_gpu), security=security, tell=lambda line: typer.echo(line, err=True))
+        work(scheduler, count=jobs or slots(per_gpu), security=security, tell=_tell)
 
 
 @app.command()
@@ -137,7 +132,7 @@ def scheduler(
         from seqae.cluster import schedule, tls
 
         security = tls(tls_ca, tls_cert, tls_key)
-        schedule(host, port, security=security, without_tls=without_tls, tell=lambda line: typer.echo(line, err=True))
+        schedule(host, port, security=security, without_tls=without_tls, tell=_tell)
 
 
 @app.command()
@@ -152,19 +147,13 @@ def compare(
     """
     with _one_message():
         from seqae.executing import compare_runs
-        from seqae.index import update_index
+        from seqae.index import publish_index
         from seqae.planning import plan
-        from seqae.stores import publish, refresh
 
-        planned = plan(files or [], scale=scale, given=_parameters(given), store=store)
+        planned = plan(files or [], scale=scale, given=given_parameters(given), store=store)
         page, reason = compare_runs(family, [item.run for item in planned], store=store)
-        refresh(page.parents[1])
-        update_index(page.parents[1])
-        publish(page.parents[1], f"{family}/compare.ipynb", f"{family}/compare.html", "index.html")
-    if reason:
-        typer.echo(f"seqae: {family} could not be compared: {reason}; see {page}", err=True)
-        raise typer.Exit(1)
-    typer.echo(page)
+        publish_index(page.parents[1], f"{family}/compare.ipynb", f"{family}/compare.html")
+    _told(page, reason and f"{family} could not be compared: {reason}")
 
 
 @app.command()
@@ -184,24 +173,18 @@ def rerun(
     """
     with _one_message():
         from seqae.rerun import conclude, make_again, recorded, show_both
-        from seqae.stores import working
+        from seqae.stores import located, publish_run_folder
 
-        original = recorded(_run_folder(run))
-        made, reason = make_again(
-            original,
-            here=here,
-            given=_parameters(given),
-            tell=lambda message: typer.echo(f"seqae: {message}", err=True),
-        )
+        original = recorded(located(run))
+        execution, tell = given_parameters(given), lambda message: _tell(f"seqae: {message}")
+        made, reason = make_again(original, here=here, given=execution, tell=tell)
         page = made / "report.html" if (made / "report.html").exists() else made
         if not reason:
             page, reason = show_both(original, made)
-        with working(original.folder):  # publishes, where the store is elsewhere
-            pass
-    if reason:
-        typer.echo(f"seqae: {original.family}/{original.name} made again failed: {reason}; see {page}", err=True)
-        raise typer.Exit(1)
-    typer.echo(f"{conclude(original, recorded(made))}\n{page}")
+        publish_run_folder(original.folder)
+    if not reason:
+        typer.echo(conclude(original, recorded(made)))
+    _told(page, reason and f"{original.family}/{original.name} made again failed: {reason}")
 
 
 @app.command()
@@ -220,15 +203,11 @@ def demo(
     """
     with _one_message():
         from seqae.demo import show_demo
-        from seqae.stores import working
+        from seqae.stores import located, publish_run_folder
 
-        page, reason = show_demo(_run_folder(run), device=device, given=_parameters(given))
-        with working(page.parent):  # publishes, where the store is elsewhere
-            pass
-    if reason:
-        typer.echo(f"seqae: {run} could not be shown: {reason}; see {page}", err=True)
-        raise typer.Exit(1)
-    typer.echo(page)
+        page, reason = show_demo(located(run), device=device, given=given_parameters(given))
+        publish_run_folder(page.parent)
+    _told(page, reason and f"{run} could not be shown: {reason}")
 
 
 @app.command()
@@ -245,13 +224,11 @@ def gather(
     """
     with _one_message():
         from seqae.gather import PROBLEMS, WHAT, merge_stores
-        from seqae.index import update_index
-        from seqae.stores import publish
+        from seqae.index import publish_index
         from seqae.view import print_table
 
         folder, rows = merge_stores(places[:-1], places[-1])
-        update_index(folder)
-        publish(folder, "index.html")
+        publish_index(folder)
         told = [row for row in rows if row[1] != WHAT["same"]]
         print_table(["run", "what", "from"], told)
         typer.echo(f"{folder / 'index.html'}: {len(rows)} runs looked at, {len(rows) - len(told)} the same in both")
@@ -283,7 +260,7 @@ def status(
         if files:  # else torch is not needed, which takes seconds to import
             from seqae.planning import plan
 
-            planned = plan(files, scale=scale, given=_parameters(given), store=store)
+            planned = plan(files, scale=scale, given=given_parameters(given), store=store)
             folders, places = [item.run.folder for item in planned], {item.store for item in planned}
 
         def rows() -> list[list[str]]:
@@ -302,25 +279,11 @@ def check(files: Files, scale: Scale = None, given: Given = None) -> None:
     seqae check params/losses/0nm-recon-output.yaml --scale paper -p architecture=srivastava
     """
     with _one_message():
-        from seqae.cost import H100, H100_SHARE, estimate
         from seqae.planning import plan
-        from seqae.view import duration
+        from seqae.view import check_lines
 
-        for item in plan(files, scale=scale, given=_parameters(given)):
-            cost, levels = estimate(item.run.parameters), item.run.baselines().query("split == 'val'")
-            memory, peak = cost.memory + cost.activations, H100[item.run.parameters.precision] / 1e12
-            typer.echo(
-                f"{item.run.family}/{item.run.name}: valid, {item.why() or 'done'}\n"
-                f"  {cost.weights:,} weights; {cost.memory / 2**20:,.1f} MiB with gradients and optimizer state, "
-                f"{memory / 2**20:,.1f} MiB with the activations of an update\n"
-                f"  {cost.operations / 1e9:,.3g} GFLOP an update, {cost.updates:,} updates: about "
-                f"{duration(cost.seconds)} on this machine, from {cost.how}\n"
-                f"  about {duration(cost.h100_seconds)} on an H100, if it reaches {H100_SHARE:.0%} of its {peak:g} "
-                f"TFLOP/s in precision {item.run.parameters.precision}: assumed, not measured\n"
-                f"  {item.run.prognosis()}"
-            )
-            for level in levels.itertuples():
-                typer.echo(f"  {level.branch} {level.baseline} {level.metric}: {level.value:.4g}")
+        for item in plan(files, scale=scale, given=given_parameters(given)):
+            typer.echo("\n".join(check_lines(item)))
 
 
 @contextmanager
@@ -331,57 +294,16 @@ def _one_message() -> Iterator[None]:
     try:
         yield
     except (ValueError, RunError, StoreError, OSError) as error:
-        typer.echo(f"seqae: {error}", err=True)
+        _tell(f"seqae: {error}")
         raise typer.Exit(2) from None
     except KeyboardInterrupt as stop:
-        typer.echo("seqae: stopped; the same command goes on from the last checkpoints", err=True)
+        _tell("seqae: stopped; the same command goes on from the last checkpoints")
         raise typer.Exit(128 + next(iter(stop.args), signal.SIGINT)) from None
 
 
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror}; choose another folder as store") from None
-
-
-def _dry_run(planned: "list[Planned]", why: list[str | None], count: int) -> None:
-    from seqae.cost import seconds_of
-    from seqae.records import progress
-    from seqae.view import duration
-
-    todo = {n: item.run for n, item in enumerate(planned) if why[n] and item.run.status != "done"}
-    seconds: dict[int, float] = {}
-    left = {n: 1 - min(1, (progress(run.folder) or (0,))[0] / run.parameters.epochs) for n, run in todo.items()}
-    try:
-        whole = seconds_of([run.parameters for run in todo.values()])
-        seconds = {n: left[n] * all_epochs for n, all_epochs in zip(todo, whole, strict=True)}
-        time = f"about {duration(sum(seconds.values()) / count)} of training, {count} at a time, as on this machine"
-    except ValueError as error:  # such as a device that only machines of the cluster have
-        time = f"not timed: {error}"
-    for n, item in enumerate(planned):
-        note = f", about {duration(seconds[n])} of training" if n in seconds else ""
-        typer.echo(f"{item.run.family}/{item.run.name}: {why[n] or 'done'}{note}")
-    typer.echo(f"{len(planned) - why.count(None)} of {len(planned)} to run, {time}")
-
-
-def _run_folder(run: Path) -> Path:
-    # As seen from here, or else from the store: FAMILY/NAME.
-    from seqae.stores import fetch, refresh
-
-    if not run.exists():
-        return fetch(None, run.as_posix(), whole=True) / run
-    folder = run.resolve()
-    refresh(folder.parent.parent, f"{folder.parent.name}/{folder.name}", whole=True)
-    return folder
-
-
-def _parameters(given: list[str] | None) -> dict[str, Any]:
-    pairs = [pair.partition("=") for pair in given or []]
-    if wrong := ["".join(pair) for pair in pairs if not (pair[0] and pair[1])]:
-        raise ValueError(f"-p takes KEY=VALUE, such as -p epochs=5; not {wrong[0]!r}")
-    try:
-        return {key: yaml.safe_load(value) for key, _, value in pairs}
-    except yaml.YAMLError as error:
-        raise ValueError(f"-p: {' '.join(str(error).split())}") from None
+def _told(page: Path, fault: str | None) -> None:
+    # The page that a command wrote, or why it is not what was asked for.
+    if fault:
+        _tell(f"seqae: {fault}; see {page}")
+        raise typer.Exit(1)
+    typer.echo(page)

@@ -49,50 +49,17 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
 
 def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
     """Metrics by epoch: epoch, step, seconds, branch, metric, value; run, `recipes`, loss and `FACETS`."""
-    return _stack(runs, "metrics").query(f"split == '{split}'").reset_index(drop=True)
+    return stack(runs, "metrics").query(f"split == '{split}'").reset_index(drop=True)
 
 
 def frame_steps(runs: Sequence[Run]) -> pd.DataFrame:
     """Test metrics of each frame step: branch, frame, metric, value, unit, sequences, and the columns of `curves`."""
-    return _stack(runs, "test").dropna(subset="frame").astype({"frame": int}).reset_index(drop=True)
+    return stack(runs, "test").dropna(subset="frame").astype({"frame": int}).reset_index(drop=True)
 
 
 def histograms(runs: Sequence[Run]) -> pd.DataFrame:
     """Outputs on val by epoch: epoch, branch, output, share, and the columns of `curves`."""
-    return _stack(runs, "histograms")
-
-
-def performances(runs: Sequence[Run]) -> pd.DataFrame:
-    """performance.csv of each, the machine's matmul_gflops and copy_gbs, and, of the update's matrix products,
-    gflops, the rate that the time means, and intensity, operations per byte; and the columns of `curves`.
-    """
-    table = _stack(runs, "performance")
-    work = pd.DataFrame([run.record()["benchmark"] for run in runs], index=labels(runs)).loc[table.run].reset_index()
-    return table.assign(
-        gflops=work.operations / table.median_ms / 1e6,
-        intensity=work.operations / work.bytes,
-        matmul_gflops=work.matmul_gflops,
-        copy_gbs=work.copy_gbs,
-    )
-
-
-def speedups(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a run: the median time of its update, how many times as long its peers take, and the LSTMCell loop without
-    clipping and optimizer; what share of its forward and backward pass the matrix products alone would take; and its
-    memory over that of the loop.
-    """
-    size, rows = ["D", "H", "B", "decoder_input"], []
-    for (*key, _), part in performances(runs).groupby([*size, "run"]):
-        step = part[part.part == "step"].set_index("implementation").median_ms
-        whole = part[part.part == "forward_backward"].set_index("implementation").median_ms
-        memory = part[part.part == "step"].set_index("implementation").memory_mb
-        row = {**dict(zip(size, key, strict=True)), "update, ms": step.seqae}
-        row |= {f"× {name}": step[name] / step.seqae for name in step.index if name != "seqae"}
-        row["loop, forward and backward"] = whole.get("lstmcell_loop", float("nan")) / whole.seqae
-        row["products alone"] = whole.gemm_floor / whole.seqae
-        loop = memory.get("lstmcell_loop") or float("nan")  # 0, where an update takes less than a page
-        rows.append(row | {"memory / loop's": memory.seqae / loop})
-    return pd.DataFrame(rows).sort_values(size, ignore_index=True)
+    return stack(runs, "histograms")
 
 
 def budgets(runs: Sequence[Run]) -> pd.DataFrame:
@@ -120,13 +87,13 @@ def budgets(runs: Sequence[Run]) -> pd.DataFrame:
 
 def finals(runs: Sequence[Run]) -> pd.DataFrame:
     """Test metrics, means over frames: branch, metric, value, unit, sequences, verdict, and the columns of `curves`."""
-    table = _stack(runs, "test").query("frame.isna()").reset_index(drop=True)
+    table = stack(runs, "test").query("frame.isna()").reset_index(drop=True)
     return table.assign(verdict=table.run.map(_verdicts(runs)))
 
 
 def levels(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
     """Baselines and floors on one split: branch, baseline, metric, value, and the columns of `curves`."""
-    return _stack(runs, "baselines").query(f"split == '{split}'").reset_index(drop=True)
+    return stack(runs, "baselines").query(f"split == '{split}'").reset_index(drop=True)
 
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
@@ -224,8 +191,10 @@ def recipes(runs: Sequence[Run]) -> list[str]:
     return [names[key] + (f", n = {keys.count(key)} seeds" if keys.count(key) > 1 else "") for key in keys]
 
 
-def _stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
-    # A table of every run's folder in one, parsed at once: a table of its own for each took ten times as long.
+def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
+    """NAME.csv of every run's folder in one, and the columns of `curves`; parsed at once, as a table of its own for
+    each took ten times as long.
+    """
     rows: dict[str, list[str]] = {}  # by their header, as versions may differ in that
     for number, run in enumerate(runs):
         header, *lines = logs.whole_lines(run.folder / f"{name}.csv")

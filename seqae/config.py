@@ -287,3 +287,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             f"not a {type(content).__name__}: {str(content)[:60]!r}"
         )
     return content
+
+
+def given_parameters(pairs: Iterable[str] | None) -> dict[str, Any]:
+    """What the command line says, KEY=VALUE each, the values in YAML. Raises ValueError for anything else."""
+    split = [pair.partition("=") for pair in pairs or []]
+    if wrong := ["".join(pair) for pair in split if not (pair[0] and pair[1])]:
+        raise ValueError(f"-p takes KEY=VALUE, such as -p epochs=5; not {wrong[0]!r}")
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in split}
+    except yaml.YAMLError as error:
+        raise ValueError(f"-p: {' '.join(str(error).split())}") from None

@@ -10,6 +10,7 @@ from seqae.compare import beside_others
 from seqae.records import RunError, read_record, run_status
 from seqae.report import IndexRow, write_index
 from seqae.runs import Run
+from seqae.stores import publish, refresh
 
 
 def update_index(store: Path) -> None:
@@ -21,6 +22,13 @@ def update_index(store: Path) -> None:
             if time.time() - left.stat().st_mtime > 3600:
                 left.unlink()
     write_index(store / "index.html", rows, [(page.parent.name, page.relative_to(store).as_posix()) for page in pages])
+
+
+def publish_index(store: Path, *pages: str) -> None:
+    """Rewrite it with what other machines did meanwhile; where the store is elsewhere, publish it and those pages."""
+    refresh(store)
+    update_index(store)
+    publish(store, *pages, "index.html")
 
 
 def _row(folder: Path, recorded: int) -> IndexRow:

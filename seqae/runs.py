@@ -10,7 +10,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from seqae.performance import measure
 from seqae.provenance import circumstances, code_version, now
 from seqae.recorded import SAMPLES, Recorded, images
 from seqae.records import RunError
-from seqae.stores import fetch, unpublished, working
+from seqae.stores import fetch, publish_run_folder, unpublished, working
 from seqae.train import Fitted
 
 RECORDED = {"device", "devices", "keep_checkpoint", "label"}  # of what names no run, what run.yaml tells all the same
@@ -67,7 +66,6 @@ def find_runs(store: Path, family: str | None = None) -> "list[Run]":
     return runs
 
 
-@dataclass(frozen=True)
 class Run(Recorded):
     """One run and its folder; what is read there is in `Recorded`. `open_run` and `load` make it."""
 
@@ -86,8 +84,7 @@ class Run(Recorded):
             if record["parameters"].get("label") != self.parameters.label:
                 self._update(parameters=record["parameters"] | {"label": self.parameters.label})
             if unpublished(self.folder):
-                with working(self.folder):
-                    pass
+                publish_run_folder(self.folder)
             if record["parameters"].get("keep_checkpoint") is False:  # its process died between its last two steps
                 self._drop_checkpoint()
             return self

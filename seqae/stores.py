@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import filelock
@@ -37,6 +38,24 @@ def fetch(store: str | None = None, under: str = "", *, whole: bool = False) -> 
         return store_folder(store)
     refresh(folder := mirror(url), under, whole=whole)
     return folder
+
+
+def located(run: Path) -> Path:
+    """The folder of a run, as seen from here, or else FAMILY/NAME in the store, brought up to date."""
+    if not run.exists():
+        return fetch(None, run.as_posix(), whole=True) / run
+    folder = run.resolve()
+    refresh(folder.parent.parent, f"{folder.parent.name}/{folder.name}", whole=True)
+    return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder where there is none; raises OSError, which says what to do, where nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}; choose another folder as store") from None
 
 
 def mirror(url: str) -> Path:
@@ -121,6 +140,12 @@ def leased(folder: Path) -> bool:
     with suppress(FileNotFoundError):
         return time.time() - (folder / LEASED).stat().st_mtime < LEASE_SECONDS
     return False
+
+
+def publish_run_folder(folder: Path) -> None:
+    """Publish what is new in a run's folder; nothing where the store is here. Raises as `working`."""
+    with working(folder):
+        pass
 
 
 def publish(folder: Path, *names: str) -> None:

@@ -3,7 +3,7 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from seqae.records import RunError, progress, read_record, run_status
 
 if TYPE_CHECKING:  # torch behind them takes seconds to import, and a look at records needs none
     from seqae.executing import Outcome
+    from seqae.planning import Planned
     from seqae.runs import Run
 
 STATUS = ["run", "status", "verdict", "test mse", "seconds", "machine"]
@@ -80,6 +81,12 @@ class SweepView:
         self.bar.update(self.all, advance=1, note=f"{len(self.failed)} failed, {duration(left)} left")
         ending = f"failed: {outcome.reason}" if outcome.reason else run.verdict
         self._tell(f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s")
+
+    def tell_failed(self) -> None:
+        """A table of those that failed, and why, where there are any."""
+        rows = [(f"{outcome.run.family}/{outcome.run.name}", str(outcome.reason)) for outcome in self.failed]
+        if rows:
+            print_table(["failed", "reason"], rows, err=True)
 
     def _look(self, running: "list[Run]") -> None:
         from seqae.index import update_index
@@ -163,3 +170,41 @@ def _state(row: Sequence[str]) -> str:
 def duration(seconds: float) -> str:
     """12.3 s, or 0:02:05."""
     return str(timedelta(seconds=round(seconds))) if seconds >= 60 else f"{seconds:.3g} s"
+
+
+def plan_lines(planned: "Sequence[Planned]", why: Sequence[str | None], count: int) -> Iterator[str]:
+    """What would be executed, why, and how long it would train, `count` at a time; why: None where it would not be."""
+    from seqae.cost import seconds_of
+
+    todo = {n: item.run for n, item in enumerate(planned) if why[n] and item.run.status != "done"}
+    seconds: dict[int, float] = {}
+    left = {n: 1 - min(1, (progress(run.folder) or (0,))[0] / run.parameters.epochs) for n, run in todo.items()}
+    try:
+        whole = seconds_of([run.parameters for run in todo.values()])
+        seconds = {n: left[n] * all_epochs for n, all_epochs in zip(todo, whole, strict=True)}
+        told = f"about {duration(sum(seconds.values()) / count)} of training, {count} at a time, as on this machine"
+    except ValueError as error:  # such as a device that only machines of the cluster have
+        told = f"not timed: {error}"
+    for n, item in enumerate(planned):
+        note = f", about {duration(seconds[n])} of training" if n in seconds else ""
+        yield f"{item.run.family}/{item.run.name}: {why[n] or 'done'}{note}"
+    yield f"{len(planned) - why.count(None)} of {len(planned)} to run, {told}"
+
+
+def check_lines(item: "Planned") -> Iterator[str]:
+    """How large a planned run is, how long it takes, and what it can reach at best."""
+    from seqae.cost import H100, H100_SHARE, estimate
+
+    p, cost = item.run.parameters, estimate(item.run.parameters)
+    yield (
+        f"{item.run.family}/{item.run.name}: valid, {item.why() or 'done'}\n"
+        f"  {cost.weights:,} weights; {cost.memory / 2**20:,.1f} MiB with gradients and optimizer state, "
+        f"{(cost.memory + cost.activations) / 2**20:,.1f} MiB with the activations of an update\n"
+        f"  {cost.operations / 1e9:,.3g} GFLOP an update, {cost.updates:,} updates: about "
+        f"{duration(cost.seconds)} on this machine, from {cost.how}\n"
+        f"  about {duration(cost.h100_seconds)} on an H100, if it reaches {H100_SHARE:.0%} of its "
+        f"{H100[p.precision] / 1e12:g} TFLOP/s in precision {p.precision}: assumed, not measured\n"
+        f"  {item.run.prognosis()}"
+    )
+    for level in item.run.baselines().query("split == 'val'").itertuples():
+        yield f"  {level.branch} {level.baseline} {level.metric}: {level.value:.4g}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqae import compare, experiment, performance, plots
+from seqae import experiment, performance, speed
 from seqae.config import resolve
 from seqae.data import to_range
 from seqae.models import branch_targets
@@ -131,8 +131,8 @@ def test_a_benchmark_is_a_run_like_any_other(tmp_path):
     assert run.benchmark().folder == run.folder
     assert (run.folder / "performance.csv").read_bytes() == before
     [found] = find_runs(tmp_path, "performance")
-    row = compare.speedups([found]).iloc[0]
+    row = speed.speedups([found]).iloc[0]
     step = table[table.part == "step"].set_index("implementation").median_ms
     assert row["× lstmcell_loop"] == pytest.approx(step.lstmcell_loop / step.seqae)
-    figure = plots.roofline(compare.performances([found]))
+    figure = speed.roofline(speed.performances([found]))
     assert "FLOP/byte" in figure.axes[0].get_xlabel()
