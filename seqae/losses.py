@@ -47,11 +47,16 @@ def binary_cross_entropy(z: "Tensor", target: "Tensor", *, activation: str = "si
     z, target: (B, T, H, W), target in [0, 1]. Returns (B,). Srivastava et al. (2015), §3.2, report its sum
     over a frame: × 4096 at 64×64. Raises ValueError for another activation.
     """
-    from torch.nn import functional as F
-
     if activation != "sigmoid":
         raise ValueError(f"bce needs a probability, from activation sigmoid; not {activation!r}")
-    return F.binary_cross_entropy_with_logits(z, target, reduction="none").flatten(1).mean(1)
+    return cross_entropy(z, target).flatten(1).mean(1)
+
+
+def cross_entropy(z: "Tensor", target: "Tensor") -> "Tensor":
+    """That of sigmoid(z), of each pixel, in nats."""
+    from torch.nn import functional as F
+
+    return F.binary_cross_entropy_with_logits(z, target, reduction="none")
 
 
 TRAINING_LOSSES: "dict[str, Callable[..., Tensor]]" = {

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seqae.losses import cross_entropy
+
 if TYPE_CHECKING:  # units alone are known without torch
     from torch import Tensor
 
@@ -31,11 +33,9 @@ def frame_errors(output: "Tensor", target: "Tensor", logits: "Tensor | None") ->
     target: (B, T, H, W) in [0, 1]; logits: (B, T, H, W) with output = sigmoid(logits), or None where the output
     is no probability: then `bce` is absent, never 0.
     """
-    from torch.nn import functional as F
-
     errors = {"mse": (output - target).square().mean((2, 3))}
     if logits is not None:
-        errors["bce"] = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
+        errors["bce"] = cross_entropy(logits, target).mean((2, 3))
     return errors
 
 

@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "tape": {"fused", "products"},
     "recurrent": {"products", "tape"},
     "losses": set(),
-    "metrics": set(),
+    "metrics": {"losses"},
     "optimizers": set(),
     "parallel": set(),
     "pictures": set(),
