@@ -1,6 +1,7 @@
-"""README's table of results and its figure, from the runs of the recipe in a store: python docs/results.py [STORE].
+"""README's tables of results and their figure, from a store's runs of `best`: python docs/results.py [STORE].
 
-The runs are those of family `best` on full MNIST whose parameters are the recipe's, one a seed.
+The results are those of the recipe on full MNIST with the most sequences, one run a seed; what each ingredient brings,
+those of the largest group of runs that share data and budget.
 """
 
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from seqae import Run, find_runs
+from seqae.compare import finals as finals_of
 from seqae.diagnose import standing
 from seqae.pictures import sample_strips, save_strips
 
@@ -53,24 +55,52 @@ def table(runs: list[Run]) -> str:
 def protocol(runs: list[Run]) -> str:
     """What the figures are of, in a sentence."""
     p, records = runs[0].parameters, [run.record() for run in runs]
-    minutes = sum(record["seconds"] for record in records) / len(records) / 60
+    times: dict[int, list[float]] = {}
+    for record in records:
+        times.setdefault(record["threads"], []).append(record["seconds"] / 60)
+    took = " or ".join(f"{sum(t) / len(t):.0f} minutes on {n} CPU core{'s' * (n > 1)}" for n, t in times.items())
     seeds = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else "one seed"
     trained = f"{records[0]['weights']:,} weights, {p.epochs * p.train_sequences:,} training sequences"
-    took = f"{minutes:.0f} minutes on {records[0]['threads']} CPU cores, {seeds}"
     tested = f"figures of {p.test_sequences:,} sequences of MNIST's test digits"
-    return f"{trained}, {took}; {tested}, {records[-1]['ended'][:10]}, by `make paper-cpu`."
+    return f"{trained}, {took}, {seeds}; {tested}, {records[-1]['ended'][:10]}, by `make paper-cpu`."
+
+
+def ablation(runs: list[Run]) -> str:
+    """The recipe first, then each without one ingredient by its error of prediction, in Markdown."""
+    finals = finals_of(runs).query("metric in ['mse', 'bce']")
+    wide = finals.pivot_table(index="run", columns=["branch", "metric"], values="value")
+    wide = wide.sort_values(("pred", "bce")).sort_index(key=lambda names: names != "the recipe", kind="stable")
+    lines = ["|  | recon: MSE per pixel | nats/frame | pred: MSE per pixel | nats/frame |", "|---|---|---|---|---|"]
+    for name, row in wide.iterrows():
+        cells = []
+        for branch in ("recon", "pred"):
+            mse, bce = (row.get((branch, metric), float("nan")) for metric in ("mse", "bce"))
+            cells += ["–", "–"] if mse != mse else [f"{mse:.4f}", f"{4096 * bce:.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    p = runs[0].parameters
+    told = f"{p.epochs * p.train_sequences:,} training sequences each, {p.test_sequences:,} of test, seed {p.seed}."
+    return "\n".join(lines) + f"\n\n{told}"
+
+
+def replaced(text: str, name: str, new: str) -> str:
+    """What stands between two comments of README."""
+    marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    return re.sub(f"{marks[0]}.*{marks[1]}", lambda _: f"{marks[0]}\n{new}\n{marks[1]}", text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    done = [run for run in find_runs(Path(*sys.argv[1:2] or ["reports"]), "best") if run.status == "done"]
-    chosen = [run for run in done if run.parameters.label == "the recipe" and run.parameters.digits == "mnist"]
-    if not chosen:
+    store = Path(*sys.argv[1:2] or ["reports"])
+    done = [run for run in find_runs(store, "best") if run.status == "done" and run.parameters.digits == "mnist"]
+    recipes = [run for run in done if run.parameters.label == "the recipe"]
+    if not recipes:
         sys.exit("no finished run of the recipe on full MNIST in this store: make paper-cpu")
+    most = max(run.parameters.epochs * run.parameters.train_sequences for run in recipes)
+    chosen = [run for run in recipes if run.parameters.epochs * run.parameters.train_sequences == most]
     p = chosen[0].parameters
     save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
     readme = HERE.parent / "README.md"
-    new = f"<!-- results -->\n{table(chosen)}\n\n{protocol(chosen)}\n<!-- end of results -->"
-    text = re.sub(
-        "<!-- results -->.*<!-- end of results -->", lambda _: new, readme.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+    text = replaced(readme.read_text(encoding="utf-8"), "results", f"{table(chosen)}\n\n{protocol(chosen)}")
+    compared = [run for run in done if run.parameters.epochs * run.parameters.train_sequences != most]
+    if compared:
+        text = replaced(text, "ablation", ablation(compared))
     readme.write_text(text, encoding="utf-8")
