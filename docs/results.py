@@ -1,7 +1,7 @@
 """README's tables of results and their figure, from a store's runs of `best`: python docs/results.py [STORE].
 
-The results are those of the recipe on full MNIST with the most sequences, one run a seed; what each ingredient brings,
-those of the largest group of runs that share data and budget.
+The results are those of the recipe on full MNIST at scale `cpu`, one run a seed; what each ingredient brings, those of
+scale `ablation`: runs that trained on as many sequences as these scales say.
 """
 
 import re
@@ -12,6 +12,7 @@ import pandas as pd
 
 from seqae import Run, find_runs
 from seqae.compare import finals as finals_of
+from seqae.config import read_yaml
 from seqae.diagnose import standing
 from seqae.pictures import sample_strips, save_strips
 
@@ -62,7 +63,7 @@ def protocol(runs: list[Run]) -> str:
     seeds = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else "one seed"
     trained = f"{records[0]['weights']:,} weights, {p.epochs * p.train_sequences:,} training sequences"
     tested = f"figures of {p.test_sequences:,} sequences of MNIST's test digits"
-    return f"{trained}, {took}, {seeds}; {tested}, {records[-1]['ended'][:10]}, by `make paper-cpu`."
+    return f"{trained}, {took}, {seeds}; {tested}, {records[-1]['ended'][:10]}."
 
 
 def ablation(runs: list[Run]) -> str:
@@ -88,19 +89,24 @@ def replaced(text: str, name: str, new: str) -> str:
     return re.sub(f"{marks[0]}.*{marks[1]}", lambda _: f"{marks[0]}\n{new}\n{marks[1]}", text, flags=re.DOTALL)
 
 
+def of_scale(runs: list[Run], name: str) -> list[Run]:
+    """Those that trained on as many sequences as a scale of the family says."""
+    scale = read_yaml(HERE.parent / f"params/best/scale/{name}.yaml")
+    size = {key: scale[key] for key in ("epochs", "train_sequences", "test_sequences")}
+    return [run for run in runs if run.parameters.model_dump(include={*size}) == size]
+
+
 if __name__ == "__main__":
     store = Path(*sys.argv[1:2] or ["reports"])
     done = [run for run in find_runs(store, "best") if run.status == "done" and run.parameters.digits == "mnist"]
     recipes = [run for run in done if run.parameters.label == "the recipe"]
-    if not recipes:
-        sys.exit("no finished run of the recipe on full MNIST in this store: make paper-cpu")
-    most = max(run.parameters.epochs * run.parameters.train_sequences for run in recipes)
-    chosen = [run for run in recipes if run.parameters.epochs * run.parameters.train_sequences == most]
+    chosen = of_scale(recipes, "cpu")
+    if not chosen:
+        sys.exit("no finished run of the recipe at scale cpu in this store: make paper-cpu")
     p = chosen[0].parameters
     save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
     readme = HERE.parent / "README.md"
     text = replaced(readme.read_text(encoding="utf-8"), "results", f"{table(chosen)}\n\n{protocol(chosen)}")
-    compared = [run for run in done if run.parameters.epochs * run.parameters.train_sequences != most]
-    if compared:
+    if compared := of_scale(done, "ablation"):
         text = replaced(text, "ablation", ablation(compared))
     readme.write_text(text, encoding="utf-8")

@@ -2,7 +2,8 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +26,7 @@ WithoutTls = Annotated[bool, typer.Option("--without-tls", help="Listen to the n
 Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; else as many as GPUs, or cores.")]
 Cluster = Annotated[str | None, typer.Option(help="tcp://HOST:PORT, ssh:FILE, slurm:FILE; else this machine.")]
 PerGpu = Annotated[int, typer.Option(min=1, help="Small runs may share a GPU: so many.")]
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+_tell = partial(typer.echo, err=True)
 
 
 @app.command()
@@ -73,16 +71,15 @@ def run(
         count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
         stores = {item.run.folder.parents[1] for item in planned}
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
-        for folder in view.stores:
+        for folder in stores:
             check_writable(folder)
-        with view.bar, ExitStack() as stack:
-            if todo:
-                workers = min(count, len(todo))
-                connected = connect(cluster, jobs=count, workers=workers, per_gpu=per_gpu, security=security)
-                view.show(client := stack.enter_context(connected))
+        if todo:
+            connected = connect(cluster, jobs=count, workers=min(count, len(todo)), per_gpu=per_gpu, security=security)
+            with view.bar, connected as client:
+                view.show(client)
                 sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick, busy=view.busy)
         view.tell_failed()  # first: on a full disk there may be no index
-        for folder in view.stores:
+        for folder in stores:
             publish_index(folder)
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
@@ -252,22 +249,15 @@ def status(
     seqae status params/losses --scale quick --watch
     """
     with _one_message():
-        from seqae.stores import fetch
         from seqae.view import print_status, status_rows
 
-        folders: list[Path] = []
-        places = {store}
+        folders, places = list[Path](), {store}
         if files:  # else torch is not needed, which takes seconds to import
             from seqae.planning import plan
 
             planned = plan(files, scale=scale, given=given_parameters(given), store=store)
             folders, places = [item.run.folder for item in planned], {item.store for item in planned}
-
-        def rows() -> list[list[str]]:
-            roots = [fetch(place) for place in places]
-            return status_rows(folders or sorted(file.parent for root in roots for file in root.glob("*/*/run.yaml")))
-
-        print_status(rows, watch=watch)
+        print_status(lambda: status_rows(places, folders), watch=watch)
 
 
 @app.command()

@@ -12,15 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
 
@@ -295,6 +287,6 @@ def given_parameters(pairs: Iterable[str] | None) -> dict[str, Any]:
     if wrong := ["".join(pair) for pair in split if not (pair[0] and pair[1])]:
         raise ValueError(f"-p takes KEY=VALUE, such as -p epochs=5; not {wrong[0]!r}")
     try:
-        return {key: yaml.safe_load(value) for key, _, value in split}
+        return {key: load_yaml(value) for key, _, value in split}
     except yaml.YAMLError as error:
         raise ValueError(f"-p: {' '.join(str(error).split())}") from None

@@ -105,11 +105,10 @@ def frame_errors(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse
     how: dict[str, Any] = {"marker": "o", "height": 3.4, "aspect": 1.35}
     if many:
         data = _over_seeds(data, "frame")
-        grid = _curves(
-            data, "frame", hue, _coloured(sorted(set(data[hue]))), facets=["branch"], col_order=branches, **how
-        )
+        colours = coloured(sorted(set(data[hue])))
+        grid = _curves(data, "frame", hue, colours, facets=["branch"], col_order=branches, **how)
     else:
-        how |= {"hue_order": branches, "palette": _coloured(branches)}
+        how |= {"hue_order": branches, "palette": coloured(branches)}
         grid = sns.relplot(data, x="frame", y="value", hue=hue, kind="line", **how)
     levels = levels[(levels.metric == metric) & (levels.baseline == "mean_frame")]
     if "split" in levels:
@@ -127,7 +126,7 @@ def sequence_errors(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str = "
     errors: columns sequence, branch, frame, metric, value; test: as test.csv.
     """
     data = errors[errors.metric == metric].assign(sequence=lambda d: d.sequence.map("test {}".format))
-    how: dict[str, Any] = {"marker": "o", "height": 3.2, "aspect": 1.35, "palette": palette_of(data.sequence)}
+    how: dict[str, Any] = {"marker": "o", "height": 3.2, "aspect": 1.35, "palette": coloured(data.sequence.unique())}
     grid = sns.relplot(data, x="frame", y="value", hue="sequence", col="branch", kind="line", **how)
     means = test[(test.metric == metric) & test.frame.notna()].astype({"frame": int})
     for branch, axis in grid.axes_dict.items():
@@ -171,7 +170,7 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     value on val.
     """
     data = _over_seeds(curves[curves.metric == metric], "epoch")
-    colours = _coloured(ordered(data.loss, [*LOSSES]))
+    colours = coloured(ordered(data.loss, [*LOSSES]))
     how: dict[str, Any] = {"style": "branch", "style_order": BRANCH_ORDER, "height": 3.1, "aspect": 1.15}
     how |= {"col_order": ordered(data.task, TASK_ORDER), "row_order": ordered(data.decoder_input, INPUT_ORDER)}
     grid = _curves(data, "epoch", "loss", colours, facets=["decoder_input", "task"], **how)
@@ -210,7 +209,7 @@ def by_branch(
         how |= {"style": hue, "style_order": names, "dashes": dashes}
     elif hue not in ("run", "loss") and data.loss.nunique() > 1:
         how["style"] = "loss"
-    grid = _curves(data, x, hue, _coloured(names), facets=["branch"], **how)
+    grid = _curves(data, x, hue, coloured(names), facets=["branch"], **how)
     if log:
         grid.set(yscale="log")
     if levels is not None:
@@ -255,16 +254,13 @@ def _curves(
     return grid
 
 
-def _coloured(names: Iterable[str]) -> dict[str, object]:
-    return dict(zip(names, cycle(sns.color_palette("colorblind")), strict=False))  # after ten they come again
-
-
-def palette_of(values: pd.Series) -> list:
-    return sns.color_palette("colorblind", values.nunique())  # of more than its ten they come again
+def coloured(names: Iterable[str]) -> dict[str, object]:
+    """A colour for each name; after ten they come again."""
+    return dict(zip(names, cycle(sns.color_palette("colorblind")), strict=False))
 
 
 def no_values(metric: str) -> Figure:
-    # Of a run that diverged in its first epoch, or of what an older version did not record.
+    """Says so: of a run that diverged in its first epoch, or of what an older version did not record."""
     figure, axis = plt.subplots(figsize=(5, 1.2))
     axis.text(0.5, 0.5, f"no finite value of: {UNITS.get(metric, metric)}", ha="center", va="center")
     axis.axis("off")
@@ -272,11 +268,12 @@ def no_values(metric: str) -> Figure:
 
 
 def ordered(values: pd.Series, first: list[str]) -> list[str]:
-    # The known ones in their order, then any others.
+    """The known ones in their order, `first`, then any others."""
     return sorted(set(values), key=lambda value: (first.index(value) if value in first else len(first), value))
 
 
 def level_line(axis: Axes, value: float, name: str, line: object, *, colour: object = "0.4") -> None:
+    """A level across an axis, named at its right end."""
     axis.axhline(value, color=colour, linestyle=line, linewidth=1)
     x = axis.get_xlim()[1]
     axis.text(x, value, name, color=colour, fontsize=7, ha="right", va="bottom")

@@ -23,7 +23,7 @@ def product(
     """weight @ x + add, (features, columns), in the dtype of x."""
     if weight.dim() == 2:
         return _matrix_product(weight, x, add, out)
-    z = _columns(F.conv2d(_maps(x, side, weight.dtype), weight, padding="same"), x.dtype)
+    z = _as_columns(F.conv2d(_as_maps(x, side, weight.dtype), weight, padding="same"), x.dtype)
     if add is None and out is None:
         return z
     return torch.add(z, 0 if add is None else add, out=z if out is None else out)
@@ -35,9 +35,9 @@ def product_back(
     """The gradient of x in z = product(weight, x), plus `add`, in the dtype of d_z."""
     if weight.dim() == 2:
         return _matrix_product(weight.t(), d_z, add, out)
-    maps = _maps(d_z, side, weight.dtype)
+    maps = _as_maps(d_z, side, weight.dtype)
     shape_of_x = maps.new_empty(len(maps), weight.shape[1], side, side)
-    d_x = _columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype)
+    d_x = _as_columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype)
     return torch.add(d_x, 0 if add is None else add, out=out)
 
 
@@ -47,7 +47,7 @@ def gradient(d_z: Tensor, x: Tensor, weight: Tensor, *, side: int = 1) -> Tensor
     if weight.dim() == 2:
         d_z, x = d_z.to(weight.dtype), x.to(weight.dtype)
         return LINEAR(d_z, x, None, "none", [], "") if _is_large(d_z, len(x)) else d_z @ x.t()
-    d_z, x = (_maps(columns, side, weight.dtype) for columns in (d_z, x))
+    d_z, x = (_as_maps(columns, side, weight.dtype) for columns in (d_z, x))
     return _convolution_backward(d_z, x, weight, False, True)[1]
 
 
@@ -70,13 +70,13 @@ def _is_large(left: Tensor, columns: int) -> bool:
     return fits and left.numel() * columns >= LARGE
 
 
-def _maps(x: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+def _as_maps(x: Tensor, side: int, dtype: torch.dtype) -> Tensor:
     """(channels, n · side²) → (n, channels, side, side)"""
     maps = x.unflatten(1, (-1, side, side)).transpose(0, 1)
     return maps.to(dtype, memory_format=torch.contiguous_format)
 
 
-def _columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
+def _as_columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
     """(n, channels, side, side) → (channels, n · side²)"""
     return maps.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1)
 

@@ -24,12 +24,12 @@ from seqae import experiment, logs, pictures
 from seqae.config import EXECUTION, resolve
 from seqae.device import make_accelerator, mixed_precision
 from seqae.diagnose import verdict
+from seqae.folder import SAMPLES, RunFolder, images
 from seqae.live import watched
 from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name
 from seqae.performance import measure
 from seqae.provenance import circumstances, code_version, now
-from seqae.recorded import SAMPLES, Recorded, images
 from seqae.records import RunError
 from seqae.stores import fetch, publish_run_folder, unpublished, working
 from seqae.train import Fitted
@@ -66,8 +66,8 @@ def find_runs(store: Path, family: str | None = None) -> "list[Run]":
     return runs
 
 
-class Run(Recorded):
-    """One run and its folder; what is read there is in `Recorded`. `open_run` and `load` make it."""
+class Run(RunFolder):
+    """One run and its life; what is known of it is in `RunFolder`. `open_run` and `load` make it."""
 
     def train(self) -> "Run":
         """Train, resume or, when done already, do nothing. Afterwards everything of the run is in its folder."""

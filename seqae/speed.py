@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from seqae.compare import labels, stack
-from seqae.plots import palette_of
+from seqae.plots import coloured
 from seqae.runs import Run
 
 
@@ -58,9 +58,7 @@ def update_times(table: pd.DataFrame) -> Figure:
 
 
 def speedup_bars(table: pd.DataFrame) -> Figure:
-    """How many times as long each implementation takes, by size, a panel a decoder input; table: as
-    `speedups`.
-    """
+    """How many times as long each implementation takes, by size, a panel a decoder input; table: as `speedups`."""
     named = table.assign(size=table.D.astype(str) + ", " + table.H.astype(str) + ", " + table.B.astype(str))
     ratios = named.melt(["size", "decoder_input"], [name for name in table if name.startswith("× ")]).dropna()
     grid = sns.catplot(
@@ -81,7 +79,7 @@ def roofline(table: pd.DataFrame) -> Figure:
     table = table[table.part == "forward_backward"]
     grid = sns.relplot(
         table, x="intensity", y="gflops", hue="implementation", style="decoder_input", height=4.4, aspect=1.5, s=60,
-        palette=palette_of(table.implementation),
+        palette=coloured(table.implementation.unique()),
     )  # fmt: skip
     span = np.geomspace(table.intensity.min() / 2, table.intensity.max() * 2, 100)
     peak, memory = table.matmul_gflops.max(), table.copy_gbs.max()

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqae.records import RunError, progress, read_record, run_status
+from seqae.stores import fetch, refresh
 
 if TYPE_CHECKING:  # torch behind them takes seconds to import, and a look at records needs none
     from seqae.executing import Outcome
@@ -90,7 +91,6 @@ class SweepView:
 
     def _look(self, running: "list[Run]") -> None:
         from seqae.index import update_index
-        from seqae.stores import refresh
         from seqae.transfer import StoreError
 
         if (began := time.monotonic()) >= self.next_look:
@@ -134,10 +134,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     return table
 
 
-def status_rows(folders: Iterable[Path]) -> list[list[str]]:
-    """Of the runs in these folders, begun or not: run, status, verdict, test mse, seconds, machine."""
-    rows = []
-    for folder in folders:
+def status_rows(places: Iterable[str | None], folders: Sequence[Path] = ()) -> list[list[str]]:
+    """Of the runs in these folders, begun or not, none: of all in these stores: run, status, verdict, test mse,
+    seconds, machine. Brings mirrors up to date first.
+    """
+    rows, roots = [], [fetch(place) for place in places]
+    for folder in folders or sorted(file.parent for root in roots for file in root.glob("*/*/run.yaml")):
         try:
             rows.append(_status_row(folder))
         except RunError as error:  # one damaged folder hides no other

@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "cost": {"config", "device", "experiment", "models"},
     "peers": {"losses", "models"},
     "performance": {"config", "cost", "data", "experiment", "fused", "losses", "models", "peers"},
-    "recorded": {"config", "data", "device", "diagnose", "evaluation", "experiment", "logs", "metrics", "models"},
+    "folder": {"config", "data", "device", "diagnose", "evaluation", "experiment", "logs", "metrics", "models"},
     "runs": {"config", "device", "diagnose", "experiment", "live", "logs", "models", "naming", "performance"},
     "compare": {"config", "diagnose", "logs", "metrics", "naming", "pictures", "runs", "stores"},
     "index": {"compare", "records", "report", "runs"},
@@ -60,8 +60,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["experiment"] |= {"device", "evaluation", "initial", "updates"}
 ALLOWED["performance"] |= {"device", "updates"}
-ALLOWED["recorded"] |= {"provenance", "records"}
-ALLOWED["runs"] |= {"pictures", "provenance", "recorded", "records", "stores", "train"}
+ALLOWED["folder"] |= {"provenance", "records"}
+ALLOWED["runs"] |= {"pictures", "folder", "provenance", "records", "stores", "train"}
 ALLOWED["gather"] = {"records", "runs", "stores", "transfer"}
 ALLOWED["demo"] = {"cells", "executing", "models", "naming", "records", "device", "runs", "stores"}
 ALLOWED["rerun"] = {"config", "executing", "naming", "provenance", "records", "runs", "stopping"}

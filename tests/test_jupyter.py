@@ -126,7 +126,7 @@ def test_code_that_is_edited_is_reloaded_and_objects_of_before_follow(kernel, pa
     kernel.text("%load_ext autoreload\n%autoreload 2\nfrom seqae import plots")
     assert kernel.text("print(plots.UNITS['learning_rate'], run.name == run.folder.name)") == "learning rate True"
     for name, old, new in (("plots", '"learning rate"', '"pace"'),
-                           ("recorded", "        return self.folder.name\n", "        return 'edited'\n")):  # fmt: skip
+                           ("folder", "        return self.folder.name\n", "        return 'edited'\n")):  # fmt: skip
         file = package / "seqae" / f"{name}.py"
         text = file.read_text()
         assert old in text

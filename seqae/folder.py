@@ -26,7 +26,7 @@ SAMPLES = 8  # sequences shown
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RunFolder:
     """A run's folder, read; see the table of files in CONTRIBUTING.md."""
 
     folder: Path
