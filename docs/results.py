@@ -1,4 +1,5 @@
-"""README's tables of results and their figure, from a store's runs of `best`: python docs/results.py [STORE].
+"""README's table of results and its figure, and that in results.md, from a store's runs of `best`:
+python docs/results.py [STORE].
 
 The results are those of the recipe on full MNIST at scale `cpu`, one run a seed; what each ingredient brings, those of
 scale `ablation`: runs that trained on as many sequences as these scales say.
@@ -84,7 +85,7 @@ def ablation(runs: list[Run]) -> str:
 
 
 def replaced(text: str, name: str, new: str) -> str:
-    """What stands between two comments of README."""
+    """The text with `new` between the two comments of this name."""
     marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
     return re.sub(f"{marks[0]}.*{marks[1]}", lambda _: f"{marks[0]}\n{new}\n{marks[1]}", text, flags=re.DOTALL)
 
@@ -105,8 +106,9 @@ if __name__ == "__main__":
         sys.exit("no finished run of the recipe at scale cpu in this store: make paper-cpu")
     p = chosen[0].parameters
     save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
-    readme = HERE.parent / "README.md"
-    text = replaced(readme.read_text(encoding="utf-8"), "results", f"{table(chosen)}\n\n{protocol(chosen)}")
-    if compared := of_scale(done, "ablation"):
-        text = replaced(text, "ablation", ablation(compared))
-    readme.write_text(text, encoding="utf-8")
+    for page, name, runs_of_it, write in (
+        (HERE.parent / "README.md", "results", chosen, lambda runs: f"{table(runs)}\n\n{protocol(runs)}"),
+        (HERE / "results.md", "ablation", of_scale(done, "ablation"), ablation),
+    ):
+        if runs_of_it:
+            page.write_text(replaced(page.read_text(encoding="utf-8"), name, write(runs_of_it)), encoding="utf-8")

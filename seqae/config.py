@@ -133,6 +133,13 @@ class Parameters(BaseModel):
             return None  # YAML's own word is null; here `none` is the word everywhere
         return value if annotation in (str, str | None) else _as_number(value)
 
+    @field_validator("label")
+    @classmethod
+    def _drawable(cls, label: str | None) -> str | None:
+        if label is not None and (not label.strip() or label.startswith("_") or "$" in label):
+            raise ValueError(f"label {label!r} cannot stand in a figure, where $ is mathematics and a first _ hides it")
+        return label
+
     @model_validator(mode="after")
     def _sound(self) -> Self:
         faults = []

@@ -83,6 +83,16 @@ def test_all_faults_are_told_at_once() -> None:
     assert "epochz" in both
 
 
+@pytest.mark.parametrize("label", ["", " ", "_hidden", "$x^2$", "costs $5", "a$b$"])
+def test_a_label_that_no_figure_can_show_is_refused(label: str) -> None:
+    assert f"label {label!r} cannot stand in a figure" in fault({"label": label})
+
+
+@pytest.mark.parametrize("label", ["the recipe", "with_underscore", "<b>é</b>", "100 %"])
+def test_a_label_is_free_text_otherwise(label: str) -> None:
+    assert resolve({"label": label}).label == label
+
+
 def test_two_unsound_combinations_are_both_told() -> None:
     message = fault({"training_loss": "bce", "activation": "tanh", "pixel_range": [-2, 2]})
     assert "activation tanh gives none" in message
