@@ -56,8 +56,11 @@ def make_accelerator(
             import mlflow
 
             mlflow.end_run()
-        named = {TRACKER_NAMES[tracker]: folder.parent.name} if folder and tracker in TRACKER_NAMES else {}
-        accelerator.init_trackers("seqae", init_kwargs={tracker: named})
+        given = {TRACKER_NAMES[tracker]: folder.parent.name} if folder and tracker in TRACKER_NAMES else {}
+        if tracker == "wandb" and folder:  # by itself it writes where the kernel works, the notebooks' folder for one
+            folder.mkdir(parents=True, exist_ok=True)
+            given["dir"] = str(folder)
+        accelerator.init_trackers("seqae", init_kwargs={tracker: given})
     return accelerator
 
 
