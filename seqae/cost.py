@@ -9,6 +9,7 @@ from io import StringIO
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +23,7 @@ NO_TIME |= {"learning_rate", "momentum", "weight_decay", "clip_norm", "init", "i
 # Of an H100 SXM, dense, in operations a second, as its data sheet has them; what share a run reaches is an assumption.
 H100 = {"none": 67e12, "tf32": 494.7e12, "bf16": 989.4e12, "fp16": 989.4e12}
 H100_SHARE = 0.3
+H100_LAUNCH = 1e-5  # seconds that each operation takes at least, launched from Python by itself: assumed as well
 SMALL = 5e10  # floating-point operations an update, up to which timing a few of them is quick
 
 
@@ -29,17 +31,29 @@ SMALL = 5e10  # floating-point operations an update, up to which timing a few of
 class Cost:
     """weights: their number. memory: bytes of weights, gradients and optimizer state. activations: bytes that the
     backward pass needs of the forward pass, at most. operations: floating-point ones an update. seconds: for all
-    epochs, as estimated by `how`. h100_seconds: at H100_SHARE of an H100's peak in the run's precision.
+    epochs, as estimated by `how`. h100_seconds: at H100_SHARE of an H100's peak in the run's precision, or at
+    H100_LAUNCH for each of an update's `launches`, whichever is longer.
     """
 
     weights: int
     memory: int
     activations: int
     operations: int
+    launches: int
     updates: int
     seconds: float
     how: str
     h100_seconds: float
+
+
+class _Launches(TorchDispatchMode):
+    """Counts the tensor operations that a device would have to be sent, views left out."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 def estimate(p: Parameters) -> Cost:
@@ -53,7 +67,7 @@ def estimate(p: Parameters) -> Cost:
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.device("meta"), hooks, FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), hooks, _Launches() as launches, FlopCounterMode(display=False) as counter:
         frames = torch.empty(batch, p.frames_in + p.frames_out, p.frame_size, p.frame_size)
         targets = branch_targets(frames, task=p.task, frames_in=p.frames_in)
         torch.stack([z.sum() for z in model(frames[:, : p.frames_in], targets).values()]).sum().backward()
@@ -69,8 +83,8 @@ def estimate(p: Parameters) -> Cost:
     own = {weight.untyped_storage()._cdata for weight in model.parameters()}
     activations = sum(size for storage, size in saved.items() if storage not in own)
     times = updates + evaluations / 3
-    on_h100 = operations * times / (H100_SHARE * H100[p.precision])
-    return Cost(weights, memory, activations, operations, updates, update * times, how, on_h100)
+    on_h100 = max(operations / (H100_SHARE * H100[p.precision]), launches.count * H100_LAUNCH) * times
+    return Cost(weights, memory, activations, operations, launches.count, updates, update * times, how, on_h100)
 
 
 def seconds_of(runs: Sequence[Parameters]) -> list[float]:

@@ -101,7 +101,10 @@ def _download(name: str, url: str | None) -> Path:
     try:
         return Path(pooch.retrieve(source, f"md5:{MNIST_FILES[name][0]}", fname=f"{name}.gz", path=cache))
     except (OSError, ValueError) as error:  # ValueError: wrong checksum, unknown protocol
-        reason = str(error).split(". ")[0]  # what follows is pooch's own advice
+        root: BaseException = error  # of a failed connection the outer errors wrap one another's texts
+        while inner := root.__cause__ or root.__context__:
+            root = inner
+        reason = str(root).split(". ")[0]  # what follows is pooch's own advice
         remedy = "try again, or give a folder with MNIST's files (data_folder)"
         raise OSError(f"{source} could not be downloaded to {cache} ({reason}): {remedy}") from error
 

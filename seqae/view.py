@@ -195,7 +195,7 @@ def plan_lines(planned: "Sequence[Planned]", why: Sequence[str | None], count: i
 
 def check_lines(item: "Planned") -> Iterator[str]:
     """How large a planned run is, how long it takes, and what it can reach at best."""
-    from seqae.cost import H100, H100_SHARE, estimate
+    from seqae.cost import H100, H100_LAUNCH, H100_SHARE, estimate
 
     p, cost = item.run.parameters, estimate(item.run.parameters)
     yield (
@@ -205,8 +205,13 @@ def check_lines(item: "Planned") -> Iterator[str]:
         f"  {cost.operations / 1e9:,.3g} GFLOP an update, {cost.updates:,} updates: about "
         f"{duration(cost.seconds)} on this machine, from {cost.how}\n"
         f"  about {duration(cost.h100_seconds)} on an H100, if it reaches {H100_SHARE:.0%} of its "
-        f"{H100[p.precision] / 1e12:g} TFLOP/s in precision {p.precision}: assumed, not measured\n"
-        f"  {item.run.prognosis()}"
+        f"{H100[p.precision] / 1e12:g} TFLOP/s in precision {p.precision}, and each of an update's {cost.launches:,} "
+        f"operations takes it {H100_LAUNCH * 1e6:g} µs at least: assumed, not measured"
     )
+    try:
+        yield f"  {item.run.prognosis()}"
+    except OSError as error:  # digits that are not here, and that this machine cannot fetch
+        yield f"  what it can reach, its digits tell: {error}"
+        return
     for level in item.run.baselines().query("split == 'val'").itertuples():
         yield f"  {level.branch} {level.baseline} {level.metric}: {level.value:.4g}"

@@ -222,9 +222,24 @@ def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
     step = 256 * 3 * 4  # bytes: encoder and decoder keep, of 10 steps, h, i, f, g, o and tanh(c), and c of 11
     assert 2 * 71 * step <= found.activations < 2 * 100 * step  # beside frames, and what hands the state over
     evaluations = 200 * 334  # of 1,000 val sequences by threes, a third of an update each
-    assert found.h100_seconds == pytest.approx(found.operations * (600 + evaluations / 3) / 20.1e12)
+    # At least every gate's product, sum and activation, in 20 steps forward and back, is an operation of its own.
+    assert found.launches > 2 * 20 * 3
+    assert found.h100_seconds == pytest.approx(found.launches * 1e-5 * (600 + evaluations / 3))
+    monkeypatch.setattr(cost, "H100_LAUNCH", 0)
+    on_products = cost.estimate(resolve(given)).h100_seconds
+    assert on_products == pytest.approx(found.operations * (600 + evaluations / 3) / 20.1e12)
     assert "matrix product" in found.how
     assert found.seconds > 0
+
+
+def test_check_tells_what_it_can_where_the_digits_cannot_be_fetched(monkeypatch, project):
+    monkeypatch.setenv("SEQAE_MNIST_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(cost, "SMALL", 0)
+    output = call("check", "params/fam/a.yaml", "--scale", "tiny", "-p", "digits=mnist")
+    assert "GFLOP an update" in output
+    assert "could not be downloaded" in output
+    assert "Connection refused" in output
+    assert "HTTPConnectionPool" not in output
 
 
 @pytest.mark.parametrize(("optimizer", "numbers"), [("SGD", 2), ("RMSprop", 3), ("Adam", 4)])
