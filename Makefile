@@ -24,8 +24,8 @@ performance: .venv/.ready  ## time one update of each size beside its peers; lea
 	$(BIN)/seqae run params/performance --scale quick --jobs 1
 	$(BIN)/seqae compare performance params/performance --scale quick
 
-test: .venv/.ready  ## all tests
-	$(BIN)/python -m pytest
+test: .venv/.ready  ## all tests, a file at a time on each of up to four cores
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check
