@@ -30,6 +30,7 @@ from distributed.core import Status
 
 from seqae.config import read_yaml
 from seqae.machines import over_ssh
+from seqae.stopping import heard_later
 
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "oar": "OARCluster",
@@ -43,7 +44,9 @@ CONFIG = {
 }
 ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, this machine only
 UNSEEN: Any = {"dashboard_address": ANYWHERE, "silence_logs": logging.CRITICAL}
-OBEY_SIGNALS = "from seqae.kernels import obey_signals; obey_signals()"  # run in each worker's process first
+PRELOAD = (  # run in each worker's process first
+    "from seqae.kernels import obey_signals; from seqae.forkserver import prepare; obey_signals(); prepare()"
+)
 
 
 def tls(ca: Path | None, cert: Path | None, key: Path | None) -> Security | None:
@@ -95,7 +98,8 @@ def connect(
                 "--tls-ca, --tls-cert and --tls-key go with --cluster: here nothing listens to the network"
             )
         else:
-            address = stack.enter_context(_local(workers, threads=max(1, CPU_COUNT // jobs)))
+            with heard_later():  # half started, Dask's cluster ends in a traceback
+                address = stack.enter_context(_local(workers, threads=max(1, CPU_COUNT // jobs)))
         _quiet()
         try:
             client = Client(address, timeout=CONNECT_SECONDS, security=security)
@@ -126,7 +130,7 @@ def _local(workers: int, *, threads: int) -> LocalCluster:
         memory_limit=0,  # kernels take the memory, not workers
         **UNSEEN,
         env=_threads(threads),
-        preload=[OBEY_SIGNALS],
+        preload=[PRELOAD],
     )
 
 
@@ -182,7 +186,7 @@ def work(address: str, *, count: int, security: Security | None, tell: Callable[
                     memory_limit=0,
                     security=security,
                     env=_threads(max(1, CPU_COUNT // count)),
-                    preload=[OBEY_SIGNALS],
+                    preload=[PRELOAD],
                     dashboard_address=ANYWHERE,
                     silence_logs=logging.CRITICAL,
                 ) as nanny:

@@ -32,6 +32,21 @@ def ending_in_order() -> Iterator[None]:
 
 
 @contextmanager
+def heard_later() -> Iterator[None]:
+    """For what must not be left half done: an ending that comes meanwhile comes when it is over. In the main thread."""
+    asked: list[int] = []
+    heard = [ending for ending in ENDINGS if signal.getsignal(ending) not in (signal.SIG_IGN, None)]
+    before = {ending: signal.signal(ending, lambda number, frame: asked.append(number)) for ending in heard}
+    try:
+        yield
+    finally:
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
+        if asked:
+            signal.raise_signal(asked[0])
+
+
+@contextmanager
 def stop_asked() -> Iterator[list[int]]:
     """Gives a list to which SIGINT and SIGTERM are appended when they come; it ends with KeyboardInterrupt if they did.
 

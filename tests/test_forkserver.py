@@ -63,6 +63,23 @@ def test_each_kernel_is_a_process_of_its_own(tmp_path):
     assert gone([first["pid"], second["pid"]])
 
 
+def test_a_prepared_server_forks_the_first_kernel(tmp_path):
+    (tmp_path / "look.ipynb").write_text(notebook("import os\nprint(os.getppid())"))
+    prepared = """if True:
+        import psutil, nbformat
+        from pathlib import Path
+        from seqae import forkserver, kernels
+        forkserver.prepare()
+        (server,) = psutil.Process().children()
+        target = Path("done.ipynb")
+        reason = kernels.execute_notebook(Path("look.ipynb").read_text(), target, name="look", parameters={}, environment={})
+        assert reason is None, reason
+        print(server.pid, nbformat.read(target, 4).cells[-1].outputs[0].text)"""
+    command = [sys.executable, "-W", "ignore", "-c", prepared]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    assert said[0] == said[1]
+
+
 def test_what_a_notebook_changes_stays_in_its_kernel(tmp_path):
     executed(tmp_path, "one", "import seqae.losses, torch; seqae.losses.activate = None; torch.set_num_threads(1)")
     reason, _ = executed(tmp_path, "two", "import seqae.losses; assert seqae.losses.activate is not None")

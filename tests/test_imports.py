@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": set(),
     "forkserver": {"compare", "runs"},
     "kernels": {"forkserver"},
-    "cluster": {"config", "machines"},
+    "cluster": {"config", "machines", "stopping"},
     "machines": set(),
     "diagnose": {"losses"},
     "models": {"losses", "recurrent"},

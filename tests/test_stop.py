@@ -64,10 +64,11 @@ def twice(sweep: Sweep, number: int) -> None:
 
 def test_asked_to_end_it_ends_with_a_checkpoint_and_the_next_goes_on(long, tmp_path, started):
     project, expected = long
-    sweep = started(project, *LONG, store=tmp_path, jobs=1)
-    wait_until(lambda: sweep.others()["forkserver"] or sweep.process.poll() is not None, sweep.said())
-    twice(sweep, signal.SIGINT)  # while its kernel starts
-    assert sweep.ended(130) == STOPPED
+    for what in ("worker", "forkserver", "kernel"):  # while its cluster starts, and while its kernel does
+        sweep = started(project, *LONG, store=tmp_path, jobs=1)
+        wait_until(lambda: sweep.others()[what] or sweep.process.poll() is not None, sweep.said())  # noqa: B023
+        twice(sweep, signal.SIGINT)
+        assert sweep.ended(130) == STOPPED
     for logged, (send, number) in enumerate([(to_all, signal.SIGTERM), (twice, signal.SIGINT)], start=1):
         sweep = started(project, *LONG, store=tmp_path, jobs=1)
         in_an_epoch(sweep, tmp_path, logged)
