@@ -71,8 +71,8 @@ def test_a_prepared_server_forks_the_first_kernel(tmp_path):
         from seqae import forkserver, kernels
         forkserver.prepare()
         (server,) = psutil.Process().children()
-        target = Path("done.ipynb")
-        reason = kernels.execute_notebook(Path("look.ipynb").read_text(), target, name="look", parameters={}, environment={})
+        source, target = Path("look.ipynb").read_text(), Path("done.ipynb")
+        reason = kernels.execute_notebook(source, target, name="look", parameters={}, environment={})
         assert reason is None, reason
         print(server.pid, nbformat.read(target, 4).cells[-1].outputs[0].text)"""
     command = [sys.executable, "-W", "ignore", "-c", prepared]
