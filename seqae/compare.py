@@ -104,7 +104,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     recorded = diary().rename(columns={"mse": "diary, mse"})
     wide = wide.merge(recorded, how="left", on=["task", "decoder_input", "branch", "loss"])
     wide["diary, mse"] = wide["diary, mse"].where((wide.architecture == "lstm_copy") & (wide.gain == 1))
-    others = [name for name in wide if name in UNITS and name != "mse"]
+    others = [name for name in UNITS if name in wide and name != "mse"]
     told = ["diary, mse"] if {run.family for run in runs} == {"losses"} else []
     shown = ["run", "branch", "mse", *told, "verdict", *others]
     return wide[shown].sort_values("mse", ignore_index=True).rename(columns=label)

@@ -11,12 +11,12 @@ if TYPE_CHECKING:  # units alone are known without torch
 
 HISTOGRAM = np.linspace(-0.25, 1.25, 61)  # bin edges of outputs on the [0, 1] scale; the ends take what lies beyond
 HISTOGRAM_CENTRES = [round(-0.2375 + 0.025 * i, 4) for i in range(60)]
-UNITS = {  # of every metric, as test.csv says them; tables and axes take theirs from here
+UNITS = {  # of every metric, as test.csv says them; tables and axes take theirs from here, and tables their order
     "mse": "per pixel, on [0, 1]",
     "bce": "nats/pixel",
-    "mae": "per pixel, on [0, 1]",
-    "psnr": "dB",
     "ssim": "1",
+    "psnr": "dB",
+    "mae": "per pixel, on [0, 1]",
 }
 
 

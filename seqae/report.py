@@ -25,6 +25,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from seqae.metrics import UNITS, label
+
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
 SCRIPTED = {"application/vnd.jupyter.widget-view+json", "application/javascript"}  # their text/plain says nothing
 UNWANTED = "script, link, meta, base, iframe, frame, object, embed, form, :not(img)[src]:not([src^='data:'])"
@@ -97,7 +99,10 @@ def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Sequence[tupl
     """Write the page of all runs; `comparisons` are (title, path relative to the index)."""
     paths = [row.thumbnail if row.thumbnail and row.thumbnail.is_file() else None for row in rows]
     pictures = [_thumbnail(path, path.stat().st_mtime_ns) if path else None for path in paths]
-    columns = list(dict.fromkeys(metric for row in rows for metric in row.metrics))
+    found = dict.fromkeys(column for row in rows for column in row.metrics)  # "recon mse"
+    metrics = {column: column.rpartition(" ")[2] for column in found}
+    order = [*UNITS, *metrics.values()]
+    columns = {column: label(metrics[column]) for column in sorted(found, key=lambda c: order.index(metrics[c]))}
     families = sorted(Counter(row.family for row in rows).items())
     _write(html, "index.html.j2", runs=list(zip(rows, pictures, strict=True)), columns=columns, families=families,
            pictured=any(pictures), states=Counter(row.status for row in rows), comparisons=comparisons)  # fmt: skip

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "pictures": set(),
     "live": {"plots"},
     "plots": {"losses", "metrics"},
-    "report": set(),
+    "report": {"metrics"},
     "forkserver": {"compare", "runs"},
     "kernels": {"forkserver"},
     "cluster": {"config", "machines", "stopping"},

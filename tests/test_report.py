@@ -365,13 +365,25 @@ def test_pages_are_written_from_several_threads(tmp_path):
     assert (tmp_path / "index.html").read_text(encoding="utf-8").endswith("</html>")
 
 
+def test_the_index_has_the_errors_first_and_says_their_units(tmp_path):
+    metrics = {"recon psnr": 18.0, "recon mse": 0.01, "own": 3.0, "pred mse": 0.02, "recon mae": 0.05}
+    write_index(tmp_path / "index.html", [IndexRow("f", "run", "r.html", "done", metrics=metrics)], [])
+    heads = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser").select("thead th[data-type=number]")
+    assert [head.get_text(strip=True) for head in heads] == [
+        *("recon mse", "pred mse", "recon psnr", "recon mae", "own", "duration")
+    ]
+    assert [head.get("title") for head in heads[1:4]] == [
+        *("mse per pixel, on [0, 1]", "psnr, dB", "mae per pixel, on [0, 1]")
+    ]
+
+
 def test_the_index_holds_all_runs_and_the_union_of_their_metrics(tmp_path):
     page = BeautifulSoup(an_index(tmp_path).read_text(), "html.parser")
     labels = [th.get_text(strip=True) for th in page.select("thead th")]
     assert labels == ["run", "status", "verdict", "frames", "pred mse", "bce", "duration", "started"]
     rows = page.select("tbody tr")
     assert len(rows) == 30
-    assert [td.get_text() for td in rows[4].select("td.number")] == ["0.28", "0.1", "0:00:04"]
+    assert [td.get_text() for td in rows[4].select("td.number")] == ["0.2800", "0.1000", "0:00:04"]
     assert [td.get_text() for td in rows[7].select("td.number")] == ["", "", "0:00:07"]
     assert [badge["class"][1] for badge in rows[7].select(".badge")] == ["bad"]
     assert [badge["class"][1] for row in rows[:3] for badge in row.select(".badge")[1:]] == ["good", "warn", "bad"]
