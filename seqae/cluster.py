@@ -104,7 +104,8 @@ def connect(
         try:
             client = Client(address, timeout=CONNECT_SECONDS, security=security)
         except OSError as error:
-            raise OSError(f"no scheduler answers at {cluster}: {error}") from None
+            remedy = "start it (seqae scheduler), or, if it is one with certificates, say tls:// and give them"
+            raise OSError(f"no scheduler answers at {cluster} ({error}): {remedy}") from None
         yield stack.enter_context(client)
 
 

@@ -17,7 +17,7 @@ from seqae.data import to_range
 from seqae.device import make_accelerator
 from seqae.diagnose import explain_head, prognosis, saturated_since
 from seqae.evaluation import predict
-from seqae.metrics import HISTOGRAM_CENTRES, histogram
+from seqae.metrics import HISTOGRAM_CENTRES, histogram, label
 from seqae.models import SequenceAutoencoder
 from seqae.provenance import code_version
 from seqae.records import RunError, read_record, run_status
@@ -169,10 +169,16 @@ class RunFolder:
             ("task", f"{p.task}, decoder reads {p.decoder_input}"),
             (
                 "loss",
-                f"{p.loss}: pixels in ({p.pixel_range[0]:g}, {p.pixel_range[1]:g}), {p.activation}, "
-                f"{p.training_loss}" + (f", gain {p.gain:g}" if p.gain != 1 else ""),
+                f"{p.loss}: pixels in ({p.pixel_range[0]:g}, {p.pixel_range[1]:g}), "
+                f"{'no activation' if p.activation == 'none' else p.activation}, {p.training_loss}"
+                + (f", gain {p.gain:g}" if p.gain != 1 else ""),
             ),
             ("architecture", f"{p.architecture}, width {p.width:g}, {self._weights(record):,} weights"),
+            (
+                "data",
+                f"{p.frames_in} + {p.frames_out} frames of {p.frame_size}×{p.frame_size} pixels, digits {p.digits}, "
+                f"{p.train_sequences:,} sequences an epoch{', ever new' if p.endless else ''}, by {p.batch_size}",
+            ),
             ("differs from the family in", ", ".join(f"{k} {v}" for k, v in self.differs.items()) or "nothing"),
         ]
         facts += self._results(record)
@@ -204,8 +210,8 @@ class RunFolder:
         for key, value in results.items():
             branch, metric = key.split()
             beside = levels[(levels.branch == branch) & (levels.metric == metric)].sort_values("value")
-            told = ", ".join(f"{row.baseline.replace('_', ' ')} {row.value:.4g}" for row in beside.itertuples())
-            facts.append((f"test {key}", f"{value:.4g}" + (f" ({told})" if told else "")))
+            told = ", ".join(f"{row.baseline.replace('_', ' ')} {row.value:#.4g}" for row in beside.itertuples())
+            facts.append((f"test {branch} {label(metric)}", f"{value:#.4g}" + (f" ({told})" if told else "")))
         return facts
 
     def _weights(self, record: Mapping[str, Any]) -> int:

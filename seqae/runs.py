@@ -55,10 +55,13 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     return Run(folder, family, parameters, differing(parameters, usual))
 
 
-def find_runs(store: Path, family: str | None = None) -> "list[Run]":
-    """Every run of the store (of one family), in the order of their names; a damaged one is told and left out."""
-    runs = []
-    for file in sorted(store.glob(f"{family or '*'}/*/run.yaml")):
+def find_runs(store: str | Path | None = None, family: str | None = None) -> "list[Run]":
+    """Every run of the store (of one family), in the order of their names; a damaged one is told and left out.
+
+    store: a folder, any URL of fsspec, or None: where a run without parameter `store` would be.
+    """
+    folder, runs = store if isinstance(store, Path) else fetch(store, family or ""), []
+    for file in sorted(folder.glob(f"{family or '*'}/*/run.yaml")):
         try:
             runs.append(Run.load(file.parent))
         except (RunError, ValueError) as error:  # damaged, or its parameters are not known to this version

@@ -197,7 +197,7 @@ def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
         kernel_name="python3",
         progress_bar=False,
     )
-    [run] = find_runs(tmp_path / "store")
+    [run] = find_runs(str(tmp_path / "store"))  # as a person writes it
     [swept] = [other for other in find_runs(smoke_store, "losses") if other.name == run.name]
     columns = ["epoch", "split", "branch", "metric", "value"]
     assert run.metrics()[columns].equals(swept.metrics()[columns])
