@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from seqae import Run, find_runs
+from seqae import Run, charts, find_runs
 from seqae.compare import finals as finals_of
+from seqae.compare import levels
 from seqae.config import read_yaml
 from seqae.diagnose import standing
 from seqae.pictures import sample_strips, save_strips
@@ -106,9 +107,14 @@ if __name__ == "__main__":
         sys.exit("no finished run of the recipe at scale cpu in this store: make paper-cpu")
     p = chosen[0].parameters
     save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
+    if compared := of_scale(done, "ablation"):
+        nats = finals_of(compared).query("metric == 'bce'").assign(value=lambda t: 4096 * t.value)
+        mean = levels(compared, "test").query("metric == 'bce' and baseline == 'mean_frame'")["value"].mean()
+        figure = charts.ranking(nats, unit="BCE on test, nats/frame", levels={"mean frame": 4096 * mean})
+        figure.savefig(HERE / "ablation.png", dpi=100, bbox_inches="tight")
     for page, name, runs_of_it, write in (
         (HERE.parent / "README.md", "results", chosen, lambda runs: f"{table(runs)}\n\n{protocol(runs)}"),
-        (HERE / "results.md", "ablation", of_scale(done, "ablation"), ablation),
+        (HERE / "results.md", "ablation", compared, ablation),
     ):
         if runs_of_it:
             page.write_text(replaced(page.read_text(encoding="utf-8"), name, write(runs_of_it)), encoding="utf-8")

@@ -31,13 +31,17 @@ def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str
 
 
 def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | None = None) -> Figure:
-    """Horizontal bars, the best on top. table: columns run, branch, value (in `unit`, less is better); levels: other
-    values to compare with, as named upright lines.
+    """Horizontal bars, the best on top, of runs with two branches by prediction. table: columns run, branch, value (in
+    `unit`, less is better); levels: other values to compare with, as named upright lines.
     """
-    order = table.groupby("run")["value"].min().sort_values().index
+    branches = ordered(table.branch, BRANCH_ORDER)
+    last = table.sort_values("branch", key=lambda names: names.map(branches.index)).groupby("run")["value"].last()
+    order = last.sort_values().index
     figure, axis = plt.subplots(figsize=(8, 0.3 * len(order) * max(1, 0.8 * table.branch.nunique()) + 1.4))
-    sns.barplot(table, y="run", x="value", hue="branch", order=order, hue_order=ordered(table.branch, BRANCH_ORDER),
-                palette="colorblind", orient="h", legend=table.branch.nunique() > 1, ax=axis)  # fmt: skip
+    sns.barplot(table, y="run", x="value", hue="branch", order=order, hue_order=branches,
+                palette="colorblind", orient="h", legend=len(branches) > 1, ax=axis)  # fmt: skip
+    if len(branches) > 1:
+        sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), frameon=False)
     for name, value in (levels or {}).items():
         axis.axvline(value, color="0.3", linewidth=1, linestyle="--")
         axis.text(value, 1.01, name, transform=axis.get_xaxis_transform(), fontsize=7, ha="center")

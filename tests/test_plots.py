@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seqae import pictures, plots
+from seqae import charts, pictures, plots
 
 mpl.use("Agg")
 WAYS = [(task, reads) for task in ("recon", "pred", "both") for reads in ("zero", "output")]
@@ -102,6 +102,16 @@ def test_one_run_against_its_levels():
     assert axis.get_ylabel() == "BCE, nats/pixel"
     assert drawn(axis) == [pytest.approx((0.1, 0.2, 0.3))] * 2
     assert horizontals(axis) == [0.16]
+
+
+def test_a_ranking_goes_by_the_prediction_of_those_that_have_both_branches():
+    rows = [("a", "pred", 0.3), ("a", "recon", 0.1), ("b", "recon", 0.2), ("b", "pred", 0.25), ("c", "recon", 0.27)]
+    table = pd.DataFrame(rows, columns=["run", "branch", "value"])
+    (axis,) = charts.ranking(table, unit="MSE", levels={"mean frame": 0.4}).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "c", "a"]  # the best on top
+    assert axis.yaxis_inverted()
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["recon", "pred"]
+    assert "mean frame" in [text.get_text() for text in axis.texts]
 
 
 def test_error_by_frame_step():
