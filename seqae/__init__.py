@@ -1,7 +1,17 @@
 """seqae: sequence autoencoders on video, for research in Jupyter.
 
 In a notebook: `run = open_run("losses", *parameter_cells()).train()`, then look at what it recorded. On the command
-line: `seqae --help`. The models alone: `SequenceAutoencoder`; trained ones: `load_model`.
+line: `seqae --help`. `help(seqae.open_run)` and the like say more.
+
+    parameter_cells      the values of this notebook's cell of parameters, and what papermill put beside them
+    resolve              layers of parameters, merged and checked: Parameters; ParameterError names every fault
+    open_run             the run of a family with these parameters: a Run, whose train() trains, resumes or does nothing
+    find_runs            the runs of a store
+    comparable_runs      those of a family at the same data and budget; RunError says what is wrong with a folder
+    build_model          an untrained SequenceAutoencoder for parameters, of one of ARCHITECTURES
+    load_model           a trained one, from a run's model.safetensors, on any device
+    fit                  the training loop alone, for a model, data and a loss of your own
+    load_digits          digit images of a split; MovingMNIST makes sequences of them
 """
 
 import warnings
@@ -37,3 +47,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"seqae.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'seqae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:  # for completion, which sees nothing of what is imported later
+    return sorted({*globals(), *__all__})

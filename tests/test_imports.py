@@ -128,3 +128,9 @@ def test_what_needs_no_torch_imports_none() -> None:
 
 def test_nothing_imports_a_test() -> None:
     assert not [name for name in chain(*map(imported, MODULES)) if name.split(".")[0] in ("tests", "pytest")]
+
+
+def test_the_package_says_what_it_offers():
+    assert {*seqae.__all__} <= {*dir(seqae)}
+    assert [name for name in seqae.__all__ if name not in (seqae.__doc__ or "")] == []
+    assert all(getattr(seqae, name) is not None for name in seqae.__all__)
