@@ -258,6 +258,23 @@ def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss"
     return "\n".join(f"- {line}".replace("%", " %") for line in lines)
 
 
+def diary_order(grid: Sequence[Run]) -> str:
+    """Whether the losses stand as in the diary, way by way and branch by branch, in Markdown: Spearman's rank
+    correlation of the final MSE on test with the diary's on val, where there are at least three losses to rank.
+    """
+    each = ["task", "decoder_input", "branch"]
+    both = below_mean_frame(grid).merge(diary(), on=[*each, "loss"])
+    ranked = [part[["reached", "mse"]].rank() for _, part in both.groupby(each) if part.loss.nunique() > 2]
+    alike = [ranks.reached.corr(ranks.mse) for ranks in ranked]  # Pearson's of the ranks is Spearman's
+    if not alike:
+        return "Too few losses to compare their order with the diary's."
+    same = sum(ranks.reached.equals(ranks.mse) for ranks in ranked)
+    return (
+        f"In **{same} of {len(alike)}** branches the losses stand exactly in the order of the diary's own runs; "
+        f"Spearman's rank correlation is {min(alike):.2f} or more."
+    )
+
+
 def _side(share: float) -> str:
     if round(100 * share) == 0:
         return "at the mean frame"

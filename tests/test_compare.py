@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from seqae import compare
+from seqae.diagnose import diary
 from seqae.index import update_index
 from seqae.runs import Run, open_run
 
@@ -99,3 +100,17 @@ def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
         update_index(tmp_path)
     assert ">running</span>" in (tmp_path / "index.html").read_text()
     assert after.count('class="pick"') == 1
+
+
+def test_the_diarys_order_is_told_by_branch(monkeypatch):
+    ours = diary().rename(columns={"mse": "reached"})
+    ours["reached"] /= 2  # other sizes, the same order
+    monkeypatch.setattr(compare, "below_mean_frame", lambda runs: ours)
+    assert "**8 of 8** branches" in compare.diary_order([])
+    assert compare.diary_order([]).endswith("is 1.00 or more.")
+    where = (ours.task == "recon") & (ours.decoder_input == "zero")
+    ours.loc[where & (ours.loss == "0sb"), "reached"] = 1.0  # behind 0sm: one pair of neighbours swapped
+    assert "**7 of 8** branches" in compare.diary_order([])
+    assert compare.diary_order([]).endswith("is 0.90 or more.")  # 1 - 6·2 / (5·24)
+    monkeypatch.setattr(compare, "below_mean_frame", lambda runs: ours[ours.loss.str.startswith("1")])
+    assert compare.diary_order([]).startswith("Too few losses")
