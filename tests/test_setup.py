@@ -59,6 +59,17 @@ def test_ci_calls_the_readmes_test_command():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_links_of_the_pages_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))]
+    ours = [(page, *link.partition("#")[::2]) for page, link in links if "://" not in link]
+    assert len(ours) > 20
+    assert [link for page, link, _ in ours if not (page.parent / link).exists()] == []
+    for page, link, anchor in ours:
+        headings = re.findall(r"^#+ (.*)", (page.parent / link).read_text(encoding="utf-8"), re.M) if anchor else []
+        assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings], (page, link, anchor)
+
+
 def test_nothing_of_this_machine_is_in_git():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     texts = {name: (ROOT / name).read_text(encoding="utf-8", errors="ignore") for name in listed}
