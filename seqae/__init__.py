@@ -14,9 +14,14 @@ line: `seqae --help`. `help(seqae.open_run)` and the like say more.
     load_digits          digit images of a split; MovingMNIST makes sequences of them
 """
 
+import os
 import warnings
 from importlib import import_module
 from typing import Any
+
+# How long torch's threads look for work before they sleep; read when torch is imported, after this. Its default is 300
+# times that: where two trainings share the cores, each waits for threads that only look for work, 400 times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # accelerate's dependencies ask for ipywidgets, which no rendered report could show; our progress bars are plain.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -21,10 +21,6 @@ IMPORTS = (
     *("ipykernel.kernelapp", "seqae.compare", "seqae.runs"),
 )
 
-# How long a thread of torch's looks for its next work before it sleeps. By itself 300 times that: where two
-# trainings share a machine, each of two threads, they wait for one another, and updates take 400 times as long.
-SPIN = {"GOMP_SPINCOUNT": "1000"}
-
 
 class Forked:
     """A kernel forked by the server: as much of `subprocess.Popen` as jupyter_client asks for."""
@@ -63,9 +59,7 @@ class _Server:
             stdout=subprocess.PIPE,
             text=True,
             # numpy's BLAS starts its threads at import; torch its own with the first computation, in the kernel
-            env=SPIN
-            | os.environ
-            | {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
             start_new_session=True,
         )
         atexit.register(self.close)

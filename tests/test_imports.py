@@ -1,6 +1,7 @@
 """Imports point one way (design §7): what each module of the package may import of the others."""
 
 import ast
+import os
 import subprocess
 import sys
 from itertools import chain
@@ -134,3 +135,11 @@ def test_the_package_says_what_it_offers():
     assert {*seqae.__all__} <= {*dir(seqae)}
     assert [name for name in seqae.__all__ if name not in (seqae.__doc__ or "")] == []
     assert all(getattr(seqae, name) is not None for name in seqae.__all__)
+
+
+@pytest.mark.parametrize(("given", "then"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_soon_sleep_unless_it_is_said_otherwise(given, then):
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"} | given
+    code = "import seqae, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [then, "False"]  # torch reads it when it is imported
