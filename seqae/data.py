@@ -93,6 +93,14 @@ def _find(name: str, folder: Path) -> Path:
     raise FileNotFoundError(f"{folder} holds neither {name} nor {older}, with or without .gz: put one there")
 
 
+def _innermost(error: BaseException) -> str:
+    # Of a failed connection the outer errors wrap one another's texts. Apart from `_download`, whose frame each error
+    # holds: a name there for the error would hold it in turn, and its socket open, until the garbage is collected.
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return str(error)
+
+
 def _download(name: str, url: str | None) -> Path:
     import pooch  # with requests 0.1 s, which only a download should cost
 
@@ -101,10 +109,7 @@ def _download(name: str, url: str | None) -> Path:
     try:
         return Path(pooch.retrieve(source, f"md5:{MNIST_FILES[name][0]}", fname=f"{name}.gz", path=cache))
     except (OSError, ValueError) as error:  # ValueError: wrong checksum, unknown protocol
-        root: BaseException = error  # of a failed connection the outer errors wrap one another's texts
-        while inner := root.__cause__ or root.__context__:
-            root = inner
-        reason = str(root).split(". ")[0]  # what follows is pooch's own advice
+        reason = _innermost(error).split(". ")[0]  # what follows is pooch's own advice
         remedy = "try again, or give a folder with MNIST's files (data_folder)"
         raise OSError(f"{source} could not be downloaded to {cache} ({reason}): {remedy}") from error
 
