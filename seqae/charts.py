@@ -31,12 +31,14 @@ def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str
 
 
 def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | None = None) -> Figure:
-    """Horizontal bars, the best on top, of runs with two branches by prediction. table: columns run, branch, value (in
-    `unit`, less is better); levels: other values to compare with, as named upright lines.
+    """Horizontal bars, the best on top: by prediction where any run predicts, and those that do not, or diverged, last.
+
+    table: columns run, branch, value (in `unit`, less is better), of several seeds a row each; levels: other values to
+    compare with, as named upright lines.
     """
     branches = ordered(table.branch, BRANCH_ORDER)
-    last = table.sort_values("branch", key=lambda names: names.map(branches.index)).groupby("run")["value"].last()
-    order = last.sort_values().index
+    by = table[table.branch == "pred"] if "pred" in branches else table
+    order = by.groupby("run")["value"].mean().reindex(table.run.unique()).sort_values(kind="stable").index
     figure, axis = plt.subplots(figsize=(8, 0.3 * len(order) * max(1, 0.8 * table.branch.nunique()) + 1.4))
     sns.barplot(table, y="run", x="value", hue="branch", order=order, hue_order=branches,
                 palette="colorblind", orient="h", legend=len(branches) > 1, ax=axis)  # fmt: skip

@@ -260,17 +260,21 @@ def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss"
 
 def diary_order(grid: Sequence[Run]) -> str:
     """Whether the losses stand as in the diary, way by way and branch by branch, in Markdown: Spearman's rank
-    correlation of the final MSE on test with the diary's on val, where there are at least three losses to rank.
+    correlation of the final MSE on test, a mean over seeds, with the diary's on val, where there are at least three
+    losses to rank. Of the diary's own architecture alone; what diverged comes last, and of two that are equal in the
+    diary either may be first.
     """
     each = ["task", "decoder_input", "branch"]
-    both = below_mean_frame(grid).merge(diary(), on=[*each, "loss"])
-    ranked = [part[["reached", "mse"]].rank() for _, part in both.groupby(each) if part.loss.nunique() > 2]
+    table = below_mean_frame(grid).query("architecture == 'lstm_copy' and gain == 1")
+    ours = table.groupby([*each, "loss"])["reached"].mean().reset_index()
+    both = ours.merge(diary(), on=[*each, "loss"]).groupby(each)
+    ranked = [part[["reached", "mse"]].rank(na_option="bottom") for _, part in both if len(part) > 2]
     alike = [ranks.reached.corr(ranks.mse) for ranks in ranked]  # Pearson's of the ranks is Spearman's
     if not alike:
         return "Too few losses to compare their order with the diary's."
-    same = sum(ranks.reached.equals(ranks.mse) for ranks in ranked)
+    same = sum(ranks.sort_values(["mse", "reached"]).reached.is_monotonic_increasing for ranks in ranked)
     return (
-        f"In **{same} of {len(alike)}** branches the losses stand exactly in the order of the diary's own runs; "
+        f"In **{same} of {len(alike)}** branches the losses stand in the order of the diary's own runs; "
         f"Spearman's rank correlation is {min(alike):.2f} or more."
     )
 

@@ -103,14 +103,28 @@ def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
 
 
 def test_the_diarys_order_is_told_by_branch(monkeypatch):
-    ours = diary().rename(columns={"mse": "reached"})
+    ours = diary().rename(columns={"mse": "reached"}).assign(architecture="lstm_copy", gain=1.0)
     ours["reached"] /= 2  # other sizes, the same order
-    monkeypatch.setattr(compare, "below_mean_frame", lambda runs: ours)
+    shown = ours
+    monkeypatch.setattr(compare, "below_mean_frame", lambda runs: shown)
     assert "**8 of 8** branches" in compare.diary_order([])
     assert compare.diary_order([]).endswith("is 1.00 or more.")
     where = (ours.task == "recon") & (ours.decoder_input == "zero")
-    ours.loc[where & (ours.loss == "0sb"), "reached"] = 1.0  # behind 0sm: one pair of neighbours swapped
+    swapped = ours.copy()
+    swapped.loc[where & (ours.loss == "0sb"), "reached"] = 1.0  # behind 0sm: one pair of neighbours swapped
+    shown = swapped
     assert "**7 of 8** branches" in compare.diary_order([])
     assert compare.diary_order([]).endswith("is 0.90 or more.")  # 1 - 6·2 / (5·24)
-    monkeypatch.setattr(compare, "below_mean_frame", lambda runs: ours[ours.loss.str.startswith("1")])
+    equal = (ours.task == "both") & (ours.decoder_input == "zero") & (ours.branch == "pred") & (ours.loss == "0sb")
+    for other in (-0.001, 0.001):  # in the diary 0sb and 0sm are equal there
+        shown = ours.assign(reached=ours.reached + other * equal)
+        assert "**8 of 8** branches" in compare.diary_order([])
+    shown = pd.concat([swapped, ours.assign(reached=2 * ours.reached - swapped.reached)])  # two seeds, their mean is ours
+    assert "**8 of 8** branches" in compare.diary_order([])
+    shown = pd.concat([ours, swapped.assign(architecture="cnn_v1"), swapped.assign(gain=2.0)])
+    assert "**8 of 8** branches" in compare.diary_order([]), "of other networks the diary tells nothing"
+    shown = ours.assign(reached=ours.reached.mask(where & (ours.loss == "0nm")))
+    assert "**7 of 8** branches" in compare.diary_order([]), "the diary's best diverged"
+    assert compare.diary_order([]).endswith("is 0.00 or more.")  # 1 - 6·(4² + 4·1²) / (5·24)
+    shown = ours[ours.loss.str.startswith("1")]
     assert compare.diary_order([]).startswith("Too few losses")

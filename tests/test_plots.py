@@ -108,10 +108,24 @@ def test_a_ranking_goes_by_the_prediction_of_those_that_have_both_branches():
     rows = [("a", "pred", 0.3), ("a", "recon", 0.1), ("b", "recon", 0.2), ("b", "pred", 0.25), ("c", "recon", 0.27)]
     table = pd.DataFrame(rows, columns=["run", "branch", "value"])
     (axis,) = charts.ranking(table, unit="MSE", levels={"mean frame": 0.4}).axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "c", "a"]  # the best on top
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "a", "c"]  # the best on top, c predicts nothing
     assert axis.yaxis_inverted()
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["recon", "pred"]
     assert "mean frame" in [text.get_text() for text in axis.texts]
+
+
+@pytest.mark.parametrize(
+    ("rows", "order"),
+    [
+        ([("a", "recon, given truth", 0.1), ("a", "pred", 0.3), ("b", "pred", 0.2)], "ba"),
+        ([("a", "recon", 0.1), ("a", "pred", float("nan")), ("b", "pred", 0.2)], "ba"),  # its prediction diverged
+        ([("a", "pred", 0.1), ("a", "pred", 0.5), ("b", "pred", 0.2)], "ba"),  # two seeds: their mean
+        ([("a", "recon", 0.3), ("b", "recon", 0.2)], "ba"),
+    ],
+)
+def test_a_ranking_of(rows, order):
+    (axis,) = charts.ranking(pd.DataFrame(rows, columns=["run", "branch", "value"]), unit="MSE").axes
+    assert "".join(label.get_text() for label in axis.get_yticklabels()) == order
 
 
 def test_error_by_frame_step():
