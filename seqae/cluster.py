@@ -30,7 +30,7 @@ from distributed.core import Status
 
 from seqae.config import read_yaml
 from seqae.machines import over_ssh
-from seqae.stopping import heard_later
+from seqae.stopping import uninterrupted
 
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "oar": "OARCluster",
@@ -98,8 +98,9 @@ def connect(
                 "--tls-ca, --tls-cert and --tls-key go with --cluster: here nothing listens to the network"
             )
         else:
-            with heard_later():  # half started, Dask's cluster ends in a traceback
-                address = stack.enter_context(_local(workers, threads=max(1, CPU_COUNT // jobs)))
+            # half started, Dask's cluster ends in a traceback
+            local = uninterrupted(lambda: _local(workers, threads=max(1, CPU_COUNT // jobs)))
+            address = stack.enter_context(local)
         _quiet()
         try:
             client = Client(address, timeout=CONNECT_SECONDS, security=security)

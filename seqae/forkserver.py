@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from threading import Lock
 from typing import Any
 
@@ -66,6 +65,7 @@ class _Server:
 
     def close(self) -> None:
         atexit.unregister(self.close)
+        self.process.kill()  # at the end of stdin it would end in the same way, but after its imports
         for stream in (self.process.stdin, self.process.stdout):
             with suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
@@ -80,7 +80,18 @@ class _Server:
             return int(self.process.stdout.readline())
 
 
-_server = lru_cache(maxsize=1)(_Server)
+_servers: list[_Server] = []  # the one of this process; none before the first kernel
+_starting = Lock()
+
+
+def _server(instead_of: _Server | None = None) -> _Server:
+    # The one that is there, or another for one that died; of threads that used that one, the first makes it.
+    with _starting:
+        if instead_of in _servers:
+            _servers.pop().close()
+        if not _servers:
+            _servers.append(_Server())
+        return _servers[0]
 
 
 def prepare() -> None:
@@ -96,13 +107,13 @@ def fork_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | 
     Raises OSError if the server dies, and another in its place as well.
     """
     request = {"arguments": list(arguments), "env": dict(env), "cwd": cwd}
-    for server in (_server(), None):
+    server = None
+    for _ in range(2):
+        server = _server(instead_of=server)
         try:
-            return Forked((server or _server()).fork(request))
+            return Forked(server.fork(request))
         except (OSError, ValueError) as error:  # killed, or out of memory
             reason = error
-            _server().close()
-            _server.cache_clear()
     raise OSError(f"the process that forks kernels died twice: {reason}")
 
 

@@ -157,6 +157,7 @@ def obey_signals() -> None:
         os._exit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # for the kernels, which are to hear it
     signal.signal(signal.SIGTERM, lambda number, frame: Thread(target=stop, daemon=True).start())
 
 

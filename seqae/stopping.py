@@ -2,10 +2,16 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import TypeVar
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 10.0  # seconds that what is under way has to come to its end, when asked to
+T = TypeVar("T")
 
 
 @contextmanager
@@ -31,19 +37,31 @@ def ending_in_order() -> Iterator[None]:
             signal.signal(ending, handler)
 
 
-@contextmanager
-def heard_later() -> Iterator[None]:
-    """For what must not be left half done: an ending that comes meanwhile comes when it is over. In the main thread."""
-    asked: list[int] = []
-    heard = [ending for ending in ENDINGS if signal.getsignal(ending) not in (signal.SIG_IGN, None)]
-    before = {ending: signal.signal(ending, lambda number, frame: asked.append(number)) for ending in heard}
-    try:
-        yield
-    finally:
-        for ending, handler in before.items():
-            signal.signal(ending, handler)
-        if asked:
-            signal.raise_signal(asked[0])
+def uninterrupted(act: Callable[[], T]) -> T:
+    """Do what must not be left half done, in a thread: an ending that comes meanwhile comes when it is over, or
+    PATIENCE later. Processes started in it do not hear Ctrl-C, which a terminal sends to them as well, until they
+    unblock SIGINT.
+    """
+    if threading.current_thread() is not threading.main_thread():  # to another one no signal comes
+        return act()
+    resource_tracker.ensure_running()  # multiprocessing's, which when it starts unblocks SIGINT
+    result: Future[T] = Future()
+
+    def work() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            result.set_result(act())
+        except BaseException as error:
+            result.set_exception(error)
+
+    with _heard(ENDINGS) as asked:
+        threading.Thread(target=work, daemon=True).start()
+        deadline = float("inf")
+        while not wait([result], timeout=0.1).done and time.monotonic() < deadline:
+            deadline = min(deadline, time.monotonic() + PATIENCE) if asked else deadline
+    if asked:
+        signal.raise_signal(asked[0])
+    return result.result()
 
 
 @contextmanager
@@ -52,16 +70,22 @@ def stop_asked() -> Iterator[list[int]]:
 
     In the main thread; to another one no signal comes, and the list stays empty.
     """
-    asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield []
         return
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in (signal.SIG_IGN, None)]
-    before = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in numbers}
+    with _heard((signal.SIGINT, signal.SIGTERM)) as asked:
+        yield asked
+    if asked:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _heard(numbers: Sequence[int]) -> Iterator[list[int]]:
+    asked: list[int] = []
+    heard = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in heard}
     try:
         yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if asked:
-        raise KeyboardInterrupt

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import psutil
@@ -127,6 +128,22 @@ def test_when_the_server_dies_another_one_takes_its_place(tmp_path):
     reason, outputs = executed(tmp_path, "two", LOOK)
     assert reason is None
     assert json.loads(outputs[0].text)["parent"] != server
+
+
+def test_all_who_find_the_server_dead_get_their_kernels_from_one_other(tmp_path):
+    server = json.loads(executed(tmp_path, "one", LOOK)[1][0].text)["parent"]
+    os.kill(server, signal.SIGKILL)
+    assert gone([server])
+
+    def parent(_: int) -> int:
+        kernel = fork_kernel([], env=os.environ | {"JUPYTER_RUNTIME_DIR": str(tmp_path)}, cwd=None)
+        found = psutil.Process(kernel.pid).ppid()
+        kernel.kill()
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        (other,) = {*pool.map(parent, range(4))}
+    assert other != server
 
 
 PARENT = """

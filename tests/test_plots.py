@@ -108,7 +108,11 @@ def test_a_ranking_goes_by_the_prediction_of_those_that_have_both_branches():
     rows = [("a", "pred", 0.3), ("a", "recon", 0.1), ("b", "recon", 0.2), ("b", "pred", 0.25), ("c", "recon", 0.27)]
     table = pd.DataFrame(rows, columns=["run", "branch", "value"])
     (axis,) = charts.ranking(table, unit="MSE", levels={"mean frame": 0.4}).axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "a", "c"]  # the best on top, c predicts nothing
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "b",
+        "a",
+        "c",
+    ]  # the best on top, c predicts nothing
     assert axis.yaxis_inverted()
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["recon", "pred"]
     assert "mean frame" in [text.get_text() for text in axis.texts]

@@ -62,13 +62,27 @@ def twice(sweep: Sweep, number: int) -> None:
     sweep.process.send_signal(number)
 
 
+def from_terminal(sweep: Sweep, number: int) -> None:
+    """As Ctrl-C is sent: to the whole process group."""
+    os.killpg(sweep.process.pid, number)
+
+
+# While its cluster starts, and while its kernel does.
+STARTING = [
+    ("worker", from_terminal, signal.SIGINT),
+    ("worker", to_all, signal.SIGTERM),
+    ("forkserver", from_terminal, signal.SIGINT),
+    ("kernel", twice, signal.SIGINT),
+]
+
+
 def test_asked_to_end_it_ends_with_a_checkpoint_and_the_next_goes_on(long, tmp_path, started):
     project, expected = long
-    for what in ("worker", "forkserver", "kernel"):  # while its cluster starts, and while its kernel does
+    for what, send, number in STARTING:
         sweep = started(project, *LONG, store=tmp_path, jobs=1)
         wait_until(lambda: sweep.others()[what] or sweep.process.poll() is not None, sweep.said())  # noqa: B023
-        twice(sweep, signal.SIGINT)
-        assert sweep.ended(130) == STOPPED
+        send(sweep, number)
+        assert sweep.ended(128 + number) == STOPPED, (what, send, number)
     for logged, (send, number) in enumerate([(to_all, signal.SIGTERM), (twice, signal.SIGINT)], start=1):
         sweep = started(project, *LONG, store=tmp_path, jobs=1)
         in_an_epoch(sweep, tmp_path, logged)
@@ -85,6 +99,28 @@ def test_asked_to_end_it_ends_with_a_checkpoint_and_the_next_goes_on(long, tmp_p
     (folder,) = records(tmp_path)
     assert len(Run.load(folder).record()["resumed"]) == 3
     same(folder, expected)
+
+
+@pytest.mark.parametrize(("lasts", "result"), [(0.5, "done"), (60, "")], ids=["ends", "hangs"])
+def test_what_is_not_to_be_interrupted_ends_first_unless_it_hangs(lasts, result):
+    source = f"""if True:
+        import time
+        from seqae import stopping
+        stopping.PATIENCE = 1.0
+        def act():
+            print("begun", flush=True)
+            time.sleep({lasts})
+            print("done", flush=True)
+        with stopping.ending_in_order():
+            try:
+                stopping.uninterrupted(act)
+            except KeyboardInterrupt as ending:
+                print(ending.args[0])
+    """
+    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=DEADLINE)[0].split() == [*result.split(), str(int(signal.SIGTERM))]
 
 
 # --- workers of a cluster ---
