@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from seqae.records import RunError
-from seqae.runs import Run
-from seqae.stores import MARK, UNPUBLISHED, fetch, refresh, unpublished, working
+from seqae.records import RunError, read_record, run_status
+from seqae.stores import MARK, UNPUBLISHED, fetch, publish_run_folder, refresh, unpublished
 from seqae.transfer import CHECKPOINT, Record, StoreError, compare_records, is_passing, record_of
 
 PROBLEMS = ("differs", "failed")  # begin what is told of a run that could not be merged
@@ -51,8 +50,7 @@ def _merge(source: Path, target: Path) -> str:
             refresh(source.parent.parent, f"{source.parent.name}/{source.name}", whole=True)
             _copy(source, target)
         if unpublished(target):
-            with working(target):
-                pass
+            publish_run_folder(target)
     except (RunError, StoreError, ValueError, OSError) as error:
         return f"failed: {error}"
     if further != "one":
@@ -61,13 +59,15 @@ def _merge(source: Path, target: Path) -> str:
 
 
 def _record(folder: Path) -> Record:
+    if read_record(folder).get("status") != "done":  # how far it is tells its checkpoint, too
+        refresh(folder.parent.parent, f"{folder.parent.name}/{folder.name}", whole=True)
     return record_of(folder.joinpath, resumable=(folder / CHECKPOINT).exists())
 
 
 def _trained(source: Path, target: Path) -> str | None:
     sides = {"SRC": source, "DST": target}
     files = {side: folder for side, folder in sides.items() if (folder / "run.yaml").exists()}
-    return next((side for side, folder in files.items() if Run.load(folder).status == "running"), None)
+    return next((side for side, folder in files.items() if run_status(folder, read_record(folder)) == "running"), None)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_diarys_order_is_told_by_branch(monkeypatch):
         assert "**8 of 8** branches" in compare.diary_order([])
     shown = pd.concat(
         [swapped, ours.assign(reached=2 * ours.reached - swapped.reached)]
-    )  # two seeds, their mean is ours
+    )  # two seeds: mean is ours
     assert "**8 of 8** branches" in compare.diary_order([])
     shown = pd.concat([ours, swapped.assign(architecture="cnn_v1"), swapped.assign(gain=2.0)])
     assert "**8 of 8** branches" in compare.diary_order([]), "of other networks the diary tells nothing"

@@ -91,6 +91,31 @@ def test_what_is_further_is_kept_whole(place, source, target, kept):
     assert (the_run(dst).folder / "checkpoint").exists() == ("done" not in (source, target))
 
 
+@pytest.mark.parametrize("elsewhere", ["src", "dst"])
+@pytest.mark.parametrize(("source", "target"), [("at-3", "at-1"), ("at-1", "at-3"), ("done", "at-3"), ("at-3", "done")])
+def test_what_is_further_is_kept_whole_of_stores_elsewhere(place, tmp_path, monkeypatch, source, target, elsewhere):
+    src, dst = place(source, "src"), place(target, "dst")
+    url, further = "memory://runs", "SRC" if source == "done" or (source, target) == ("at-3", "at-1") else "DST"
+    expected = held(the_run(src if further == "SRC" else dst))
+    call("gather", str(src if elsewhere == "src" else dst), url)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another machine"))
+    output = call("gather", *([url, str(dst)] if elsewhere == "src" else [str(src), url]))
+    assert f"further along in {further}" in output
+    if elsewhere == "src":
+        assert held(the_run(dst)) == expected
+    else:
+        fs = fsspec.filesystem("memory")
+        assert {name: fs.cat_file(f"/runs/fam/{the_run(src).name}/{name}") for name in expected} == expected
+    assert ("checkpoint/state.pt" in expected) == ("done" not in (source, target))
+
+
+def test_a_run_of_another_version_is_copied_too(place, tmp_path):
+    file = the_run(place("done", "src")).folder / "run.yaml"
+    file.write_text(file.read_text().replace("parameters:\n", "parameters:\n  of_tomorrow: 1\n"))
+    assert "  copied  " in call("gather", str(tmp_path / "src"), str(tmp_path / "dst"))
+    assert (tmp_path / "dst" / "fam" / file.parent.name / "run.yaml").read_bytes() == file.read_bytes()
+
+
 def test_a_run_taken_half_trained_goes_on(place, trained):
     src, dst = place("at-3", "src"), place("at-1", "dst")
     call("gather", str(src), str(dst))
@@ -178,7 +203,7 @@ def test_what_could_not_be_published_is_with_the_next_gather(place, monkeypatch)
         def cut_off(folder):
             raise stores.StoreError("cut off")
 
-        patched.setattr(gather, "working", cut_off)
+        patched.setattr(gather, "publish_run_folder", cut_off)
         assert "failed: cut off" in call("gather", str(source), "memory://runs", code=1)
     assert not names(fs, the_run(source))
     assert "1 the same in both" in call("gather", str(source), "memory://runs")

@@ -112,7 +112,7 @@ def test_a_ranking_goes_by_the_prediction_of_those_that_have_both_branches():
         "b",
         "a",
         "c",
-    ]  # the best on top, c predicts nothing
+    ]  # c predicts nothing
     assert axis.yaxis_inverted()
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["recon", "pred"]
     assert "mean frame" in [text.get_text() for text in axis.texts]
