@@ -252,16 +252,16 @@ def status(
         from seqae.view import print_status, status_rows
 
         folders, places = list[Path](), {store}
-        if files:  # else torch is not needed, which takes seconds to import
+        if files or scale or given:  # else torch is not needed, which takes seconds to import
             from seqae.planning import plan
 
-            planned = plan(files, scale=scale, given=given_parameters(given), store=store)
+            planned = plan(files or [], scale=scale, given=given_parameters(given), store=store)
             folders, places = [item.run.folder for item in planned], {item.store for item in planned}
         print_status(lambda: status_rows(places, folders), watch=watch)
 
 
 @app.command()
-def check(files: Files, scale: Scale = None, given: Given = None) -> None:
+def check(files: Files, scale: Scale = None, given: Given = None, store: Store = None) -> None:
     """Are these parameters valid? How large and how long is the run, and what can it reach at best?
 
     \b
@@ -272,7 +272,7 @@ def check(files: Files, scale: Scale = None, given: Given = None) -> None:
         from seqae.planning import plan
         from seqae.view import check_lines
 
-        for item in plan(files, scale=scale, given=given_parameters(given)):
+        for item in plan(files, scale=scale, given=given_parameters(given), store=store):
             typer.echo("\n".join(check_lines(item)))
 
 

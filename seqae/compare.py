@@ -183,12 +183,13 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def recipes(runs: Sequence[Run]) -> list[str]:
-    """What each run is called together with those that differ from it only by seed, and how many they are."""
+    """What each run is called together with those that differ from it only by seed, and how many seeds they have."""
     alike = [run.parameters.model_copy(update={"seed": runs[0].parameters.seed}) for run in runs]
     keys = [parameters.short_hash() for parameters in alike]
     firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
     names = dict(zip(firsts, labels(list(firsts.values())), strict=True))
-    return [names[key] + (f", n = {keys.count(key)} seeds" if keys.count(key) > 1 else "") for key in keys]
+    seeds = {key: len({run.parameters.seed for run, k in zip(runs, keys, strict=True) if k == key}) for key in names}
+    return [names[key] + (f", n = {seeds[key]} seeds" if seeds[key] > 1 else "") for key in keys]
 
 
 def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:

@@ -100,7 +100,8 @@ def seconds_of(runs: Sequence[Parameters]) -> list[float]:
 def _timed_update(p: Parameters, batch: int, steps: int = 3) -> float:
     # By the training loop itself, without its progress bar; the first of two short epochs warms up.
     rows: list[dict[str, Any]] = []
-    few = p.model_copy(update={"train_sequences": steps * batch, "epochs": 2, "tracker": "none", "devices": 1})
+    short = {"train_sequences": steps * batch, "epochs": 2, "tracker": "none", "devices": 1}
+    few = p.model_copy(update=short | {"learning_rate": 1e-9})  # diverged, it would end before the second
     val = experiment.sequences(few.model_copy(update={"val_sequences": 1}), "val")
     with redirect_stderr(StringIO()):
         experiment.train(few, val, record=lambda table, found: rows.extend(found))

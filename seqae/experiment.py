@@ -89,7 +89,7 @@ def _stream(p: Parameters, split: str) -> MovingMNIST:
 def sequences(p: Parameters, split: str) -> Tensor:
     """The fixed sequences of val or test, or the first epoch's of train: uint8 (N, frames_in + frames_out, H, W)."""
     if split == "test" and p.test_data == "official":
-        frames = official_test(Path(p.data_folder or ".") / OFFICIAL_FILE)
+        frames = official_test(Path(p.data_folder or ".").expanduser() / OFFICIAL_FILE)
         return torch.from_numpy(frames[: p.test_sequences].copy())
     count = {"train": p.train_sequences, "val": p.val_sequences, "test": p.test_sequences}[split]
     return torch.from_numpy(_stream(p, split).sequences(range(count)))

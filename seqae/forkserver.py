@@ -121,13 +121,17 @@ def serve() -> None:
     """Import, then answer each line of stdin, a request as JSON, with the process id of a new kernel; until its end."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # Slurm sends it to all; kernels still have a checkpoint to write
         signal.signal(stop, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for kernels: leave no zombies
     answers = os.dup(1)
     with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 1)
     for name in IMPORTS:
         with suppress(ImportError):  # the kernel that needs it will say so
             __import__(name)
+    with suppress(ImportError):
+        from seqae.provenance import keep_code_version
+
+        keep_code_version()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for kernels: leave no zombies
     while line := sys.stdin.buffer.readline():
         if (pid := os.fork()) == 0:
             os.close(answers)

@@ -71,7 +71,7 @@ def schedule_factory(
     taken = inspect.signature(kind).parameters
     given = {key: value for key, value in filled.items() if key in taken} | dict(arguments or {})
     if {"epochs", "steps_per_epoch"} <= {*(arguments or {})}:
-        del given["total_steps"]  # OneCycleLR takes it either way
+        given.pop("total_steps", None)  # OneCycleLR takes it either way
     _check_arguments(kind, given, what)
 
     def build(optimizer: Optimizer) -> LRScheduler | ReduceLROnPlateau:

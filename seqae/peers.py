@@ -28,8 +28,7 @@ class PlainAutoencoder(nn.Module):
 
     def __init__(self, model: SequenceAutoencoder, *, whole: bool = False) -> None:
         super().__init__()
-        if model.row.readout != "h" or model.encoder.layers[0].peephole_i is not None:
-            raise ValueError("torch's layers have no peepholes, and this loop no readout: choose lstm_copy or lstmcell")
+        _check(model)
         if model.decoder_input not in ("zero", "output")[: 1 if whole else 2]:
             raise ValueError(f"decoder_input {model.decoder_input} cannot be run by this loop: choose zero")
         self.steps, self.gain, self.activation = model.steps, model.gain, model.activation
@@ -78,6 +77,12 @@ class PlainAutoencoder(nn.Module):
         return torch.stack(outputs)
 
 
+def _check(model: SequenceAutoencoder) -> None:
+    # What none of these peers builds.
+    if model.row.readout != "h" or model.encoder.layers[0].peephole_i is not None:
+        raise ValueError("peers have no peepholes, convolutions or readout: choose lstm_copy or lstmcell")
+
+
 def _layer(own: Any, whole: bool) -> nn.Module:
     hidden, inputs = own.weight_hh.shape[1], own.weight_ih.shape[1]
     layer: nn.Module = nn.LSTM(inputs, hidden) if whole else nn.LSTMCell(inputs, hidden)
@@ -106,8 +111,11 @@ def torch_update(net: nn.Module, frames: Tensor, targets: dict[str, Tensor], los
 def keras_update(model: SequenceAutoencoder, frames: Tensor, targets: dict[str, Tensor]) -> Update:
     """The same network in Keras 3 on JAX, compiled as a whole, with the mse of its outputs; weights of its own.
 
-    Raises ImportError where Keras or JAX is not installed.
+    Raises ImportError where Keras or JAX is not installed, ValueError for a model that this does not build.
     """
+    _check(model)
+    if (model.gain, model.activation) != (1, "none"):
+        raise ValueError(f"in Keras frames are h alone: no gain {model.gain:g}, no activation {model.activation}")
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import jax
     import keras
@@ -181,8 +189,10 @@ def keras_update(model: SequenceAutoencoder, frames: Tensor, targets: dict[str, 
 
 def sequitur_update(model: SequenceAutoencoder, frames: Tensor) -> Update:
     """sequitur's LSTM_AE with this encoder's widths, trained as its `quick_train` does: sequence by sequence, on
-    reconstruction alone, so a smaller task. Raises ImportError where it is not installed.
+    reconstruction alone, so a smaller task. Raises ImportError where it is not installed, ValueError for a model that
+    it has no widths of.
     """
+    _check(model)
     from sequitur.models import LSTM_AE
 
     *hidden, code = model.encoder.hidden_sizes

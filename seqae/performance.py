@@ -31,6 +31,7 @@ from seqae.fused import kernels
 from seqae.losses import training_loss
 from seqae.models import SequenceAutoencoder, branch_targets
 from seqae.peers import PlainAutoencoder, Update, keras_update, sequitur_update, torch_update
+from seqae.products import LINEAR
 from seqae.updates import backward, clip_gradients
 
 BURST = 0.3  # seconds that an implementation is timed for before it is the next one's turn
@@ -38,9 +39,12 @@ OWN = ("seqae", "gemm_floor")
 COLUMNS = ["implementation", "D", "H", "B", "decoder_input", "part", "median_ms", "min_ms", "repeats", "memory_mb"]
 
 
-@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
 def _linear_operations(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
     return 2 * x[0] * x[1] * weight[0]
+
+
+if LINEAR is not None:
+    register_flop_formula(LINEAR)(_linear_operations)
 
 
 class _Products(TorchDispatchMode):
@@ -68,47 +72,39 @@ def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
     `COLUMNS`, a row for each implementation and part (`forward_backward`; `step`: that, clipping and optimizer),
     memory_mb being what an update takes at most above weights and optimizer state; and facts of the machine and the
     work: operations and bytes of the matrix products, GFLOP/s of a large one, GB/s of a copy, and `left_out`, which
-    peers could not run, and why.
+    peers could not run, and why. Raises ValueError for a device or a precision that is not timed.
     """
     if p.device not in ("auto", "cpu"):
         raise ValueError(f"device {p.device} is not timed, only the CPU is: use device cpu or auto")
+    if p.precision != "none":
+        raise ValueError(f"precision {p.precision} is not timed, peers compute in float32 alone: use precision none")
     torch.set_num_threads(cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     with filelock.FileLock(Path(tempfile.gettempdir()) / "seqae-performance.lock"):
-        makers = _makers(p)
+        makers, model = _makers(p), experiment.check(p)
         times: dict[tuple[str, str], list[float]] = {}
         memories: dict[str, float] = {}
         left_out: dict[str, str] = {}
+        work: dict[str, int] = {}
         # Weights, gradients and Adam's two moments of each: where they do not all fit, one after the other.
-        held = 16 * sum(weight.numel() for weight in experiment.check(p).parameters()) * len(makers)
+        held = 16 * sum(weight.numel() for weight in model.parameters()) * len(makers)
         together = held < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
         for group in [makers] if together else [{name: make} for name, make in makers.items()]:
             updates = _updates(group, memories, left_out)
             if "seqae" in updates:
-                # oneDNN's whole layers, which have no products to see, are made of the same.
-                with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), _Products() as products:
-                    updates["seqae"]()
+                products = _products_of(updates["seqae"])
                 updates["gemm_floor"] = partial(_again, products.calls)
-            for _ in range(p.repeats):
-                for name, update in updates.items():
-                    keep_freed_memory(name in OWN)
-                    burst = [update()]
-                    while sum(max(found.values()) for found in burst) < BURST:
-                        burst.append(update())
-                    for found in burst[1:] or burst:  # the first finds the caches full of another's data
-                        for part, seconds in found.items():
-                            times.setdefault((name, part), []).append(1000 * seconds)
-            operations, moved = int(products.operations), int(products.bytes)
-            products.calls.clear()
+                work |= {"operations": products.operations, "bytes": products.bytes}
+                del products  # its tensors go with the updates
+            _take_turns(updates, p.repeats, times)
             del updates
-        size = {"D": p.frame_size**2, "H": p.hidden, "B": p.batch_size, "decoder_input": p.decoder_input}
+        size: dict[str, Any] = {"D": p.frame_size**2, "H": model.encoder.hidden_sizes[-1], "B": p.batch_size}
+        size["decoder_input"] = p.decoder_input
         rows = [
             size | {"implementation": name, "part": part, "median_ms": statistics.median(found), "min_ms": min(found),
                     "repeats": len(found), "memory_mb": memories.get(name)}
             for (name, part), found in times.items()
         ]  # fmt: skip
-        facts = {
-            "operations": operations,
-            "bytes": moved,
+        facts = work | {
             "in_turn": together,
             "matmul_gflops": round(matmul_rate(device="cpu") / 1e9, 1),
             "copy_gbs": round(_copy_rate() / 1e9, 1),
@@ -118,6 +114,26 @@ def measure(p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
             "left_out": left_out,
         }
     return pd.DataFrame(rows)[COLUMNS], facts
+
+
+def _products_of(update: Update) -> _Products:
+    # oneDNN's whole layers, which have no products to see, are made of the same.
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), _Products() as products:
+        update()
+    return products
+
+
+def _take_turns(updates: dict[str, Update], turns: int, times: dict[tuple[str, str], list[float]]) -> None:
+    # Adds to times: milliseconds of each (implementation, part).
+    for _ in range(turns):
+        for name, update in updates.items():
+            keep_freed_memory(name in OWN)
+            burst = [update()]
+            while sum(max(found.values()) for found in burst) < BURST:
+                burst.append(update())
+            for found in burst[1:] or burst:  # the first finds the caches full of another's data
+                for part, seconds in found.items():
+                    times.setdefault((name, part), []).append(1000 * seconds)
 
 
 def _makers(p: Parameters) -> dict[str, Callable[[], Update]]:

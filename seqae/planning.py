@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqae.cells import family_defaults
-from seqae.config import read_yaml
+from seqae.config import LOSS_FIELDS, merge, read_yaml
 from seqae.naming import project_root
 from seqae.records import progress
 from seqae.runs import Run, open_run
@@ -31,7 +31,7 @@ class Planned:
     def why(self) -> str | None:
         """Why it has to be executed; None when it is done and has its report."""
         report = self.run.folder / "report.html"
-        match self.run.status:
+        match status := self.run.status:  # read once: it may change meanwhile
             case "interrupted":
                 logged = progress(self.run.folder)
                 return f"interrupted after epoch {logged[0]}" if logged else "interrupted"
@@ -43,7 +43,7 @@ class Planned:
                 return "its notebook was edited"
             case "done":
                 return UNPUBLISHED if unpublished(self.run.folder) else None
-        return {"waiting": "new", "running": BUSY}[self.run.status]
+        return {"waiting": "new", "running": BUSY}[status]
 
 
 def plan(
@@ -52,10 +52,14 @@ def plan(
     """The runs that parameter files, or all below folders, define; two files that define the same run count once.
 
     scale: a name in params/scale (and in scale/ of the folders below it, which win), or a file. given: what the
-    command line says. Later ones win: notebook < scale < file < given, key by key as papermill merges. store: where
-    runs are kept, else what the parameters, $SEQAE_STORE or the files' project say. Raises ValueError with the faults
-    of all files at once, StoreError where a store elsewhere cannot be reached.
+    command line says. Later ones win: notebook < scale < file < given, key by key, as `config.merge` has it. store:
+    where runs are kept, else what the parameters, $SEQAE_STORE or the files' project say. Raises ValueError with the
+    faults of all files at once, and for a scale or parameters of no files, StoreError where a store elsewhere cannot be
+    reached.
     """
+    files = list(files)
+    if not files and (scale or given):
+        raise ValueError("--scale and -p are for parameter files: name some, as params/losses")
     folder_of = cache(fetch)  # once for all that are in it
     faults: dict[str, list[Path]] = {}
     planned: dict[Path, Planned] = {}
@@ -106,6 +110,8 @@ def _planned(
         raise ValueError(f"family {family} has no notebook {source}")
     layers = [*map(read_yaml, _scale_files(file, scale, root)), read_yaml(file), given]
     merged = {key: value for layer in layers for key, value in layer.items()}
+    if "loss" in merged and not merged.keys().isdisjoint(LOSS_FIELDS):  # a layer changes one of what another's loss is
+        merged = merge(*layers)
     defaults = family_defaults(source)
     stores = (store, merged.pop("store", None), defaults.get("store"), os.environ.get("SEQAE_STORE"), root / "reports")
     where = str(next(place for place in stores if place))

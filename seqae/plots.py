@@ -280,7 +280,7 @@ def level_line(axis: Axes, value: float, name: str, line: object, *, colour: obj
 
 
 def _label(grid: sns.FacetGrid, metric: str, x: str, titles: str = "") -> Figure:
-    grid.set_axis_labels(x, UNITS[metric])
+    grid.set_axis_labels(x, UNITS.get(metric, metric))
     grid.set_titles(titles)
     if x != X_UNITS["seconds"]:
         for axis in grid.axes.flat:

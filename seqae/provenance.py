@@ -34,10 +34,22 @@ def circumstances(*, device: str, devices: int) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=1)
 def code_version() -> tuple[str, bool]:
     """The package's git commit and whether it has uncommitted changes; outside git, its version and False."""
+    return _kept[0] if _kept else _version(max(file.stat().st_mtime_ns for file in Path(__file__).parent.glob("*.py")))
 
+
+def keep_code_version() -> None:
+    """Say what it is now ever after, in processes forked from this one, too: the code that they have imported."""
+    _kept[:] = [code_version()]
+
+
+_kept: list[tuple[str, bool]] = []
+
+
+@lru_cache(maxsize=1)
+def _version(edited: int) -> tuple[str, bool]:
+    # Asked anew when a file was edited: a notebook's kernel lives for days, and reloads what is.
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

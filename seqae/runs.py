@@ -30,8 +30,8 @@ from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, run_name
 from seqae.performance import measure
 from seqae.provenance import circumstances, code_version, now
-from seqae.records import RunError
-from seqae.stores import fetch, publish_run_folder, unpublished, working
+from seqae.records import RunError, read_record
+from seqae.stores import fetch, unpublished, working
 from seqae.train import Fitted
 
 RECORDED = {"device", "devices", "keep_checkpoint", "label"}  # of what names no run, what run.yaml tells all the same
@@ -50,7 +50,7 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
     if parameters.fresh:  # in a sweep's kernel the folder is the one that the sweep chose, $SEQAE_RUN
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
-        unfinished = (f for f in attempts if f.name == environ.get("SEQAE_RUN") or not (f / "test.csv").exists())
+        unfinished = (f for f in attempts if f.name == environ.get("SEQAE_RUN") or "results" not in read_record(f))
         folder = next(unfinished)
     return Run(folder, family, parameters, differing(parameters, usual))
 
@@ -82,12 +82,15 @@ class Run(RunFolder):
 
     def _once(self, work: Callable[[], None]) -> "Run":
         if "results" in (record := self.record()):
+            changes: dict[str, Any] = {}
             if record["status"] == "failed":  # in its notebook, after it was trained
-                self._update(status="done", reason=None)
+                changes |= {"status": "done", "reason": None}
             if record["parameters"].get("label") != self.parameters.label:
-                self._update(parameters=record["parameters"] | {"label": self.parameters.label})
-            if unpublished(self.folder):
-                publish_run_folder(self.folder)
+                changes["parameters"] = record["parameters"] | {"label": self.parameters.label}
+            if changes or unpublished(self.folder):
+                with working(self.folder):
+                    if changes:
+                        self._update(**changes)
             if record["parameters"].get("keep_checkpoint") is False:  # its process died between its last two steps
                 self._drop_checkpoint()
             return self
@@ -139,12 +142,15 @@ class Run(RunFolder):
             if not isinstance(error, KeyboardInterrupt):  # stopped, not failed: it resumes when run again
                 with suppress(OSError):
                     self.fail(reason)
-            if isinstance(error, OSError):
-                raise RunError(
-                    f"cannot write to {self.folder}: {error.strerror or error}; free space there or choose another "
-                    "store; run it again and it goes on from its last checkpoint"
-                ) from error
-            raise
+            if not isinstance(error, OSError) or error.errno is None:
+                raise
+            where = Path(error.filename or self.folder)
+            if self.folder not in (where, *where.parents):  # of the data, say
+                raise
+            raise RunError(
+                f"cannot write to {self.folder}: {error.strerror}; free space there or choose another store; run it "
+                "again and it goes on from its last checkpoint"
+            ) from error
         finally:
             lock.release()
 

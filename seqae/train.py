@@ -4,6 +4,7 @@ Takes model, data and loss as arguments and knows nothing of run folders or para
 batch is ours, so that a resumed run sees exactly the batches of an unbroken one.
 """
 
+import errno
 import math
 import os
 import time
@@ -135,7 +136,8 @@ def fit(
         if len(state["progress"]) != 4:
             raise ValueError(f"{checkpoint} is of an older version: delete it, and the run starts anew")
         step, seconds, objectives, diverged_at = state["progress"]
-        begun = state.get("begun", begun)
+        totals, *others = state.get("begun", begun)  # what one rank had summed up
+        begun = ({key: value / ranks for key, value in totals.items()}, *others)
         weights = {name: tensor.cpu() for name, tensor in state["weights"].items()}
         resume(len(objectives))
 
@@ -267,7 +269,7 @@ def _replace(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, temporary)
     except RuntimeError as error:  # what torch's writer makes of a full disk
         temporary.unlink(missing_ok=True)
-        raise OSError(f"checkpoint not written: {error}") from error
+        raise OSError(errno.ENOSPC, f"checkpoint not written: {error}") from error
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

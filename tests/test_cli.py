@@ -208,6 +208,19 @@ def test_check_tells_size_time_and_reach(project):
     assert "did you mean" in call("check", "params/fam", "-p", "lr=1", "-p", "epoch=1", code=2)
 
 
+def test_check_times_a_run_that_diverges_at_once(project):
+    diverges = "-p optimizer=SGD -p learning_rate=1e30 -p clip_norm=null -p architecture=srivastava"
+    output = call("check", "params/fam/a.yaml", "--scale", "tiny", *shlex.split(diverges))
+    assert "timed updates" in output
+
+
+@pytest.mark.parametrize("command", ["status", "compare fam"])
+@pytest.mark.parametrize("option", ["--scale tiny", "-p epochs=3"])
+def test_what_is_for_parameter_files_is_refused_without_any(project, command, option):
+    output = call(*shlex.split(f"{command} {option}"), code=2)
+    assert output.startswith("seqae: --scale and -p are for parameter files")
+
+
 def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
     monkeypatch.setattr(cost, "SMALL", 0)  # nothing is trained
     given = {"architecture": "lstm", "decoder_input": "zero", "frame_size": 16, "batch_size": 3, "train_sequences": 7}

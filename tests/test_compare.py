@@ -39,6 +39,12 @@ def test_runs_that_differ_only_by_seed_are_called_one_and_counted(seeds):
     assert dict(curves.groupby("recipe").run.nunique()) == {one: 2, fast: 1}
 
 
+def test_two_of_one_seed_are_no_two_seeds(seeds, tmp_path):
+    again = Run.load(shutil.copytree(seeds[0].folder, tmp_path / "losses" / f"{seeds[0].name}-2"))
+    assert "n =" not in "".join(compare.recipes([seeds[0], again]))
+    assert compare.recipes([*seeds[:2], again])[0].endswith(", n = 2 seeds")
+
+
 def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path):
     older = Run.load(shutil.copytree(seeds[1].folder, tmp_path / "losses" / seeds[1].name))
     older.test().drop(columns="unit").to_csv(older.folder / "test.csv", index=False)
@@ -119,9 +125,7 @@ def test_the_diarys_order_is_told_by_branch(monkeypatch):
     for other in (-0.001, 0.001):  # in the diary 0sb and 0sm are equal there
         shown = ours.assign(reached=ours.reached + other * equal)
         assert "**8 of 8** branches" in compare.diary_order([])
-    shown = pd.concat(
-        [swapped, ours.assign(reached=2 * ours.reached - swapped.reached)]
-    )  # two seeds: mean is ours
+    shown = pd.concat([swapped, ours.assign(reached=2 * ours.reached - swapped.reached)])  # two seeds: mean is ours
     assert "**8 of 8** branches" in compare.diary_order([])
     shown = pd.concat([ours, swapped.assign(architecture="cnn_v1"), swapped.assign(gain=2.0)])
     assert "**8 of 8** branches" in compare.diary_order([]), "of other networks the diary tells nothing"

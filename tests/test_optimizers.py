@@ -248,6 +248,7 @@ def test_no_schedule_is_none() -> None:
         ("StepLR", {"step_size": 2}, "give step_size as schedule_every"),
         ("CosineAnnealingLR", {"T_max": 0}, r"CosineAnnealingLR\("),
         ("ReduceLROnPlateau", {"factor": 2}, "Factor should be < 1.0"),
+        ("StepLR", {"epochs": 2, "steps_per_epoch": 4}, "takes no epochs, steps_per_epoch"),
         ("OneCycleLR", {"max_lr": 1, "total_steps": 3}, "it ends after 3 steps and the run takes 8"),
         ("LambdaLR", {}, "LambdaLR does not fit: it is made of functions"),
         ("SequentialLR", {}, "SequentialLR does not fit: it is made of schedulers"),

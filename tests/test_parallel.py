@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from seqae import executing, experiment, logs
+from seqae import executing, experiment, logs, train
 from seqae.config import resolve
 from seqae.device import make_accelerator
 from seqae.parallel import RankError, launch
@@ -154,6 +154,28 @@ def test_a_killed_rank_fails_the_run_which_goes_on_from_its_checkpoint(
     one, two = unbroken.metrics(), run.metrics()
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"), rtol=1e-4, atol=1e-7)
     pd.testing.assert_frame_equal(unbroken.test(), run.test(), rtol=1e-4)
+
+
+def test_an_epoch_that_one_process_began_two_end(
+    tmp_path: Path, unbroken: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was summed up until then is counted once."""
+    run, update, updates = open_run("f", TINY, {"store": str(tmp_path)}), train.update_weights, []
+
+    def interrupted(*arguments: Any) -> Any:
+        updates.append(1)
+        if len(updates) == 5:  # the second of three of the second epoch
+            signal.raise_signal(signal.SIGINT)
+        return update(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "update_weights", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    assert run.metrics().epoch.max() == 1
+    run = open_run("f", TINY, {"store": str(tmp_path), "devices": 2}).train()
+    one, two = unbroken.metrics(), run.metrics()
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"), rtol=1e-4, atol=1e-7)
 
 
 def test_an_interrupt_is_the_notebooks_alone_and_stops_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

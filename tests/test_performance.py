@@ -50,7 +50,7 @@ def test_the_plain_network_is_the_same_network(architecture, decoder_input, whol
 @pytest.mark.parametrize(
     ("given", "whole", "message"),
     [
-        ({"architecture": "srivastava"}, False, "no readout"),
+        ({"architecture": "srivastava"}, False, "peepholes, convolutions or readout"),
         ({"peepholes": True}, False, "no peepholes"),
         ({"decoder_input": "output"}, True, "decoder_input output cannot"),
         ({"decoder_input": "truth"}, False, "decoder_input truth cannot"),
@@ -77,20 +77,40 @@ def test_the_loops_update_learns_and_step_is_the_whole():
     assert losses[-1] < losses[1]
 
 
-def test_the_floor_makes_every_product_of_the_update_again():
-    _p, model, frames = tiny(decoder_input="output")
-
-    def update():
+@pytest.mark.parametrize("given", [{}, {"architecture": "srivastava", "hidden": None, "width": 0.005}])
+def test_the_floor_is_of_every_product_of_the_update(given):
+    p, model, frames = tiny(decoder_input="output", **given)
+    # oneDNN's whole layers have no products to see.
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), FlopCounterMode(display=False) as counted:
         sum(z.square().mean() for z in model(frames[:, :4]).values()).backward()
+    table, facts = performance.measure(p)
+    assert facts["operations"] == counted.get_total_flops() > 0
+    assert {*table[table.implementation == "gemm_floor"].part} == {"forward_backward"}
+    assert {*table.H} == {*model.encoder.hidden_sizes}
 
-    with FlopCounterMode(display=False) as counted:
-        update()
-    with performance._Products() as products:
-        update()
-    assert products.operations == counted.get_total_flops() > 0
-    with FlopCounterMode(display=False) as again:
-        assert set(performance._again(products.calls)) == {"forward_backward"}
-    assert again.get_total_flops() == products.operations
+
+@pytest.mark.parametrize("given", [{"precision": "bf16"}, {"device": "cuda"}])
+def test_what_is_not_timed_is_refused(given):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"^{name} .* is not timed"):
+        performance.measure(resolve(TINY, given))
+
+
+@pytest.mark.parametrize(
+    ("given", "update", "message"),
+    [
+        ({"architecture": "srivastava"}, "keras", "no peepholes, convolutions or readout"),
+        ({"peepholes": True}, "keras", "no peepholes, convolutions or readout"),
+        ({"gain": 2}, "keras", "no gain 2"),
+        ({"loss": "0sm"}, "keras", "no activation sigmoid"),
+        ({"architecture": "srivastava"}, "sequitur", "no peepholes, convolutions or readout"),
+    ],
+)
+def test_what_other_packages_do_not_build_is_refused(given, update, message):
+    pytest.importorskip(update)
+    _p, model, frames = tiny(**given)
+    with pytest.raises(ValueError, match=message):
+        keras_update(model, frames, {}) if update == "keras" else sequitur_update(model, frames)
 
 
 @pytest.mark.parametrize("decoder_input", ["zero", "output"])

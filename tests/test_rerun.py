@@ -69,6 +69,42 @@ def worktrees(project: Path) -> int:
     return len(git("worktree", "list", project=project).splitlines())
 
 
+VERSIONS = """if True:
+    import sys
+    from seqae import provenance
+    for line in sys.stdin:
+        if line == "keep\\n":
+            provenance.keep_code_version()
+        print(*provenance.code_version(), flush=True)
+"""
+
+
+def test_the_code_version_is_that_of_now_or_of_what_was_imported(tmp_path):
+    shutil.copytree(ROOT / "seqae", tmp_path / "seqae", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / ".gitignore").write_text("__pycache__")
+    git("init", "--quiet", project=tmp_path)
+    first, file = commit(tmp_path), tmp_path / "seqae" / "losses.py"
+    pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", VERSIONS], stdin=pipe, stdout=pipe, text=True, env=environment, cwd=tmp_path
+    )
+
+    def said(asked: str) -> str:
+        process.stdin.write(f"{asked}\n")
+        process.stdin.flush()
+        return process.stdout.readline().strip()
+
+    assert said("") == f"{first} False"
+    file.write_text(file.read_text() + "# another\n")
+    assert said("") == f"{first} True"
+    second = commit(tmp_path)
+    file.touch()  # as checkout does
+    assert said("") == said("keep") == f"{second} False"
+    file.write_text(file.read_text() + "# a third\n")
+    assert said("") == f"{second} False"
+    process.communicate()
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A clone of this repository (with what is not committed here yet), and in it a small family."""

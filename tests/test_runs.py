@@ -98,6 +98,18 @@ def test_fresh_trains_beside_the_old(done):
     assert open_run("losses", TINY, given).folder == again.folder, "an unfinished one is gone on with"
 
 
+def test_fresh_goes_on_with_one_that_was_killed_in_its_last_steps(tmp_path, monkeypatch):
+    given = {"store": str(tmp_path), "fresh": True}
+    with monkeypatch.context() as patched:
+        patched.setattr("seqae.pictures.save_strips", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            open_run("losses", TINY, given).train()
+    again = open_run("losses", TINY, given)
+    assert (again.folder / "test.csv").exists()
+    assert again.train().status == "done"
+    assert [run.name for run in find_runs(tmp_path)] == [again.name]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -298,13 +310,15 @@ def test_the_final_figures_are_those_of_the_saved_weights(done):
     assert set(table.sequences) == {12}
 
 
-def test_the_official_file_is_the_test_set_when_asked_for(tmp_path):
+def test_the_official_file_is_the_test_set_when_asked_for(tmp_path, monkeypatch):
     stored = np.lib.format.open_memmap(
         tmp_path / "mnist_test_seq.npy", mode="w+", dtype=np.uint8, shape=(20, 10_000, 64, 64)
     )  # sparse: it takes no room
     stored[:, 1, 3, 4] = np.arange(20)
     given = {"frame_size": 64, "test_data": "official", "data_folder": str(tmp_path), "test_sequences": 2}
-    test = sequences(resolve(TINY, given), "test")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in (str(tmp_path), "~"):
+        test = sequences(resolve(TINY, given | {"data_folder": folder}), "test")
     assert test.shape == (2, 20, 64, 64)
     assert test[1, :, 3, 4].tolist() == list(range(20))
     assert test.sum() == sum(range(20))
@@ -516,6 +530,18 @@ def test_a_store_that_cannot_be_written_is_told(tmp_path):
     run = open_run("losses", TINY, {"store": str(tmp_path / "file" / "store")})
     with pytest.raises(RunError, match=r"cannot write to .*: .*; choose another folder as store"):
         run.train()
+
+
+def test_data_that_cannot_be_read_is_no_fault_of_the_store(tmp_path, monkeypatch):
+    run = open_run("losses", TINY, {"digits": "mnist", "data_folder": str(tmp_path), "store": str(tmp_path)})
+    with pytest.raises(FileNotFoundError, match="holds neither"):
+        run.train()
+    errors = {"/data/digits": PermissionError, run.folder / "metrics.csv": RunError, None: RunError}
+    for file, told in errors.items():
+        error = PermissionError(13, "Permission denied", file)
+        monkeypatch.setattr("seqae.experiment.reference_levels", lambda p, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(told, match="Permission denied"):
+            run.train()
 
 
 def _full_disk(given, results):

@@ -25,7 +25,7 @@ from sweeps import ONE_THREAD
 from test_cli import call
 from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, after_epoch, make_project, values
 
-from seqae import executing, leases, open_run, planning, stores, transfer
+from seqae import executing, find_runs, leases, open_run, planning, stores, transfer
 from seqae.naming import store_folder
 from seqae.runs import Run
 from seqae.transfer import StoreError
@@ -74,6 +74,15 @@ def quick(monkeypatch):
 
 def contents(fs, run: str) -> dict[str, str]:
     return {name.removeprefix(f"{run}/"): fs.cat_file(name).decode(errors="replace") for name in fs.find(run)}
+
+
+def test_a_new_label_of_a_finished_run_is_published(machine):
+    given = TINY | {"store": "memory://runs"}
+    name = open_run("fam", DEFAULTS, given).train().name
+    open_run("fam", DEFAULTS, given | {"label": "the best"}).train()
+    machine("b")
+    (seen,) = find_runs("memory://runs")
+    assert (seen.name, seen.parameters.label) == (name, "the best")
 
 
 # --- where the mirror is ---

@@ -17,6 +17,7 @@ import yaml
 
 from seqae import executing, planning
 from seqae.cluster import CPU_COUNT
+from seqae.config import resolve
 from seqae.index import update_index
 from seqae.records import progress
 from seqae.runs import Run, open_run
@@ -340,6 +341,30 @@ def test_plan_merges_as_papermill_does(tmp_path, monkeypatch):
     assert item.run.folder.parent == tmp_path / "reports" / "fam"
     (other,) = plan(tmp_path, "fam/a.yaml", scale=str(tmp_path / "params/scale/tiny.yaml"), given={"seed": "2"})
     assert other.run == item.run
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "defined"),
+    [
+        ({"loss": "0sm"}, {"training_loss": "bce"}, "0sb"),
+        ({"training_loss": "mse", "activation": "none"}, {"loss": "0sb"}, "0sb"),
+        ({"loss": "0sb"}, {"loss": "1tm"}, "1tm"),
+    ],
+)
+def test_a_later_layer_changes_one_of_what_a_loss_is(tmp_path, file, given, defined):
+    make_project(tmp_path, {"fam": []}, {"fam/a": file})
+    (item,) = plan(tmp_path, "fam/a.yaml", given=given)
+    assert item.run.parameters.loss == defined
+    assert resolve(DEFAULTS, item.given).loss == defined, "its kernel makes the same of it"
+
+
+def test_why_a_run_is_to_be_executed_while_it_ends(tmp_path, monkeypatch):
+    make_project(tmp_path, {"fam": []}, {"fam/a": {}})
+    (item,) = plan(tmp_path, "fam/a.yaml")
+    states = ["running", "done", "done", "done", "done"]
+    monkeypatch.setattr(Run, "status", property(lambda run: states.pop(0)))
+    assert item.why() == planning.BUSY
+    assert item.why() == "has no report yet"
 
 
 @pytest.mark.parametrize("where", ["option", "parameter", "environment"])
