@@ -1,5 +1,5 @@
 """README's table of results and its figure, and that in results.md, from a store's runs of `best`:
-python docs/results.py [STORE].
+python docs/results.py [STORE], a folder or URL, else $SEQAE_STORE, else reports/.
 
 The results are those of the recipe on full MNIST at scale `cpu`, one run a seed; what each ingredient brings, those of
 scale `ablation`: runs that trained on as many sequences as these scales say.
@@ -17,6 +17,7 @@ from seqae.compare import levels
 from seqae.config import read_yaml
 from seqae.diagnose import standing
 from seqae.pictures import sample_strips, save_strips
+from seqae.stores import fetch
 
 HERE = Path(__file__).parent
 COLUMNS = [(branch, figure) for branch in ("recon", "pred") for figure in ("mse", "nats_per_frame", "ssim")]
@@ -99,7 +100,7 @@ def of_scale(runs: list[Run], name: str) -> list[Run]:
 
 
 if __name__ == "__main__":
-    store = Path(*sys.argv[1:2] or ["reports"])
+    store = fetch(next(iter(sys.argv[1:]), None), "best", whole=True)
     done = [run for run in find_runs(store, "best") if run.status == "done" and run.parameters.digits == "mnist"]
     recipes = [run for run in done if run.parameters.label == "the recipe"]
     chosen = of_scale(recipes, "cpu")
@@ -109,7 +110,8 @@ if __name__ == "__main__":
     save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
     if compared := of_scale(done, "ablation"):
         nats = finals_of(compared).query("metric == 'bce'").assign(value=lambda t: 4096 * t.value)
-        mean = levels(compared, "test").query("metric == 'bce' and baseline == 'mean_frame'")["value"].mean()
+        known = levels(compared, "test").query("metric == 'bce' and baseline == 'mean_frame' and branch == 'pred'")
+        mean = known["value"].mean()
         figure = charts.ranking(nats, unit="BCE on test, nats/frame", levels={"mean frame": 4096 * mean})
         figure.savefig(HERE / "ablation.png", dpi=100, bbox_inches="tight")
     for page, name, runs_of_it, write in (

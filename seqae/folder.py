@@ -17,7 +17,7 @@ from seqae.data import to_range
 from seqae.device import make_accelerator
 from seqae.diagnose import explain_head, prognosis, saturated_since
 from seqae.evaluation import predict
-from seqae.metrics import HISTOGRAM_CENTRES, histogram, label
+from seqae.metrics import HISTOGRAM_CENTRES, four_digits, histogram, label
 from seqae.models import SequenceAutoencoder
 from seqae.provenance import code_version
 from seqae.records import RunError, read_record, run_status
@@ -210,8 +210,10 @@ class RunFolder:
         for key, value in results.items():
             branch, metric = key.split()
             beside = levels[(levels.branch == branch) & (levels.metric == metric)].sort_values("value")
-            told = ", ".join(f"{row.baseline.replace('_', ' ')} {row.value:#.4g}" for row in beside.itertuples())
-            facts.append((f"test {branch} {label(metric)}", f"{value:#.4g}" + (f" ({told})" if told else "")))
+            told = ", ".join(
+                f"{row.baseline.replace('_', ' ')} {four_digits(row.value)}" for row in beside.itertuples()
+            )
+            facts.append((f"test {branch} {label(metric)}", four_digits(value) + (f" ({told})" if told else "")))
         return facts
 
     def _weights(self, record: Mapping[str, Any]) -> int:

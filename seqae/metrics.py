@@ -26,6 +26,11 @@ def label(metric: str) -> str:
     return metric if unit == "1" else f"{metric} {unit}" if unit.startswith("per ") else f"{metric}, {unit}"
 
 
+def four_digits(value: float) -> str:
+    """A figure for people to compare with others."""
+    return f"{value:#.4g}".removesuffix(".")
+
+
 def frame_errors(output: "Tensor", target: "Tensor", logits: "Tensor | None") -> "dict[str, Tensor]":
     """Errors of each frame, (B, T) each.
 

@@ -25,7 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from seqae.metrics import UNITS, label
+from seqae.metrics import UNITS, four_digits, label
 
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
 SCRIPTED = {"application/vnd.jupyter.widget-view+json", "application/javascript"}  # their text/plain says nothing
@@ -99,10 +99,10 @@ def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Sequence[tupl
     """Write the page of all runs; `comparisons` are (title, path relative to the index)."""
     paths = [row.thumbnail if row.thumbnail and row.thumbnail.is_file() else None for row in rows]
     pictures = [_thumbnail(path, path.stat().st_mtime_ns) if path else None for path in paths]
-    found = dict.fromkeys(column for row in rows for column in row.metrics)  # "recon mse"
-    metrics = {column: column.rpartition(" ")[2] for column in found}
-    order = [*UNITS, *metrics.values()]
-    columns = {column: label(metrics[column]) for column in sorted(found, key=lambda c: order.index(metrics[c]))}
+    metrics = {column: column.rpartition(" ")[2] for row in rows for column in row.metrics}  # of "recon mse"
+    order = [*UNITS, *sorted({*metrics.values()} - UNITS.keys())]
+    ordered = sorted(metrics, key=lambda column: (order.index(metrics[column]), not column.startswith("recon"), column))
+    columns = {column: label(metrics[column]) for column in ordered}
     families = sorted(Counter(row.family for row in rows).items())
     _write(html, "index.html.j2", runs=list(zip(rows, pictures, strict=True)), columns=columns, families=families,
            pictured=any(pictures), states=Counter(row.status for row in rows), comparisons=comparisons)  # fmt: skip
@@ -233,6 +233,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "tone": lambda words: TONES.get(re.split(r"\W", words.lower(), maxsplit=1)[0], "calm"),  # by the first word
         "path": lambda href: quote(href.lstrip("/")),  # no scheme, host or fragment can come of a path
+        "digits": four_digits,
         "duration": lambda seconds: str(timedelta(seconds=round(seconds))),
         "sha256": lambda text: b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }

@@ -205,8 +205,8 @@ def check_lines(item: "Planned") -> Iterator[str]:
         f"  {cost.operations / 1e9:,.3g} GFLOP an update, {cost.updates:,} updates: about "
         f"{duration(cost.seconds)} on this machine, from {cost.how}\n"
         f"  about {duration(cost.h100_seconds)} on an H100, if it reaches {H100_SHARE:.0%} of its "
-        f"{H100[p.precision] / 1e12:g} TFLOP/s in precision {p.precision}, and each of an update's {cost.launches:,} "
-        f"operations takes it {H100_LAUNCH * 1e6:g} µs at least: assumed, not measured"
+        f"{H100[p.precision] / 1e12:g} TFLOP/s in precision {p.precision}, and each of the {cost.launches:,} "
+        f"operations of an update, forward and backward, takes {H100_LAUNCH * 1e6:g} µs at least: assumed, not measured"
     )
     try:
         yield f"  {item.run.prognosis()}"

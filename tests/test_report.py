@@ -557,6 +557,21 @@ def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit,
     assert page.locator(".notice").inner_text().startswith("Not the same: 16×16; 32×32.")
 
 
+def test_columns_stand_by_metric_and_branch_whatever_run_comes_first(tmp_path):
+    metrics = {"pred ssim": 0.5, "recon novel": 1.0, "pred mse": 1234.4, "recon ssim": 0.6, "recon mse": 0.12344}
+    rows = [IndexRow("f", f"run-{i}", "r.html", "done", metrics=dict([pair])) for i, pair in enumerate(metrics.items())]
+    for ordered in (rows, rows[::-1]):
+        write_index(tmp_path / "index.html", ordered, [])
+        page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+        heads = [head.text for head in page.select("thead th")]
+        assert heads[3:8] == ["recon mse", "pred mse", "recon ssim", "pred ssim", "recon novel"]
+    assert {cell.text for cell in page.select("[data-label='recon mse'], [data-label='pred mse']")} == {
+        "",
+        "1234",
+        "0.1234",
+    }
+
+
 def test_the_reader_filters_and_sorts_the_index(visit, tmp_path):
     page = visit(an_index(tmp_path))
     rows = page.locator("tbody tr:visible")
@@ -593,6 +608,9 @@ def test_the_reader_filters_and_sorts_the_index(visit, tmp_path):
 
     page.reload()  # as one does while a sweep runs
     assert page.locator(numbers).all_text_contents() == down
+    assert (
+        page.evaluate("new URLSearchParams(location.hash.slice(1)).get('sort')") == "-pred mse"
+    )  # whatever is left of it
     page.get_by_role("button", name="run", exact=False).first.click()
     page.get_by_role("button", name="all").click()
     assert names.all_text_contents()[:3] == ["losses/run-0", "losses/run-2", "losses/run-4"]

@@ -6,6 +6,7 @@ if (table) {
   const filter = document.querySelector("#filter");
   const families = Array.from(document.querySelectorAll(".families button"));
   const headings = Array.from(table.querySelectorAll("thead th"));
+  const names = headings.map((heading) => heading.querySelector("button")?.textContent);
   const state = new URLSearchParams(location.hash.slice(1)); // kept in the address, so that a reload keeps the view
 
   const value = (row, column, type) => {
@@ -49,7 +50,7 @@ if (table) {
   headings.forEach((heading, column) => heading.querySelector("button")?.addEventListener("click", () => {
     const direction = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     sort(column, direction);
-    remember({ sort: String(direction * (column + 1)) });
+    remember({ sort: (direction < 0 ? "-" : "") + names[column] });
   }));
   families.forEach((button) => button.addEventListener("click", () => remember({ family: button.dataset.family })));
   filter.addEventListener("input", () => remember({ filter: filter.value }));
@@ -66,8 +67,8 @@ if (table) {
 
   filter.value = state.get("filter") ?? "";
   if (!families.some((button) => button.dataset.family === state.get("family"))) state.delete("family");
-  const column = Math.abs(Number(state.get("sort"))) - 1;
-  if (headings[column]?.querySelector("button")) sort(column, Math.sign(Number(state.get("sort"))));
+  const [, minus, name] = (state.get("sort") ?? "").match(/^(-?)(.*)$/);
+  if (names.includes(name)) sort(names.indexOf(name), minus ? -1 : 1);
   show();
 
 {% include "compare.js" %}
