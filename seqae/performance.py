@@ -26,7 +26,7 @@ from seqae import experiment
 from seqae.config import Parameters
 from seqae.cost import matmul_rate
 from seqae.data import to_range
-from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
+from seqae.device import keep_freed_memory, memory, mixed_precision
 from seqae.fused import kernels
 from seqae.losses import training_loss
 from seqae.models import SequenceAutoencoder, branch_targets
@@ -178,11 +178,11 @@ def _updates(
 def _own(p: Parameters, model: SequenceAutoencoder, batch: Tensor) -> Update:
     # What `fit` does with a batch.
     objective, optim = experiment.objective(p), experiment.optimizer(p)(model.parameters())
-    how = mixed_precision(make_accelerator(device="cpu").device, "none")
+    autocast, scaler = mixed_precision(torch.device("cpu"), "none")
 
     def update() -> dict[str, float]:
         began = time.perf_counter()
-        backward(model, model, batch, objective, optim, *how)
+        backward(model, model, batch, objective=objective, optim=optim, autocast=autocast, scaler=scaler)
         middle = time.perf_counter()
         clip_gradients(model.parameters(), p.clip_norm)
         optim.step()

@@ -69,7 +69,7 @@ class LSTMStack(nn.Module):
 
     Peepholes are those of Graves (2013) and Srivastava et al. (2015, §2.1): i and f see c of the step before,
     o sees the new c, through diagonal weights. Under autocast, matrix products are made in its dtype; states and
-    pointwise maths stay in the parameters'.
+    pointwise maths stay in the parameters', but where cuDNN runs a whole layer.
 
     kernel: odd, of convolutions that take the matrices' place, padded with zeros; inputs and h are then maps of `side`
     by `side`, flattened channel by channel, sizes are channels · side², and there is a peephole a channel.

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from seqae import experiment, logs, pictures
 from seqae.config import EXECUTION, resolve
-from seqae.device import make_accelerator, mixed_precision
+from seqae.device import check_tracker, make_accelerator, mixed_precision
 from seqae.diagnose import verdict
 from seqae.folder import SAMPLES, RunFolder, images
 from seqae.live import watched
@@ -156,8 +156,8 @@ class Run(RunFolder):
 
     def _train(self) -> None:
         p, folder = self.parameters, self.folder
-        accelerator = make_accelerator(device=p.device, devices=p.devices)
-        mixed_precision(accelerator.device, p.precision)  # told before data is made
+        mixed_precision(make_accelerator(device=p.device, devices=p.devices).device, p.precision)
+        check_tracker(p.tracker)  # all told before data is made
         logs.replace_text(folder / "baselines.csv", experiment.reference_levels(p).to_csv(index=False))
         checkpoint, tables = self._checkpoint, [folder / f"{name}.csv" for name in logs.COLUMNS]
         for log in tables:

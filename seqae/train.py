@@ -6,7 +6,6 @@ batch is ours, so that a resumed run sees exactly the batches of an unbroken one
 
 import errno
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
+from seqae import logs
 from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
 from seqae.diagnose import plateau_begins
 from seqae.evaluation import evaluate
@@ -82,14 +82,15 @@ def fit(
     update; patience: epochs without a gain of 1 % on val after which training ends (`diagnose.plateau_begins`).
 
     record(table, rows) gets each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value (units in
-    `metrics.UNITS`; branch `all` holds the objective and, on train, the mean gradient norm before clipping, the
-    learning rate, `update_ratio`, the norm of the epoch's last update over that of the weights, and, in fp16,
-    `overflows`, updates left out for an infinite gradient). `histograms`: epoch, branch, output, share on val, see
-    `metrics.histogram`.
+    `metrics.UNITS`; on val the least and largest pre-activation, too; branch `all` holds the objective and, on train,
+    the mean gradient norm before clipping, the learning rate, `update_ratio`, the norm of the epoch's last update over
+    that of the weights, and, in fp16, `overflows`, updates left out for an infinite gradient). `histograms`: epoch,
+    branch, output, share on val, see `metrics.histogram`.
 
     checkpoint: a file, replaced atomically at the end of an epoch when checkpoint_seconds have passed; if it exists,
     training goes on from it, after resume(its epoch). The order of sequences is a function of (seed, epoch) alone, so
-    the numbers are those of an unbroken run (exactly, on CPU). Val is measured in float32, whatever the precision.
+    the numbers are those of an unbroken run (exactly, on CPU). Val is measured in float32, whatever the precision, but
+    for tf32.
 
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end it with KeyboardInterrupt after the update under way, and leave
     a checkpoint from which the epoch goes on where it stood.
@@ -165,10 +166,11 @@ def fit(
                 last = step + 1 == epoch * steps
                 before = [w.detach().clone() for w in parameters] if clip_update or last else []
                 scale = scaler.get_scale()
-                clipped = partial(
-                    clipped_backward, clip_norm, net, model, batch, objective, optim, autocast, scaler, factor
-                )
-                measured = update_weights(optim, scaler, clipped, accelerator)
+                gradients = partial(
+                    clipped_backward, net, model, batch, objective=objective, optim=optim, autocast=autocast,
+                    scaler=scaler, factor=factor, clip_norm=clip_norm,
+                )  # fmt: skip
+                measured = update_weights(optim, scaler, gradients, accelerator)
                 if clip_update:
                     limit_update(optim, parameters, before, clip_update)
                 if last:
@@ -262,14 +264,9 @@ def _load(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _replace(path: Path, state: dict[str, Any]) -> None:
-    # A reader, or a resume after a kill at any instant, finds the old file or the new one, whole.
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     try:
-        torch.save(state, temporary)
+        with logs.whole(path) as temporary:
+            torch.save(state, temporary)
     except RuntimeError as error:  # what torch's writer makes of a full disk
-        temporary.unlink(missing_ok=True)
         raise OSError(errno.ENOSPC, f"checkpoint not written: {error}") from error
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)

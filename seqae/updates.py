@@ -17,15 +17,16 @@ from seqae.losses import activate, training_loss
 from seqae.metrics import frame_errors, image_quality, output_statistics
 from seqae.models import SequenceAutoencoder, branch_targets
 
+Measured = tuple[Tensor, dict[tuple[str, str], Tensor]]  # what was differentiated, and metrics by (branch, metric)
+
 
 @dataclass(frozen=True)
 class Objective:
-    """What is trained: the task, its loss (mse, in squared units of pixel_range, or bce, in nats/pixel), and, for
-    `both`, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
+    """What is trained: the loss (mse, in squared units of pixel_range, or bce, in nats/pixel), and, of a model with two
+    branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
     frames and pixels, or of its sum; reported is the mean, always.
     """
 
-    task: str
     loss: str
     pixel_range: tuple[float, float]
     recon_weight: float = 1.0
@@ -37,7 +38,7 @@ def outputs_and_targets(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """One batch of uint8 sequences -> each branch's pre-activations and targets, (B, T, H, W) in float32."""
     frames, frames_in = to_range(batch, objective.pixel_range), model.steps["recon"]
-    targets = branch_targets(frames, task=objective.task, frames_in=frames_in)
+    targets = branch_targets(frames, task=model.task, frames_in=frames_in)
     return {branch: (z.float(), targets[branch]) for branch, z in net(frames[:, :frames_in], targets).items()}
 
 
@@ -47,7 +48,7 @@ def objective_value(
     """The objective's mean and what is differentiated: that, or its sum over everything; both scalars."""
     mean, total = torch.zeros(2, device=next(iter(outputs.values()))[0].device)
     for branch, (z, target) in outputs.items():
-        weight = objective.recon_weight if objective.task == "both" and branch == "recon" else 1.0
+        weight = objective.recon_weight if branch == "recon" and len(outputs) > 1 else 1.0
         loss = weight * training_loss(z, target, kind=objective.loss, activation=model.activation).mean()
         mean, total = mean + loss, total + loss * z.numel()
     return mean, total if objective.reduction == "sum" else mean
@@ -62,7 +63,7 @@ def branch_errors(
     statistics: bool = False,
     quality: bool = False,
 ) -> dict[str, Tensor]:
-    """Every metric of one branch, of each frame, (B, T)."""
+    """Every metric of one branch, of each frame, (B, T), and with `statistics` the histogram, (B, bins)."""
     output, target = (to_unit(x, objective.pixel_range) for x in (activate(z, model.activation), target))
     # on another range than (0, 1) the pixel is not the sigmoid itself, so no probability
     probability = model.activation == "sigmoid" and objective.pixel_range == (0, 1)
@@ -75,15 +76,18 @@ def backward(
     net: torch.nn.Module,
     model: SequenceAutoencoder,
     batch: Tensor,
+    *,
     objective: Objective,
     optim: Optimizer,
     autocast: torch.autocast,
     scaler: torch.amp.GradScaler,
     factor: float = 1.0,
-) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+) -> Measured:
     """Leave the gradients of a batch, uint8 (B, T, H, W), in the weights' .grad; return what they are of, a scalar,
     `factor` times what the objective says, and what was measured, (B, T) for each (branch, metric), the objective a
     scalar.
+
+    net: what is called, `model` itself or what shares its gradients with other ranks.
     """
     optim.zero_grad()
     with autocast:
@@ -113,21 +117,20 @@ def clip_gradients(parameters: Iterable[Tensor], most: float | None) -> Tensor:
 
 
 def clipped_backward(
-    clip_norm: float | None, net: torch.nn.Module, *rest: Any
-) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
-    differentiated, measured = backward(net, *rest)
+    net: torch.nn.Module, model: SequenceAutoencoder, batch: Tensor, *, clip_norm: float | None, **how: Any
+) -> Measured:
+    """As `backward`, which takes `how`, then as `clip_gradients`; `grad_norm`, a scalar, is measured as well."""
+    differentiated, measured = backward(net, model, batch, **how)
     return differentiated, measured | {("all", "grad_norm"): clip_gradients(net.parameters(), clip_norm)}
 
 
 def update_weights(
-    optim: Optimizer,
-    scaler: torch.amp.GradScaler,
-    clipped: Callable[[], tuple[Tensor, dict[tuple[str, str], Tensor]]],
-    accelerator: Accelerator,
+    optim: Optimizer, scaler: torch.amp.GradScaler, gradients: Callable[[], Measured], accelerator: Accelerator
 ) -> dict[tuple[str, str], Tensor]:
-    _, measured = clipped()
+    """Change the weights by the gradients that `gradients` leaves; what that measured, for LBFGS the first time."""
+    _, measured = gradients()
     if isinstance(optim, torch.optim.LBFGS):  # it asks for the batch's loss and gradients up to max_eval times
-        optim.step(lambda: float(accelerator.reduce(clipped()[0], "mean")))
+        optim.step(lambda: float(accelerator.reduce(gradients()[0], "mean")))
     else:
         scaler.step(optim)
         scaler.update()
@@ -136,7 +139,9 @@ def update_weights(
 
 @torch.no_grad()
 def limit_update(optim: Optimizer, parameters: Sequence[Tensor], before: Sequence[Tensor], most: float) -> None:
-    # As in the code of Srivastava et al., what is limited is SGD's momentum, which there is the update itself.
+    """Let no weight be further than `most` from what it was before the update; nor any of SGD's momentum, which in the
+    code of Srivastava et al. is the update itself.
+    """
     for weight, old in zip(parameters, before, strict=True):
         torch.clamp(weight, old - most, old + most, out=weight)
     for group in optim.param_groups:

@@ -41,7 +41,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "recon_truth": {"recon_truth": True, "decoder_input": "truth"},
     "schedule_per": {"schedule_per": "update", "schedule": "StepLR"},
 }
-# As design §6 says: where and how a run is executed, not what it is; nor is what comparisons call it.
+# Where and how a run is executed, not what it is; nor is what comparisons call it.
 WHERE_AND_HOW = {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "tracker"}
 WHERE_AND_HOW |= {"checkpoint_seconds"}
 

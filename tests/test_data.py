@@ -388,9 +388,11 @@ def test_mnist_is_downloaded_once(server: Server, mnist: Path, tmp_path: Path, m
         (tmp_path / "served" / f"{name}.gz").write_bytes(packed)
         published[name] = (hashlib.md5(packed).hexdigest(), shape)
     monkeypatch.setattr(data, "MNIST_FILES", published)
-    assert_is_mnist(load_digits("mnist", url=server.url + "/"))
+    monkeypatch.setenv("SEQAE_MNIST_URL", server.url + "/")
+    assert_is_mnist(load_digits("mnist"))
     assert server.asked == [f"/{TRAIN}.gz", f"/{TEST}.gz"]
-    assert_is_mnist(load_digits("mnist", url="http://127.0.0.1:9"))  # from the cache
+    monkeypatch.setenv("SEQAE_MNIST_URL", "http://127.0.0.1:9")
+    assert_is_mnist(load_digits("mnist"))  # from the cache
     assert len(server.asked) == 2
     assert {path.name for path in (tmp_path / "cache" / "seqae").iterdir()} == {f"{TRAIN}.gz", f"{TEST}.gz"}
 
@@ -408,15 +410,17 @@ def test_download_with_the_wrong_checksum(server: Server, tmp_path: Path, monkey
     assert list((tmp_path / "cache" / "seqae").iterdir()) == []  # nothing unsound is kept
 
 
-def test_download_of_what_is_not_there(server: Server) -> None:
+def test_download_of_what_is_not_there(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQAE_MNIST_URL", server.url)
     with pytest.raises(OSError, match=rf"{TRAIN}\.gz could not be downloaded .*404.*\(data_folder\)$"):
-        load_digits("mnist", url=server.url)
+        load_digits("mnist")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "gopher://127.0.0.1", "127.0.0.1"])
-def test_download_from_where_nothing_answers(server: Server, url: str) -> None:
+def test_download_from_where_nothing_answers(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQAE_MNIST_URL", url)
     with pytest.raises(OSError, match=rf"^{url}/{TRAIN}\.gz could not be downloaded .*\(data_folder\)$"):
-        load_digits("mnist", url=url)
+        load_digits("mnist")
 
 
 def test_published_checksums_and_mirror() -> None:

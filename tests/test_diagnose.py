@@ -62,7 +62,7 @@ def test_what_is_in_reach_costs_nothing() -> None:
     ):  # fmt: skip
         floor = reachable_floor(frames, reach=reach, activation=activation, pixel_range=pixel_range)
         assert floor == pytest.approx({"mse": 0}, abs=1e-15)
-    # 10 times h is as good as any (design §1: gain)
+    # 10 times h is as good as any (see gain)
     assert reachable_floor(frames, reach=10, activation="sigmoid", pixel_range=(0, 1))["mse"] < 1e-8
 
 
@@ -180,8 +180,8 @@ def test_a_still_video_is_copied_without_error() -> None:
     assert table["black", "mse"] == pytest.approx((200 / 255) ** 2)
 
 
-def test_levels_on_moving_mnist_are_those_of_the_design() -> None:
-    """Design §5, on 64×64 frames by the paper's rules; 400 sequences a split here, so within 4 %."""
+def test_levels_on_moving_mnist_are_those_once_measured() -> None:
+    """On 64×64 frames by the paper's rules; 400 sequences a split here, so within 4 %."""
     digits, n, seen = load_digits(), range(400), 10
     train = MovingMNIST(digits["train"], seed=1, split="train").sequences(n)
     frames = MovingMNIST(digits["val"], seed=1, split="val").sequences(n)
@@ -335,7 +335,7 @@ def test_the_diarys_numbers_are_its_own() -> None:
     assert mse["both", "zero", "pred", "0nm"] == 0.0396
     assert mse["both", "output", "recon", "0nm"] == mse.min() == 0.0322
     assert mse.sum() == pytest.approx(2.473)  # the sum over the reference file
-    # as the design has it: the sigmoid losses sit at 0.092, 0nm at 0.032 to 0.040
+    # as in the diary: the sigmoid losses sit at 0.092, 0nm at 0.032 to 0.040
     by_loss = mse.groupby("loss")
     assert by_loss.mean()[["0sb", "0sm"]].round(3).tolist() == pytest.approx([0.092, 0.092])
     assert (by_loss.min()["0nm"], by_loss.max()["0nm"]) == (0.0322, 0.0396)

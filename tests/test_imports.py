@@ -1,4 +1,4 @@
-"""Imports point one way (design §7): what each module of the package may import of the others."""
+"""Imports point one way: what each module of the package may import of the others."""
 
 import ast
 import os
@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "provenance": {"device"},
     "updates": {"data", "losses", "metrics", "models"},
     "evaluation": {"data", "losses", "models", "updates"},
-    "train": {"device", "diagnose", "evaluation", "metrics", "models", "stopping", "updates"},
+    "train": {"device", "diagnose", "evaluation", "logs", "metrics", "models", "stopping", "updates"},
     "experiment": {"config", "data", "diagnose", "metrics", "models", "optimizers", "parallel", "train"},
     "cost": {"config", "device", "experiment", "models"},
     "peers": {"losses", "models"},

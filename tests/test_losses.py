@@ -27,7 +27,7 @@ def test_activations_by_hand() -> None:
     assert activate(z, "none").tolist() == z.tolist()
     assert activate(z, "sigmoid").tolist() == pytest.approx([1 / (1 + math.e), 0.5, 0.75])
     assert activate(z, "tanh").tolist() == pytest.approx([(1 - math.e**2) / (1 + math.e**2), 0, 0.8])
-    # h lies in (-1, 1), so its sigmoid and tanh never reach black or white (design §5)
+    # h lies in (-1, 1), so its sigmoid and tanh never reach black or white
     assert activate(torch.tensor([-1.0, 1.0]), "sigmoid").tolist() == pytest.approx([0.269, 0.731], abs=1e-3)
     assert activate(torch.tensor([-1.0, 1.0]), "tanh").tolist() == pytest.approx([-0.762, 0.762], abs=1e-3)
 

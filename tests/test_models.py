@@ -1,4 +1,4 @@
-"""seqae.models against the table of design §4: sizes counted by hand, plain loops over torch.nn.LSTMCell."""
+"""seqae.models against sizes counted by hand, and plain loops over torch.nn.LSTMCell."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise, product

@@ -565,7 +565,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path):
     run = open_run("losses", TINY, given)
     assert run.status == "failed"
     assert "checkpoint not written" in run.record()["reason"]
-    assert not (run.folder / "checkpoint" / "state.tmp").exists()
+    assert list((run.folder / "checkpoint").iterdir()) == []
     assert run.train().status == "done"
 
 

@@ -37,7 +37,7 @@ def sequences(split: str, first: int, last: int) -> Tensor:
 
 
 TRAIN, VAL = sequences("train", 0, 10), sequences("val", 0, 6)
-OBJECTIVE = Objective("both", "mse", (0.0, 1.0))
+OBJECTIVE = Objective("mse", (0.0, 1.0))
 
 
 def same(epoch: int) -> Tensor:
@@ -92,7 +92,7 @@ def fitted(model: SequenceAutoencoder | None = None, *, loss: str = "mse", **giv
     log = Log()
     usual: dict[str, Any] = {
         "train": same, "val": VAL, "epochs": 4, "batch_size": 4, "device": "cpu", "seed": 6, "record": log,
-        "objective": Objective("both", loss, pixel_range),
+        "objective": Objective(loss, pixel_range),
         "optimizer": optimizer_factory("Adam", learning_rate=0.01), "schedule": schedule_factory("none", steps=4),
     }  # fmt: skip
     result = fit(model, **usual | given)
@@ -165,8 +165,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {
         ("sgd", "StepLR", same, 2, {"schedule_per": "update"}),
         ("adam", "OneCycleLR", endless, 3, {"schedule_per": "update"}),
         ("lbfgs", "none", same, 3, {}),
-        ("sgd", "none", same, 3, {"clip_update": 1e-3, "objective": Objective("both", "mse", (0, 1), 2.0, "sum")}),
-        ("adam", "none", same, 3, {"precision": "fp16", "objective": Objective("both", "mse", (0, 1), 1e3, "sum")}),
+        ("sgd", "none", same, 3, {"clip_update": 1e-3, "objective": Objective("mse", (0, 1), 2.0, "sum")}),
+        ("adam", "none", same, 3, {"precision": "fp16", "objective": Objective("mse", (0, 1), 1e3, "sum")}),
         ("adam", "StepLR", same, 3, {"precision": "bf16"}),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_resumed_run_is_the_unbroken_run(
         ("sgd", "StepLR", same, {"schedule_per": "update", "clip_update": 1e-3}),
         ("rmsprop", "ReduceLROnPlateau", endless, {}),
         ("lbfgs", "none", same, {}),
-        ("adam", "none", same, {"precision": "fp16", "objective": Objective("both", "mse", (0, 1), 1e3, "sum")}),
+        ("adam", "none", same, {"precision": "fp16", "objective": Objective("mse", (0, 1), 1e3, "sum")}),
     ],
 )
 @pytest.mark.parametrize(("number", "training", "call"), [(signal.SIGTERM, True, 5), (signal.SIGINT, False, 2)])
@@ -304,7 +304,7 @@ def test_best_weights_are_those_of_the_least_val_objective_not_the_last() -> Non
     assert not equal(run.fitted.weights, run.model.state_dict())
     best = model_of()
     best.load_state_dict(run.fitted.weights)
-    again = evaluate(best, VAL, 4, Objective("both", "mse", (0, 1)))
+    again = evaluate(best, VAL, 4, Objective("mse", (0, 1)))
     assert float(again["all", "objective"]) == pytest.approx(min(curve), rel=1e-6)
 
 
@@ -422,7 +422,7 @@ def test_histograms_and_extremes_are_those_of_the_outputs_on_val(pixel_range: tu
     model = model_of()
     with torch.no_grad():  # so that outputs lie anywhere, beyond the bins at either end too
         model.readouts["recon"].bias.add_(torch.linspace(-3, 3, 256))  # type: ignore[union-attr, operator]
-    run = fitted(model, epochs=2, objective=Objective("both", "mse", pixel_range))
+    run = fitted(model, epochs=2, objective=Objective("mse", pixel_range))
     edges = np.linspace(-0.25, 1.25, 61)
     centres = ((edges[1:] + edges[:-1]) / 2).round(4)
     assert [(r["epoch"], r["branch"], r["output"]) for r in run.log.shares] == [
@@ -477,19 +477,19 @@ def test_the_peak_of_memory_is_the_runs_own() -> None:
 def test_bce_is_absent_where_it_does_not_exist(
     activation: str, pixel_range: tuple[float, float], has_bce: bool
 ) -> None:
-    run = fitted(model_of(activation=activation), epochs=1, objective=Objective("both", "mse", pixel_range))
+    run = fitted(model_of(activation=activation), epochs=1, objective=Objective("mse", pixel_range))
     assert ("bce" in {row["metric"] for row in run.log.rows}) == has_bce
 
 
 @pytest.mark.parametrize(("task", "branch"), [("recon", "recon"), ("recon_ordered", "recon"), ("pred", "pred")])
 def test_one_task_records_its_branch_alone(task: str, branch: str) -> None:
-    run = fitted(model_of(task), epochs=1, objective=Objective(task, "mse", (0, 1), recon_weight=0.1))
+    run = fitted(model_of(task), epochs=1, objective=Objective("mse", (0, 1), recon_weight=0.1))
     assert {row["branch"] for row in run.log.rows} == {"all", branch}
     assert run.log.curve("val", "objective") == pytest.approx(run.log.curve("val", "mse", branch))  # weight 1
 
 
 def test_the_objective_is_weighted_and_in_the_training_range_but_mse_never_is() -> None:
-    run = fitted(model_of(), objective=Objective("both", "mse", (-1.0, 1.0), recon_weight=0.8))
+    run = fitted(model_of(), objective=Objective("mse", (-1.0, 1.0), recon_weight=0.8))
     for split in ("train", "val"):
         objective, recon, pred = (
             np.array(run.log.curve(split, *key))
@@ -501,7 +501,7 @@ def test_the_objective_is_weighted_and_in_the_training_range_but_mse_never_is() 
 def test_the_recon_weight_reaches_the_gradients() -> None:
     def moved(weight: float) -> dict[str, float]:
         run = fitted(
-            epochs=1, batch_size=10, objective=Objective("both", "mse", (0, 1), recon_weight=weight),
+            epochs=1, batch_size=10, objective=Objective("mse", (0, 1), recon_weight=weight),
             optimizer=optimizer_factory("SGD", learning_rate=0.1),
         )  # fmt: skip
         before, after = model_of().state_dict(), run.model.state_dict()
@@ -621,7 +621,7 @@ def test_the_gradient_is_that_of_a_plain_mean_or_sum(loss: str, weight: float, r
     own, seen = watched(still)
     fitted(
         loss=loss, epochs=1, batch_size=10, optimizer=own,
-        objective=Objective("both", loss, (0.0, 1.0), weight, reduction),
+        objective=Objective(loss, (0.0, 1.0), weight, reduction),
     )  # fmt: skip
     plain = model_of(activation=LOSSES[loss][0]).double()
     plain_objective(plain, TRAIN, task="both", loss=loss, weight=weight, reduction=reduction).backward()
@@ -637,7 +637,7 @@ def test_a_summed_gradient_is_the_mean_times_all_pixels_of_the_batch(task: str, 
         own, seen = watched(still)
         run = fitted(
             model_of(task), epochs=1, batch_size=10, optimizer=own,
-            objective=Objective(task, "mse", (0.0, 1.0), reduction=reduction),
+            objective=Objective("mse", (0.0, 1.0), reduction=reduction),
         )  # fmt: skip
         gradients.append(torch.cat([g.flatten() for g in seen.gradients[0]]))
         norms += run.log.curve("train", "grad_norm")
@@ -651,7 +651,7 @@ def test_a_smaller_batch_sums_less_and_averages_as_much() -> None:
     ten_times_the_same = TRAIN[:1].repeat(10, 1, 1, 1)
     for reduction, share in (("mean", 1.0), ("sum", 0.5)):
         own, seen = watched(still)
-        objective = Objective("both", "mse", (0.0, 1.0), reduction=reduction)
+        objective = Objective("mse", (0.0, 1.0), reduction=reduction)
         fitted(train=lambda epoch: ten_times_the_same, epochs=1, optimizer=own, objective=objective)
         first, _, last = seen.gradients  # of 4, 4 and 2 sequences
         for large, small in zip(first, last, strict=True):
@@ -660,7 +660,7 @@ def test_a_smaller_batch_sums_less_and_averages_as_much() -> None:
 
 def test_what_is_reported_is_the_mean_whatever_is_differentiated() -> None:
     mean, total = (
-        fitted(epochs=1, optimizer=still, objective=Objective("both", "mse", (0.0, 1.0), 0.3, reduction))
+        fitted(epochs=1, optimizer=still, objective=Objective("mse", (0.0, 1.0), 0.3, reduction))
         for reduction in ("mean", "sum")
     )  # fmt: skip
     for key in (("objective", "all"), ("mse", "recon"), ("mse", "pred")):
@@ -734,7 +734,7 @@ def test_lbfgs_takes_the_steps_of_a_plain_loop(reduction: str, search: str | Non
     arguments = {"max_iter": 2, "line_search_fn": search}
     run = fitted(
         epochs=2, batch_size=10, optimizer=optimizer_factory("LBFGS", learning_rate=rate, arguments=arguments),
-        objective=Objective("both", "mse", (0.0, 1.0), 0.3, reduction),
+        objective=Objective("mse", (0.0, 1.0), 0.3, reduction),
     )  # fmt: skip
     plain = model_of()
     optim = torch.optim.LBFGS(plain.parameters(), lr=rate, **arguments)  # type: ignore[arg-type]
@@ -838,7 +838,7 @@ def test_a_resumed_run_loses_patience_where_the_unbroken_does(tmp_path: Path, af
 
 def test_evaluate_by_hand_whatever_the_batches() -> None:
     model = model_of(activation="sigmoid").eval()
-    objective = Objective("both", "bce", (0.0, 1.0), recon_weight=0.5)
+    objective = Objective("bce", (0.0, 1.0), recon_weight=0.5)
     frames = to_range(VAL, (0, 1))
     targets = branch_targets(frames, task="both", frames_in=SEEN)
     with torch.no_grad():
@@ -857,7 +857,7 @@ def test_evaluate_by_hand_whatever_the_batches() -> None:
 def test_evaluation_changes_nothing() -> None:
     model = model_of()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    evaluate(model, VAL, 4, Objective("both", "mse", (0, 1)))
+    evaluate(model, VAL, 4, Objective("mse", (0, 1)))
     assert equal(before, model.state_dict())
     assert all(p.grad is None for p in model.parameters())
 
@@ -930,7 +930,7 @@ def test_fp16_trains_and_is_close_on_a_cpu_as_well() -> None:
     assert full.log.curve("train", "overflows") == []  # told where there can be some
 
 
-HUGE = Objective("both", "mse", (0.0, 1.0), 100.0, "sum")  # times the loss's scale, 65536, it is too much for fp16
+HUGE = Objective("mse", (0.0, 1.0), 100.0, "sum")  # times the loss's scale, 65536, it is too much for fp16
 OF_EVERY_KIND = ["adam", "sgd", "rmsprop", "muon"]  # two of them fused, two not
 
 
@@ -948,7 +948,7 @@ def test_an_update_that_overflows_is_left_out_and_counted(name: str) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 10])
 def test_an_epoch_of_nothing_but_overflows_is_told(batch_size: int) -> None:
-    objective = Objective("both", "mse", (0.0, 1.0), 1e6, "sum")
+    objective = Objective("mse", (0.0, 1.0), 1e6, "sum")
     run = fitted(epochs=1, batch_size=batch_size, precision="fp16", objective=objective)
     assert run.log.curve("train", "overflows") == [-(-10 // batch_size)]
     assert run.log.curve("train", "grad_norm") == []
@@ -957,7 +957,7 @@ def test_an_epoch_of_nothing_but_overflows_is_told(batch_size: int) -> None:
 
 def test_the_gradient_norm_is_the_mean_over_the_updates_made() -> None:
     ten_times_the_same = TRAIN[:1].repeat(10, 1, 1, 1)
-    objective = Objective("both", "mse", (0.0, 1.0), 1.0, "sum")
+    objective = Objective("mse", (0.0, 1.0), 1.0, "sum")
     run = fitted(
         train=lambda epoch: ten_times_the_same, epochs=1, batch_size=2, precision="fp16", objective=objective,
         optimizer=still,
