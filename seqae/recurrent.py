@@ -98,15 +98,16 @@ class LSTMStack(nn.Module):
         self.layers: Any = nn.ModuleList(layers)
 
     def forward(
-        self, inputs: Tensor | None, states: States = None, *, steps: int | None = None, batch: int | None = None
+        self, inputs: Tensor | None, states: States = None, *, steps: int | None = None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Read inputs (T, B, D); return the top h of every step (T, B, H) and the last (h, c) of every layer.
 
-        None reads zeros for `steps` steps: the first weight_ih then gets no gradient (None, not zeros, so that
-        optimizers skip it). `batch` is needed where neither inputs nor states tell it.
+        None, which goes with states, reads zeros for `steps` steps: the first weight_ih then gets no gradient (None,
+        not zeros, so that optimizers skip it).
         """
+        batch = None
         if inputs is not None:
-            _check("inputs", inputs, steps, batch, self.input_size)
+            _check("inputs", inputs, steps, None, self.input_size)
             steps, batch = inputs.shape[:2]
         arguments, batch = self._arguments(states, steps, batch)
         positions, top, final = self.side**2, inputs, []
@@ -123,29 +124,17 @@ class LSTMStack(nn.Module):
         assert top is not None
         return top, final
 
-    def unroll(
-        self,
-        states: States,
-        feedback: Feedback,
-        *,
-        steps: int,
-        first_input: Tensor | None = None,
-        batch: int | None = None,
-    ) -> Tensor:
-        """Read `first_input` (B, D) or zeros, then, step by step, what `feedback` makes of the top h.
+    def unroll(self, states: States, feedback: Feedback, *, steps: int) -> Tensor:
+        """Read zeros, then, step by step, what `feedback` makes of the top h.
 
         Returns gain * (weight @ h + bias) of every step, (T, B, D): the values before their activation.
         """
-        weight, bias, gain, x = feedback.weight, feedback.bias, feedback.gain, None
+        weight, bias, gain = feedback.weight, feedback.bias, feedback.gain
         if weight is not None and self.side > 1:
             raise ValueError(f"feedback of maps (side {self.side}) is h itself: its weight must be None")
         if weight is None and self.hidden_sizes[-1] != self.input_size:
             raise ValueError(f"h (={self.hidden_sizes[-1]} wide) must be as wide as inputs (={self.input_size})")
-        if first_input is not None:
-            _check("first_input", first_input, batch, self.input_size)
-            batch = len(first_input)
-            x = _features_first(first_input, self.side**2).to(self.layers[0].bias.dtype)
-        arguments, batch = self._arguments(states, steps, batch)
+        arguments, batch = self._arguments(states, steps, None)
         if weight is not None:
             _check("feedback weight", weight, self.input_size, self.hidden_sizes[-1])
             weight = (weight if gain == 1 else weight * gain).to(arguments[0][0].dtype)
@@ -153,7 +142,7 @@ class LSTMStack(nn.Module):
             _check("feedback bias", bias, self.input_size)
             bias = (bias * gain).unsqueeze(1)
         how = (steps, batch * self.side**2, (gain, feedback.activation), self.side)
-        z, _, _ = Recurrence.apply(how, x, weight, bias, *itertools.chain(*arguments))
+        z, _, _ = Recurrence.apply(how, None, weight, bias, *itertools.chain(*arguments))
         return _batch_first(z, batch)
 
     def _arguments(self, states: States, steps: int | None, batch: int | None) -> tuple[list[list[Any]], int]:
@@ -168,8 +157,8 @@ class LSTMStack(nn.Module):
                 if tensor is not None:
                     _check(f"{name} of layer {number}", tensor, batch, self.hidden_sizes[number])
                     batch = len(tensor)
-        if batch is None or batch < 1:
-            raise ValueError(f"batch (={batch}) must be 1 or more where neither inputs nor states tell it")
+        if batch is None:
+            raise ValueError("how many sequences there are has to be told by inputs or by states; not None for both")
         dtype, device = self.layers[0].bias.dtype, self.layers[0].bias.device.type
         if device != "meta" and dtype != torch.float64 and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)

@@ -50,6 +50,7 @@ class Tape:
 
     @classmethod
     def begin(cls, steps: int, batch: int, own: Sequence[Any], side: int) -> "Tape":
+        """With buffers for so many steps of so many columns; own: as `LSTMLayer.arguments` gives them."""
         shapes, features = [(steps,), (steps + 1,), (steps, 4), (steps,)], own[1].shape[1]
         tape = cls(own, [own[2].new_empty(*shape, features, batch) for shape in shapes], side)
         tape.cell[0] = 0 if tape.c is None else tape.c
@@ -187,8 +188,8 @@ class Tape:
 class Recurrence(torch.autograd.Function):
     """Layers over T steps → top h (T, H, B), its last h, its last c (H, B).
 
-    Without feedback, one layer reads x (D, T·B), or zeros. With feedback, a (gain, activation), the layers read
-    x (D, B), or zeros, and then their own output z = gain · h or W h + b, (T, D, B), which replaces the top h.
+    Without feedback, one layer reads x (D, T·B), or zeros. With feedback, a (gain, activation), the layers read zeros,
+    and then their own output z = gain · h or W h + b, (T, D, B), which replaces the top h.
     """
 
     @staticmethod
@@ -197,8 +198,8 @@ class Recurrence(torch.autograd.Function):
         gain, activation = feedback or (1.0, "none")
         tapes = [Tape.begin(steps, batch, own[n : n + 6], side) for n in range(0, len(own), 6)]
         first, last = tapes[0], tapes[-1]
-        known, fed = [None] * steps, x if feedback else None
-        if x is not None and not feedback:
+        known, fed = [None] * steps, None
+        if x is not None:
             known = product(first.weight_ih, x, first.bias, side=side).unflatten(1, (steps, batch)).unbind(1)
         out = last.hidden.new_empty(steps, first.weight_ih.shape[1], batch) if feedback else last.hidden
         read = out if activation == "none" else torch.empty_like(out)
@@ -240,13 +241,11 @@ class Recurrence(torch.autograd.Function):
             for n in reversed(range(count)):
                 d_z = tapes[n].back(t, outer)
                 outer = product_back(tapes[n].weight_ih, d_z, side=ctx.side) if n else None
-        inputs, grads = _columns(read[:-1], x) if ctx.feedback else x, []
+        inputs, grads = _columns(read[:-1]) if ctx.feedback else x, []
         for n, tape in enumerate(tapes):
             grads += tape.gradients(inputs, needs[3 + 6 * n :])
             inputs = _columns(tape.hidden)
-        d_x = None
-        if needs[0]:
-            d_x = product_back(tapes[0].weight_ih, tapes[0].d_columns[:, : x.shape[1]], side=ctx.side)
+        d_x = product_back(tapes[0].weight_ih, tapes[0].d_columns, side=ctx.side) if needs[0] else None
         d_weight = gradient(_columns(d_out), inputs, weight) if needs[1] else None
         d_bias = d_out.sum((0, 2)).unsqueeze(1) if needs[2] else None
         return None, d_x, d_weight, d_bias, *grads

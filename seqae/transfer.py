@@ -68,12 +68,13 @@ def is_passing(name: str) -> bool:
 
 
 def listing(fs: Any, path: str) -> dict[str, Any]:
-    # Every file below a folder, by its path from there; none where there is no such folder.
+    """Every file below a folder, by its path from there: fsspec's information. None where there is no such folder."""
     fs.invalidate_cache()
     return {name.removeprefix(path).lstrip("/"): info for name, info in fs.find(path, detail=True).items()}
 
 
 def put(fs: Any, file: Path, path: str) -> None:
+    """Copy a file to a store, where it is seen when it is whole."""
     if not on_disk(fs):
         fs.put_file(str(file), path)
         return
@@ -98,7 +99,11 @@ def on_disk(fs: Any) -> bool:
 
 
 def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, whole: bool) -> bool:
-    # False where it is finished both here and there, with other results. What tells how far it is comes first.
+    """Bring what a store has of a run, its files `theirs`, to its folder here, unless that is further; False where it
+    is finished both here and there, with other results.
+
+    run: its folder there. whole: with what `SHOWN` leaves out.
+    """
     new = [name for name in theirs if not is_passing(name) and (whole or name in SHOWN)]
     new = sorted((name for name in new if _differs(_state(folder / name), theirs[name])), key=_order)
     if not new:
@@ -115,7 +120,7 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
     def told(name: str) -> Path:
         return (stage if name in new or name not in theirs else folder) / name
 
-    with _emptied(stage):
+    with _emptied(stage):  # first what tells how far it is
         bring(name for name in reversed(new) if name in TOLD)
         here = record_of(folder.joinpath, resumable=(folder / CHECKPOINT).exists())
         further = compare_records(here, record_of(told, resumable=CHECKPOINT in theirs))
@@ -134,8 +139,11 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
 
 
 def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
-    # Checkpoint and run.yaml are taken before all else and sent after it: what resumes from a checkpoint has the logs
-    # up to there, and what run.yaml says is true of what lies beside it, wherever this breaks off.
+    """Send what is new in a run's folder here to its folder `run` there. Raises StoreError if the lease `mine` is gone.
+
+    Checkpoint and run.yaml are taken before all else and sent after it: what resumes from a checkpoint has the logs up
+    to there, and what run.yaml says is true of what lies beside it, wherever this breaks off.
+    """
     theirs = listing(fs, run)
     if mine.rpartition("/")[2] not in theirs:
         raise StoreError(f"another machine took {run} over; what was trained here since then stays in {folder}")

@@ -59,6 +59,7 @@ class SweepView:
             self._tell("no worker yet: waiting for one")
 
     def tick(self, running: "list[Run]") -> None:
+        """Show how far these runs are, each in a bar of its own, and how long all that is left will take."""
         self.slots = max(1, len(running))
         self._look(running)
         for run in running:
@@ -68,11 +69,13 @@ class SweepView:
                 self.bar.update(self.running[run.folder], completed=logged[0], note=f"loss {logged[1]:.4g}")
 
     def busy(self, run: "Run") -> None:
+        """Say that another process trains this one."""
         if (bar := self.running.pop(run.folder, None)) is not None:
             self.bar.remove_task(bar)
         self._tell(f"{run.family}/{run.name}: another process trains it; waiting for that one")
 
     def finished(self, outcome: "Outcome") -> None:
+        """Say how a run ended, and count it."""
         run = outcome.run
         self.seconds.append(outcome.seconds)
         self.failed += [outcome] if outcome.reason else []

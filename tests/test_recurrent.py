@@ -40,6 +40,12 @@ def make_states(stack: LSTMStack, batch: int, dtype: torch.dtype = F64) -> list[
     return [(random(h), random(h)) for h in stack.hidden_sizes]
 
 
+def only_h(stack: LSTMStack, batch: int, dtype: torch.dtype = F64) -> list[tuple[Tensor, None] | None]:
+    """The first layer's h, the rest zero: what tells at least how many sequences there are."""
+    h = torch.randn(batch, stack.hidden_sizes[0], dtype=dtype, requires_grad=True)
+    return [(h, None), *[None] * (len(stack.layers) - 1)]
+
+
 def make_feedback(kind: str, stack: LSTMStack, activation: str, gain: float, dtype: torch.dtype = F64) -> Feedback:
     if kind == "h":
         return Feedback(gain=gain, activation=activation)
@@ -110,13 +116,13 @@ def convolutional_cells(stack: LSTMStack) -> list[Callable]:
     return [cell_of(layer) for layer in stack.layers]
 
 
-def plain_loop(cells, stack, states, steps, batch, inputs=None, feedback=None, first_input=None):
+def plain_loop(cells, stack, states, steps, batch, inputs=None, feedback=None):
     """Step by step, layer by layer: the top h, or with feedback the pre-activations, and the last states."""
     like = stack.layers[0].bias
     states = [state or (None, None) for state in states or [None] * len(cells)]
     zeros = [like.new_zeros(batch, h) for h in stack.hidden_sizes]
     states = [tuple(z if s is None else s for s in state) for state, z in zip(states, zeros, strict=True)]
-    fed, outputs = first_input, []
+    fed, outputs = None, []
     for t in range(steps):
         x = fed if inputs is None else inputs[t]
         x = like.new_zeros(batch, stack.input_size) if x is None else x
@@ -157,18 +163,18 @@ def assert_same(ours: list[Tensor], plain: list[Tensor], tolerance: float) -> No
         assert (a - b).norm() <= tolerance * b.norm(), f"off by {(a - b).norm() / b.norm():.1e} ({a.shape})"
 
 
-def compare(stack, states, steps, batch, *, inputs=None, feedback=None, first_input=None, tolerance=1e-9) -> None:
+def compare(stack, states, steps, batch, *, inputs=None, feedback=None, tolerance=1e-9) -> None:
     dense = plain_cells if stack.layers[0].peephole_i is None else peephole_cells
     cells = (dense if stack.layers[0].kernel is None else convolutional_cells)(stack)
     if feedback is None:
-        ours = flat(stack(inputs, states, steps=steps, batch=batch))
+        ours = flat(stack(inputs, states, steps=steps))
     else:
-        ours = flat(stack.unroll(states, feedback, steps=steps, first_input=first_input, batch=batch))
-    plain = flat(plain_loop(cells, stack, states, steps, batch, inputs, feedback, first_input))[: len(ours)]
+        ours = flat(stack.unroll(states, feedback, steps=steps))
+    plain = flat(plain_loop(cells, stack, states, steps, batch, inputs, feedback))[: len(ours)]
     assert_same(ours, plain, tolerance)
-    given = [s for state in states or [] for s in state or ()]
+    given = [s for state in states or [] for s in state or () if s is not None]
     readout = (feedback.weight, feedback.bias) if feedback else ()
-    leaves = leaves_of(stack, inputs, first_input, *given, *readout)
+    leaves = leaves_of(stack, inputs, *given, *readout)
     assert_same(gradients(ours, leaves), gradients(plain, leaves), tolerance)
 
 
@@ -181,7 +187,7 @@ def compare(stack, states, steps, batch, *, inputs=None, feedback=None, first_in
 def test_forward_equals_loop(input_size, sizes, peepholes, stateful, known, steps, dtype, tolerance):
     stack = make_stack(input_size, sizes, dtype, peepholes=peepholes)
     inputs = torch.randn(steps, 3, input_size, dtype=dtype, requires_grad=True) if known else None
-    states = make_states(stack, 3, dtype) if stateful else None
+    states = make_states(stack, 3, dtype) if stateful else None if known else only_h(stack, 3, dtype)
     compare(stack, states, steps, 3, inputs=inputs, tolerance=tolerance)
 
 
@@ -199,7 +205,7 @@ def test_convolutions_equal_a_loop(kernel, side, channels, peepholes, stateful, 
     stack = make_stack(input_size, sizes, dtype, peepholes=peepholes, kernel=kernel, side=side)
     inputs = torch.randn(steps, 3, input_size, dtype=dtype, requires_grad=True) if reads == "inputs" else None
     feedback = Feedback(gain=2.0, activation="tanh") if reads == "its own h" else None
-    states = make_states(stack, 3, dtype) if stateful else None
+    states = make_states(stack, 3, dtype) if stateful else None if inputs is not None else only_h(stack, 3, dtype)
     compare(stack, states, steps, 3, inputs=inputs, feedback=feedback, tolerance=tolerance)
 
 
@@ -227,15 +233,13 @@ def test_convolutions_in_bfloat16_keep_states_in_float32():
 @pytest.mark.parametrize("gain", [1.0, 10.0])
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 @pytest.mark.parametrize("kind", ["h", "linear", "no bias"])
-@pytest.mark.parametrize("first", [True, False], ids=["first", "no first"])
 @pytest.mark.parametrize("stateful", [True, False], ids=["states", "no states"])
 @pytest.mark.parametrize(("input_size", "sizes"), [(5, [5]), (6, [5, 2, 6])])
-def test_unroll_equals_loop(input_size, sizes, stateful, first, kind, activation, gain):
+def test_unroll_equals_loop(input_size, sizes, stateful, kind, activation, gain):
     stack = make_stack(input_size, sizes)
     feedback = make_feedback(kind, stack, activation, gain)
-    states = make_states(stack, 4) if stateful else None
-    first_input = torch.randn(4, input_size, dtype=F64, requires_grad=True) if first else None
-    compare(stack, states, 7, 4, feedback=feedback, first_input=first_input)
+    states = make_states(stack, 4) if stateful else only_h(stack, 4)
+    compare(stack, states, 7, 4, feedback=feedback)
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
@@ -320,17 +324,16 @@ def test_gradcheck(peepholes):
     stack = make_stack(3, [2, 3], peepholes=peepholes)
     feedback = make_feedback("linear", stack, "tanh", 1.5)
     states = make_states(stack, 2)
-    first = torch.randn(2, 3, dtype=F64, requires_grad=True)
     inputs = torch.randn(3, 2, 3, dtype=F64, requires_grad=True)
     leaves = leaves_of(stack, *itertools.chain(*states))
     assert torch.autograd.gradcheck(lambda x, *_: tuple(flat(stack(x, states))), (inputs, *leaves))
-    unroll = lambda x, *_: stack.unroll(states, feedback, steps=3, first_input=x)  # noqa: E731
-    assert torch.autograd.gradcheck(unroll, (first, feedback.weight, feedback.bias, *leaves))
+    unroll = lambda *_: stack.unroll(states, feedback, steps=3)  # noqa: E731
+    assert torch.autograd.gradcheck(unroll, (feedback.weight, feedback.bias, *leaves))
 
 
 def test_zero_inputs_leave_the_first_weight_without_gradient():
     stack = make_stack(3, [4, 2])
-    stack(None, steps=4, batch=2)[0].sum().backward()
+    stack(None, only_h(stack, 2), steps=4)[0].sum().backward()
     without = [name for name, p in stack.named_parameters() if p.grad is None]
     assert without == ["layers.0.weight_ih"]
 
@@ -366,9 +369,10 @@ def test_same_values_without_gradients(mode):
     stack = make_stack(3, [4, 3], torch.float32)
     inputs = torch.randn(5, 2, 3)
     feedback = make_feedback("linear", stack, "sigmoid", 10.0, torch.float32)
-    wanted = [*flat(stack(inputs)), stack.unroll(None, feedback, steps=5, batch=2)]
+    states = only_h(stack, 2, torch.float32)
+    wanted = [*flat(stack(inputs)), stack.unroll(states, feedback, steps=5)]
     with mode():
-        found = [*flat(stack(inputs)), stack.unroll(None, feedback, steps=5, batch=2)]
+        found = [*flat(stack(inputs)), stack.unroll(states, feedback, steps=5)]
     assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(found, wanted, strict=True))
 
 
@@ -382,7 +386,7 @@ def test_autocast_computes_products_in_bfloat16_and_keeps_states_in_float32():
 
     def run() -> list[Tensor]:
         outputs, final = stack(inputs)
-        return [outputs, *itertools.chain(*final), stack.unroll(final, feedback, steps=6, first_input=inputs[0])]
+        return [outputs, *itertools.chain(*final), stack.unroll(final, feedback, steps=6)]
 
     with torch.autocast("cpu", torch.bfloat16):
         low = run()
@@ -438,25 +442,25 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: STACK(torch.zeros(0, 5, 3)), r"inputs must .* not \(0, 5, 3\)"),
         (lambda: STACK(torch.zeros(6, 5, 3), steps=4), r"shape \(4, any, 3\); not \(6, 5, 3\)"),
         (lambda: STACK(torch.zeros(6, 5, 3, dtype=torch.uint8)), r"floating point, .* not .* torch.uint8"),
-        (lambda: STACK(None, batch=2), r"steps \(=None\) must be 1 or more"),
-        (lambda: STACK(None, steps=0, batch=2), r"steps \(=0\) must be 1 or more"),
-        (lambda: STACK(None, steps=3), r"batch \(=None\) must be 1 or more"),
+        (lambda: STACK(None, [(H4, H4), None]), r"steps \(=None\) must be 1 or more"),
+        (lambda: STACK(None, [(H4, H4), None], steps=0), r"steps \(=0\) must be 1 or more"),
+        (lambda: STACK(None, steps=3), r"told by inputs or by states; not None for both"),
         (lambda: STACK(None, [(H4, H4)], steps=3), r"states \(of 1 layers\) must be one per layer, 2"),
         (lambda: STACK(None, [(H4, H4), (H4, H2)], steps=3), r"h of layer 1 .* \(5, 2\); not \(5, 4\)"),
         (lambda: STACK(None, [(H4, H4[:3]), None], steps=3), r"c of layer 0 .* \(5, 4\); not \(3, 4\)"),
         (lambda: STACK(torch.zeros(6, 2, 3), [(H4, H4), None]), r"h of layer 0 .* \(2, 4\); not \(5, 4\)"),
-        (lambda: STACK.unroll(None, Feedback(), steps=3, batch=1), r"h \(=2 wide\) .* inputs \(=3\)"),
+        (lambda: STACK.unroll([(H4, H4), None], Feedback(), steps=3), r"h \(=2 wide\) .* inputs \(=3\)"),
         (
-            lambda: STACK.unroll(None, Feedback(torch.zeros(3, 4)), steps=3, batch=1),
+            lambda: STACK.unroll([(H4, H4), None], Feedback(torch.zeros(3, 4)), steps=3),
             r"feedback weight .* \(3, 2\); not \(3, 4\)",
         ),
         (
-            lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2), torch.zeros(2)), steps=3, batch=1),
+            lambda: STACK.unroll([(H4, H4), None], Feedback(torch.zeros(3, 2), torch.zeros(2)), steps=3),
             r"feedback bias .* \(3,\); not \(2,\)",
         ),
         (
-            lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=3, first_input=H4),
-            r"first_input .* \(any, 3\); not \(5, 4\)",
+            lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=3),
+            r"told by inputs or by states; not None for both",
         ),
         (lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=-1), r"steps \(=-1\) must be 1 or"),
         (lambda: Feedback(activation="relu"), r"one of \['none', 'tanh', 'sigmoid'\]; not 'relu'"),
@@ -464,7 +468,7 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: LSTMStack(4, [4], kernel=2), r"kernel \(=2\) must be odd"),
         (lambda: LSTMStack(4, [4], side=2), r"kernel \(=None\) must be odd, or None with side \(=2\) 1"),
         (lambda: LSTMStack(8, [6], kernel=3, side=2), r"hidden_sizes \(=\[6\]\) must be channels · 2²"),
-        (lambda: MAPS.unroll(None, Feedback(torch.ones(8, 8)), steps=2, batch=1), r"maps \(side 2\) is h itself"),
+        (lambda: MAPS.unroll(None, Feedback(torch.ones(8, 8)), steps=2), r"maps \(side 2\) is h itself"),
         (lambda: LSTMStack(3, []), r"hidden_sizes \(=\[\]\) must be 1 or more"),
         (lambda: LSTMStack(0, [4]), r"input_size \(=0\)"),
     ],
