@@ -144,7 +144,7 @@ class Run(RunFolder):
                     self.fail(reason)
             if not isinstance(error, OSError) or error.errno is None:
                 raise
-            where = Path(error.filename or self.folder)
+            where = Path(str(error.filename or self.folder))
             if self.folder not in (where, *where.parents):  # of the data, say
                 raise
             raise RunError(

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -152,7 +153,10 @@ def cluster(tmp_path):
 
 def kernels(worker: subprocess.Popen) -> set[int]:
     """The kernels that a worker has forked, by their process ids."""
-    below = [p for p in psutil.Process(worker.pid).children(recursive=True) if "seqae.forkserver" in p.cmdline()[-1]]
+    below = []
+    for process in psutil.Process(worker.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a zombie, say
+            below += [process] if "seqae.forkserver" in process.cmdline()[-1] else []
     return {p.pid for p in below if p.ppid() in {server.pid for server in below}}
 
 
