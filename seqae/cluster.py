@@ -144,7 +144,7 @@ def _queued(kind: str, file: Path, security: Security | None) -> Any:
     try:
         import dask_jobqueue
     except ImportError:
-        raise ValueError(f"{kind}: needs dask-jobqueue: pip install -e .[queues]") from None
+        raise ValueError(f"{kind}: needs dask-jobqueue: pip install -e '.[queues]'") from None
     given, queue = read_yaml(file), getattr(dask_jobqueue, QUEUES[kind])
     jobs, cores, processes = given.pop("jobs", 1), given.setdefault("cores", 1), given.setdefault("processes", 1)
     if not all(isinstance(number, int) and number > 0 for number in (jobs, cores, processes)):

@@ -11,6 +11,7 @@ import torch
 from seqae.losses import activate
 
 MARGIN = 0.03  # within 3 % of the mean frame counts as stuck at it
+ENOUGH = "whether it does, its curve tells."
 PLATEAU = 0.01  # less than 1 % better in total counts as saturated
 
 
@@ -47,21 +48,33 @@ def explain_head(
     floor = reachable_floor(targets, reach=reach, activation=activation, pixel_range=pixel_range)["mse"]
     through = "" if activation == "none" else f", through {activation},"
     if np.isinf(reach):
-        return f"The frame is a weighted sum of h{through} and reaches every pixel value: nothing stands in its way."
+        return (
+            f"The frame is a weighted sum of h{through} and reaches every pixel value, as it must, to learn; {ENOUGH}"
+        )
     if floor < 1e-6:
-        return f"{reach:g} · h{through} reaches every pixel value: nothing stands in its way."
-    missed = [
-        f"{(targets == value).mean():.1%} of these pixels are {name}, and each of them costs at least "
-        f"{distance:.3f}² = {distance**2:.4f}"
-        for name, value, distance in (("black, 0", 0, low), ("white, 1", 255, 1 - high))
-        if distance > 0
+        return f"{reach:g} · h{through} reaches every pixel value, as it must, to learn; {ENOUGH}"
+    ends = [("black, 0", (targets == 0).mean(), low), ("white, 1", (targets == 255).mean(), 1 - high)]
+    missed = [(name, share, distance) for name, share, distance in ends if distance > 0 and round(share, 3) > 0]
+    told = [
+        f"{share:.1%} of these pixels are {name}, and each of them costs at least {distance:.3f}² = {distance**2:.4f}, "
+        f"together {share * distance**2:.4f} of all pixels' mean"
+        for name, share, distance in missed
     ]
+    if (rest := floor - sum(share * distance**2 for _, share, distance in missed)) > 5e-5:
+        told.append(f"greys beyond that cost {rest:.4f}")
     return (
         f"An LSTM's h lies in (-1, 1). Times {reach:g}{through} it can only give values from {low:.3f} to {high:.3f} "
-        f"on the [0, 1] scale of the pixels. But {'; '.join(missed)}. Over all pixels no weights whatever can come "
+        f"on the [0, 1] scale of the pixels. But {'; '.join(told)}. Over all pixels no weights whatever can come "
         f"below an MSE of {floor:.4f}. The mean frame, no model at all, scores {mean_frame:.4f}: "
         + ("no optimizer can mend that." if floor > mean_frame else "there is room to learn, down to that floor.")
     )
+
+
+def output_spread(output: np.ndarray) -> float:
+    """How far an output depends on what was seen: its standard deviation over sequences, the mean of all pixels, in
+    grey levels of 255. output: uint8 (N, T, H, W). Zero: the same frames whatever was seen.
+    """
+    return float(output.std(0).mean())
 
 
 def baselines(train: np.ndarray, targets: Mapping[str, np.ndarray], last_seen: np.ndarray) -> pd.DataFrame:

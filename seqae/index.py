@@ -48,8 +48,11 @@ def _recorded_row(folder: Path, recorded: int) -> IndexRow:
         record, beside = read_record(folder), None
     except RunError as error:  # damaged: say so, and show the others
         return IndexRow(family, name, "", "failed", verdict=str(error))
+    defined = dict(record.get("parameters", {}))
     with suppress(RunError, ValueError):  # of another version: what it recorded is as true as ever
-        beside = beside_others(Run.load(folder)) if record.get("status") == "done" else None
+        run = Run.load(folder)
+        defined["loss"] = run.parameters.loss
+        beside = beside_others(run) if record.get("status") == "done" else None
     return IndexRow(
         family,
         name,
@@ -61,5 +64,6 @@ def _recorded_row(folder: Path, recorded: int) -> IndexRow:
         started=record.get("started", "")[:16].replace("T", " "),
         duration_s=record.get("seconds"),
         parameters={key: str(value) for key, value in record.get("differs", {}).items()},
+        defined={key: str(value) for key, value in defined.items()},
         beside=beside,
     )

@@ -55,7 +55,7 @@ def over_ssh(
         try:
             security = Security.temporary()
         except ImportError:
-            raise ValueError("ssh: needs cryptography: pip install -e .[queues]") from None
+            raise ValueError("ssh: needs cryptography: pip install -e '.[queues]'") from None
     with LocalCluster(
         n_workers=0, host=_address_towards(hosts[0][0]), protocol="tls://", security=security, **scheduler
     ) as cluster:

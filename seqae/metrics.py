@@ -9,6 +9,7 @@ from seqae.losses import cross_entropy
 if TYPE_CHECKING:  # units alone are known without torch
     from torch import Tensor
 
+MORE_IS_BETTER = {"ssim", "psnr"}
 HISTOGRAM = np.linspace(-0.25, 1.25, 61)  # bin edges of outputs on the [0, 1] scale; the ends take what lies beyond
 HISTOGRAM_CENTRES = [round(-0.2375 + 0.025 * i, 4) for i in range(60)]
 UNITS = {  # of every metric, as test.csv says them; tables and axes take theirs from here, and tables their order

@@ -25,7 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from seqae.metrics import UNITS, four_digits, label
+from seqae.metrics import MORE_IS_BETTER, UNITS, four_digits, label
 
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
 SCRIPTED = {"application/vnd.jupyter.widget-view+json", "application/javascript"}  # their text/plain says nothing
@@ -71,6 +71,7 @@ class IndexRow:
     duration_s: float | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, Any] | None = None  # as `compare.beside_others`; with it, the run can be picked to be compared
+    defined: Mapping[str, str] = field(default_factory=dict)  # all parameters, for the filter
 
 
 def advice(reason: str) -> str:
@@ -103,9 +104,14 @@ def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Sequence[tupl
     order = [*UNITS, *sorted({*metrics.values()} - UNITS.keys())]
     ordered = sorted(metrics, key=lambda column: (order.index(metrics[column]), not column.startswith("recon"), column))
     columns = {column: label(metrics[column]) for column in ordered}
+    told = {pair for row in rows for pair in row.defined.items()}
+    varying = {key for key, count in Counter(key for key, _ in told).items() if count > 1}
+    shared = sorted(pair for pair in told if pair[0] not in varying)
+    best = {column for column in columns if metrics[column] in MORE_IS_BETTER}
     families = sorted(Counter(row.family for row in rows).items())
     _write(html, "index.html.j2", runs=list(zip(rows, pictures, strict=True)), columns=columns, families=families,
-           pictured=any(pictures), states=Counter(row.status for row in rows), comparisons=comparisons)  # fmt: skip
+           varying=varying, best=best, shared=shared, pictured=any(pictures), comparisons=comparisons,
+           states=Counter(row.status for row in rows))  # fmt: skip
 
 
 class _Notebook:

@@ -41,6 +41,9 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     """The run of `family` that `given`, merged over the family's `defaults`, defines; its folder need not exist yet.
     What a store elsewhere has of it is fetched.
 
+    defaults: the values of its notebook's cell, there the first of `parameter_cells()`; what neither they nor `given`
+    say is the library's default, the diary's full size: 64×64 pixels, 200 epochs.
+
     Raises ParameterError or ValueError for parameters that are unknown, do not go together or do not fit torch,
     before anything is written, and StoreError where a store cannot be reached.
     """

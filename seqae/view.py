@@ -187,7 +187,8 @@ def plan_lines(planned: "Sequence[Planned]", why: Sequence[str | None], count: i
     try:
         whole = seconds_of([run.parameters for run in todo.values()])
         seconds = {n: left[n] * all_epochs for n, all_epochs in zip(todo, whole, strict=True)}
-        told = f"about {duration(sum(seconds.values()) / count)} of training, {count} at a time, as on this machine"
+        least = max([sum(seconds.values()) / count, *seconds.values()])
+        told = f"about {duration(least)} of training, {count} at a time, as on this machine"
     except ValueError as error:  # such as a device that only machines of the cluster have
         told = f"not timed: {error}"
     for n, item in enumerate(planned):

@@ -15,6 +15,7 @@ from seqae.diagnose import (
     baselines,
     diary,
     explain_head,
+    output_spread,
     plateau_begins,
     prognosis,
     reachable_floor,
@@ -129,8 +130,23 @@ def test_the_explanation_says_the_numbers() -> None:
     assert "room to learn" in text
     for reach in (1.0, INFINITE):
         text = explain_head(frames, reach=reach, activation="none", pixel_range=(0, 1), mean_frame=0.0372)
-        assert "nothing stands in its way" in text
+        assert "reaches every pixel value" in text
+        assert "floor" not in text
         assert "inf" not in text
+
+
+def test_the_explanation_adds_up() -> None:
+    frames = np.repeat(np.array([0, 20, 255], np.uint8), [8996, 1000, 4])  # 0.04 % white: not worth a word
+    text = explain_head(frames, reach=1, activation="sigmoid", pixel_range=(0, 1), mean_frame=0.02)
+    black, grey = 0.8996 * LOW**2, 0.1 * (LOW - 20 / 255) ** 2
+    assert f"together {black:.4f} of all" in text
+    assert "white" not in text
+    assert f"greys beyond that cost {grey + 0.0004 * LOW**2:.4f}" in text
+
+
+def test_how_far_outputs_depend_on_what_was_seen() -> None:
+    assert output_spread(np.full((5, 2, 3, 3), 69, np.uint8)) == 0
+    assert output_spread(np.stack([np.zeros((2, 3, 3), np.uint8), np.full((2, 3, 3), 10, np.uint8)])) == 5
 
 
 # ---- baselines ----

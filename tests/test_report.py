@@ -305,7 +305,20 @@ def test_everything_from_outside_is_escaped_in_a_report(report):
 
 def test_everything_from_outside_is_escaped_in_the_index(tmp_path):
     told = {"steps": {EVIL: [1.0]}, "mean_frame": {EVIL: 1.0}, "sequences": EVIL, "recipe": EVIL}
-    row = IndexRow(EVIL, EVIL, EVIL, EVIL, EVIL, {EVIL: 1.0}, tmp_path / "none.png", EVIL, 1.0, {EVIL: EVIL}, told)
+    row = IndexRow(
+        EVIL,
+        EVIL,
+        EVIL,
+        EVIL,
+        EVIL,
+        {EVIL: 1.0},
+        tmp_path / "none.png",
+        EVIL,
+        1.0,
+        {EVIL: EVIL},
+        told,
+        {EVIL: EVIL, "a": EVIL},
+    )
     other = IndexRow("b", "b", "javascript:alert(1)", "done")
     write_index(tmp_path / "index.html", [row, other], [(EVIL, "//evil.example/x"), ("b", EVIL)])
     page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
@@ -373,7 +386,7 @@ def test_the_index_has_the_errors_first_and_says_their_units(tmp_path):
         *("recon mse", "pred mse", "recon psnr", "recon mae", "own", "duration")
     ]
     assert [head.get("title") for head in heads[1:4]] == [
-        *("mse per pixel, on [0, 1]", "psnr, dB", "mae per pixel, on [0, 1]")
+        *("mse per pixel, on [0, 1], on test", "psnr, dB, on test", "mae per pixel, on [0, 1], on test")
     ]
 
 
@@ -433,7 +446,9 @@ def test_pages_fit_the_screen_and_ask_for_nothing(visit, report, tmp_path, kind,
         an_index(tmp_path).rename(tmp_path / "report.html")
     else:
         told = {"steps": {"pred": [1.0]}, "mean_frame": {"pred": 1.0}, "sequences": EVIL, "recipe": EVIL}
-        row = IndexRow(EVIL, EVIL * 9, EVIL, EVIL, EVIL, {EVIL: 1.0}, None, EVIL, 1.0, {EVIL: EVIL}, told)
+        row = IndexRow(
+            EVIL, EVIL * 9, EVIL, EVIL, EVIL, {EVIL: 1.0}, None, EVIL, 1.0, {EVIL: EVIL}, told, {EVIL: EVIL, "a": EVIL}
+        )
         write_index(tmp_path / "report.html", [row], [(EVIL, EVIL)])
     page = visit(tmp_path / "report.html", width, scheme)
     assert fits(page)
@@ -555,6 +570,26 @@ def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit,
         page.get_by_label(f"Compare {name}", exact=True).check()
     page.get_by_role("button", name="Compare", exact=True).click()
     assert page.locator(".notice").inner_text().startswith("Not the same: 16×16; 32×32.")
+
+
+def test_a_parameter_is_filtered_by_its_whole_value_whoever_differs(visit, tmp_path):
+    told = [{"gain": gain, "loss": loss, "seed": "6"} for gain, loss in (("1", "0sb"), ("10", "0sb"), ("1", "0NM"))]
+    rows = [
+        IndexRow("f", f"run-{i}", "r.html", "done", metrics={"pred ssim": i / 10}, defined=defined)
+        for i, defined in enumerate(told)
+    ]
+    write_index(tmp_path / "index.html", rows, [])
+    page = visit(tmp_path / "index.html")
+    names = page.locator("tbody tr:visible th a")
+    for words, shown in {
+        "gain=1": ["f/run-0", "f/run-2"], "gain=1 loss=0sb": ["f/run-0"], "loss=0nm": ["f/run-2"], "gain=2": [],
+        "seed=6": ["f/run-0", "f/run-1", "f/run-2"], "seed=7": [], "run-1": ["f/run-1"], "gain=10": ["f/run-1"],
+    }.items():  # fmt: skip
+        page.get_by_label("Filter").fill(words)
+        assert names.all_text_contents() == shown, words
+    page.get_by_label("Filter").fill("")
+    page.get_by_role("button", name="pred ssim").click()
+    assert names.all_text_contents() == ["f/run-2", "f/run-1", "f/run-0"], "the best first"
 
 
 def test_columns_stand_by_metric_and_branch_whatever_run_comes_first(tmp_path):

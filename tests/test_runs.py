@@ -461,7 +461,7 @@ def test_a_resumed_run_makes_both_logs_again_from_its_checkpoint(done, tmp_path,
 def test_a_run_stopped_before_its_first_checkpoint_begins_both_logs_anew(done, tmp_path, monkeypatch):
     run = open_run("losses", TINY, {"store": str(tmp_path)})
     with monkeypatch.context() as patch:
-        patch.setattr("seqae.train._replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(torch, "save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.train()
     assert run.metrics().epoch.max() == run.histograms().epoch.max() == 1

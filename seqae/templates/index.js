@@ -2,7 +2,16 @@
 const table = document.querySelector("table.runs");
 if (table) {
   const body = table.tBodies[0];
-  const rows = Array.from(body.rows, (row) => ({ row, family: row.dataset.family, text: row.textContent.toLowerCase() }));
+  const pairs = (text) => new Set(text.toLowerCase().split("\n").filter(Boolean));
+  const rows = Array.from(body.rows, (row) => ({
+    row, family: row.dataset.family, text: row.textContent.toLowerCase(),
+    defined: pairs(row.dataset.defined),
+  }));
+  const shared = pairs(table.dataset.shared);
+  const known = new Set([shared, ...rows.map((entry) => entry.defined)].flatMap((some) => [...some].map((pair) => pair.split("=")[0])));
+  // A parameter's value as a whole, gain=1 but not gain=10; anything else wherever it stands.
+  const holds = (entry, word) => word.includes("=") && known.has(word.split("=")[0])
+    ? entry.defined.has(word) || shared.has(word) : entry.text.includes(word);
   const filter = document.querySelector("#filter");
   const families = Array.from(document.querySelectorAll(".families button"));
   const headings = Array.from(table.querySelectorAll("thead th"));
@@ -32,7 +41,7 @@ if (table) {
     const family = state.get("family") ?? "";
     let count = 0;
     for (const entry of rows) {
-      const match = (!family || entry.family === family) && words.every((word) => entry.text.includes(word));
+      const match = (!family || entry.family === family) && words.every((word) => holds(entry, word));
       entry.row.hidden = !match;
       count += match;
     }
@@ -48,7 +57,8 @@ if (table) {
   }
 
   headings.forEach((heading, column) => heading.querySelector("button")?.addEventListener("click", () => {
-    const direction = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    const now = heading.getAttribute("aria-sort");
+    const direction = now ? (now === "ascending" ? -1 : 1) : heading.dataset.best === "most" ? -1 : 1;
     sort(column, direction);
     remember({ sort: (direction < 0 ? "-" : "") + names[column] });
   }));
