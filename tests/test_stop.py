@@ -127,6 +127,12 @@ def test_what_is_not_to_be_interrupted_ends_first_unless_it_hangs(lasts, result)
 # --- workers of a cluster ---
 
 
+def answers(address: str) -> bool:
+    host, port = address.split(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == 0
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """Starts Dask's own scheduler and workers, on this machine; the scheduler's port is free."""
@@ -143,6 +149,8 @@ def cluster(tmp_path):
         command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *given, "--no-dashboard"]
         with (tmp_path / f"{what}-{len(processes)}.txt").open("w") as said:
             processes.append(subprocess.Popen(command, env=os.environ | threads, stdout=said, stderr=said))
+        if what == "scheduler":  # who finds none waits ten seconds alone
+            wait_until(lambda: answers(address), "no scheduler")
         return processes[-1]
 
     yield f"tcp://{address}", start
