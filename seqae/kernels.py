@@ -126,13 +126,15 @@ def _stopped(target: Path) -> bool:
 
 
 def _end(pid: int) -> None:
-    # A kernel and what it has started: it leads its own process group.
+    # A kernel and what it has started: it leads its own process group. Before its first cell, and between cells, it
+    # ignores SIGINT: so again and again. Training hears any number of them as one.
     deadline = time.monotonic() + GRACE
     with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGINT)
         while time.monotonic() < deadline:
-            time.sleep(0.05)
-            os.killpg(pid, 0)
+            os.killpg(pid, signal.SIGINT)
+            for _ in range(10):
+                time.sleep(0.05)
+                os.killpg(pid, 0)
         os.killpg(pid, signal.SIGKILL)
 
 

@@ -121,6 +121,36 @@ def test_a_kernel_that_is_to_be_stopped_while_it_starts_never_runs(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+DEAF = """
+import pathlib, signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as between cells
+pathlib.Path({0!r}, "deaf").touch()
+time.sleep(1)
+try:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    time.sleep(60)
+except KeyboardInterrupt:
+    pathlib.Path({0!r}, "heard").touch()
+    raise
+"""
+
+
+def test_a_kernel_that_does_not_hear_it_is_asked_again(tmp_path):
+    target = tmp_path / "out.ipynb"
+
+    def stop():
+        while not (tmp_path / "deaf").exists():
+            time.sleep(0.01)
+        kernels.stop_kernels({target})
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(stop)
+        with pytest.raises(kernels.StoppedError):
+            execute_notebook(notebook(DEAF.format(str(tmp_path))), target, name="x", parameters={}, environment={})
+        asked.result()
+    assert (tmp_path / "heard").exists()
+
+
 def test_when_the_server_dies_another_one_takes_its_place(tmp_path):
     server = json.loads(executed(tmp_path, "one", LOOK)[1][0].text)["parent"]
     os.kill(server, signal.SIGKILL)
