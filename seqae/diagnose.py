@@ -11,7 +11,6 @@ import torch
 from seqae.losses import activate
 
 MARGIN = 0.03  # within 3 % of the mean frame counts as stuck at it
-ENOUGH = "whether it does, its curve tells."
 PLATEAU = 0.01  # less than 1 % better in total counts as saturated
 
 
@@ -47,12 +46,9 @@ def explain_head(
     low, high = reachable_pixels(reach=reach, activation=activation, pixel_range=pixel_range)
     floor = reachable_floor(targets, reach=reach, activation=activation, pixel_range=pixel_range)["mse"]
     through = "" if activation == "none" else f", through {activation},"
-    if np.isinf(reach):
-        return (
-            f"The frame is a weighted sum of h{through} and reaches every pixel value, as it must, to learn; {ENOUGH}"
-        )
     if floor < 1e-6:
-        return f"{reach:g} · h{through} reaches every pixel value, as it must, to learn; {ENOUGH}"
+        head = "A weighted sum of h" if np.isinf(reach) else f"{reach:g} · h"
+        return f"{head}{through} reaches every pixel value, as it must, to learn; whether it does, its curve tells."
     ends = [("black, 0", (targets == 0).mean(), low), ("white, 1", (targets == 255).mean(), 1 - high)]
     missed = [(name, share, distance) for name, share, distance in ends if distance > 0 and round(share, 3) > 0]
     told = [

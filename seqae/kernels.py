@@ -84,7 +84,7 @@ def execute_notebook(
             extra_arguments=["--log-level=CRITICAL"],  # a kernel whose worker died says so, on the user's terminal
         )
     except papermill.PapermillExecutionError as error:
-        if error.ename == "KeyboardInterrupt":
+        if error.ename == "KeyboardInterrupt" or _stopped(target):  # asked to stop, a cell may say so in other words
             raise StoppedError from None
         return f"{error.ename}: {error.evalue}".rstrip(": ")
     except Exception as error:
@@ -126,16 +126,28 @@ def _stopped(target: Path) -> bool:
 
 
 def _end(pid: int) -> None:
-    # A kernel and what it has started: it leads its own process group. Before its first cell, and between cells, it
-    # ignores SIGINT: so again and again. Training hears any number of them as one.
-    deadline = time.monotonic() + GRACE
+    # A kernel and what it has started: it leads its own process group. Asked once a cell, since what ends in order is
+    # not to be disturbed.
+    deadline, asked = time.monotonic() + GRACE, False
     with suppress(ProcessLookupError):
         while time.monotonic() < deadline:
-            os.killpg(pid, signal.SIGINT)
-            for _ in range(10):
-                time.sleep(0.05)
-                os.killpg(pid, 0)
+            hears = _hears(pid)
+            if hears and not asked:
+                os.killpg(pid, signal.SIGINT)
+            asked = hears
+            time.sleep(0.05)
+            os.killpg(pid, 0)
         os.killpg(pid, signal.SIGKILL)
+
+
+def _hears(pid: int) -> bool:
+    # Before its first cell, and between cells, a kernel ignores SIGINT. Where that cannot be seen, say it hears.
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return True
+    ignored = int(status.split("SigIgn:")[1].split()[0], 16)
+    return not ignored & 1 << signal.SIGINT - 1
 
 
 class StopKernels(WorkerPlugin):

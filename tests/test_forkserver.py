@@ -130,13 +130,15 @@ try:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     time.sleep(60)
 except KeyboardInterrupt:
+    time.sleep(1)  # a checkpoint is written
     pathlib.Path({0!r}, "heard").touch()
-    raise
+    {1}
 """
 
 
-def test_a_kernel_that_does_not_hear_it_is_asked_again(tmp_path):
-    target = tmp_path / "out.ipynb"
+@pytest.mark.parametrize("ends", ["raise", "raise RuntimeError('in other words')"])
+def test_a_kernel_that_does_not_hear_it_is_asked_again_and_then_left_to_end(tmp_path, ends):
+    target, source = tmp_path / "out.ipynb", notebook(DEAF.format(str(tmp_path), ends))
 
     def stop():
         while not (tmp_path / "deaf").exists():
@@ -146,7 +148,7 @@ def test_a_kernel_that_does_not_hear_it_is_asked_again(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(stop)
         with pytest.raises(kernels.StoppedError):
-            execute_notebook(notebook(DEAF.format(str(tmp_path))), target, name="x", parameters={}, environment={})
+            execute_notebook(source, target, name="x", parameters={}, environment={})
         asked.result()
     assert (tmp_path / "heard").exists()
 
