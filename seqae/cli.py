@@ -61,7 +61,7 @@ def run(
         from seqae.sweep import sweep
         from seqae.view import SweepView, plan_lines
 
-        planned = plan(files, scale=scale, given=given_parameters(given), store=store)
+        planned = plan(files, scale=scale, given=given_parameters(given), store=store, tell=_tell)
         why = [item.why() for item in planned]
         todo = [item for item, reason in zip(planned, why, strict=True) if reason]
         if dry_run:
@@ -147,7 +147,7 @@ def compare(
         from seqae.index import publish_index
         from seqae.planning import plan
 
-        planned = plan(files or [], scale=scale, given=given_parameters(given), store=store)
+        planned = plan(files or [], scale=scale, given=given_parameters(given), store=store, tell=_tell)
         page, reason = compare_runs(family, [item.run for item in planned], store=store)
         publish_index(page.parents[1], f"{family}/compare.ipynb", f"{family}/compare.html")
     _told(page, reason and f"{family} could not be compared: {reason}")
@@ -255,7 +255,7 @@ def status(
         if files or scale or given:  # else torch is not needed, which takes seconds to import
             from seqae.planning import plan
 
-            planned = plan(files or [], scale=scale, given=given_parameters(given), store=store)
+            planned = plan(files or [], scale=scale, given=given_parameters(given), store=store, tell=_tell)
             folders, places = [item.run.folder for item in planned], {item.store for item in planned}
         print_status(lambda: status_rows(places, folders), watch=watch)
 
@@ -272,7 +272,7 @@ def check(files: Files, scale: Scale = None, given: Given = None, store: Store =
         from seqae.planning import plan
         from seqae.view import check_lines
 
-        for item in plan(files, scale=scale, given=given_parameters(given), store=store):
+        for item in plan(files, scale=scale, given=given_parameters(given), store=store, tell=_tell):
             typer.echo("\n".join(check_lines(item)))
 
 

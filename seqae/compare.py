@@ -1,6 +1,7 @@
 """Many runs as tidy tables: which runs belong together, their curves, final figures, reference levels, pictures."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -223,17 +224,17 @@ def _verdicts(runs: Sequence[Run]) -> dict[str, str | None]:
 
 def describe(runs: Sequence[Run]) -> str:
     """What is compared, in a sentence."""
-    parts: dict[str, int] = {}
-    for p in (run.parameters for run in runs):
-        part = (
-            f"{p.frame_size}×{p.frame_size} pixels, width {p.width:g}, {p.epochs} epochs of {p.train_sequences:,} "
-            f"sequences in batches of {p.batch_size}, {p.val_sequences:,} sequences for val, {p.test_sequences:,} for "
-            f"test, digits {p.digits}"
-        )
-        parts[part] = parts.get(part, 0) + 1
+    parts = Counter(
+        f"{p.frame_size}×{p.frame_size} pixels, width {p.width:g}, {p.epochs} epochs of {p.train_sequences:,} "
+        f"sequences in batches of {p.batch_size}, {p.val_sequences:,} sequences for val, {p.test_sequences:,} for "
+        f"test, digits {p.digits}"
+        for p in (run.parameters for run in runs)
+    )
     store = runs[0].folder.parents[1]
-    left_out = sum(run.status == "done" for run in find_runs(store, runs[0].family)) - len(runs)
-    others = f" {left_out} finished runs of the family are left out." if left_out else ""
+    done = {run.name for run in find_runs(store, runs[0].family) if run.status == "done"}
+    left = sorted(done - {run.name for run in runs})
+    named = ", ".join(f"`{name}`" for name in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    others = f" Finished runs of the family left out: {named}." if left else ""
     if len(parts) == 1:
         return f"**{len(runs)} runs**: {next(iter(parts))}.{others}"
     lines = [f"**{len(runs)} runs**:{others}", "", *(f"- {count} of {part}" for part, count in parts.items())]

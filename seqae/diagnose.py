@@ -147,9 +147,11 @@ def verdict(
             shares = [f"{branch} {abs(x):.0%} {'below' if x > 0 else 'above'}" for branch, x in below.items()]
             return f"learned ({', '.join(shares).replace('%', ' %')} mean frame){suffix}"
         return f"learned ({', '.join(shares).replace('%', ' %')} below mean frame){suffix}"
-    if min(below.values()) > -MARGIN:
+    worst = min(below, key=below.__getitem__)
+    if below[worst] > -MARGIN:
         return f"stuck at the mean frame{suffix}"
-    return f"worse than the mean frame ({-min(below.values()):.0%}".replace("%", " % above)") + suffix
+    named = f"{worst} " if len(below) > 1 else ""
+    return f"worse than the mean frame ({named}{-below[worst]:.0%}".replace("%", " % above)") + suffix
 
 
 def conclusion(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:

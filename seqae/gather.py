@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from seqae.naming import known_as
 from seqae.records import RunError, read_record, run_status
 from seqae.stores import MARK, UNPUBLISHED, fetch, publish_run_folder, refresh, unpublished
 from seqae.transfer import CHECKPOINT, Record, StoreError, compare_records, is_passing, record_of
@@ -32,8 +33,11 @@ def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[tuple[
     if empty := [source for source, files in found.items() if not files]:
         raise ValueError(f"{empty[0]} holds no run FAMILY/NAME-HASH: give the folder that families lie in, or its URL")
     root = _folder(target)
-    runs = [(file.parent, source) for source, files in found.items() for file in files]
-    return root, [(f"{f.parent.name}/{f.name}", _merge(f, root / f.parent.name / f.name), s) for f, s in runs]
+    rows = []
+    for run, source in [(file.parent, source) for source, files in found.items() for file in files]:
+        family = root / run.parent.name
+        rows.append((f"{family.name}/{run.name}", _merge(run, family / known_as(run.name, family)), source))
+    return root, rows
 
 
 def _folder(place: str) -> Path:

@@ -45,6 +45,16 @@ def run_name(parameters: Parameters, defaults: Parameters) -> str:
     return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
 
 
+def known_as(name: str, runs: Path) -> str:
+    """What a run WORDS-HASH is called in a folder of runs that has it already: its words follow what a family's
+    defaults were then, the same hash is the same run. Those made anew beside it, WORDS-HASH-2, are their own.
+    """
+    digits = name.rpartition("-")[2]
+    if len(digits) < 8 or (runs / name).exists():
+        return name
+    return min((folder.name for folder in runs.glob(f"*-{digits}")), default=name)
+
+
 def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seqae.cells import family_defaults
+from seqae.cells import family_notebook, sources
 from seqae.config import LOSS_FIELDS, merge, read_yaml
 from seqae.naming import project_root
 from seqae.records import progress
@@ -25,8 +25,9 @@ class Planned:
     run: Run
     notebook: str  # JSON text: a worker elsewhere needs the package alone
     given: Mapping[str, Any]
-    edited: float  # when the notebook was: a finished run's report older than that is rendered again
+    edited: float  # when the notebook was: a finished run's report of other cells is rendered again
     store: str = ""  # where its runs are, as given: the folder of a URL's mirror is another on each machine
+    edits: Mapping[str, Any] = field(default_factory=dict)  # of the notebook's own cell, not committed
 
     def why(self) -> str | None:
         """Why it has to be executed; None when it is done and has its report."""
@@ -39,34 +40,46 @@ class Planned:
                 return f"failed: {self.run.record().get('reason')}"
             case "done" if not report.exists():
                 return "has no report yet"
-            case "done" if report.stat().st_mtime < self.edited:
+            case "done" if report.stat().st_mtime < self.edited and self._other_cells():
                 return "its notebook was edited"
             case "done":
                 return UNPUBLISHED if unpublished(self.run.folder) else None
         return {"waiting": "new", "running": BUSY}[status]
 
+    def _other_cells(self) -> bool:
+        try:
+            return sources((self.run.folder / "notebook.ipynb").read_text(encoding="utf-8")) != sources(self.notebook)
+        except (OSError, ValueError):
+            return True
+
 
 def plan(
-    files: Iterable[Path], *, scale: str | None = None, given: Mapping[str, Any] | None = None, store: str | None = None
+    files: Iterable[Path],
+    *,
+    scale: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    store: str | None = None,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> list[Planned]:
     """The runs that parameter files, or all below folders, define; two files that define the same run count once.
 
     scale: a name in params/scale (and in scale/ of the folders below it, which win), or a file. given: what the
     command line says. Later ones win: notebook < scale < file < given, key by key, as `config.merge` has it. store:
-    where runs are kept, else what the parameters, $SEQAE_STORE or the files' project say. Raises ValueError with the
+    where runs are kept, else what the parameters, $SEQAE_STORE or the files' project say. tell: called with a line for
+    each family whose notebook's parameters are edited, which holds for all of its runs. Raises ValueError with the
     faults of all files at once, and for a scale or parameters of no files, StoreError where a store elsewhere cannot be
     reached.
     """
     files = list(files)
     if not files and (scale or given):
         raise ValueError("--scale and -p are for parameter files: name some, as params/losses")
-    folder_of = cache(fetch)  # once for all that are in it
+    folder_of, notebook_of = cache(fetch), cache(family_notebook)  # once for all that are in it
     faults: dict[str, list[Path]] = {}
     planned: dict[Path, Planned] = {}
     for named in files:
         for file in _parameter_files(named):
             try:
-                item = _planned(file, scale, given or {}, store, folder_of)
+                item = _planned(file, scale, given or {}, store, folder_of, notebook_of)
                 planned.setdefault(item.run.folder, item)
             except (ValueError, OSError) as error:
                 faults.setdefault(str(error), []).append(file)
@@ -74,6 +87,12 @@ def plan(
         more = {message: f" and {len(where) - 1} more" if len(where) > 1 else "" for message, where in faults.items()}
         lines = (f"{where[0]}{more[message]}: {message}" for message, where in faults.items())
         raise ValueError("\n".join(line.replace("\n", "\n  ") for line in lines))
+    edited = {item.run.family: item.edits for item in planned.values() if item.edits}
+    for family, edits in edited.items():
+        tell(
+            f"seqae: parameters of {family}.ipynb are edited, for all runs that do not say otherwise: "
+            + ", ".join(f"{key} {value}" for key, value in edits.items())
+        )
     return list(planned.values())
 
 
@@ -96,7 +115,12 @@ def _scale_files(file: Path, scale: str | None, root: Path) -> list[Path]:
 
 
 def _planned(
-    file: Path, scale: str | None, given: Mapping[str, Any], store: str | None, folder_of: Callable[[str], Path]
+    file: Path,
+    scale: str | None,
+    given: Mapping[str, Any],
+    store: str | None,
+    folder_of: Callable[[str], Path],
+    notebook_of: Callable[[Path], tuple[str, dict[str, Any], dict[str, Any]]],
 ) -> Planned:
     if file.is_dir():
         raise ValueError("no *.yaml in this folder")
@@ -108,14 +132,14 @@ def _planned(
     source = root / "notebooks" / f"{family}.ipynb"
     if not source.exists():
         raise ValueError(f"family {family} has no notebook {source}")
-    layers = [*map(read_yaml, _scale_files(file, scale, root)), read_yaml(file), given]
+    notebook, defaults, edits = notebook_of(source)
+    layers = [edits, *map(read_yaml, _scale_files(file, scale, root)), read_yaml(file), given]
     merged = {key: value for layer in layers for key, value in layer.items()}
     if "loss" in merged and not merged.keys().isdisjoint(LOSS_FIELDS):  # a layer changes one of what another's loss is
         merged = merge(*layers)
-    defaults = family_defaults(source)
     stores = (store, merged.pop("store", None), defaults.get("store"), os.environ.get("SEQAE_STORE"), root / "reports")
     where = str(next(place for place in stores if place))
     if defaults.get("store"):  # the kernel has it from $SEQAE_STORE, unless its own cell says another
         merged["store"] = where
     run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
-    return Planned(run, source.read_text(encoding="utf-8"), merged, source.stat().st_mtime, where)
+    return Planned(run, notebook, merged, source.stat().st_mtime, where, edits)

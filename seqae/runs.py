@@ -27,7 +27,7 @@ from seqae.diagnose import verdict
 from seqae.folder import SAMPLES, RunFolder, images
 from seqae.live import watched
 from seqae.models import SequenceAutoencoder
-from seqae.naming import differing, run_name
+from seqae.naming import differing, known_as, run_name, store_folder
 from seqae.performance import measure
 from seqae.provenance import circumstances, code_version, now
 from seqae.records import RunError, read_record
@@ -50,6 +50,7 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     usual, parameters = resolve(defaults), resolve(defaults, given or {})
     experiment.check(parameters)
     name = f"{run_name(parameters, usual)}-{parameters.short_hash()}"
+    name = known_as(name, store_folder(parameters.store) / family)
     folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
     if parameters.fresh:  # in a sweep's kernel the folder is the one that the sweep chose, $SEQAE_RUN
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]

@@ -76,6 +76,14 @@ def test_the_index_knows_the_error_by_frame_step_beside_the_mean_frame(seeds):
         assert known[0]["mean_frame"][branch] == pytest.approx(mean.value.item())
 
 
+def test_what_is_left_out_is_named(seeds):
+    assert "left out" not in compare.describe(seeds)
+    told = compare.describe(seeds[:1])
+    assert all(f"`{run.name}`" in told for run in seeds[1:])
+    assert "of the family left out:" in told
+    assert seeds[0].name not in told
+
+
 def test_a_conclusion_shows_names_as_text(seeds, monkeypatch):
     monkeypatch.setattr(compare, "labels", lambda runs: [f"<script>{i}</script>" for i in range(len(runs))])
     for told in (compare.conclude(seeds, by="run"), compare.conclude(seeds, seeds)):

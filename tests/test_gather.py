@@ -109,6 +109,18 @@ def test_what_is_further_is_kept_whole_of_stores_elsewhere(place, tmp_path, monk
     assert ("checkpoint/state.pt" in expected) == ("done" not in (source, target))
 
 
+@pytest.mark.parametrize(("source", "kept"), [("at-1", "at-3"), ("done", "done")])
+def test_a_run_that_was_called_otherwise_is_the_same(place, trained, source, kept):
+    source, target = place(source, "src"), place("at-3", "dst")
+    run = the_run(source)
+    run.folder.rename(run.folder.with_name(f"other-words-{run.parameters.short_hash()}"))
+    call("gather", str(source), str(target))
+    assert the_run(target).name == run.name
+    assert held(the_run(target)) == held(the_run(trained / kept))
+    again = open_run("fam", DEFAULTS, TINY | {"epochs": 4, "store": str(source)})
+    assert again.name.startswith("other-words-")
+
+
 def test_a_run_of_another_version_is_copied_too(place, tmp_path):
     file = the_run(place("done", "src")).folder / "run.yaml"
     file.write_text(file.read_text().replace("parameters:\n", "parameters:\n  of_tomorrow: 1\n"))

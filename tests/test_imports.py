@@ -14,8 +14,8 @@ import seqae
 FOLDER = Path(seqae.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "config": {"losses"},
-    "cells": {"config"},
     "naming": {"config"},
+    "cells": {"config", "naming"},
     "transfer": {"config"},
     "leases": {"transfer"},
     "stores": {"leases", "naming", "transfer"},
@@ -63,7 +63,7 @@ ALLOWED["experiment"] |= {"device", "evaluation", "initial", "updates"}
 ALLOWED["performance"] |= {"device", "products", "updates"}
 ALLOWED["folder"] |= {"provenance", "records"}
 ALLOWED["runs"] |= {"pictures", "folder", "provenance", "records", "stores", "train"}
-ALLOWED["gather"] = {"records", "stores", "transfer"}
+ALLOWED["gather"] = {"naming", "records", "stores", "transfer"}
 ALLOWED["demo"] = {"cells", "executing", "models", "naming", "records", "device", "runs", "stores"}
 ALLOWED["rerun"] = {"config", "executing", "naming", "provenance", "records", "runs", "stopping"}
 ALLOWED["charts"] = {"plots"}
