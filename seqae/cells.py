@@ -7,11 +7,12 @@ import ast
 import json
 import re
 import subprocess
+from hashlib import sha256
 from os import environ
 from pathlib import Path
 from typing import Any
 
-from seqae.config import ParameterError, merge
+from seqae.config import ParameterError, merge, resolve
 from seqae.naming import project_root
 
 
@@ -44,37 +45,42 @@ def read_cell(source: str) -> dict[str, Any]:
 
 def family_defaults(notebook: str | Path) -> dict[str, Any]:
     """What the cell tagged `parameters` of a notebook file assigns."""
-    return read_cell(_tagged(Path(notebook).read_text(encoding="utf-8"), notebook))
+    return read_cell("".join(_tagged(json.loads(Path(notebook).read_text(encoding="utf-8")), notebook)["source"]))
 
 
 def family_notebook(notebook: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """A notebook's JSON text with its cell of parameters as it is committed, what that assigns, and what the file's
-    own says otherwise. The file as it is, and nothing else, where git knows none or a line was taken out of the cell.
+    own says otherwise. The file as it is, and nothing else, where git knows no sound one. Raises ParameterError where
+    the file's own is not sound.
     """
     text = notebook.read_text(encoding="utf-8")
-    own = _tagged(text, notebook)
-    committed = _committed(notebook)
-    defaults, edits = _apart(committed, read_cell(own))
+    content = json.loads(text)
+    cell, committed = _tagged(content, notebook), _committed(notebook)
+    try:
+        own = read_cell("".join(cell["source"]))
+        resolve(own)
+    except ParameterError as error:
+        raise ParameterError(f"the cell of parameters of {notebook.name}: {error}") from None
+    defaults, edits = _apart(committed, own)
     if edits:
-        content = json.loads(text)
-        cell = next(cell for cell in content["cells"] if "".join(cell["source"]) == own)
         cell["source"] = committed
         text = json.dumps(content)
     return text, defaults, edits
 
 
-def sources(text: str) -> list[str]:
-    """The cells of a notebook's JSON text, but for the parameters that papermill injected."""
-    cells = json.loads(text)["cells"]
-    return ["".join(c["source"]) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
+def cells_hash(text: str) -> str:
+    """8 hex digits of the cells of a notebook's JSON text, but for the parameters that papermill injected."""
+    cells = [c for c in json.loads(text)["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
+    return sha256("\0".join("".join(cell["source"]) for cell in cells).encode()).hexdigest()[:8]
 
 
-def parameter_cells() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The family's defaults, and what is given beside them: as executed so far in this kernel.
+def parameter_cells(family: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A family's defaults, and what is given beside them: as executed so far in this kernel.
 
     The notebook's own cell is the last executed one that begins with `# Parameters of`, papermill's the last that
-    begins with `# Parameters` alone. Reading the cells, not the variables, finds a mistyped name. Where the family's
-    notebook is in git its defaults are the cell committed there, and what has been edited in it is given.
+    begins with `# Parameters` alone. Reading the cells, not the variables, finds a mistyped name. family: whose
+    notebook this is. Where git knows it, its defaults are those of the cell committed there, and what this one says
+    otherwise is given, so that it stands in a run's name.
     """
     from IPython import get_ipython  # only a notebook needs it
 
@@ -89,37 +95,40 @@ def parameter_cells() -> tuple[dict[str, Any], dict[str, Any]]:
             injected = read_cell(source)
     if not (values := read_cell(own)):
         raise ParameterError("no parameters: first run the cell that begins with '# Parameters of'")
-    family = re.match(r"# Parameters of .*?`?(\w+)`?\s*$", own.splitlines()[0])
     if family is None or "SEQAE_RUN" in environ:  # a sweep has told them apart already
         return values, injected
-    defaults, edits = _apart(_committed(project_root() / "notebooks" / f"{family[1]}.ipynb"), values)
+    defaults, edits = _apart(_committed(project_root() / "notebooks" / f"{family}.ipynb"), values)
     return defaults, merge(edits, injected) if edits else injected
 
 
-def _tagged(text: str, notebook: str | Path) -> str:
-    # As JSON: nbformat costs more than a second to import, and every kernel imports this module.
-    cells = json.loads(text)["cells"]
-    tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+def _tagged(content: dict[str, Any], notebook: str | Path) -> dict[str, Any]:
+    # Of JSON: nbformat costs more than a second to import, and every kernel imports this module.
+    tagged = [cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ParameterError(f"{notebook} must have one cell tagged 'parameters'; it has {len(tagged)}")
-    return "".join(tagged[0])
+    return tagged[0]
 
 
 def _committed(notebook: Path) -> str | None:
     command = ["git", "-C", str(notebook.parent), "cat-file", "blob", f"HEAD:./{notebook.name}"]
     try:
-        return _tagged(subprocess.run(command, capture_output=True, check=True).stdout.decode(), notebook)
-    except (OSError, subprocess.CalledProcessError, ValueError):  # no git, not in it, or no such cell then
+        content = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        return "".join(_tagged(content, notebook)["source"])
+    except (OSError, subprocess.CalledProcessError, ValueError, KeyError):  # no git, not in it, or no such cell then
         return None
 
 
 def _apart(committed: str | None, own: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    # A default that is gone from the cell cannot be said in parameters: then the cell is taken as it is.
-    merge(own)  # or it contradicts itself
+    # What is gone from the cell is the library's default again.
+    spelled = merge(own)  # raises where it contradicts itself
     try:
         defaults = read_cell(committed or "")
+        resolve(defaults)
     except ParameterError:
         return own, {}
-    if not defaults or not defaults.keys() <= own.keys():
+    if not defaults:
         return own, {}
-    return defaults, {key: value for key, value in own.items() if key not in defaults or defaults[key] != value}
+    edits = {key: value for key, value in own.items() if key not in defaults or defaults[key] != value}
+    if gone := merge(defaults).keys() - spelled.keys():
+        edits |= resolve({}).model_dump(mode="json", include=gone)
+    return defaults, edits

@@ -95,17 +95,19 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
         )
     if reason is None and run.status != "done":
         reason = f"the notebook ended without training this run: it must open family {run.family!r} and call train()"
-    return _conclude(run, reason)
+    return _conclude(item, reason)
 
 
-def _conclude(run: Run, reason: str | None) -> str | None:
+def _conclude(item: Planned, reason: str | None) -> str | None:
     # Whatever is wrong here, a full disk or output that cannot be rendered, is a reason, not an error of the sweep.
+    run = item.run
     try:
         if reason is not None and _free(run):
             run.fail(reason)
         error = reason and f"{reason}\n{advice(reason)}"
         facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error, FILES)
         render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts)
+        run.rendered(item.cells)
     except Exception as error:
         return reason or f"no report: {type(error).__name__}: {error}"
     return reason
@@ -118,7 +120,7 @@ def conclude_lost(item: Planned, reason: str) -> str | None:
     """
     try:
         with _alone(item.run.folder), working(item.run.folder):
-            return None if item.why() in (None, UNPUBLISHED) else _conclude(item.run, reason)
+            return None if item.why() in (None, UNPUBLISHED) else _conclude(item, reason)
     except BusyError:
         return BUSY
     except (StoreError, OSError):

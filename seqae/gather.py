@@ -35,8 +35,11 @@ def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[tuple[
     root = _folder(target)
     rows = []
     for run, source in [(file.parent, source) for source, files in found.items() for file in files]:
-        family = root / run.parent.name
-        rows.append((f"{family.name}/{run.name}", _merge(run, family / known_as(run.name, family)), source))
+        name = known_as(run.name, root / run.parent.name)
+        if (run.parent / name).exists():  # SRC itself has it under both names, and DST may have them, too
+            name = run.name
+        renamed = "" if name == run.name else f", as {name}"
+        rows.append((f"{run.parent.name}/{run.name}", _merge(run, root / run.parent.name / name) + renamed, source))
     return root, rows
 
 

@@ -26,6 +26,7 @@ from seqae.forkserver import fork_kernel
 SCHEME = "seqae:"  # begins papermill's names of our files, so that an executed notebook holds no machine's paths
 AUTOSAVE = 2  # seconds between saves of a notebook within a cell
 NOT_STARTED = "the kernel died before it ran anything"  # of ports that another one took meanwhile, say
+TICK = 0.05  # seconds between looks at a kernel that is to end
 GRACE = 5  # seconds that an interrupted kernel has to end the update under way and write a checkpoint
 _sources: dict[str, str] = {}  # papermill's name: a notebook's JSON text
 _targets: dict[str, Path] = {}  # papermill's name: the file to write
@@ -127,25 +128,25 @@ def _stopped(target: Path) -> bool:
 
 def _end(pid: int) -> None:
     # A kernel and what it has started: it leads its own process group. Asked once a cell, since what ends in order is
-    # not to be disturbed.
-    deadline, asked = time.monotonic() + GRACE, False
+    # not to be disturbed; where it cannot be seen whether it hears, again and again.
+    asked = False
     with suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
+        for tick in range(int(GRACE / TICK)):
             hears = _hears(pid)
-            if hears and not asked:
+            if (hears and not asked) or (hears is None and tick % 10 == 0):
                 os.killpg(pid, signal.SIGINT)
-            asked = hears
-            time.sleep(0.05)
+            asked = bool(hears)
+            time.sleep(TICK)
             os.killpg(pid, 0)
         os.killpg(pid, signal.SIGKILL)
 
 
-def _hears(pid: int) -> bool:
-    # Before its first cell, and between cells, a kernel ignores SIGINT. Where that cannot be seen, say it hears.
+def _hears(pid: int) -> bool | None:
+    # Before its first cell, and between cells, a kernel ignores SIGINT. None: this system does not say.
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return True
+        return None
     ignored = int(status.split("SigIgn:")[1].split()[0], 16)
     return not ignored & 1 << signal.SIGINT - 1
 

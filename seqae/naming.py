@@ -50,9 +50,9 @@ def known_as(name: str, runs: Path) -> str:
     defaults were then, the same hash is the same run. Those made anew beside it, WORDS-HASH-2, are their own.
     """
     digits = name.rpartition("-")[2]
-    if len(digits) < 8 or (runs / name).exists():
+    if len(digits) < 8 or (runs / name / "run.yaml").exists():
         return name
-    return min((folder.name for folder in runs.glob(f"*-{digits}")), default=name)
+    return min((file.parent.name for file in runs.glob(f"*-{digits}/run.yaml")), default=name)
 
 
 def _number(value: Any) -> str:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seqae.cells import family_notebook, sources
+from seqae.cells import cells_hash, family_notebook
 from seqae.config import LOSS_FIELDS, merge, read_yaml
 from seqae.naming import project_root
 from seqae.records import progress
@@ -25,7 +25,6 @@ class Planned:
     run: Run
     notebook: str  # JSON text: a worker elsewhere needs the package alone
     given: Mapping[str, Any]
-    edited: float  # when the notebook was: a finished run's report of other cells is rendered again
     store: str = ""  # where its runs are, as given: the folder of a URL's mirror is another on each machine
     edits: Mapping[str, Any] = field(default_factory=dict)  # of the notebook's own cell, not committed
 
@@ -40,17 +39,21 @@ class Planned:
                 return f"failed: {self.run.record().get('reason')}"
             case "done" if not report.exists():
                 return "has no report yet"
-            case "done" if report.stat().st_mtime < self.edited and self._other_cells():
-                return "its notebook was edited"
+            case "done" if (cells := self.run.record().get("cells")) != self.cells:
+                return "its notebook was edited" if cells else "its report is of an older version"
             case "done":
                 return UNPUBLISHED if unpublished(self.run.folder) else None
         return {"waiting": "new", "running": BUSY}[status]
 
-    def _other_cells(self) -> bool:
-        try:
-            return sources((self.run.folder / "notebook.ipynb").read_text(encoding="utf-8")) != sources(self.notebook)
-        except (OSError, ValueError):
-            return True
+    @property
+    def cells(self) -> str:
+        """What run.yaml says of the notebook when a report is made of it: one of other cells is made again."""
+        return _hash(self.notebook)
+
+
+@cache
+def _hash(notebook: str) -> str:  # all runs of a family have one
+    return cells_hash(notebook)
 
 
 def plan(
@@ -66,9 +69,8 @@ def plan(
     scale: a name in params/scale (and in scale/ of the folders below it, which win), or a file. given: what the
     command line says. Later ones win: notebook < scale < file < given, key by key, as `config.merge` has it. store:
     where runs are kept, else what the parameters, $SEQAE_STORE or the files' project say. tell: called with a line for
-    each family whose notebook's parameters are edited, which holds for all of its runs. Raises ValueError with the
-    faults of all files at once, and for a scale or parameters of no files, StoreError where a store elsewhere cannot be
-    reached.
+    each family whose notebook's parameters are edited, if that reaches a run. Raises ValueError with the faults of all
+    files at once, and for a scale or parameters of no files, StoreError where a store elsewhere cannot be reached.
     """
     files = list(files)
     if not files and (scale or given):
@@ -87,13 +89,21 @@ def plan(
         more = {message: f" and {len(where) - 1} more" if len(where) > 1 else "" for message, where in faults.items()}
         lines = (f"{where[0]}{more[message]}: {message}" for message, where in faults.items())
         raise ValueError("\n".join(line.replace("\n", "\n  ") for line in lines))
-    edited = {item.run.family: item.edits for item in planned.values() if item.edits}
-    for family, edits in edited.items():
-        tell(
-            f"seqae: parameters of {family}.ipynb are edited, for all runs that do not say otherwise: "
-            + ", ".join(f"{key} {value}" for key, value in edits.items())
-        )
+    for line in _told_edits(planned.values()):
+        tell(line)
     return list(planned.values())
+
+
+def _told_edits(planned: Iterable[Planned]) -> Iterable[str]:
+    reached: dict[str, dict[str, Any]] = {}
+    for item in planned:
+        p = item.run.parameters
+        edits = {k: v for k, v in item.edits.items() if item.given.get(k) == v or getattr(p, k) == v}
+        reached.setdefault(item.run.family, {}).update(edits)
+    for family, edits in reached.items():
+        if edits:
+            told = ", ".join(f"{key} {value}" for key, value in edits.items())
+            yield f"seqae: {family}.ipynb is edited, for all runs whose scale or file does not say otherwise: {told}"
 
 
 def _parameter_files(named: Path) -> list[Path]:
@@ -137,9 +147,10 @@ def _planned(
     merged = {key: value for layer in layers for key, value in layer.items()}
     if "loss" in merged and not merged.keys().isdisjoint(LOSS_FIELDS):  # a layer changes one of what another's loss is
         merged = merge(*layers)
-    stores = (store, merged.pop("store", None), defaults.get("store"), os.environ.get("SEQAE_STORE"), root / "reports")
+    usual = (defaults | edits).get("store")
+    stores = (store, merged.pop("store", None), usual, os.environ.get("SEQAE_STORE"), root / "reports")
     where = str(next(place for place in stores if place))
     if defaults.get("store"):  # the kernel has it from $SEQAE_STORE, unless its own cell says another
         merged["store"] = where
     run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
-    return Planned(run, notebook, merged, source.stat().st_mtime, where, edits)
+    return Planned(run, notebook, merged, where, edits)

@@ -20,6 +20,7 @@ def now() -> str:
 
 def circumstances(*, device: str, devices: int) -> dict[str, Any]:
     """Commit, versions, machine and device, as run.yaml has them. Raises ValueError as `make_accelerator`."""
+    _version.cache_clear()  # a commit edits no file
     commit, dirty = code_version()
     packages = ("torch", "numpy", "accelerate", "seqae")
     found = make_accelerator(device=device, devices=devices).device

@@ -4,8 +4,10 @@
 is recorded there. Sweeps, reports and the command line build on this; plots take what `Run` reads.
 """
 
+import errno
 import json
 import platform
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +36,7 @@ from seqae.records import RunError, read_record
 from seqae.stores import fetch, unpublished, working
 from seqae.train import Fitted
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more says no name
 RECORDED = {"device", "devices", "keep_checkpoint", "label"}  # of what names no run, what run.yaml tells all the same
 
 
@@ -49,13 +52,14 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     """
     usual, parameters = resolve(defaults), resolve(defaults, given or {})
     experiment.check(parameters)
-    name = f"{run_name(parameters, usual)}-{parameters.short_hash()}"
-    name = known_as(name, store_folder(parameters.store) / family)
+    digits, chosen = parameters.short_hash(), environ.get("SEQAE_RUN", "")
+    if re.search(rf"-{digits}(-\d+)?$", chosen):  # in a sweep's kernel: its folder
+        return Run(store_folder(parameters.store) / family / chosen, family, parameters, differing(parameters, usual))
+    name = known_as(f"{run_name(parameters, usual)}-{digits}", fetch(parameters.store, family) / family)
     folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
-    if parameters.fresh:  # in a sweep's kernel the folder is the one that the sweep chose, $SEQAE_RUN
+    if parameters.fresh:
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
-        unfinished = (f for f in attempts if f.name == environ.get("SEQAE_RUN") or "results" not in read_record(f))
-        folder = next(unfinished)
+        folder = next(attempt for attempt in attempts if "results" not in read_record(attempt))
     return Run(folder, family, parameters, differing(parameters, usual))
 
 
@@ -117,6 +121,11 @@ class Run(RunFolder):
         here = {"commit": commit, "dirty": dirty, "machine": platform.node(), "device": self.parameters.device}
         self._update(**({} if "machine" in self.record() else here), status="failed", reason=reason, ended=now())
 
+    def rendered(self, cells: str) -> None:
+        """Record of which notebook there is a report now; see `planning.Planned.cells`."""
+        if self.record().get("cells") != cells:
+            self._update(cells=cells)
+
     # --- inside ---
 
     @property
@@ -146,10 +155,10 @@ class Run(RunFolder):
             if not isinstance(error, KeyboardInterrupt):  # stopped, not failed: it resumes when run again
                 with suppress(OSError):
                     self.fail(reason)
-            if not isinstance(error, OSError) or error.errno is None:
+            if not isinstance(error, OSError):
                 raise
-            where = Path(str(error.filename or self.folder))
-            if self.folder not in (where, *where.parents):  # of the data, say
+            where = Path(str(error.filename or ""))
+            if self.folder not in (where, *where.parents) and error.errno not in FULL:  # of the data, say
                 raise
             raise RunError(
                 f"cannot write to {self.folder}: {error.strerror}; free space there or choose another store; run it "

@@ -8,11 +8,13 @@ import IPython
 import nbformat
 import papermill
 import pytest
-from test_sweep import TRAIN, make_project, one_run, plan, seqae
+from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan, seqae
 
-from seqae.cells import family_notebook, parameter_cells, sources
-from seqae.config import ParameterError
-from seqae.runs import open_run
+from seqae import logs
+from seqae.cells import cells_hash, family_notebook, parameter_cells, read_cell
+from seqae.config import ParameterError, resolve
+from seqae.records import RunError
+from seqae.runs import Run, open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -52,17 +54,40 @@ def test_an_edited_default_is_told_and_stands_in_the_names(project):
     edit(project, "batch_size", "gain = 4.0\nbatch_size")
     told = []
     assert names(project, tell=told.append) == [before[0].replace("-train", "-gain4-train"), before[1]]
-    assert told == ["seqae: parameters of fam.ipynb are edited, for all runs that do not say otherwise: gain 4.0"]
+    assert told == ["seqae: fam.ipynb is edited, for all runs whose scale or file does not say otherwise: gain 4.0"]
     git(project, "commit", "-qam", "the new default")
     assert names(project, tell=told.append)[0] == before[0]
     assert len(told) == 1
+    edit(project, "batch_size", "epochs = 7\nbatch_size")  # all runs of a scale say otherwise
+    names(project, tell=told.append)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("width = 0.01", "", "width1"),  # gone: the library's default again
+        ("width = 0.01", "loss = '0sm'", "0sm-recon-output-width1"),
+        ("batch_size = 4", "batch_size = 4\ntraining_loss = 'bce'\nactivation = 'sigmoid'", "0sb-recon"),
+    ],
+)
+def test_whatever_was_edited_stands_in_the_name(project, old, new, words):
+    usual = names(project)
+    edit(project, old, new)
+    (item, _) = plan(project, "fam", scale="tiny")
+    assert words in item.run.name
+    assert item.run.name != usual[0]
+    sent, saved = nbformat.reads(item.notebook, 4), nbformat.read(project / "notebooks" / "fam.ipynb", 4)
+    of_its_kernel = resolve(read_cell(sent.cells[0].source), item.given)
+    of_the_file = resolve(read_cell(saved.cells[0].source), TINY)
+    assert item.run.parameters.defining() == of_its_kernel.defining() == of_the_file.defining()
 
 
 def test_the_same_run_is_found_under_another_name(project):
     edit(project, "batch_size", "gain = 4.0\nbatch_size")
     run = seqae("run", "params/fam/a.yaml", "--scale", "tiny", project=project)
     assert run.returncode == 0, run.stderr
-    assert "seqae: parameters of fam.ipynb are edited" in run.stderr
+    assert "seqae: fam.ipynb is edited" in run.stderr
     trained = one_run(project / "reports", "fam")
     assert dict(trained.differs)["gain"] == 4.0
     assert "-gain4-" in trained.name
@@ -93,7 +118,7 @@ def test_papermill_alone_makes_the_run_that_a_sweep_does(project):
 
 def executed(monkeypatch, *cells):
     monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(user_ns={"In": ["", *cells]}))
-    return parameter_cells()
+    return parameter_cells("fam")
 
 
 def test_in_jupyter_an_unsaved_edit_is_in_the_name(project, monkeypatch):
@@ -110,15 +135,22 @@ def test_in_jupyter_an_unsaved_edit_is_in_the_name(project, monkeypatch):
     assert executed(monkeypatch, edited)[1] == {}
 
 
-def test_the_cell_is_taken_as_it_is_where_git_cannot_tell(project, monkeypatch):
+def test_the_cell_is_taken_as_it_is_where_git_cannot_tell(project):
     file = project / "notebooks" / "fam.ipynb"
-    edit(project, "batch_size = ", "# ")  # a default taken out
-    text, defaults, edits = family_notebook(file)
-    assert (text, edits) == (file.read_text(), {})
-    assert "batch_size" not in defaults
-    edit(project, "# 4", "batch_size = 4")
+    edit(project, "batch_size", "gain = 4.0\nbatch_size")
     file.rename(file.with_name("new.ipynb"))
-    assert family_notebook(file.with_name("new.ipynb"))[2] == {}
+    text, defaults, edits = family_notebook(file.with_name("new.ipynb"))
+    assert (text, defaults["gain"], edits) == (file.with_name("new.ipynb").read_text(), 4.0, {})
+
+
+def test_a_wrong_value_that_was_committed_can_be_mended_before_it_is_committed(project, monkeypatch):
+    edit(project, "batch_size", "task = 'recom'\nbatch_size")
+    git(project, "commit", "-qam", "wrong")
+    with pytest.raises(ValueError, match=r"a\.yaml and 1 more: the cell of parameters of fam\.ipynb: task:"):
+        plan(project, "fam", scale="tiny")
+    cell = edit(project, "recom", "pred")
+    assert all(item.run.parameters.task == "pred" for item in plan(project, "fam", scale="tiny"))
+    assert open_run("fam", *executed(monkeypatch, cell)).parameters.task == "pred"
 
 
 def test_a_cell_that_contradicts_itself_is_refused_before_it_is_committed(project, monkeypatch):
@@ -129,7 +161,67 @@ def test_a_cell_that_contradicts_itself_is_refused_before_it_is_committed(projec
         plan(project, "fam")
 
 
-def test_sources_leave_out_what_papermill_injected(tmp_path):
+def test_a_store_that_was_committed_can_be_taken_back(project):
+    edit(project, "batch_size", "store = 'shared'\nbatch_size")
+    git(project, "commit", "-qam", "a store")
+    assert {item.run.folder.parents[1] for item in plan(project, "fam")} == {project / "shared"}
+    edit(project, "'shared'", "None")
+    assert {item.run.folder.parents[1] for item in plan(project, "fam")} == {project / "reports"}
+
+
+def test_what_papermill_injected_is_no_edit():
     cells = [nbformat.v4.new_code_cell(text) for text in ("a", "b")]
     cells[1].metadata["tags"] = ["injected-parameters"]
-    assert sources(nbformat.writes(nbformat.v4.new_notebook(cells=cells))) == ["a"]
+    found = {cells_hash(nbformat.writes(nbformat.v4.new_notebook(cells=part))) for part in (cells, cells[:1])}
+    assert len(found) == 1
+    cells[1].metadata["tags"] = []
+    assert cells_hash(nbformat.writes(nbformat.v4.new_notebook(cells=cells))) not in found
+
+
+# --- a run that was called otherwise ---
+
+
+@pytest.fixture
+def renamed(tmp_path):
+    """A store with a trained run, under other words."""
+    run = open_run("fam", DEFAULTS, TINY | {"store": str(tmp_path)}).train()
+    return Run.load(run.folder.rename(run.folder.with_name(f"other-words-{run.parameters.short_hash()}")))
+
+
+def test_it_is_found_in_a_store_elsewhere_that_was_never_looked_into(renamed, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = open_run("fam", DEFAULTS, TINY | {"store": renamed.folder.parents[1].as_uri()})
+    assert (found.name, found.status) == (renamed.name, "done")
+    assert (found.folder / "model.safetensors").exists()
+
+
+def test_a_folder_in_which_nothing_began_is_not_it(renamed):
+    store, digits = renamed.folder.parents[1], renamed.parameters.short_hash()
+    waiting = open_run("fam", DEFAULTS, TINY | {"store": str(store.parent / "empty")}).name
+    for name in (f"a-{digits}", waiting):
+        (store / "fam" / name).mkdir()
+    assert open_run("fam", DEFAULTS, TINY | {"store": str(store)}).name == renamed.name
+
+
+def test_in_a_kernel_of_a_sweep_the_run_is_the_one_that_the_sweep_chose(renamed, monkeypatch):
+    given = TINY | {"store": str(renamed.folder.parents[1])}
+    monkeypatch.setenv("SEQAE_RUN", f"chosen-{renamed.parameters.short_hash()}-2")
+    assert open_run("fam", DEFAULTS, given | {"fresh": True}).name == f"chosen-{renamed.parameters.short_hash()}-2"
+    assert open_run("fam", DEFAULTS, given | {"seed": 1}).name.startswith("0nm-"), "another one that it opens"
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "told"),
+    [(28, None, True), (28, "here", True), (13, "here", True), (13, "data", False), (111, None, False)],
+)
+def test_only_what_the_store_refuses_is_told_of_the_store(tmp_path, monkeypatch, number, name, told):
+    run = open_run("fam", DEFAULTS, TINY | {"store": str(tmp_path)})
+    file = {"here": run.folder / "metrics.csv", "data": "/data/mnist"}.get(name)
+
+    def refused(table, rows):
+        raise OSError(number, os.strerror(number), file and str(file))
+
+    monkeypatch.setattr(logs, "append", refused)
+    with pytest.raises(RunError if told else OSError, match="cannot write to" if told else os.strerror(number)):
+        run.train()
+    assert run.status == "failed"

@@ -114,11 +114,20 @@ def test_a_run_that_was_called_otherwise_is_the_same(place, trained, source, kep
     source, target = place(source, "src"), place("at-3", "dst")
     run = the_run(source)
     run.folder.rename(run.folder.with_name(f"other-words-{run.parameters.short_hash()}"))
-    call("gather", str(source), str(target))
+    assert f", as {run.name}" in call("gather", str(source), str(target))
     assert the_run(target).name == run.name
     assert held(the_run(target)) == held(the_run(trained / kept))
     again = open_run("fam", DEFAULTS, TINY | {"epochs": 4, "store": str(source)})
     assert again.name.startswith("other-words-")
+
+
+def test_twins_of_one_source_both_come(place, tmp_path):
+    run = the_run(place("done", "src"))
+    twin = shutil.copytree(run.folder, run.folder.with_name(f"other-words-{run.parameters.short_hash()}"))
+    (twin / "test.csv").write_text("of another machine")
+    output = call("gather", str(tmp_path / "src"), str(tmp_path / "dst"))
+    assert "2 runs looked at, 0 the same" in output
+    assert {folder.name for folder in (tmp_path / "dst" / "fam").iterdir()} == {run.name, twin.name}
 
 
 def test_a_run_of_another_version_is_copied_too(place, tmp_path):

@@ -85,7 +85,7 @@ def both() -> tuple[Any, Log, Any, Log]:
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_have_the_numbers_of_one(both: Any, case: str) -> None:
     (ended_alone, alone, ended_shared, shared) = both
-    tolerance = 1e-3 if case == "fp16" else 1e-4
+    tolerance = 1e-3 if case in ("fp16", "lbfgs") else 1e-4  # which both make much of rounding
     for table, column in (("metrics", "value"), ("histograms", "share")):
         one, two = alone.of(case, table), shared.of(case, table)
         pd.testing.assert_frame_equal(one.drop(columns=column), two.drop(columns=column))
@@ -209,7 +209,7 @@ def test_a_sweep_holds_a_gpu_for_each_device(
     monkeypatch.setattr(executing, "held_gpus", held)
     run = open_run("f", TINY, {"store": str(tmp_path), "device": device, "devices": devices})
     with pytest.raises(ValueError, match=f"asked for {gpus}$"):
-        executing.execute(Planned(run, "", {}, 0.0))
+        executing.execute(Planned(run, "", {}))
 
 
 # ---- ranks ----

@@ -373,7 +373,8 @@ def test_same_values_without_gradients(mode):
     wanted = [*flat(stack(inputs)), stack.unroll(states, feedback, steps=5)]
     with mode():
         found = [*flat(stack(inputs)), stack.unroll(states, feedback, steps=5)]
-    assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(found, wanted, strict=True))
+    assert not any(tensor.requires_grad for tensor in found)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)  # to rounding: not every processor has one kernel
 
 
 def test_autocast_computes_products_in_bfloat16_and_keeps_states_in_float32():

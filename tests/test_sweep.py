@@ -25,7 +25,7 @@ from seqae.runs import Run, open_run
 SEQAE = [sys.executable, "-c", "from seqae.cli import app; app()"]
 DEFAULTS = {"frame_size": 16, "width": 0.01, "batch_size": 4, "checkpoint_seconds": 0.0}
 TINY = {"train_sequences": 8, "val_sequences": 4, "test_sequences": 4, "epochs": 2}
-TRAIN = "from seqae import open_run, parameter_cells\nrun = open_run({!r}, *parameter_cells()).train()"
+TRAIN = "from seqae import open_run, parameter_cells\nrun = open_run({0!r}, *parameter_cells({0!r})).train()"
 
 
 def make_project(root: Path, families: dict[str, list[str]], files: dict[str, dict]) -> Path:
