@@ -1,6 +1,7 @@
 """The cell of parameters, edited: what its family's runs are then called, and which of them are new."""
 
 import os
+import re
 import subprocess
 from types import SimpleNamespace
 
@@ -10,10 +11,8 @@ import papermill
 import pytest
 from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan, seqae
 
-from seqae import logs
 from seqae.cells import cells_hash, family_notebook, parameter_cells, read_cell
 from seqae.config import ParameterError, resolve
-from seqae.records import RunError
 from seqae.runs import Run, open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -104,6 +103,9 @@ def test_the_same_run_is_found_under_another_name(project):
     os.utime(project / "notebooks" / "fam.ipynb")
     seqae("run", "params/fam/a.yaml", "--scale", "tiny", project=project)
     assert page.stat().st_mtime_ns == made, "the same cells: touched, not edited"
+    record = trained.folder / "run.yaml"
+    record.write_text(re.sub("cells: .*", "", record.read_text()))
+    assert plan(project, "fam/a.yaml", scale="tiny")[0].why() == "its report is of an older version"
 
 
 def test_papermill_alone_makes_the_run_that_a_sweep_does(project):
@@ -208,20 +210,3 @@ def test_in_a_kernel_of_a_sweep_the_run_is_the_one_that_the_sweep_chose(renamed,
     monkeypatch.setenv("SEQAE_RUN", f"chosen-{renamed.parameters.short_hash()}-2")
     assert open_run("fam", DEFAULTS, given | {"fresh": True}).name == f"chosen-{renamed.parameters.short_hash()}-2"
     assert open_run("fam", DEFAULTS, given | {"seed": 1}).name.startswith("0nm-"), "another one that it opens"
-
-
-@pytest.mark.parametrize(
-    ("number", "name", "told"),
-    [(28, None, True), (28, "here", True), (13, "here", True), (13, "data", False), (111, None, False)],
-)
-def test_only_what_the_store_refuses_is_told_of_the_store(tmp_path, monkeypatch, number, name, told):
-    run = open_run("fam", DEFAULTS, TINY | {"store": str(tmp_path)})
-    file = {"here": run.folder / "metrics.csv", "data": "/data/mnist"}.get(name)
-
-    def refused(table, rows):
-        raise OSError(number, os.strerror(number), file and str(file))
-
-    monkeypatch.setattr(logs, "append", refused)
-    with pytest.raises(RunError if told else OSError, match="cannot write to" if told else os.strerror(number)):
-        run.train()
-    assert run.status == "failed"

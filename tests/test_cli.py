@@ -11,6 +11,7 @@ from test_sweep import DEFAULTS, TINY, make_project, one_run, seqae
 from typer.testing import CliRunner
 
 from seqae import cost
+from seqae.cells import cells_hash
 from seqae.cli import app
 from seqae.config import resolve
 from seqae.runs import open_run
@@ -83,6 +84,8 @@ def test_dry_run_says_what_would_run_and_why(project):
     for run, state in zip(runs, states, strict=True):
         file = run.folder / "run.yaml"
         file.write_text(file.read_text().replace("status: failed", f"status: {state}"))
+    for run in runs[2:4]:
+        run.rendered(cells_hash((project / "notebooks" / "fam.ipynb").read_text()))
     (runs[2].folder / "report.html").touch()
     (runs[4].folder / "metrics.csv").write_text("epoch,…\n3,9,1.0,val,all,objective,0.5\n")
     before = sorted(project.rglob("*"))

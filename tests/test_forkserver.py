@@ -130,14 +130,18 @@ try:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     time.sleep(60)
 except KeyboardInterrupt:
-    time.sleep(1)  # a checkpoint is written
     pathlib.Path({0!r}, "heard").touch()
+    time.sleep(1)  # a checkpoint is written
+    pathlib.Path({0!r}, "ended").touch()
     {1}
 """
 
 
 @pytest.mark.parametrize("ends", ["raise", "raise RuntimeError('in other words')"])
-def test_a_kernel_that_does_not_hear_it_is_asked_again_and_then_left_to_end(tmp_path, ends):
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+def test_a_kernel_that_does_not_hear_it_is_asked_again_and_then_left_to_end(tmp_path, monkeypatch, ends, seen):
+    if not seen:  # where there is no /proc; then its end may be disturbed
+        monkeypatch.setattr(kernels, "_hears", lambda pid: None)
     target, source = tmp_path / "out.ipynb", notebook(DEAF.format(str(tmp_path), ends))
 
     def stop():
@@ -151,6 +155,7 @@ def test_a_kernel_that_does_not_hear_it_is_asked_again_and_then_left_to_end(tmp_
             execute_notebook(source, target, name="x", parameters={}, environment={})
         asked.result()
     assert (tmp_path / "heard").exists()
+    assert (tmp_path / "ended").exists() or not seen
 
 
 def test_when_the_server_dies_another_one_takes_its_place(tmp_path):

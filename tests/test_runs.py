@@ -1,5 +1,6 @@
 """Run folders: names, stores, the life of a run, what is read back, errors."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -536,11 +537,17 @@ def test_data_that_cannot_be_read_is_no_fault_of_the_store(tmp_path, monkeypatch
     run = open_run("losses", TINY, {"digits": "mnist", "data_folder": str(tmp_path), "store": str(tmp_path)})
     with pytest.raises(FileNotFoundError, match="holds neither"):
         run.train()
-    errors = {"/data/digits": PermissionError, run.folder / "metrics.csv": RunError, None: RunError}
-    for file, told in errors.items():
-        error = PermissionError(13, "Permission denied", file)
+    here = run.folder / "metrics.csv"
+    for number, file, told in [
+        (errno.EACCES, "/data/digits", PermissionError),
+        (errno.EACCES, here, RunError),
+        (errno.ENOSPC, here, RunError),
+        (errno.ENOSPC, None, RunError),
+        (errno.ECONNREFUSED, None, ConnectionRefusedError),
+    ]:
+        error = OSError(number, os.strerror(number), file)
         monkeypatch.setattr("seqae.experiment.reference_levels", lambda p, error=error: (_ for _ in ()).throw(error))
-        with pytest.raises(told, match="Permission denied"):
+        with pytest.raises(told, match=os.strerror(number)):
             run.train()
 
 
