@@ -164,7 +164,7 @@ def then_and_again(curves: pd.DataFrame, *, metric: str = "mse") -> Figure:
 
 
 def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse") -> Figure:
-    """Six panels, tasks by decoder inputs; one colour a loss, one line style a branch; val by epoch.
+    """Six panels, tasks by decoder inputs; a colour and a line width a loss, a line style a branch; val by epoch.
 
     curves: columns epoch, value, metric, loss, task, decoder_input, branch. levels: loss, branch, baseline, metric,
     value on val.
@@ -173,6 +173,8 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     colours = coloured(ordered(data.loss, [*LOSSES]))
     how: dict[str, Any] = {"style": "branch", "style_order": BRANCH_ORDER, "height": 3.1, "aspect": 1.15}
     how |= {"col_order": ordered(data.task, TASK_ORDER), "row_order": ordered(data.decoder_input, INPUT_ORDER)}
+    # Two neighbours that are stuck at the same level lie one on the other, the lower one being wider.
+    how |= {"size": "loss", "size_order": [*colours], "sizes": [(3, 1.5)[n % 2] for n in range(len(colours))]}
     grid = _curves(data, "epoch", "loss", colours, facets=["decoder_input", "task"], **how)
     levels = levels[levels.metric == metric]
     for (_, task), axis in grid.axes_dict.items():
