@@ -128,8 +128,7 @@ def scheduler(
     with _one_message():
         from seqae.cluster import schedule, tls
 
-        security = tls(tls_ca, tls_cert, tls_key)
-        schedule(host, port, security=security, without_tls=without_tls, tell=_tell)
+        schedule(host, port, security=tls(tls_ca, tls_cert, tls_key), without_tls=without_tls, tell=_tell)
 
 
 @app.command()
@@ -142,7 +141,7 @@ def compare(
     seqae compare losses
     seqae compare losses params/losses/fixes --scale quick
     """
-    with _one_message():
+    with _one_message(kernel=True):
         from seqae.executing import compare_runs
         from seqae.index import publish_index
         from seqae.planning import plan
@@ -168,13 +167,12 @@ def rerun(
     seqae rerun reports/losses/0nm-recon-output-1a2b3c4d --here
     seqae rerun reports/paper/composite-5e6f7a8b -p device=cpu -p data_folder=/data/mnist
     """
-    with _one_message():
+    with _one_message(kernel=True):
         from seqae.rerun import conclude, make_again, recorded, show_both
         from seqae.stores import located, publish_run_folder
 
         original = recorded(located(run))
-        execution, tell = given_parameters(given), lambda message: _tell(f"seqae: {message}")
-        made, reason = make_again(original, here=here, given=execution, tell=tell)
+        made, reason = make_again(original, here=here, given=given_parameters(given), tell=_tell)
         page = made / "report.html" if (made / "report.html").exists() else made
         if not reason:
             page, reason = show_both(original, made)
@@ -198,7 +196,7 @@ def demo(
     seqae demo reports/losses/0nm-recon-output-1a2b3c4d
     seqae demo reports/losses/0nm-recon-output-1a2b3c4d --device cuda -p sequences=[4,8,15]
     """
-    with _one_message():
+    with _one_message(kernel=True):
         from seqae.demo import show_demo
         from seqae.stores import located, publish_run_folder
 
@@ -277,11 +275,14 @@ def check(files: Files, scale: Scale = None, given: Given = None, store: Store =
 
 
 @contextmanager
-def _one_message() -> Iterator[None]:
+def _one_message(*, kernel: bool = False) -> Iterator[None]:
+    from seqae.forkserver import prepare
     from seqae.records import RunError
     from seqae.transfer import StoreError
 
     try:
+        if kernel:  # what it imports, on another core, while this process imports what it needs itself
+            prepare()
         yield
     except (ValueError, RunError, StoreError, OSError) as error:
         _tell(f"seqae: {error}")

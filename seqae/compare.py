@@ -1,13 +1,13 @@
 """Many runs as tidy tables: which runs belong together, their curves, final figures, reference levels, pictures."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from html import escape
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,13 @@ from seqae.diagnose import diary
 from seqae.metrics import UNITS, label
 from seqae.naming import run_name
 from seqae.pictures import Strips, sample_strips
+from seqae.records import RunError, read_record
 from seqae.runs import Run, find_runs
 from seqae.stores import fetch
 
 # In these the runs of one comparison agree: they are judged on the same sequences.
 SHARED = ("digits", "data_seed", "test_data", "val_sequences", "test_sequences")
+MOST = 40  # recipes whose curves or pictures one figure can hold
 FACETS = ("task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
 
@@ -33,10 +35,9 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
     Of groups equally large, the one with the newest run. Raises ValueError when there is none.
     """
     folder = fetch(store, family)
-    done = [run for run in find_runs(folder, family) if run.status == "done"]
+    found = [Run.load(folder / family / name) for name in names if (folder / family / name).exists()]
+    done = [run for run in (found if names else find_runs(folder, family)) if run.status == "done"]
     done.sort(key=lambda run: (run.parameters.label or "", run.name))
-    if names:
-        done = [run for run in done if run.name in names]
     if not done:
         raise ValueError(f"no finished run in {folder / family}: seqae run params/{family} first")
     if names:
@@ -46,6 +47,19 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
         alike = [getattr(run.parameters, name) for name in SHARED]
         groups.setdefault(repr(alike), []).append(run)
     return max(groups.values(), key=lambda runs: (len(runs), max(run.record()["ended"] for run in runs)))
+
+
+def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
+    """What a figure can hold: all runs of at most `most` recipes; of more, as many of them, evenly from the least error
+    on test (mean of the branches' mse, over seeds) to the largest.
+    """
+    names = recipes(runs)
+    if len(set(names)) <= most:
+        return list(runs)
+    errors = [np.mean([v for k, v in run.record()["results"].items() if k.endswith(" mse")]) for run in runs]
+    ranked = pd.Series(errors).groupby(names).mean().sort_values(kind="stable").index
+    kept = set(ranked[np.linspace(0, len(ranked) - 1, most).round().astype(int)])
+    return [run for run, name in zip(runs, names, strict=True) if name in kept]
 
 
 def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
@@ -111,9 +125,12 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     return wide[shown].sort_values("mse", ignore_index=True).rename(columns=label)
 
 
-def table(runs: Sequence[Run]) -> Styler:
-    """`summary` for a report: names and verdicts on one line each, whatever they hold escaped."""
-    style = summary(runs).style.format(precision=4, na_rep="", escape="html").hide()
+def table(runs: Sequence[Run], most: int = 200) -> Styler:
+    """`summary` for a report, of many rows the first: names and verdicts on one line each, all they hold escaped."""
+    rows = summary(runs)
+    style = rows.head(most).style.format(precision=4, na_rep="", escape="html").hide()
+    if len(rows) > most:
+        style.set_caption(f"The {most} with the least error of {len(rows):,}")
     return style.set_properties(**{"white-space": "nowrap"})
 
 
@@ -124,7 +141,9 @@ def gallery(runs: Sequence[Run], branch: str) -> Strips:
     """
     title = {"recon": "reconstruction", "pred": "prediction"}[branch]
     strips: Strips = []
-    for run, called in zip(runs, labels(runs), strict=True):
+    names = recipes(runs) if len(runs) > MOST else labels(runs)
+    first = dict(zip(reversed(names), reversed(runs), strict=True))  # of many seeds of one recipe
+    for called, run in sorted(first.items(), key=lambda item: names.index(item[0])):
         p = run.parameters
         found = sample_strips(run.samples(), task=p.task, frames_in=p.frames_in)
         truth = [frames for name, frames in found if name == {"recon": "seen", "pred": "future"}[branch]]
@@ -134,36 +153,6 @@ def gallery(runs: Sequence[Run], branch: str) -> Strips:
             raise ValueError(f"{run.name} was shown other sequences than {runs[0].name}: compare runs of one scale")
         strips += [(called, frames) for name, frames in found if name == title]
     return strips
-
-
-def beside_others(run: Run) -> dict[str, Any] | None:
-    """What the index needs to set a finished run beside others: by branch the mse of each frame step on test and that
-    of the mean frame; which sequences its pictures show; and `recipe`, equal where only the seed differs.
-    """
-    p = run.parameters
-    try:
-        test = [row for row in _rows(run.folder / "test.csv") if row["metric"] == "mse"]
-        levels = [row for row in _rows(run.folder / "baselines.csv") if row["metric"] == "mse"]
-    except FileNotFoundError:
-        return None
-    mean = {r["branch"]: float(r["value"]) for r in levels if (r["split"], r["baseline"]) == ("test", "mean_frame")}
-    steps: dict[str, list[float]] = {}
-    for row in test:
-        if row["frame"]:
-            steps.setdefault(row["branch"], []).append(float(f"{float(row['value'] or 'nan'):.4g}"))
-    return {
-        "steps": {branch: values for branch, values in steps.items() if np.isfinite(values).all()},
-        "mean_frame": mean,
-        "sequences": f"{p.frame_size}×{p.frame_size} pixels, {p.frames_in} + {p.frames_out} frames, digits {p.digits}, "
-        f"data seed {p.data_seed}",
-        "recipe": f"{run.family} {p.model_copy(update={'seed': 0}).short_hash()}",
-    }
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    # Without pandas, which takes ten times as long: an index reads those of a thousand runs.
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def counterparts(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
@@ -207,10 +196,7 @@ def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
 
 def _with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     # What is asked of every run, beside each of its rows; `number` says whose they are.
-    facets = pd.DataFrame([{name: getattr(run.parameters, name) for name in FACETS} for run in runs])
-    facets.insert(0, "loss", [run.parameters.loss for run in runs])
-    facets.insert(0, "recipe", recipes(runs))
-    facets.insert(0, "run", labels(runs))
+    facets = _facets(tuple(runs))
     if "branch" in table:  # where it reads the truth it is a one-step prediction, not a reconstruction
         given = table.number.map(dict(enumerate(run.parameters.recon_truth for run in runs))).astype(bool)
         table["branch"] = table.branch.mask(given & (table.branch == "recon"), "recon, given truth")
@@ -218,8 +204,17 @@ def _with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     return table.join(facets, on="number").drop(columns="number")
 
 
+@lru_cache(maxsize=16)  # a comparison makes many tables of the same runs
+def _facets(runs: tuple[Run, ...]) -> pd.DataFrame:
+    facets = pd.DataFrame([{name: getattr(run.parameters, name) for name in FACETS} for run in runs])
+    facets.insert(0, "loss", [run.parameters.loss for run in runs])
+    facets.insert(0, "recipe", recipes(runs))
+    facets.insert(0, "run", labels(runs))
+    return facets
+
+
 def _verdicts(runs: Sequence[Run]) -> dict[str, str | None]:
-    return dict(zip(labels(runs), [run.verdict for run in runs], strict=True))
+    return dict(zip(_facets(tuple(runs)).run, [run.verdict for run in runs], strict=True))
 
 
 def describe(runs: Sequence[Run]) -> str:
@@ -230,15 +225,22 @@ def describe(runs: Sequence[Run]) -> str:
         f"test, digits {p.digits}"
         for p in (run.parameters for run in runs)
     )
-    store = runs[0].folder.parents[1]
-    done = {run.name for run in find_runs(store, runs[0].family) if run.status == "done"}
+    done = {file.parent.name for file in runs[0].folder.parent.glob("*/run.yaml") if _is_done(file.parent)}
     left = sorted(done - {run.name for run in runs})
     named = ", ".join(f"`{name}`" for name in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
     others = f" Finished runs of the family left out: {named}." if left else ""
+    if (count := len(set(recipes(runs)))) > MOST:
+        others += f" Figures show {MOST} of {count:,} recipes, evenly from the least error on test to the largest."
     if len(parts) == 1:
         return f"**{len(runs)} runs**: {next(iter(parts))}.{others}"
     lines = [f"**{len(runs)} runs**:{others}", "", *(f"- {count} of {part}" for part, count in parts.items())]
     return "\n".join(lines)
+
+
+def _is_done(folder: Path) -> bool:
+    with suppress(RunError):
+        return read_record(folder).get("status") == "done"
+    return False
 
 
 def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss", branch: str | None = None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
 
@@ -39,6 +39,12 @@ def _as_number(value: Any) -> Any:
         case list() | tuple():
             return [_as_number(item) for item in value]
     return value
+
+
+def _spelled(value: Any, annotation: Any) -> Any:
+    if value == "none" and type(None) in get_args(annotation):
+        return None  # YAML's own word is null; here `none` is the word everywhere
+    return value if annotation in (str, str | None) else _as_number(value)
 
 
 class ParameterError(ValueError):
@@ -125,13 +131,12 @@ class Parameters(BaseModel):
         named = [name for name, fields in LOSSES.items() if fields == loss]
         return named[0] if named else "range{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss)
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _given_as_text(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if value == "none" and type(None) in get_args(annotation):
-            return None  # YAML's own word is null; here `none` is the word everywhere
-        return value if annotation in (str, str | None) else _as_number(value)
+    def _given_as_text(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        # All at once: a validator of each field takes three times as long, and a comparison reads thousands of runs.
+        annotations = cls.__annotations__
+        return {name: _spelled(value, annotations.get(name)) for name, value in values.items()}
 
     @field_validator("label")
     @classmethod

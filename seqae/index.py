@@ -1,21 +1,24 @@
 """The page of all runs of a store, written anew from what their folders say."""
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from seqae.compare import beside_others
-from seqae.records import RunError, read_record, run_status
-from seqae.report import IndexRow, write_index
+import numpy as np
+
+from seqae.folder import mse_rows
+from seqae.records import RunError, notes, read_record, remembered, run_status
+from seqae.report import IndexRow, thumbnail, write_index
 from seqae.runs import Run
 from seqae.stores import publish, refresh
 
 
 def update_index(store: Path) -> None:
     """Rewrite index.html of a store from the run folders and comparisons in it."""
-    rows = [_row(file.parent, file.stat().st_mtime_ns) for file in sorted(store.glob("*/*/run.yaml"))]
+    with remembered(store):
+        rows = [_row(file.parent) for file in sorted(store.glob("*/*/run.yaml"))]
     pages = sorted(store.glob("*/compare.html"))
     for left in store.glob(".index.html.*"):  # by a process that was killed while it wrote
         with suppress(FileNotFoundError):
@@ -31,39 +34,62 @@ def publish_index(store: Path, *pages: str) -> None:
     publish(store, *pages, "index.html")
 
 
-def _row(folder: Path, recorded: int) -> IndexRow:
-    # A run's record is read once for each state of it; whether its process lives and its report is there, each time.
-    row = _recorded_row(folder, recorded)
-    if row.status == "running":
-        with suppress(RunError):
-            row = replace(row, status=run_status(folder, {"status": "running"}))
-    page = "report.html" if (folder / "report.html").exists() else "run.yaml"
-    return replace(row, href=f"{row.family}/{row.name}/{page}")
-
-
-@lru_cache(maxsize=10_000)
-def _recorded_row(folder: Path, recorded: int) -> IndexRow:
+def _row(folder: Path) -> IndexRow:
     family, name = folder.parts[-2:]
     try:
-        record, beside = read_record(folder), None
+        record = read_record(folder)
+        status = run_status(folder, record)
     except RunError as error:  # damaged: say so, and show the others
-        return IndexRow(family, name, "", "failed", verdict=str(error))
-    defined = dict(record.get("parameters", {}))
-    with suppress(RunError, ValueError):  # of another version: what it recorded is as true as ever
-        run = Run.load(folder)
-        defined["loss"] = run.parameters.loss
-        beside = beside_others(run) if record.get("status") == "done" else None
+        return IndexRow(family, name, f"{family}/{name}/run.yaml", "failed", verdict=str(error))
+    known = notes(folder) or _worked_out(folder, record)
+    if status == "done":  # nothing changes any more
+        notes(folder).update(known)
+    page = "report.html" if (folder / "report.html").exists() else "run.yaml"
+    defined = {key: str(value) for key, value in record.get("parameters", {}).items()}
     return IndexRow(
         family,
         name,
-        href="",
-        status=record.get("status", "waiting"),
+        href=f"{family}/{name}/{page}",
+        status=status,
         verdict=record.get("verdict"),
         metrics=record.get("results", {}),
-        thumbnail=folder / "frames.png",
+        picture=known["picture"],
         started=record.get("started", "")[:16].replace("T", " "),
         duration_s=record.get("seconds"),
         parameters={key: str(value) for key, value in record.get("differs", {}).items()},
-        defined={key: str(value) for key, value in defined.items()},
-        beside=beside,
+        defined=defined | ({"loss": known["loss"]} if known["loss"] else {}),
+        beside=known["beside"],
     )
+
+
+def _worked_out(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    # What takes more than a look at the record: with thousands of runs it is done once for each.
+    known: dict[str, Any] = {"loss": None, "beside": None, "picture": thumbnail(folder / "frames.png")}
+    with suppress(RunError, ValueError):  # of another version: what it recorded is as true as ever
+        run = Run.load(folder)
+        known["loss"] = run.parameters.loss
+        known["beside"] = beside_others(run) if record.get("status") == "done" else None
+    return known
+
+
+def beside_others(run: Run) -> dict[str, Any] | None:
+    """What the index needs to set a finished run beside others: by branch the mse of each frame step on test and that
+    of the mean frame; which sequences its pictures show; and `recipe`, equal where only the seed differs.
+    """
+    p = run.parameters
+    try:
+        test, levels = mse_rows(run.folder / "test.csv"), mse_rows(run.folder / "baselines.csv")
+    except FileNotFoundError:
+        return None
+    mean = {r["branch"]: float(r["value"]) for r in levels if (r["split"], r["baseline"]) == ("test", "mean_frame")}
+    steps: dict[str, list[float]] = {}
+    for row in test:
+        if row["frame"]:
+            steps.setdefault(row["branch"], []).append(float(f"{float(row['value'] or 'nan'):.4g}"))
+    return {
+        "steps": {branch: values for branch, values in steps.items() if np.isfinite(values).all()},
+        "mean_frame": mean,
+        "sequences": f"{p.frame_size}×{p.frame_size} pixels, {p.frames_in} + {p.frames_out} frames, digits {p.digits}, "
+        f"data seed {p.data_seed}",
+        "recipe": f"{run.family} {p.model_copy(update={'seed': 0}).short_hash()}",
+    }

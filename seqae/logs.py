@@ -6,8 +6,6 @@ from os import fsync
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 COLUMNS = {
     "metrics": ["epoch", "step", "seconds", "split", "branch", "metric", "value"],
     "histograms": ["epoch", "branch", "output", "share"],
@@ -16,6 +14,8 @@ COLUMNS = {
 
 def append(log: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows to the end of a log, which begins with its columns."""
+    import pandas as pd  # here, as commands that only look at runs need no half second of it
+
     table = pd.DataFrame(rows)
     with log.open("a", encoding="utf-8") as file:
         file.write(table.to_csv(index=False, header=file.tell() == 0))

@@ -2,10 +2,10 @@
 commands which only look start at once. A `runs.Run` writes it.
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
-from copy import deepcopy
-from functools import lru_cache
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from os import SEEK_END
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,12 @@ from typing import Any
 import filelock
 import yaml
 
+from seqae import logs
 from seqae.config import load_yaml
 from seqae.stores import leased
+
+FORMAT = "1"  # of what `remembered` keeps; another one is not read
+_known: dict[str, tuple[str, Any, dict[str, Any]]] = {}  # by run folder: its record's hash, what it holds, `notes`
 
 
 class RunError(RuntimeError):
@@ -25,14 +29,40 @@ def read_record(folder: Path) -> dict[str, Any]:
     """run.yaml as it stands; empty before the run began. Raises RunError where it is damaged."""
     file = folder / "run.yaml"
     try:
-        record = deepcopy(_parsed(file.read_text(encoding="utf-8")))
+        record = _parsed(str(folder), file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (yaml.YAMLError, UnicodeDecodeError):
         record = None
     if not isinstance(record, dict):
         raise RunError(f"{file} is damaged: delete the folder and run it again")
-    return record
+    return dict(record)
+
+
+@contextmanager
+def remembered(store: Path) -> Iterator[None]:
+    """While all of a store's records are looked at: what any process has read before is not parsed again, which takes
+    a millisecond each. Kept in .records.json there, with the hash of each record's text, so that none is out of date.
+    """
+    file, root = store / ".records.json", f"{store}/"
+    before: dict[str, tuple[str, int]] = {}
+    with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
+        for name, (digest, record, noted) in json.loads(file.read_text(encoding="utf-8"))[FORMAT].items():
+            _known.setdefault(root + name, (digest, record, noted))
+            before[name] = digest, len(noted)
+    yield
+    now = {folder.removeprefix(root): entry for folder, entry in _known.items() if folder.startswith(root)}
+    if before != {name: (digest, len(noted)) for name, (digest, _, noted) in now.items()}:
+        there = {name: now[name] for name in sorted(now) if (store / name).is_dir()}
+        with suppress(OSError, TypeError, filelock.Timeout), filelock.FileLock(store / ".records.lock", timeout=0):
+            logs.replace_text(file, json.dumps({FORMAT: there}))
+
+
+def notes(folder: Path) -> dict[str, Any]:
+    """What was worked out from the folder since its record is as `read_record` read it last, in JSON's types; for more
+    to be added, which `remembered` keeps.
+    """
+    return _known.get(str(folder), ("", None, {}))[2]
 
 
 def run_status(folder: Path, record: Mapping[str, Any]) -> str:
@@ -61,6 +91,8 @@ def progress(folder: Path) -> tuple[int, float] | None:
     return None
 
 
-@lru_cache(maxsize=4096)  # an index of many runs is written again and again, most of them unchanged
-def _parsed(text: str) -> Any:
-    return load_yaml(text)
+def _parsed(folder: str, text: str) -> Any:
+    digest = sha256(text.encode()).hexdigest()[:16]
+    if folder not in _known or _known[folder][0] != digest:
+        _known[folder] = digest, load_yaml(text), {}
+    return _known[folder][1]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache, lru_cache
+from functools import cache
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -66,11 +66,11 @@ class IndexRow:
     status: str
     verdict: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    thumbnail: Path | None = None
+    picture: str | None = None  # as `thumbnail`
     started: str = ""
     duration_s: float | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
-    beside: Mapping[str, Any] | None = None  # as `compare.beside_others`; with it, the run can be picked to be compared
+    beside: Mapping[str, Any] | None = None  # as `index.beside_others`; with it, the run can be picked to be compared
     defined: Mapping[str, str] = field(default_factory=dict)  # all parameters, for the filter
 
 
@@ -98,8 +98,6 @@ def render_notebook(notebook: Path, html: Path, facts: Facts) -> None:
 
 def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Sequence[tuple[str, str]]) -> None:
     """Write the page of all runs; `comparisons` are (title, path relative to the index)."""
-    paths = [row.thumbnail if row.thumbnail and row.thumbnail.is_file() else None for row in rows]
-    pictures = [_thumbnail(path, path.stat().st_mtime_ns) if path else None for path in paths]
     metrics = {column: column.rpartition(" ")[2] for row in rows for column in row.metrics}  # of "recon mse"
     order = [*UNITS, *sorted({*metrics.values()} - UNITS.keys())]
     ordered = sorted(metrics, key=lambda column: (order.index(metrics[column]), not column.startswith("recon"), column))
@@ -107,11 +105,12 @@ def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Sequence[tupl
     told = {pair for row in rows for pair in row.defined.items()}
     varying = {key for key, count in Counter(key for key, _ in told).items() if count > 1}
     shared = sorted(pair for pair in told if pair[0] not in varying)
+    defined = ["".join(f"{key}={value}\n" for key, value in r.defined.items() if key in varying) for r in rows]
     best = {column for column in columns if metrics[column] in MORE_IS_BETTER}
     families = sorted(Counter(row.family for row in rows).items())
-    _write(html, "index.html.j2", runs=list(zip(rows, pictures, strict=True)), columns=columns, families=families,
-           varying=varying, best=best, shared=shared, pictured=any(pictures), comparisons=comparisons,
-           states=Counter(row.status for row in rows))  # fmt: skip
+    _write(html, "index.html.j2", runs=list(zip(rows, defined, strict=True)), columns=columns, families=families,
+           best=best, shared="".join(f"{key}={value}\n" for key, value in shared), comparisons=comparisons,
+           pictured=any(row.picture for row in rows), states=Counter(row.status for row in rows))  # fmt: skip
 
 
 class _Notebook:
@@ -258,12 +257,8 @@ def _write(path: Path, template: str, **values: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@lru_cache(maxsize=4096)
-def _thumbnail(path: Path, modified: int) -> str | None:
-    """The upper part of a picture, its first sequence, as a small data URI; None where it cannot be read.
-
-    Made once for each state of the file.
-    """
+def thumbnail(path: Path) -> str | None:
+    """The upper part of a picture, its first sequence, as a small data URI; None where it cannot be read."""
     try:
         with Image.open(path) as image:
             small = image.convert("RGB").crop((0, 0, image.width, min(image.height, 2 * image.width // 5)))

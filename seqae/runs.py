@@ -32,7 +32,7 @@ from seqae.models import SequenceAutoencoder
 from seqae.naming import differing, known_as, run_name, store_folder
 from seqae.performance import measure
 from seqae.provenance import circumstances, code_version, now
-from seqae.records import RunError, read_record
+from seqae.records import RunError, read_record, remembered
 from seqae.stores import fetch, unpublished, working
 from seqae.train import Fitted
 
@@ -69,11 +69,12 @@ def find_runs(store: str | Path | None = None, family: str | None = None) -> "li
     store: a folder, any URL of fsspec, or None: where a run without parameter `store` would be.
     """
     folder, runs = store if isinstance(store, Path) else fetch(store, family or ""), []
-    for file in sorted(folder.glob(f"{family or '*'}/*/run.yaml")):
-        try:
-            runs.append(Run.load(file.parent))
-        except (RunError, ValueError) as error:  # damaged, or its parameters are not known to this version
-            warnings.warn(f"{file.parent} left out: {error}", stacklevel=2)
+    with remembered(folder):
+        for file in sorted(folder.glob(f"{family or '*'}/*/run.yaml")):
+            try:
+                runs.append(Run.load(file.parent))
+            except (RunError, ValueError) as error:  # damaged, or its parameters are not known to this version
+                warnings.warn(f"{file.parent} left out: {error}", stacklevel=2)
     return runs
 
 

@@ -4,7 +4,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from seqae.records import RunError, progress, read_record, run_status
+from seqae.records import RunError, progress, read_record, remembered, run_status
 from seqae.stores import fetch, refresh
 
 if TYPE_CHECKING:  # torch behind them takes seconds to import, and a look at records needs none
@@ -126,8 +126,14 @@ def _status_row(folder: Path) -> list[str]:
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool = False) -> None:
     """Columns with whole words: on a terminal as wide as that, in files and pipes a line a row."""
     console = Console(stderr=err)
-    console.width = console.width if console.is_terminal else 10_000
-    console.print(_table(head, rows))
+    if console.is_terminal:
+        console.print(_table(head, rows))
+        return
+    lines = [head, *rows]  # rich takes a second for a thousand of them
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip(), file=console.file)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -142,11 +148,14 @@ def status_rows(places: Iterable[str | None], folders: Sequence[Path] = ()) -> l
     seconds, machine. Brings mirrors up to date first.
     """
     rows, roots = [], [fetch(place) for place in places]
-    for folder in folders or sorted(file.parent for root in roots for file in root.glob("*/*/run.yaml")):
-        try:
-            rows.append(_status_row(folder))
-        except RunError as error:  # one damaged folder hides no other
-            rows.append(["/".join(folder.parts[-2:]), f"failed: {error}", "", "", "", ""])
+    with ExitStack() as looks:
+        for root in roots:
+            looks.enter_context(remembered(root))
+        for folder in folders or sorted(file.parent for root in roots for file in root.glob("*/*/run.yaml")):
+            try:
+                rows.append(_status_row(folder))
+            except RunError as error:  # one damaged folder hides no other
+                rows.append(["/".join(folder.parts[-2:]), f"failed: {error}", "", "", "", ""])
     return rows
 
 

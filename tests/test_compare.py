@@ -1,15 +1,17 @@
 """Which runs are one but for the seed, and what the index knows of each."""
 
 import shutil
+from dataclasses import replace
 from html import escape
 
 import filelock
 import pandas as pd
 import pytest
+import yaml
 
 from seqae import compare
 from seqae.diagnose import diary
-from seqae.index import update_index
+from seqae.index import beside_others, update_index
 from seqae.runs import Run, open_run
 
 TINY = {
@@ -63,7 +65,7 @@ def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path)
 
 
 def test_the_index_knows_the_error_by_frame_step_beside_the_mean_frame(seeds):
-    known = [compare.beside_others(run) for run in seeds]
+    known = [beside_others(run) for run in seeds]
     assert known[0]["recipe"] == known[1]["recipe"] != known[2]["recipe"]
     assert len({run["sequences"] for run in known}) == 1
     test, levels = seeds[0].test(), seeds[0].baselines()
@@ -84,12 +86,15 @@ def test_what_is_left_out_is_named(seeds):
     assert seeds[0].name not in told
 
 
-def test_a_conclusion_shows_names_as_text(seeds, monkeypatch):
-    monkeypatch.setattr(compare, "labels", lambda runs: [f"<script>{i}</script>" for i in range(len(runs))])
-    for told in (compare.conclude(seeds, by="run"), compare.conclude(seeds, seeds)):
+def test_a_conclusion_shows_names_as_text(seeds):
+    called = [f"<script>{i}</script>" for i in range(len(seeds))]
+    runs = [
+        replace(r, parameters=r.parameters.model_copy(update={"label": n})) for r, n in zip(seeds, called, strict=True)
+    ]
+    for told in (compare.conclude(runs, by="run"), compare.conclude(runs, runs)):
         assert "<script>" not in told
         assert escape("<script>") in told
-    html = compare.table(seeds).to_html()
+    html = compare.table(runs).to_html()
     assert "<script>" not in html
     assert escape("<script>0</script>") in html
 
@@ -142,3 +147,52 @@ def test_the_diarys_order_is_told_by_branch(monkeypatch):
     assert compare.diary_order([]).endswith("is 0.00 or more.")  # 1 - 6·(4² + 4·1²) / (5·24)
     shown = ours[ours.loss.str.startswith("1")]
     assert compare.diary_order([]).startswith("Too few losses")
+
+
+@pytest.fixture(scope="module")
+def many(seeds, tmp_path_factory):
+    """Forty-five rates of one run, the larger the worse, and of the first of them two seeds."""
+    folder, runs = tmp_path_factory.mktemp("many") / "losses", []
+    for number in range(46):
+        record = dict(seeds[0].record())
+        record["parameters"] = record["parameters"] | {
+            "learning_rate": 0.001 * max(number, 1),
+            "seed": 7 + (number == 0),
+        }
+        record["results"] = dict.fromkeys(record["results"], 0.01 * (number + 1))
+        copy = shutil.copytree(seeds[0].folder, folder / f"run-{number:02}")
+        (copy / "run.yaml").write_text(yaml.safe_dump(record))
+        runs.append(Run.load(copy))
+    return runs
+
+
+def test_of_more_than_a_figure_holds_some_are_shown_from_the_best_to_the_worst(many, seeds):
+    assert compare.evenly(seeds) == seeds
+    assert compare.evenly([]) == []
+    shown = compare.evenly(many)
+    assert len(set(compare.recipes(shown))) == compare.MOST == 40
+    assert {many[0], many[1], many[-1]} <= set(shown), "the best, with both its seeds, and the worst"
+    assert shown == [run for run in many if run in shown]
+    assert len(compare.evenly(many, most=2)) == 3
+    assert "Figures show 40 of 45 recipes, evenly from the least error" in compare.describe(many)
+    assert "Figures show" not in compare.describe(seeds)
+
+
+def test_of_many_runs_a_gallery_holds_one_seed_of_each_recipe(many, seeds):
+    assert [name for name, _ in compare.gallery(many, "pred")] == ["truth", *dict.fromkeys(compare.recipes(many))]
+    assert [name for name, _ in compare.gallery(seeds, "pred")] == ["truth", *compare.labels(seeds)]
+
+
+def test_of_many_rows_a_table_shows_those_with_the_least_error_and_says_so(seeds):
+    rows = compare.summary(seeds)
+    page = compare.table(seeds, most=2).to_html()
+    assert len(rows) == 6
+    assert page.count("<tr>") == 1 + 2
+    assert "The 2 with the least error of 6" in page
+    assert "with the least error" not in compare.table(seeds).to_html()
+
+
+def test_of_runs_that_are_named_no_others_are_read(many, monkeypatch):
+    monkeypatch.setattr(compare, "find_runs", lambda *_: pytest.fail("all were read"))
+    store = str(many[0].folder.parents[1])
+    assert compare.comparable_runs("losses", ["run-03", "run-01", "none"], store=store) == [many[1], many[3]]

@@ -1,0 +1,117 @@
+"""What is kept of records and of what an index works out from them: never out of date, and never in the way."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from seqae import records
+from seqae.index import update_index
+from seqae.records import notes, read_record, remembered
+from seqae.view import status_rows
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """Three finished runs, and a process that has read nothing yet."""
+    for name in ("a", "b", "c"):
+        write(tmp_path / "family" / name, status="done", verdict=f"verdict of {name}", results={"pred mse": 0.25})
+    monkeypatch.setattr(records, "_known", {})
+    return tmp_path
+
+
+def write(folder: Path, **record: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.yaml").write_text(yaml.safe_dump({"family": "family", "parameters": {}} | record))
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The texts that were parsed."""
+    texts, load = [], records.load_yaml
+    monkeypatch.setattr(records, "load_yaml", lambda text: texts.append(text) or load(text))
+    return texts
+
+
+def another_process(monkeypatch):
+    monkeypatch.setattr(records, "_known", {})
+
+
+def test_what_one_process_has_read_another_does_not_parse(store, parsed, monkeypatch):
+    before = status_rows([str(store)])
+    assert len(parsed) == 3
+    another_process(monkeypatch)
+    assert status_rows([str(store)]) == before
+    assert len(parsed) == 3
+
+
+def test_a_record_that_changed_is_read_anew_whoever_changed_it(store, parsed, monkeypatch):
+    status_rows([str(store)])
+    another_process(monkeypatch)
+    write(store / "family" / "b", status="failed", reason="it broke")
+    assert [row[1] for row in status_rows([str(store)])] == ["done", "failed: it broke", "done"]
+    assert len(parsed) == 4
+    write(store / "family" / "b", status="done", verdict="mended")
+    assert [row[2] for row in status_rows([str(store)])] == ["verdict of a", "mended", "verdict of c"]
+
+
+def test_what_was_worked_out_from_a_record_goes_with_it(store, monkeypatch):
+    folder = store / "family" / "a"
+    with remembered(store):
+        read_record(folder)
+        notes(folder)["answer"] = 42
+    another_process(monkeypatch)
+    with remembered(store):
+        read_record(folder)
+        assert notes(folder) == {"answer": 42}
+        write(folder, status="done", verdict="another")
+        read_record(folder)
+        assert notes(folder) == {}
+    assert notes(store / "family" / "none") == {}
+
+
+def test_a_caller_may_change_what_it_was_given(store):
+    folder = store / "family" / "a"
+    read_record(folder)["status"] = "changed"
+    assert read_record(folder)["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "null", '{"1": [1]}', '{"0": {}}', '{"1": {"family/a": ["x"]}}', "\x00"]
+)
+def test_a_file_that_holds_something_else_is_in_nobodys_way(store, text):
+    (store / ".records.json").write_text(text)
+    assert [row[1] for row in status_rows([str(store)])] == ["done"] * 3
+    kept = json.loads((store / ".records.json").read_text())
+    assert list(*kept.values()) == ["family/a", "family/b", "family/c"]
+
+
+def test_a_store_that_cannot_be_written_is_read(store, monkeypatch):
+    (store / ".records.json").mkdir()
+    assert [row[1] for row in status_rows([str(store)])] == ["done"] * 3
+
+
+def test_what_is_gone_is_forgotten(store):
+    status_rows([str(store)])
+    (store / "family" / "b" / "run.yaml").unlink()
+    (store / "family" / "b").rmdir()
+    write(store / "family" / "d", status="done")
+    status_rows([str(store)])
+    kept = json.loads((store / ".records.json").read_text())
+    assert list(*kept.values()) == ["family/a", "family/c", "family/d"]
+
+
+def test_a_record_that_json_cannot_hold_is_shown_all_the_same(store):
+    (store / "family" / "a" / "run.yaml").write_text("family: family\nstatus: done\nwhen: 2026-11-27 10:00:00\n")
+    assert [row[1] for row in status_rows([str(store)])] == ["done"] * 3
+
+
+def test_an_index_of_another_process_is_the_same(store, parsed, monkeypatch):
+    update_index(store)
+    first = (store / "index.html").read_text()
+    another_process(monkeypatch)
+    count = len(parsed)
+    update_index(store)
+    assert (store / "index.html").read_text() == first
+    assert len(parsed) == count
