@@ -2,12 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from html import escape
 from io import StringIO
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +17,7 @@ from seqae.diagnose import diary
 from seqae.metrics import UNITS, label
 from seqae.naming import run_name
 from seqae.pictures import Strips, sample_strips
-from seqae.records import RunError, read_record
+from seqae.records import finished
 from seqae.runs import Run, find_runs
 from seqae.stores import fetch
 
@@ -225,8 +223,7 @@ def describe(runs: Sequence[Run]) -> str:
         f"test, digits {p.digits}"
         for p in (run.parameters for run in runs)
     )
-    done = {file.parent.name for file in runs[0].folder.parent.glob("*/run.yaml") if _is_done(file.parent)}
-    left = sorted(done - {run.name for run in runs})
+    left = sorted(finished(runs[0].folder.parent) - {run.name for run in runs})
     named = ", ".join(f"`{name}`" for name in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
     others = f" Finished runs of the family left out: {named}." if left else ""
     if (count := len(set(recipes(runs)))) > MOST:
@@ -235,12 +232,6 @@ def describe(runs: Sequence[Run]) -> str:
         return f"**{len(runs)} runs**: {next(iter(parts))}.{others}"
     lines = [f"**{len(runs)} runs**:{others}", "", *(f"- {count} of {part}" for part, count in parts.items())]
     return "\n".join(lines)
-
-
-def _is_done(folder: Path) -> bool:
-    with suppress(RunError):
-        return read_record(folder).get("status") == "done"
-    return False
 
 
 def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss", branch: str | None = None) -> str:

@@ -65,6 +65,16 @@ def notes(folder: Path) -> dict[str, Any]:
     return _known.get(str(folder), ("", None, {}))[2]
 
 
+def finished(family: Path) -> set[str]:
+    """The names of the finished runs in a family's folder."""
+    names = set()
+    with remembered(family.parent):
+        for file in family.glob("*/run.yaml"):
+            with suppress(RunError):  # damaged
+                names |= {file.parent.name} if read_record(file.parent).get("status") == "done" else set()
+    return names
+
+
 def run_status(folder: Path, record: Mapping[str, Any]) -> str:
     """waiting, running, interrupted (its process is gone; it resumes when run again), done or failed.
 

@@ -8,7 +8,7 @@ import yaml
 
 from seqae import records
 from seqae.index import update_index
-from seqae.records import notes, read_record, remembered
+from seqae.records import finished, notes, read_record, remembered
 from seqae.view import status_rows
 
 
@@ -115,3 +115,11 @@ def test_an_index_of_another_process_is_the_same(store, parsed, monkeypatch):
     update_index(store)
     assert (store / "index.html").read_text() == first
     assert len(parsed) == count
+
+
+def test_damaged_and_unfinished_runs_are_not_finished(store):
+    write(store / "family" / "d", status="failed")
+    (store / "family" / "e").mkdir()
+    (store / "family" / "e" / "run.yaml").write_text("{")
+    assert finished(store / "family") == {"a", "b", "c"}
+    assert finished(store / "none") == set()
