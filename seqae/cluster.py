@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -42,6 +43,7 @@ CONFIG = {
     "distributed.deploy.lost-worker-timeout": "5s",  # a job that ended is then replaced
     "distributed.worker.profile.enabled": False,  # of a thread that waits for a kernel
 }
+TELLS = "SEQAE_WORKER_TELLS"  # in the environment of workers that a terminal is for
 ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, this machine only
 UNSEEN: Any = {"dashboard_address": ANYWHERE, "silence_logs": logging.CRITICAL}
 PRELOAD = (  # run in each worker's process first
@@ -136,6 +138,12 @@ def _local(workers: int, *, threads: int) -> LocalCluster:
     )
 
 
+def tell_on_worker(line: str) -> None:
+    """Say what a worker does on the terminal of its `seqae worker`; in others, whose command says it, nothing."""
+    if TELLS in os.environ:
+        sys.stderr.write(f"{line}\n")
+
+
 def _threads(threads: int) -> dict[str, int]:
     return {f"{library}_NUM_THREADS": threads for library in LIBRARIES}
 
@@ -187,7 +195,7 @@ def work(address: str, *, count: int, security: Security | None, tell: Callable[
                     host=host,
                     memory_limit=0,
                     security=security,
-                    env=_threads(max(1, CPU_COUNT // count)),
+                    env=_threads(max(1, CPU_COUNT // count)) | {TELLS: "1"},
                     preload=[PRELOAD],
                     dashboard_address=ANYWHERE,
                     silence_logs=logging.CRITICAL,

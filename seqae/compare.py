@@ -33,8 +33,7 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
     Of groups equally large, the one with the newest run. Raises ValueError when there is none.
     """
     folder = fetch(store, family)
-    found = [Run.load(folder / family / name) for name in names if (folder / family / name).exists()]
-    done = [run for run in (found if names else find_runs(folder, family)) if run.status == "done"]
+    done = [run for run in find_runs(folder, family, names=names) if run.status == "done"]
     done.sort(key=lambda run: (run.parameters.label or "", run.name))
     if not done:
         raise ValueError(f"no finished run in {folder / family}: seqae run params/{family} first")
@@ -49,7 +48,7 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
 
 def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
     """What a figure can hold: all runs of at most `most` recipes; of more, as many of them, evenly from the least error
-    on test (mean of the branches' mse, over seeds) to the largest.
+    on test (mean of the branches' mse, over seeds) to the largest, labelled as among all.
     """
     names = recipes(runs)
     if len(set(names)) <= most:
@@ -57,7 +56,10 @@ def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
     errors = [np.mean([v for k, v in run.record()["results"].items() if k.endswith(" mse")]) for run in runs]
     ranked = pd.Series(errors).groupby(names).mean().sort_values(kind="stable").index
     kept = set(ranked[np.linspace(0, len(ranked) - 1, most).round().astype(int)])
-    return [run for run, name in zip(runs, names, strict=True) if name in kept]
+    called = {name: name.partition(", n = ")[0] for name in kept}  # among fewer, others' names might be shorter
+    shown = [(run, run.parameters.model_copy(update={"label": called[name]}))
+             for run, name in zip(runs, names, strict=True) if name in kept]  # fmt: skip
+    return [replace(run, parameters=labelled) for run, labelled in shown]
 
 
 def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
@@ -227,7 +229,7 @@ def describe(runs: Sequence[Run]) -> str:
     named = ", ".join(f"`{name}`" for name in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
     others = f" Finished runs of the family left out: {named}." if left else ""
     if (count := len(set(recipes(runs)))) > MOST:
-        others += f" Figures show {MOST} of {count:,} recipes, evenly from the least error on test to the largest."
+        others += f" Of {count:,} recipes a figure shows {MOST}, evenly from the least error on test to the largest."
     if len(parts) == 1:
         return f"**{len(runs)} runs**: {next(iter(parts))}.{others}"
     lines = [f"**{len(runs)} runs**:{others}", "", *(f"- {count} of {part}" for part, count in parts.items())]
@@ -241,8 +243,10 @@ def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss"
     """
     below = below_mean_frame(grid)
     below = below[(below.branch == branch) | (branch is None)]
-    best = below.loc[below.below.idxmax()]
-    lines = [f"Best: **{escape(best.run)}**, {best.branch} {_side(best.below)}."]
+    lines = []
+    for name in dict.fromkeys(below.branch[below.below.notna()]):  # a reconstruction is easier than a prediction
+        best = below.loc[below.below[below.branch == name].idxmax()]
+        lines.append(f"Best {name}: **{escape(best.run)}**, {_side(best.below)}.")
     for value, part in below.groupby(by):
         ends = [_side(part.below.min()), _side(part.below.max())]
         span = ends[0] if len(part) == 1 else f"{' to '.join(dict.fromkeys(ends))}, {len(part)} branches"

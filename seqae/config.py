@@ -24,8 +24,7 @@ EXECUTION = frozenset(
 
 
 def _as_number(value: Any) -> Any:
-    # PyYAML reads 1e-3 as text (YAML 1.1 wants 1.0e-3), inside the optimizer's arguments as well. However it is
-    # written, a number comes out the same, 1 for 1.0, so that it hashes the same.
+    # PyYAML reads 1e-3 as text (YAML 1.1 wants 1.0e-3). However written, a number is the same, 1 for 1.0, and its hash.
     match value:
         case str():
             try:
@@ -41,18 +40,12 @@ def _as_number(value: Any) -> Any:
     return value
 
 
-def _spelled(value: Any, annotation: Any) -> Any:
-    if value == "none" and type(None) in get_args(annotation):
-        return None  # YAML's own word is null; here `none` is the word everywhere
-    return value if annotation in (str, str | None) else _as_number(value)
-
-
 class ParameterError(ValueError):
     """One or more parameters are unknown, of the wrong type, out of range or do not go together."""
 
 
 class Parameters(BaseModel):
-    """Everything that defines one run. Field descriptions are the reference; `resolve` builds it."""
+    """Everything that defines one run. `resolve` builds it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -128,15 +121,19 @@ class Parameters(BaseModel):
     def loss(self) -> str:
         """Short name: one of `LOSSES`, else range, activation and training loss in words."""
         loss = (self.pixel_range, self.activation, self.training_loss)
-        named = [name for name, fields in LOSSES.items() if fields == loss]
-        return named[0] if named else "range{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss)
+        other = "range{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss)
+        return next((name for name, fields in LOSSES.items() if fields == loss), other)
 
     @model_validator(mode="before")
     @classmethod
     def _given_as_text(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         # All at once: a validator of each field takes three times as long, and a comparison reads thousands of runs.
-        annotations = cls.__annotations__
-        return {name: _spelled(value, annotations.get(name)) for name, value in values.items()}
+        given = {}
+        for name, value in values.items():
+            annotation = cls.__annotations__.get(name)
+            null = value == "none" and type(None) in get_args(annotation)  # YAML's own word is null, ours is none
+            given[name] = None if null else value if annotation in (str, str | None) else _as_number(value)
+        return given
 
     @field_validator("label")
     @classmethod
@@ -185,16 +182,18 @@ class Parameters(BaseModel):
         return self
 
     def defining(self) -> dict[str, Any]:
-        """The values that make this run what it is, as plain JSON types.
-
-        Only those that differ from the library's defaults: leaving the others out lets later versions
-        add parameters without renaming finished runs.
+        """The values that make this run what it is, as plain JSON types: those that differ from the library's defaults,
+        so that later versions can add parameters without renaming finished runs.
         """
         return self.model_dump(mode="json", exclude=set(EXECUTION), exclude_defaults=True)
 
     def short_hash(self) -> str:
         """8 hex digits; equal for equal `defining()`, whatever the order or the spelling of the sources."""
         return hashlib.sha256(json.dumps(self.defining(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+_DESCRIBED = (f"{name}: {field.description}" for name, field in Parameters.model_fields.items())
+Parameters.__doc__ = "\n".join([str(Parameters.__doc__), "", *_DESCRIBED])
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,9 +271,8 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """A parameter file as a dict. Raises `ParameterError` if it is missing, not YAML or not a mapping."""
-    path = Path(path)
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -283,14 +281,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ParameterError(f"parameter file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
+    if not isinstance(content, dict | None):
         raise ParameterError(
             f"{path} must hold a mapping (lines such as 'task: pred'), "
             f"not a {type(content).__name__}: {str(content)[:60]!r}"
         )
-    return content
+    return content or {}
 
 
 def given_parameters(pairs: Iterable[str] | None) -> dict[str, Any]:

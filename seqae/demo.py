@@ -49,7 +49,7 @@ def conclude(run: Run, errors: pd.DataFrame) -> str:
     """How good the sequences shown are beside all of test, and which is the best and the worst; a line a branch."""
     test, levels = run.test().query("frame.isna() and metric == 'mse'"), run.baselines()
     verdict = run.verdict or "no verdict"
-    lines = [f"**{escape(verdict[0].upper() + verdict[1:])}.**\n"]
+    lines = [f"**{escape(verdict[0].upper() + verdict[1:])}**, on val.\n"]
     for branch, part in errors.groupby("branch", sort=False):
         mean = levels.query(
             f"split == 'test' and metric == 'mse' and baseline == 'mean_frame' and branch == '{branch}'"

@@ -160,7 +160,7 @@ def conclusion(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
     test: as `Run.test`; levels: as `Run.baselines`. MSE per pixel on [0, 1]; BCE, where there is one, in nats/pixel.
     """
     mean = levels[(levels.split == "test") & (levels.baseline == "mean_frame")].set_index(["branch", "metric"])["value"]
-    lines = [f"**{escape(verdict[0].upper() + verdict[1:])}.**", ""]
+    lines = [f"**{escape(verdict[0].upper() + verdict[1:])}**, on val.", ""]
     for row in test[test.frame.isna() & test.metric.isin(["mse", "bce"])].itertuples():
         unit = {"mse": "per pixel", "bce": "nats/pixel"}[row.metric]
         level = f"the mean frame {mean[row.branch, row.metric]:.4f}"

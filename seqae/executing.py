@@ -12,7 +12,7 @@ from typing import Any
 
 import filelock
 
-from seqae.cluster import held_gpus
+from seqae.cluster import held_gpus, tell_on_worker
 from seqae.kernels import StoppedError, execute_notebook, stoppable
 from seqae.naming import project_root
 from seqae.planning import BUSY, UNPUBLISHED, Planned
@@ -42,7 +42,8 @@ class Outcome:
 def execute(item: Planned, per_gpu: int = 1) -> Outcome:
     """In a worker: execute the run's notebook, on GPUs that are its own, record a failure, render the report."""
     began, here = time.monotonic(), replace(item, run=run_here(item))
-    folder = here.run.folder
+    folder, name = here.run.folder, f"{here.run.family}/{here.run.name}"
+    tell_on_worker(f"{name} begins")
     try:
         with stoppable(folder / "notebook.ipynb"), _alone(folder), working(folder):
             # another may have done it since it was planned
@@ -55,7 +56,10 @@ def execute(item: Planned, per_gpu: int = 1) -> Outcome:
         reason = str(error)
     except OSError as error:
         reason = f"{type(error).__name__}: {error}"
-    return Outcome(item.run, reason, time.monotonic() - began)
+    tell_on_worker(
+        f"{name}: {f'failed: {reason}' if reason else 'done'}, {(seconds := time.monotonic() - began):.0f} s"
+    )
+    return Outcome(item.run, reason, seconds)
 
 
 @contextmanager

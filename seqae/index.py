@@ -17,8 +17,8 @@ from seqae.stores import publish, refresh
 
 def update_index(store: Path) -> None:
     """Rewrite index.html of a store from the run folders and comparisons in it."""
-    with remembered(store):
-        rows = [_row(file.parent) for file in sorted(store.glob("*/*/run.yaml"))]
+    with remembered(store) as root:
+        rows = [_row(file.parent) for file in sorted(root.glob("*/*/run.yaml"))]
     pages = sorted(store.glob("*/compare.html"))
     for left in store.glob(".index.html.*"):  # by a process that was killed while it wrote
         with suppress(FileNotFoundError):
@@ -38,12 +38,10 @@ def _row(folder: Path) -> IndexRow:
     family, name = folder.parts[-2:]
     try:
         record = read_record(folder)
+        known = _worked_out(folder, record)
         status = run_status(folder, record)
     except RunError as error:  # damaged: say so, and show the others
         return IndexRow(family, name, f"{family}/{name}/run.yaml", "failed", verdict=str(error))
-    known = notes(folder) or _worked_out(folder, record)
-    if status == "done":  # nothing changes any more
-        notes(folder).update(known)
     page = "report.html" if (folder / "report.html").exists() else "run.yaml"
     defined = {key: str(value) for key, value in record.get("parameters", {}).items()}
     return IndexRow(
@@ -63,12 +61,21 @@ def _row(folder: Path) -> IndexRow:
 
 
 def _worked_out(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    # What takes more than a look at the record: with thousands of runs it is done once for each.
-    known: dict[str, Any] = {"loss": None, "beside": None, "picture": thumbnail(folder / "frames.png")}
-    with suppress(RunError, ValueError):  # of another version: what it recorded is as true as ever
+    # What takes more than a look at the record: with thousands of runs it is done once for each state of its files.
+    files = [folder / name for name in ("frames.png", "test.csv", "baselines.csv")]
+    state = [[stat.st_size, stat.st_mtime_ns] for file in files if file.exists() and (stat := file.stat())]
+    kept = notes(folder)
+    if kept.get("files") == state:
+        return kept
+    known: dict[str, Any] = {"loss": None, "beside": None, "picture": thumbnail(files[0])}
+    try:
         run = Run.load(folder)
-        known["loss"] = run.parameters.loss
-        known["beside"] = beside_others(run) if record.get("status") == "done" else None
+    except (RunError, ValueError):  # of another version: what it recorded is as true as ever
+        return known
+    known["loss"] = run.parameters.loss
+    if record.get("status") == "done":
+        known["beside"] = beside_others(run)
+        kept.update(known, files=state)
     return known
 
 

@@ -18,7 +18,7 @@ from seqae.config import load_yaml
 from seqae.stores import leased
 
 FORMAT = "1"  # of what `remembered` keeps; another one is not read
-_known: dict[str, tuple[str, Any, dict[str, Any]]] = {}  # by run folder: its record's hash, what it holds, `notes`
+_known: dict[str, tuple[str, str, dict[str, Any]]] = {}  # by run folder: its record's hash, that as JSON, `notes`
 
 
 class RunError(RuntimeError):
@@ -36,25 +36,26 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = None
     if not isinstance(record, dict):
         raise RunError(f"{file} is damaged: delete the folder and run it again")
-    return dict(record)
+    return record
 
 
 @contextmanager
-def remembered(store: Path) -> Iterator[None]:
-    """While all of a store's records are looked at: what any process has read before is not parsed again, which takes
-    a millisecond each. Kept in .records.json there, with the hash of each record's text, so that none is out of date.
+def remembered(store: Path) -> Iterator[Path]:
+    """While all of a store's records are looked at, in the folder that this yields: what any process has read before is
+    not parsed again, which takes a millisecond each. Kept in .records.json there, with the hash of each record's text,
+    so that none is out of date.
     """
-    file, root = store / ".records.json", f"{store}/"
-    before: dict[str, tuple[str, int]] = {}
+    root = store.resolve()
+    file, kept = root / ".records.json", dict[str, Any]()
     with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
-        for name, (digest, record, noted) in json.loads(file.read_text(encoding="utf-8"))[FORMAT].items():
-            _known.setdefault(root + name, (digest, record, noted))
-            before[name] = digest, len(noted)
-    yield
-    now = {folder.removeprefix(root): entry for folder, entry in _known.items() if folder.startswith(root)}
-    if before != {name: (digest, len(noted)) for name, (digest, _, noted) in now.items()}:
-        there = {name: now[name] for name in sorted(now) if (store / name).is_dir()}
-        with suppress(OSError, TypeError, filelock.Timeout), filelock.FileLock(store / ".records.lock", timeout=0):
+        found = json.loads(file.read_text(encoding="utf-8"))[FORMAT].items()
+        kept = {name: (str(digest), str(text), dict(noted)) for name, (digest, text, noted) in found}
+    _known.update({f"{root}/{name}": (digest, text, {**noted}) for name, (digest, text, noted) in kept.items()})
+    yield root
+    known = {folder.removeprefix(f"{root}/"): entry for folder, entry in sorted(_known.copy().items())}
+    there = {name: entry for name, entry in known.items() if name[0] != "/" and (root / name).is_dir()}
+    if there != kept:
+        with suppress(OSError, TypeError, filelock.Timeout), filelock.FileLock(root / ".records.lock", timeout=0):
             logs.replace_text(file, json.dumps({FORMAT: there}))
 
 
@@ -62,14 +63,14 @@ def notes(folder: Path) -> dict[str, Any]:
     """What was worked out from the folder since its record is as `read_record` read it last, in JSON's types; for more
     to be added, which `remembered` keeps.
     """
-    return _known.get(str(folder), ("", None, {}))[2]
+    return _known.get(str(folder), ("", "", {}))[2]
 
 
 def finished(family: Path) -> set[str]:
     """The names of the finished runs in a family's folder."""
     names = set()
-    with remembered(family.parent):
-        for file in family.glob("*/run.yaml"):
+    with remembered(family.parent) as store:
+        for file in store.glob(f"{family.name}/*/run.yaml"):
             with suppress(RunError):  # damaged
                 names |= {file.parent.name} if read_record(file.parent).get("status") == "done" else set()
     return names
@@ -102,7 +103,11 @@ def progress(folder: Path) -> tuple[int, float] | None:
 
 
 def _parsed(folder: str, text: str) -> Any:
-    digest = sha256(text.encode()).hexdigest()[:16]
-    if folder not in _known or _known[folder][0] != digest:
-        _known[folder] = digest, load_yaml(text), {}
-    return _known[folder][1]
+    digest, entry = sha256(text.encode()).hexdigest()[:16], _known.get(folder)
+    if entry and entry[0] == digest:
+        with suppress(ValueError):
+            return json.loads(entry[1])  # of its own for each caller
+    record = load_yaml(text)
+    with suppress(TypeError):  # a date, say, which JSON has not: parsed each time
+        _known[folder] = digest, json.dumps(record), {}
+    return record

@@ -72,12 +72,14 @@ def make_again(
     commit = "" if here else _commit(root, record, original.folder)
     store = original.folder / "reruns" / (_today(notebook) if here else record["commit"])
     if not here and record["dirty"]:
-        tell(f"{record['commit']} is not all: uncommitted changes of then made this run, and are not part of the rerun")
+        tell(
+            f"seqae: {record['commit']} is not all: the run was made with uncommitted changes, which the rerun has not"
+        )
     others = {part["commit"] for part in record.get("resumed", [])} - {record["commit"]}
     if others:
-        tell(f"the run was interrupted and went on with {', '.join(sorted(others))}; the rerun is by one code alone")
+        tell(f"seqae: it was interrupted and went on with {', '.join(sorted(others))}; the rerun is by one code alone")
     if (made := _made(store)) and made.status == "done" and given:
-        tell(f"made before, and shown as it is, without {', '.join(given)}: delete {store} to make it anew")
+        tell(f"seqae: made before, and shown as it is, without {', '.join(given)}: delete {store} to make it anew")
     if not made or made.status != "done":
         parameters = _parameters(record["parameters"], here) | _absolute(given or {})
         with _today_code(notebook) if here else _old_code(root, commit) as (project, code):

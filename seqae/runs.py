@@ -10,8 +10,9 @@ import platform
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,18 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     return Run(folder, family, parameters, differing(parameters, usual))
 
 
-def find_runs(store: str | Path | None = None, family: str | None = None) -> "list[Run]":
+def find_runs(
+    store: str | Path | None = None, family: str | None = None, *, names: Collection[str] = ()
+) -> "list[Run]":
     """Every run of the store (of one family), in the order of their names; a damaged one is told and left out.
 
-    store: a folder, any URL of fsspec, or None: where a run without parameter `store` would be.
+    store: a folder, any URL of fsspec, or None: where a run without parameter `store` would be. names: of run folders,
+    none: all.
     """
     folder, runs = store if isinstance(store, Path) else fetch(store, family or ""), []
-    with remembered(folder):
-        for file in sorted(folder.glob(f"{family or '*'}/*/run.yaml")):
+    with remembered(folder) as root:
+        wanted = [f"{family or '*'}/{name}/run.yaml" for name in map(escape, names)] or [f"{family or '*'}/*/run.yaml"]
+        for file in sorted({file for pattern in wanted for file in root.glob(pattern)}):
             try:
                 runs.append(Run.load(file.parent))
             except (RunError, ValueError) as error:  # damaged, or its parameters are not known to this version

@@ -41,9 +41,14 @@ def fetch(store: str | None = None, under: str = "", *, whole: bool = False) -> 
 
 
 def located(run: Path) -> Path:
-    """The folder of a run, as seen from here, or else FAMILY/NAME in the store, brought up to date."""
+    """The folder of a run, as seen from here, or else FAMILY/NAME in the store, brought up to date. Raises
+    FileNotFoundError where there is neither.
+    """
     if not run.exists():
-        return fetch(None, run.as_posix(), whole=True) / run
+        store = fetch(None, run.as_posix(), whole=True)
+        if not (store / run).exists():
+            raise FileNotFoundError(f"there is no run {run}, neither that folder nor, as FAMILY/NAME-HASH, in {store}")
+        return store / run
     folder = run.resolve()
     refresh(folder.parent.parent, f"{folder.parent.name}/{folder.name}", whole=True)
     return folder

@@ -129,11 +129,13 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool
     if console.is_terminal:
         console.print(_table(head, rows))
         return
-    lines = [head, *rows]  # rich takes a second for a thousand of them
+    lines = [[" ".join(cell.split("\n")) for cell in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip(), file=console.file)
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in lines]
+    try:  # not by rich, which takes a second for a thousand of them
+        print("\n".join("  ".join(row).rstrip() for row in padded), file=console.file, flush=True)
+    except BrokenPipeError:  # of `| head`
+        console.on_broken_pipe()
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

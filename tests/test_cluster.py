@@ -85,6 +85,10 @@ def test_runs_on_workers_elsewhere_over_tls(project):
     with command("scheduler", "--port", "0", *tls, told=r"tls://127\.0\.0\.1:\d+") as (head, address):
         with command("worker", address, "--jobs", "2", *tls, told="(?s)(is there.*){2}") as (machine, _):
             both_done(seqae(*RUN, "--cluster", address, *tls, project=project))
+            told = sorted(machine.stderr.readline() for _ in range(4))  # what its workers do, a line each
+            for begins, done in (told[:2], told[2:]):
+                assert begins.endswith(" begins\n")
+                assert re.fullmatch(re.escape(begins.removesuffix(" begins\n")) + r": done, \d+ s\n", done)
             workers = descendants(machine)
             assert len(workers) >= 2
             assert listening(head) | listening(machine) == {"127.0.0.1"}

@@ -8,10 +8,12 @@ import filelock
 import pandas as pd
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
-from seqae import compare
+from seqae import compare, index, records
 from seqae.diagnose import diary
 from seqae.index import beside_others, update_index
+from seqae.records import run_status
 from seqae.runs import Run, open_run
 
 TINY = {
@@ -99,6 +101,14 @@ def test_a_conclusion_shows_names_as_text(seeds):
     assert escape("<script>0</script>") in html
 
 
+def test_of_each_branch_the_best_is_named(seeds):
+    below = compare.below_mean_frame(seeds)
+    told = compare.conclude(seeds).splitlines()
+    for line, branch in zip(told, ("recon", "pred"), strict=False):
+        part = below[below.branch == branch]
+        assert line.startswith(f"- Best {branch}: **{part.run[part.reached.idxmin()]}**, ")
+
+
 def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
     """Its record is read once for each state of it."""
     for run in seeds[:2]:
@@ -169,13 +179,17 @@ def many(seeds, tmp_path_factory):
 def test_of_more_than_a_figure_holds_some_are_shown_from_the_best_to_the_worst(many, seeds):
     assert compare.evenly(seeds) == seeds
     assert compare.evenly([]) == []
-    shown = compare.evenly(many)
+    shown, named = compare.evenly(many), {run.folder: run for run in many}
+    assert compare.recipes(shown) == [
+        dict(zip(many, compare.recipes(many), strict=True))[named[run.folder]] for run in shown
+    ]
+    shown = [named[run.folder] for run in shown]
     assert len(set(compare.recipes(shown))) == compare.MOST == 40
     assert {many[0], many[1], many[-1]} <= set(shown), "the best, with both its seeds, and the worst"
     assert shown == [run for run in many if run in shown]
     assert len(compare.evenly(many, most=2)) == 3
-    assert "Figures show 40 of 45 recipes, evenly from the least error" in compare.describe(many)
-    assert "Figures show" not in compare.describe(seeds)
+    assert "Of 45 recipes a figure shows 40, evenly from the least error" in compare.describe(many)
+    assert "a figure shows" not in compare.describe(seeds)
 
 
 def test_of_many_runs_a_gallery_holds_one_seed_of_each_recipe(many, seeds):
@@ -192,7 +206,88 @@ def test_of_many_rows_a_table_shows_those_with_the_least_error_and_says_so(seeds
     assert "with the least error" not in compare.table(seeds).to_html()
 
 
-def test_of_runs_that_are_named_no_others_are_read(many, monkeypatch):
-    monkeypatch.setattr(compare, "find_runs", lambda *_: pytest.fail("all were read"))
-    store = str(many[0].folder.parents[1])
-    assert compare.comparable_runs("losses", ["run-03", "run-01", "none"], store=store) == [many[1], many[3]]
+def test_what_is_named_is_called_the_same_among_fewer(seeds, tmp_path):
+    runs = []
+    for number in range(41):  # as many of one batch size as of another, but for one that no figure holds
+        record = seeds[0].record()
+        record["parameters"] |= {"learning_rate": 0.002 * (number // 2 + 1), "batch_size": 4 if number % 2 else 8}
+        record["results"] = {"pred mse": 0.01 * number}
+        copy = shutil.copytree(seeds[0].folder, tmp_path / "losses" / f"run-{number:02}")
+        (copy / "run.yaml").write_text(yaml.safe_dump(record))
+        runs.append(Run.load(copy))
+    among_all = {run.folder: label for run, label in zip(runs, compare.labels(runs), strict=True)}
+    shown = compare.evenly(runs)
+    assert len(shown) == 40
+    assert compare.labels(shown) == [among_all[run.folder] for run in shown]
+    assert compare.labels([named for named in runs if named.folder in {r.folder for r in shown}]) != compare.labels(
+        shown
+    )
+
+
+def test_of_runs_that_are_named_no_others_are_read(many, seeds, tmp_path, monkeypatch):
+    store = shutil.copytree(many[0].folder.parents[1], tmp_path / "store")
+    (store / "losses" / "begun").mkdir()
+    (store / "losses" / "run-05" / "run.yaml").write_text("{")
+    read, load = [], Run.load
+    monkeypatch.setattr(Run, "load", lambda folder: read.append(folder.name) or load(folder))
+    names = ["run-03", "run-01", "none", "begun", "run-05", "run-01", "*"]
+    with pytest.warns(UserWarning, match="run-05 left out"):
+        chosen = compare.comparable_runs("losses", names, store=str(store))
+    assert [run.name for run in chosen] == ["run-01", "run-03"]
+    assert read == ["run-01", "run-03", "run-05"]
+
+
+def row(store):
+    """Of the one run in the index of a process that has read nothing yet: can it be picked, has it a picture, a loss."""
+    records._known.clear()
+    update_index(store)
+    page = BeautifulSoup((store / "index.html").read_text(), "html.parser")
+    defined = page.select_one("[data-shared]")["data-shared"]
+    return bool(page.select("input.pick")), bool(page.select("img")), "loss=0nm" in defined.split()
+
+
+def test_an_index_of_another_process_looks_at_no_folder_again(seeds, tmp_path, monkeypatch):
+    shutil.copytree(seeds[0].folder, tmp_path / "losses" / seeds[0].name)
+    assert row(tmp_path) == (True, True, True)
+    first = (tmp_path / "index.html").read_text()
+    monkeypatch.setattr(index, "beside_others", lambda run: pytest.fail("looked at again"))
+    monkeypatch.setattr(index, "thumbnail", lambda file: pytest.fail("looked at again"))
+    assert row(tmp_path) == (True, True, True)
+    assert (tmp_path / "index.html").read_text() == first
+
+
+def test_an_index_made_while_a_folder_was_copied_is_mended(seeds, tmp_path):
+    folder = tmp_path / "losses" / seeds[0].name
+    folder.mkdir(parents=True)
+    for name in ("run.yaml", "baselines.csv"):
+        shutil.copy2(seeds[0].folder / name, folder)
+    assert row(tmp_path) == (False, False, True)
+    (folder / "frames.png").write_bytes(b"half")
+    (folder / "test.csv").write_text("branch,frame,metric,value,unit,sequences\n")
+    assert row(tmp_path) == (True, False, True)
+    shutil.copytree(seeds[0].folder, folder, dirs_exist_ok=True)
+    assert row(tmp_path) == (True, True, True)
+
+
+def test_an_index_made_while_a_run_ended_is_mended(seeds, tmp_path, monkeypatch):
+    folder = shutil.copytree(seeds[0].folder, tmp_path / "losses" / seeds[0].name)
+    done = (folder / "run.yaml").read_text()
+    (folder / "run.yaml").write_text(done.replace("status: done", "status: running"))
+
+    def ends(folder, record):
+        (folder / "run.yaml").write_text(done)
+        return run_status(folder, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "run_status", ends)
+        assert row(tmp_path) == (False, True, True)
+    assert row(tmp_path) == (True, True, True)
+
+
+def test_an_index_of_a_version_that_knows_more_is_mended(seeds, tmp_path, monkeypatch):
+    folder = shutil.copytree(seeds[0].folder, tmp_path / "losses" / seeds[0].name)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "load", lambda folder: (_ for _ in ()).throw(ValueError("unknown parameter")))
+        assert row(tmp_path) == (False, True, False)
+    assert row(tmp_path) == (True, True, True)
+    assert folder.exists()

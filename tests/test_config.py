@@ -440,3 +440,9 @@ def test_every_parameter_says_what_it_means() -> None:
     undescribed = [name for name, field in Parameters.model_fields.items() if not field.description]
     assert undescribed == []
     assert {*OTHER, *NEEDS} == set(Parameters.model_fields)  # the table above covers each
+
+
+def test_help_tells_what_every_parameter_is():
+    for name, field in Parameters.model_fields.items():
+        assert f"{name}: {field.description}" in Parameters.__doc__.splitlines()
+        assert len(field.description) > 10

@@ -127,7 +127,7 @@ def test_the_newest_finished_run_or_one_of_the_store(tmp_path, run, monkeypatch)
 
 def test_an_unfinished_run_is_to_be_finished(tmp_path):
     unfinished = make(tmp_path)
-    assert "is no run folder" in call(str(unfinished.folder), code=2)
+    assert call(str(unfinished.folder), code=2).startswith(f"seqae: there is no run {unfinished.folder}, ")
     unfinished.folder.mkdir(parents=True)
     unfinished.fail("no luck")
     message = f"seqae: {unfinished.folder} has no trained model, it is failed: finish it with seqae run first\n"

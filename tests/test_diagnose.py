@@ -381,7 +381,7 @@ def test_the_conclusion_sets_each_branch_beside_the_mean_frame() -> None:
         columns=["split", "branch", "baseline", "metric", "value"],
     )
     assert diagnose.conclusion("learned (50 % below mean frame)", test, levels).splitlines() == [
-        "**Learned (50 % below mean frame).**",
+        "**Learned (50 % below mean frame)**, on val.",
         "",
         "- recon: MSE 0.0100 per pixel on test, the mean frame 0.0200",
         "- recon: BCE 0.0800 nats/pixel on test, the mean frame 0.1600",

@@ -1,14 +1,16 @@
 """What is kept of records and of what an index works out from them: never out of date, and never in the way."""
 
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 
 from seqae import records
-from seqae.index import update_index
 from seqae.records import finished, notes, read_record, remembered
+from seqae.runs import find_runs
 from seqae.view import status_rows
 
 
@@ -23,7 +25,7 @@ def store(tmp_path, monkeypatch):
 
 def write(folder: Path, **record: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.yaml").write_text(yaml.safe_dump({"family": "family", "parameters": {}} | record))
+    (folder / "run.yaml").write_text(yaml.safe_dump({"family": "family", "parameters": {}, "differs": {}} | record))
 
 
 @pytest.fixture
@@ -73,8 +75,11 @@ def test_what_was_worked_out_from_a_record_goes_with_it(store, monkeypatch):
 
 def test_a_caller_may_change_what_it_was_given(store):
     folder = store / "family" / "a"
-    read_record(folder)["status"] = "changed"
-    assert read_record(folder)["status"] == "done"
+    for _ in range(2):  # the first as parsed, the next as kept
+        record = read_record(folder)
+        record["status"], record["results"]["pred mse"] = "changed", 0.0
+    assert read_record(folder)["results"] == {"pred mse": 0.25}
+    assert status_rows([str(store)])[0][1:4] == ["done", "verdict of a", "pred 0.2500"]
 
 
 @pytest.mark.parametrize(
@@ -107,14 +112,53 @@ def test_a_record_that_json_cannot_hold_is_shown_all_the_same(store):
     assert [row[1] for row in status_rows([str(store)])] == ["done"] * 3
 
 
-def test_an_index_of_another_process_is_the_same(store, parsed, monkeypatch):
-    update_index(store)
-    first = (store / "index.html").read_text()
+def test_the_others_are_kept_all_the_same(store):
+    test_a_record_that_json_cannot_hold_is_shown_all_the_same(store)
+    kept = json.loads((store / ".records.json").read_text())
+    assert list(*kept.values()) == ["family/b", "family/c"]
+
+
+def test_what_has_not_changed_is_not_written_again(store, monkeypatch):
+    status_rows([str(store)])
+    shutil.rmtree(store / "family" / "b")
+    write(store / "family" / "d", status="done")
+    status_rows([str(store)])
+    mine = dict(records._known)
+    write(store / "family" / "a", status="failed")
     another_process(monkeypatch)
-    count = len(parsed)
-    update_index(store)
-    assert (store / "index.html").read_text() == first
-    assert len(parsed) == count
+    status_rows([str(store)])
+    before = (store / ".records.json").stat().st_mtime_ns
+    monkeypatch.setattr(records, "_known", mine)  # a process that read it when it was another
+    for _ in range(3):
+        assert status_rows([str(store)])[0][1] == "failed: None"
+    assert (store / ".records.json").stat().st_mtime_ns == before
+
+
+def test_it_is_one_store_whatever_it_is_called(store, parsed, monkeypatch):
+    (link := store.with_name("link")).symlink_to(store)
+    monkeypatch.chdir(store.parent)
+    for called in (link, Path(store.name)):
+        with remembered(called) as root:
+            assert root == store
+        find_runs(called)
+    assert len(parsed) == 3
+
+
+def test_threads_may_read_while_others_look(store):
+    folders = [store / "family" / f"run-{number}" for number in range(2000)]
+    for folder in folders:
+        write(folder, status="done")
+
+    def read():
+        for folder in folders:
+            read_record(folder)
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        while not reading.done():
+            with remembered(store):
+                pass
+        reading.result()
 
 
 def test_damaged_and_unfinished_runs_are_not_finished(store):

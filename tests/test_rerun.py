@@ -247,7 +247,7 @@ def test_a_rerun_that_fails_says_why_and_where(changed, monkeypatch):
 
     monkeypatch.setattr(rerun, "_seqae_run", fail)
     warning, message = call(str(run.folder), code=1).splitlines()
-    assert "uncommitted changes of then made this run, and are not part of the rerun" in warning
+    assert "the run was made with uncommitted changes, which the rerun has not" in warning
     again = made(run, run.record()["commit"])
     assert again.parameters == run.parameters
     assert message == (
@@ -305,6 +305,10 @@ def test_what_cannot_be_made_again(changed, changes, message):
 def test_a_folder_without_a_run_and_a_project_without_git(tmp_path, original, monkeypatch):
     output = call(str(tmp_path), code=2)
     assert output == f"seqae: {tmp_path} is no run folder: it has no run.yaml\n"
+    output = call("losses/none-12345678", code=2)
+    assert output.startswith(
+        "seqae: there is no run losses/none-12345678, neither that folder nor, as FAMILY/NAME-HASH, in "
+    )
     monkeypatch.chdir(make_project(tmp_path, {"fam": []}, {}))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     output = call(str(original.folder), code=2)
