@@ -50,7 +50,7 @@ def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
     """What a figure can hold: all runs of at most `most` recipes; of more, as many of them, evenly from the least error
     on test (mean of the branches' mse, over seeds) to the largest, labelled as among all.
     """
-    names = recipes(runs)
+    names = _facets(tuple(runs)).recipe.to_list() if runs else []
     if len(set(names)) <= most:
         return list(runs)
     errors = [np.mean([v for k, v in run.record()["results"].items() if k.endswith(" mse")]) for run in runs]
@@ -228,7 +228,7 @@ def describe(runs: Sequence[Run]) -> str:
     left = sorted(finished(runs[0].folder.parent) - {run.name for run in runs})
     named = ", ".join(f"`{name}`" for name in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
     others = f" Finished runs of the family left out: {named}." if left else ""
-    if (count := len(set(recipes(runs)))) > MOST:
+    if (count := _facets(tuple(runs)).recipe.nunique()) > MOST:
         others += f" Of {count:,} recipes a figure shows {MOST}, evenly from the least error on test to the largest."
     if len(parts) == 1:
         return f"**{len(runs)} runs**: {next(iter(parts))}.{others}"

@@ -55,7 +55,7 @@ def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
     monkeypatch.delenv("SEQAE_STORE", raising=False)
     _, command, *arguments = shlex.split(example)
     if command in ("rerun", "demo"):  # the run of an example is not there
-        assert f"{arguments[0]} is no run folder" in call(command, *arguments, code=2)
+        assert f"there is no run {arguments[0]}" in call(command, *arguments, code=2)
         return
     if command == "gather":
         assert f"{arguments[0]} holds no run" in call(command, *arguments, code=2)

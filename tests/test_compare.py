@@ -238,7 +238,7 @@ def test_of_runs_that_are_named_no_others_are_read(many, seeds, tmp_path, monkey
 
 
 def row(store):
-    """Of the one run in the index of a process that has read nothing yet: can it be picked, has it a picture, a loss."""
+    """Of the one run in the index of a process that has read nothing: can it be picked, has it a picture, a loss."""
     records._known.clear()
     update_index(store)
     page = BeautifulSoup((store / "index.html").read_text(), "html.parser")
