@@ -68,14 +68,13 @@ def _worked_out(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     if kept.get("files") == state:
         return kept
     known: dict[str, Any] = {"loss": None, "beside": None, "picture": thumbnail(files[0])}
-    try:
+    # Of another version: what it recorded is as true as ever. Or not all copied: the next index has it.
+    with suppress(RunError, ValueError, TypeError, LookupError):
         run = Run.load(folder)
-    except (RunError, ValueError):  # of another version: what it recorded is as true as ever
-        return known
-    known["loss"] = run.parameters.loss
-    if record.get("status") == "done":
-        known["beside"] = beside_others(run)
-        kept.update(known, files=state)
+        known["loss"] = run.parameters.loss
+        if record.get("status") == "done":
+            known["beside"] = beside_others(run)
+            kept.update(known, files=state)
     return known
 
 

@@ -269,6 +269,17 @@ def test_an_index_made_while_a_folder_was_copied_is_mended(seeds, tmp_path):
     assert row(tmp_path) == (True, True, True)
 
 
+@pytest.mark.parametrize("name", ["test.csv", "baselines.csv"])
+def test_an_index_is_made_whatever_is_there_of_a_table(seeds, tmp_path, name):
+    folder = shutil.copytree(seeds[0].folder, tmp_path / "losses" / seeds[0].name)
+    whole = (folder / name).read_bytes()
+    for length in (0, 1, 10, 60, 80, 100, len(whole) // 2, len(whole) - 5):  # as a copy under way leaves it
+        (folder / name).write_bytes(whole[:length])
+        assert row(tmp_path)[1:] == (True, True), length
+    (folder / name).write_bytes(whole)
+    assert row(tmp_path) == (True, True, True)
+
+
 def test_an_index_made_while_a_run_ended_is_mended(seeds, tmp_path, monkeypatch):
     folder = shutil.copytree(seeds[0].folder, tmp_path / "losses" / seeds[0].name)
     done = (folder / "run.yaml").read_text()
