@@ -292,8 +292,7 @@ def _one_message(*, kernel: bool = False) -> Iterator[None]:
         raise typer.Exit(128 + next(iter(stop.args), signal.SIGINT)) from None
 
 
-def _told(page: Path, fault: str | None) -> None:
-    # The page that a command wrote, or why it is not what was asked for.
+def _told(page: Path, fault: str | None) -> None:  # the page a command wrote, or why it is not what was asked for
     if fault:
         _tell(f"seqae: {fault}; see {page}")
         raise typer.Exit(1)

@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -43,7 +42,7 @@ CONFIG = {
     "distributed.deploy.lost-worker-timeout": "5s",  # a job that ended is then replaced
     "distributed.worker.profile.enabled": False,  # of a thread that waits for a kernel
 }
-TELLS = "SEQAE_WORKER_TELLS"  # in the environment of workers that a terminal is for
+TELLS = "SEQAE_WORKER_TELLS"  # in the environment of those workers whose runs no other command tells of
 ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, this machine only
 UNSEEN: Any = {"dashboard_address": ANYWHERE, "silence_logs": logging.CRITICAL}
 PRELOAD = (  # run in each worker's process first
@@ -136,12 +135,6 @@ def _local(workers: int, *, threads: int) -> LocalCluster:
         env=_threads(threads),
         preload=[PRELOAD],
     )
-
-
-def tell_on_worker(line: str) -> None:
-    """Say what a worker does on the terminal of its `seqae worker`; in others, whose command says it, nothing."""
-    if TELLS in os.environ:
-        sys.stderr.write(f"{line}\n")
 
 
 def _threads(threads: int) -> dict[str, int]:

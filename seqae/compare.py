@@ -56,10 +56,9 @@ def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
     errors = [np.mean([v for k, v in run.record()["results"].items() if k.endswith(" mse")]) for run in runs]
     ranked = pd.Series(errors).groupby(names).mean().sort_values(kind="stable").index
     kept = set(ranked[np.linspace(0, len(ranked) - 1, most).round().astype(int)])
-    called = {name: name.partition(", n = ")[0] for name in kept}  # among fewer, others' names might be shorter
-    shown = [(run, run.parameters.model_copy(update={"label": called[name]}))
-             for run, name in zip(runs, names, strict=True) if name in kept]  # fmt: skip
-    return [replace(run, parameters=labelled) for run, labelled in shown]
+    called = [name.partition(", n = ")[0] for name in names]  # among fewer, it might be shorter
+    labelled = [run.parameters.model_copy(update={"label": label}) for run, label in zip(runs, called, strict=True)]
+    return [replace(run, parameters=p) for run, p, name in zip(runs, labelled, names, strict=True) if name in kept]
 
 
 def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
@@ -143,7 +142,8 @@ def gallery(runs: Sequence[Run], branch: str) -> Strips:
     strips: Strips = []
     names = recipes(runs) if len(runs) > MOST else labels(runs)
     first = dict(zip(reversed(names), reversed(runs), strict=True))  # of many seeds of one recipe
-    for called, run in sorted(first.items(), key=lambda item: names.index(item[0])):
+    for called in dict.fromkeys(names):
+        run = first[called]
         p = run.parameters
         found = sample_strips(run.samples(), task=p.task, frames_in=p.frames_in)
         truth = [frames for name, frames in found if name == {"recon": "seen", "pred": "future"}[branch]]

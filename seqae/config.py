@@ -261,9 +261,8 @@ def _faults(error: ValidationError) -> Iterable[str]:
         elif fault["type"] == "value_error":
             yield fault["msg"].removeprefix("Value error, ")
         else:
-            message = fault["msg"][0].lower() + fault["msg"][1:]
             meaning = Parameters.model_fields[str(fault["loc"][0])].description
-            yield f"{name}: {message}; not {fault['input']!r} ({meaning})"
+            yield f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}; not {fault['input']!r} ({meaning})"
 
 
 def load_yaml(text: str) -> Any:

@@ -3,6 +3,8 @@
 What became of a run is read from its run.yaml, never from its notebook.
 """
 
+import os
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from seqae.cluster import held_gpus, tell_on_worker
+from seqae.cluster import TELLS, held_gpus
 from seqae.kernels import StoppedError, execute_notebook, stoppable
 from seqae.naming import project_root
 from seqae.planning import BUSY, UNPUBLISHED, Planned
@@ -43,7 +45,7 @@ def execute(item: Planned, per_gpu: int = 1) -> Outcome:
     """In a worker: execute the run's notebook, on GPUs that are its own, record a failure, render the report."""
     began, here = time.monotonic(), replace(item, run=run_here(item))
     folder, name = here.run.folder, f"{here.run.family}/{here.run.name}"
-    tell_on_worker(f"{name} begins")
+    _tell_here(f"{name} begins")
     try:
         with stoppable(folder / "notebook.ipynb"), _alone(folder), working(folder):
             # another may have done it since it was planned
@@ -56,10 +58,15 @@ def execute(item: Planned, per_gpu: int = 1) -> Outcome:
         reason = str(error)
     except OSError as error:
         reason = f"{type(error).__name__}: {error}"
-    tell_on_worker(
-        f"{name}: {f'failed: {reason}' if reason else 'done'}, {(seconds := time.monotonic() - began):.0f} s"
-    )
+    seconds = time.monotonic() - began
+    _tell_here(f"{name}: {f'failed: {reason}' if reason else 'done'}, {seconds:.0f} s")
     return Outcome(item.run, reason, seconds)
+
+
+def _tell_here(line: str) -> None:
+    # On the terminal of `seqae worker`; what other workers do, the command that started them says.
+    if TELLS in os.environ:
+        sys.stderr.write(f"{line}\n")
 
 
 @contextmanager
