@@ -161,11 +161,12 @@ def cluster(tmp_path):
 
 def kernels(worker: subprocess.Popen) -> set[int]:
     """The kernels that a worker has forked, by their process ids."""
-    below = []
+    parents = {}
     for process in psutil.Process(worker.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # a zombie, say
-            below += [process] if "seqae.forkserver" in process.cmdline()[-1] else []
-    return {p.pid for p in below if p.ppid() in {server.pid for server in below}}
+        with suppress(psutil.NoSuchProcess):  # one that ends as it is looked at; a zombie's command line is empty
+            if "seqae.forkserver" in " ".join(process.cmdline()):
+                parents[process.pid] = process.ppid()
+    return {pid for pid, parent in parents.items() if parent in parents}
 
 
 GONE = "seqae: the scheduler is gone: start it; the same command goes on from the last checkpoints\n"
