@@ -2,7 +2,7 @@
 python docs/results.py [STORE], a folder or URL, else $SEQAE_STORE, else reports/.
 
 The results are those of the recipe on full MNIST at scale `cpu`, one run a seed; what each ingredient brings, those of
-scale `ablation`: runs that trained on as many sequences as these scales say.
+scale `ablation`, and what other values bring, those of scale `search`: runs of as many sequences as these scales say.
 """
 
 import re
@@ -20,6 +20,7 @@ from seqae.pictures import sample_strips, save_strips
 from seqae.stores import fetch
 
 HERE = Path(__file__).parent
+RECIPE = "the recipe"  # its label
 COLUMNS = [(branch, figure) for branch in ("recon", "pred") for figure in ("mse", "nats_per_frame", "ssim")]
 
 
@@ -69,11 +70,11 @@ def protocol(runs: list[Run]) -> str:
     return f"{trained}, {took}, {seeds}; {tested}, {records[-1]['ended'][:10]}."
 
 
-def ablation(runs: list[Run]) -> str:
-    """The recipe first, then each without one ingredient by its error of prediction, in Markdown."""
+def side_by_side(runs: list[Run]) -> str:
+    """The recipe first, then each that differs from it in one thing by its error of prediction, in Markdown."""
     finals = finals_of(runs).query("metric in ['mse', 'bce']")
-    wide = finals.pivot_table(index="run", columns=["branch", "metric"], values="value")
-    wide = wide.sort_values(("pred", "bce")).sort_index(key=lambda names: names != "the recipe", kind="stable")
+    wide = finals.pivot_table(index="recipe", columns=["branch", "metric"], values="value")
+    wide = wide.sort_values(("pred", "bce")).sort_index(key=lambda names: ~names.str.contains(RECIPE), kind="stable")
     lines = ["|  | recon: MSE per pixel | nats/frame | pred: MSE per pixel | nats/frame |", "|---|---|---|---|---|"]
     for name, row in wide.iterrows():
         cells = []
@@ -81,9 +82,13 @@ def ablation(runs: list[Run]) -> str:
             mse, bce = (row.get((branch, metric), float("nan")) for metric in ("mse", "bce"))
             cells += ["–", "–"] if mse != mse else [f"{mse:.4f}", f"{4096 * bce:.0f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    p = runs[0].parameters
-    told = f"{p.epochs * p.train_sequences:,} training sequences each, {p.test_sequences:,} of test, seed {p.seed}."
-    return "\n".join(lines) + f"\n\n{told}"
+    p = min((run.parameters for run in runs), key=lambda p: p.seed)
+    told = f"{p.epochs * p.train_sequences:,} training sequences each, {p.test_sequences:,} of test, seed {p.seed}"
+    seeds = finals[finals.recipe.str.contains(RECIPE)].query("branch == 'pred' and metric == 'bce'")["value"]
+    if len(seeds) > 1:
+        apart = 4096 * (seeds.max() - seeds.min())
+        told += f"; the recipe's {len(seeds)} seeds lie within {apart:.0f} nats of prediction"
+    return "\n".join(lines) + f"\n\n{told}."
 
 
 def replaced(text: str, name: str, new: str) -> str:
@@ -102,7 +107,7 @@ def of_scale(runs: list[Run], name: str) -> list[Run]:
 if __name__ == "__main__":
     store = fetch(next(iter(sys.argv[1:]), None), "best", whole=True)
     done = [run for run in find_runs(store, "best") if run.status == "done" and run.parameters.digits == "mnist"]
-    recipes = [run for run in done if run.parameters.label == "the recipe"]
+    recipes = [run for run in done if run.parameters.label == RECIPE]
     chosen = of_scale(recipes, "cpu")
     if not chosen:
         sys.exit("no finished run of the recipe at scale cpu in this store: make paper-cpu")
@@ -116,7 +121,8 @@ if __name__ == "__main__":
         figure.savefig(HERE / "ablation.png", dpi=100, bbox_inches="tight")
     for page, name, runs_of_it, write in (
         (HERE.parent / "README.md", "results", chosen, lambda runs: f"{table(runs)}\n\n{protocol(runs)}"),
-        (HERE / "results.md", "ablation", compared, ablation),
+        (HERE / "results.md", "ablation", compared, side_by_side),
+        (HERE / "results.md", "search", of_scale(done, "search"), side_by_side),
     ):
         if runs_of_it:
             page.write_text(replaced(page.read_text(encoding="utf-8"), name, write(runs_of_it)), encoding="utf-8")

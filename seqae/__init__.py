@@ -45,7 +45,8 @@ _HOMES = {
     "parameter_cells": "cells",
     "resolve": "config",
 }
-__all__ = list(_HOMES)
+# What help(seqae) shows of the package: two classes have a help of their own, most of it inherited (torch, pydantic).
+__all__ = [name for name in _HOMES if name not in ("Parameters", "SequenceAutoencoder")]
 
 
 def __getattr__(name: str) -> Any:
@@ -56,4 +57,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:  # for completion, which sees nothing of what is imported later
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})

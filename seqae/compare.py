@@ -24,6 +24,7 @@ from seqae.stores import fetch
 # In these the runs of one comparison agree: they are judged on the same sequences.
 SHARED = ("digits", "data_seed", "test_data", "val_sequences", "test_sequences")
 MOST = 40  # recipes whose curves or pictures one figure can hold
+LISTED = 20  # lines of a conclusion, of a kind
 FACETS = ("task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
 
@@ -80,19 +81,16 @@ def budgets(runs: Sequence[Run]) -> pd.DataFrame:
     """What each run took: seconds, sequences trained a second (with evaluation on val), peak memory in MiB, updates
     left out for overflow (fp16 only), device, and the columns of `curves`.
     """
-
     rows = []
     for number, run in enumerate(runs):
         record, metrics = run.record(), run.metrics()
-        trained = run.parameters.train_sequences * metrics.epoch.max()
-        overflows = metrics[metrics.metric == "overflows"]["value"]
         rows.append(
             {
                 "number": number,
                 "seconds": record["seconds"],
-                "sequences/s": trained / record["seconds"],
+                "sequences/s": run.parameters.train_sequences * metrics.epoch.max() / record["seconds"],
                 "peak memory, MiB": record.get("peak_memory_bytes", float("nan")) / 2**20,
-                "overflows": overflows.sum() if len(overflows) else None,
+                "overflows": metrics[metrics.metric == "overflows"]["value"].sum(min_count=1),
                 "device": record["device"],
             }
         )
@@ -239,7 +237,7 @@ def describe(runs: Sequence[Run]) -> str:
 def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss", branch: str | None = None) -> str:
     """The comparison's findings as a list in Markdown, every number computed from the runs.
 
-    by: a column of `curves`, for each value of which a line is given; branch: the only one told of.
+    by: a column of `curves`, for each value of which a line is given, the best first; branch: the only one told of.
     """
     below = below_mean_frame(grid)
     below = below[(below.branch == branch) | (branch is None)]
@@ -247,13 +245,15 @@ def conclude(grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss"
     for name in dict.fromkeys(below.branch[below.below.notna()]):  # a reconstruction is easier than a prediction
         best = below.loc[below.below[below.branch == name].idxmax()]
         lines.append(f"Best {name}: **{escape(best.run)}**, {_side(best.below)}.")
-    for value, part in below.groupby(by):
-        ends = [_side(part.below.min()), _side(part.below.max())]
-        span = ends[0] if len(part) == 1 else f"{' to '.join(dict.fromkeys(ends))}, {len(part)} branches"
-        lines.append(f"`{escape(str(value))}`: {span}.")
-    if fixes:
-        for _, row in below_mean_frame(fixes).sort_values("below").iterrows():
-            lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} {_side(row.below)}.")
+    spans = below.groupby(by)["below"].agg(["min", "max", "size"])
+    for value, worst, most, size in spans.nlargest(LISTED, "max").itertuples():
+        ends = " to ".join(dict.fromkeys([_side(worst), _side(most)]))
+        lines.append(f"`{escape(str(value))}`: {ends}{f', {size} branches' if size > 1 else ''}.")
+    fixed = below_mean_frame(fixes) if fixes else below.head(0)
+    for row in fixed.nlargest(LISTED, "below").itertuples():
+        lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} {_side(row.below)}.")
+    if (found := max(len(spans), len(fixed))) > LISTED:
+        lines.append(f"Of {found:,} the {LISTED} with the least error are listed; all figures are in the table.")
     return "\n".join(f"- {line}".replace("%", " %") for line in lines)
 
 
@@ -279,6 +279,8 @@ def diary_order(grid: Sequence[Run]) -> str:
 
 
 def _side(share: float) -> str:
+    if share != share:
+        return "no number, it diverged"
     if round(100 * share) == 0:
         return "at the mean frame"
     return f"{abs(share):.0%} {'below' if share > 0 else 'above'} the mean frame"

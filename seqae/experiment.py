@@ -35,7 +35,11 @@ def check(p: Parameters) -> SequenceAutoencoder:
     """Raise ValueError for what only torch or the model can tell (a frame size that does not fit, an unknown
     optimizer or argument); return the model on the meta device, which costs no memory.
     """
-    _schedule(p)(optimizer(p)([torch.zeros(2, 2), torch.zeros(2)]))  # the two must fit each other as well
+    schedule, built = _schedule(p), optimizer(p)([torch.zeros(2, 2), torch.zeros(2)])
+    try:
+        schedule(built)
+    except Exception as error:  # each is sound, but they do not fit each other
+        raise ValueError(f"schedule {p.schedule} does not go with optimizer {p.optimizer}: {error}") from None
     if p.digits not in DIGITS:
         raise ValueError(f"digits must be one of {', '.join(DIGITS)}; not {p.digits!r}")
     if p.test_data == "official" and (p.frame_size, p.frames_in + p.frames_out) != (64, 20):

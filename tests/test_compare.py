@@ -192,6 +192,17 @@ def test_of_more_than_a_figure_holds_some_are_shown_from_the_best_to_the_worst(m
     assert "a figure shows" not in compare.describe(seeds)
 
 
+def test_of_many_runs_a_conclusion_lists_the_best_first_and_says_so(many, seeds):
+    for by, fixes, kind in (("run", (), "- `"), ("loss", many, "- With or without a fix, `")):
+        lines = compare.conclude(many, fixes, by=by, branch="pred").splitlines()
+        assert sum(line.startswith(kind) for line in lines) == 20
+        assert lines[-1].endswith("the 20 with the least error are listed; all figures are in the table.")
+    assert "are listed" not in compare.conclude(seeds, seeds, by="run")
+    below = compare.below_mean_frame(seeds).query("branch == 'pred'").sort_values("below", ascending=False)
+    listed = [line for line in compare.conclude(seeds, by="run", branch="pred").splitlines() if line.startswith("- `")]
+    assert [line.split("`")[1] for line in listed] == below.run.to_list()
+
+
 def test_of_many_runs_a_gallery_holds_one_seed_of_each_recipe(many, seeds):
     assert [name for name, _ in compare.gallery(many, "pred")] == ["truth", *dict.fromkeys(compare.recipes(many))]
     assert [name for name, _ in compare.gallery(seeds, "pred")] == ["truth", *compare.labels(seeds)]

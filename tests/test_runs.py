@@ -133,6 +133,10 @@ def test_fresh_goes_on_with_one_that_was_killed_in_its_last_steps(tmp_path, monk
             {"schedule": "OneCycleLR", "schedule_arguments": {"max_lr": 1, "total_steps": 8}, "schedule_per": "update"},
             "ends after 8 steps and the run takes 9",
         ),
+        (
+            {"schedule": "OneCycleLR", "schedule_arguments": {"max_lr": 1}, "optimizer": "Muon"},
+            "schedule OneCycleLR does not go with optimizer Muon: .*cycle_momentum",
+        ),
     ],
 )
 def test_unsound_parameters_are_refused_before_anything_is_written(given, message, tmp_path):
