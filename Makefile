@@ -25,7 +25,7 @@ performance: .venv/.ready  ## time one update of each size beside its peers; lea
 	$(BIN)/seqae compare performance params/performance --scale quick
 
 test: .venv/.ready  ## all tests, a file at a time on each of up to four cores
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check

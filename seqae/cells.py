@@ -54,7 +54,10 @@ def family_notebook(notebook: Path) -> tuple[str, dict[str, Any], dict[str, Any]
     the file's own is not sound.
     """
     text = notebook.read_text(encoding="utf-8")
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ParameterError(f"{notebook} is no notebook: {error}") from None
     cell, committed = _tagged(content, notebook), _committed(notebook)
     try:
         own = read_cell("".join(cell["source"]))
@@ -101,9 +104,10 @@ def parameter_cells(family: str | None = None) -> tuple[dict[str, Any], dict[str
     return defaults, merge(edits, injected) if edits else injected
 
 
-def _tagged(content: dict[str, Any], notebook: str | Path) -> dict[str, Any]:
+def _tagged(content: Any, notebook: str | Path) -> dict[str, Any]:
     # Of JSON: nbformat costs more than a second to import, and every kernel imports this module.
-    tagged = [cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    cells = content.get("cells", []) if isinstance(content, dict) else []
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ParameterError(f"{notebook} must have one cell tagged 'parameters'; it has {len(tagged)}")
     return tagged[0]
@@ -122,10 +126,9 @@ def _apart(committed: str | None, own: dict[str, Any]) -> tuple[dict[str, Any], 
     # What is gone from the cell is the library's default again.
     spelled = merge(own)  # raises where it contradicts itself
     try:
-        defaults = read_cell(committed or "")
-        resolve(defaults)
+        resolve(defaults := read_cell(committed or ""))
     except ParameterError:
-        return own, {}
+        defaults = {}
     if not defaults:
         return own, {}
     edits = {key: value for key, value in own.items() if key not in defaults or defaults[key] != value}

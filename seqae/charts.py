@@ -19,13 +19,12 @@ def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str
     runs in a cell the best. Blue is better than the mean frame, red is worse; colours end at 50 %.
     """
     cells = 100 * table.pivot_table(index=rows, columns=columns, values="below", aggfunc="max", sort=False)
-    cells = cells[ordered(table[columns], TASK_ORDER)].round() + 0.0  # no -0
+    cells = cells.reindex(columns=ordered(table[columns], TASK_ORDER)).round() + 0.0  # no -0
     figure, axis = plt.subplots(figsize=(1.5 * len(cells.columns) + 2.5, 0.42 * len(cells) + 1.6))
     sns.heatmap(cells, annot=True, fmt=".0f", cmap="vlag_r", center=0, vmin=-50, vmax=50, linewidths=1, ax=axis,
                 cbar_kws={"label": "% below the mean frame, test MSE"})  # fmt: skip
     axis.set(xlabel="", ylabel="")
-    axis.tick_params(axis="y", rotation=0)
-    axis.tick_params(axis="x", rotation=0)
+    axis.tick_params(rotation=0)
     figure.tight_layout()
     return figure
 
@@ -60,7 +59,8 @@ def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure
     curves: columns run, epoch, branch, metric, value. reaches: each run's largest possible |value|, drawn where finite.
     """
     curves = curves[curves.metric.isin(["preactivation_min", "preactivation_max"])]
-    runs = list(dict.fromkeys(curves.run))
+    if not (runs := list(dict.fromkeys(curves.run))):
+        return no_values("pre-activation")
     figure, axes = _panels(len(runs), sharey=False)
     for axis, run in zip(axes, runs, strict=False):
         of_run = curves[curves.run == run].pivot_table(index=["branch", "epoch"], columns="metric", values="value")

@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,10 @@ import dask.config
 import filelock
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Nanny, Scheduler, Security
-from distributed.comm.addressing import get_local_address_for
 from distributed.core import Status
 
 from seqae.config import read_yaml
-from seqae.machines import over_ssh
+from seqae.machines import address_towards, over_ssh
 from seqae.stopping import uninterrupted
 
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
@@ -127,7 +127,6 @@ def _local(workers: int, *, threads: int) -> LocalCluster:
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
-        processes=True,
         host="127.0.0.1",
         worker_dashboard_address=ANYWHERE,
         memory_limit=0,  # kernels take the memory, not workers
@@ -174,10 +173,7 @@ def work(address: str, *, count: int, security: Security | None, tell: Callable[
     """
     check_address(address, security)
     _quiet()
-    try:
-        host = get_local_address_for(address).partition("://")[2].strip("[]")  # of the network that reaches it alone
-    except OSError as error:
-        raise OSError(f"{address}: {error}") from None
+    host = address_towards(address)
 
     async def serve_slot(number: int) -> None:
         while True:
@@ -190,8 +186,7 @@ def work(address: str, *, count: int, security: Security | None, tell: Callable[
                     security=security,
                     env=_threads(max(1, CPU_COUNT // count)) | {TELLS: "1"},
                     preload=[PRELOAD],
-                    dashboard_address=ANYWHERE,
-                    silence_logs=logging.CRITICAL,
+                    **UNSEEN,
                 ) as nanny:
                     tell(f"worker {number} of {count} is there for {address}")
                     while nanny.status not in (Status.closing_gracefully, Status.closing, Status.closed, Status.failed):
@@ -272,22 +267,13 @@ def held_gpus(count: int, *, per_gpu: int = 1) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         with filelock.FileLock(folder / "next"):  # one at a time, or two that want two would wait for each other
             while True:
-                held += _free_gpus(folder, gpus, per_gpu, held, count - len(held), stack)
+                # The first share of every GPU before the second of any.
+                for share, gpu in product(range(per_gpu), gpus):
+                    if len(held) < count and gpu not in held:
+                        with suppress(filelock.Timeout):
+                            stack.enter_context(filelock.FileLock(folder / f"{gpu}.{share}", timeout=0))
+                            held.append(gpu)
                 if len(held) == count:
                     break
                 time.sleep(0.5)
         yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}
-
-
-def _free_gpus(
-    folder: Path, gpus: list[str], per_gpu: int, held: list[str], wanted: int, stack: ExitStack
-) -> list[str]:
-    # Those locked now, `wanted` at most: the first share of every GPU before the second of any.
-    found: list[str] = []
-    for share in range(per_gpu):
-        for gpu in gpus:
-            if len(found) < wanted and gpu not in [*held, *found]:
-                with suppress(filelock.Timeout):
-                    stack.enter_context(filelock.FileLock(folder / f"{gpu}.{share}").acquire(timeout=0))
-                    found.append(gpu)
-    return found

@@ -25,7 +25,7 @@ from seqae.stores import fetch
 SHARED = ("digits", "data_seed", "test_data", "val_sequences", "test_sequences")
 MOST = 40  # recipes whose curves or pictures one figure can hold
 LISTED = 20  # lines of a conclusion, of a kind
-FACETS = ("task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
+FACETS = ("loss", "task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
 
 def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None = None) -> list[Run]:
@@ -63,7 +63,7 @@ def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
 
 
 def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
-    """Metrics by epoch: epoch, step, seconds, branch, metric, value; run, `recipes`, loss and `FACETS`."""
+    """Metrics by epoch: epoch, step, seconds, branch, metric, value; run, `recipes` and `FACETS`."""
     return stack(runs, "metrics").query(f"split == '{split}'").reset_index(drop=True)
 
 
@@ -136,20 +136,18 @@ def gallery(runs: Sequence[Run], branch: str) -> Strips:
 
     Raises ValueError when the runs were shown different sequences.
     """
-    title = {"recon": "reconstruction", "pred": "prediction"}[branch]
+    seen, title = {"recon": ("seen", "reconstruction"), "pred": ("future", "prediction")}[branch]
     strips: Strips = []
     names = recipes(runs) if len(runs) > MOST else labels(runs)
     first = dict(zip(reversed(names), reversed(runs), strict=True))  # of many seeds of one recipe
     for called in dict.fromkeys(names):
-        run = first[called]
-        p = run.parameters
-        found = sample_strips(run.samples(), task=p.task, frames_in=p.frames_in)
-        truth = [frames for name, frames in found if name == {"recon": "seen", "pred": "future"}[branch]]
-        if truth and not strips:
-            strips = [("truth", truth[0])]
-        if truth and (truth[0].shape != strips[0][1].shape or (truth[0] != strips[0][1]).any()):
-            raise ValueError(f"{run.name} was shown other sequences than {runs[0].name}: compare runs of one scale")
-        strips += [(called, frames) for name, frames in found if name == title]
+        run, p = first[called], first[called].parameters
+        found = dict(sample_strips(run.samples(), task=p.task, frames_in=p.frames_in))
+        if seen in found:
+            strips = strips or [("truth", found[seen])]
+            if not np.array_equal(found[seen], strips[0][1]):
+                raise ValueError(f"{run.name} was shown other sequences than {runs[0].name}: compare runs of one scale")
+            strips.append((called, found[title]))
     return strips
 
 
@@ -176,7 +174,7 @@ def recipes(runs: Sequence[Run]) -> list[str]:
     keys = [parameters.short_hash() for parameters in alike]
     firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
     names = dict(zip(firsts, labels(list(firsts.values())), strict=True))
-    seeds = {key: len({run.parameters.seed for run, k in zip(runs, keys, strict=True) if k == key}) for key in names}
+    seeds = pd.Series([run.parameters.seed for run in runs]).groupby(keys).nunique()
     return [names[key] + (f", n = {seeds[key]} seeds" if seeds[key] > 1 else "") for key in keys]
 
 
@@ -204,11 +202,8 @@ def _with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
 
 @lru_cache(maxsize=16)  # a comparison makes many tables of the same runs
 def _facets(runs: tuple[Run, ...]) -> pd.DataFrame:
-    facets = pd.DataFrame([{name: getattr(run.parameters, name) for name in FACETS} for run in runs])
-    facets.insert(0, "loss", [run.parameters.loss for run in runs])
-    facets.insert(0, "recipe", recipes(runs))
-    facets.insert(0, "run", labels(runs))
-    return facets
+    columns = {name: [getattr(run.parameters, name) for run in runs] for name in FACETS}
+    return pd.DataFrame({"run": labels(runs), "recipe": recipes(runs)} | columns)
 
 
 def _verdicts(runs: Sequence[Run]) -> dict[str, str | None]:
@@ -290,7 +285,7 @@ def below_mean_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """Where each branch ends on test, in MSE per pixel on [0, 1]: reached, mean_frame, floor, and below, how far below
     the mean frame that is (1: no error at all; negative: above it); branch, verdict and the columns of `curves`.
     """
-    keys = ["run", "branch", "loss", *FACETS]
+    keys = ["run", "branch", *FACETS]
     known = levels(runs, "test").query("metric == 'mse' and baseline in ['mean_frame', 'floor']")
     table = known.pivot_table(index=keys, columns="baseline", values="value", sort=False)
     table["reached"] = finals(runs).query("metric == 'mse'").set_index(keys)["value"]

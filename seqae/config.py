@@ -225,14 +225,13 @@ def resolve(*layers: Mapping[str, Any]) -> Parameters:
     Raises `ParameterError` that lists every fault at once.
     """
     faults: list[str] = []
-    spelled: list[dict[str, Any]] = []
+    values: dict[str, Any] = {}
     for layer in layers:
         try:
-            spelled.append(merge(layer))
+            values |= merge(layer)
         except ParameterError as error:
             faults.append(str(error))
-            spelled.append({key: value for key, value in layer.items() if key not in ("loss", *LOSS_FIELDS)})
-    values = merge(*spelled)
+            values |= merge({key: value for key, value in layer.items() if key not in ("loss", *LOSS_FIELDS)})
     try:
         parameters = Parameters.model_validate(values)
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """What a run will take, before it runs: weights, memory, operations, time."""
 
 import math
-import time
+import timeit
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -90,11 +90,8 @@ def estimate(p: Parameters) -> Cost:
 
 def seconds_of(runs: Sequence[Parameters]) -> list[float]:
     """As `estimate` has them, of many runs: timed once for all that differ in nothing that takes time."""
-    found: dict[str, float] = {}
     keys = [p.model_dump_json(exclude=NO_TIME) for p in runs]
-    for key, p in zip(keys, runs, strict=True):
-        if key not in found:
-            found[key] = estimate(p).seconds
+    found = {key: estimate(p).seconds for key, p in dict(zip(keys, runs, strict=True)).items()}
     return [found[key] for key in keys]
 
 
@@ -112,11 +109,8 @@ def _timed_update(p: Parameters, batch: int, steps: int = 3) -> float:
 
 def matmul_rate(*, device: str = "auto", precision: str = "none", size: int = 2048) -> float:
     """Floating-point operations a second of a large matrix product on the device, the best of four."""
-    square, times = torch.ones(size, size, device=make_accelerator(device=device).device, dtype=DTYPES[precision]), []
-    for _ in range(4):
-        began = time.perf_counter()
-        (square @ square).sum().item()  # .item() waits for the device
-        times.append(time.perf_counter() - began)
+    square = torch.ones(size, size, device=make_accelerator(device=device).device, dtype=DTYPES[precision])
+    times = timeit.repeat(lambda: (square @ square).sum().item(), number=1, repeat=4)  # .item() waits for the device
     return 2 * size**3 / min(times)
 
 

@@ -70,9 +70,7 @@ def open_stream(
     return MovingMNIST(images, seed=seed, split=split, frame_size=frame_size, frames=frames)
 
 
-@lru_cache(maxsize=1)
-def _cached_digits(digits: str, folder: str | None) -> dict[str, np.ndarray]:
-    return load_digits(digits, folder)
+_cached_digits = lru_cache(maxsize=1)(load_digits)
 
 
 def _mnist_images(name: str, folder: str | Path | None) -> np.ndarray:

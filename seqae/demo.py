@@ -24,8 +24,8 @@ def shown_run(folder: str = "") -> Run:
     if folder:
         return Run.load(fetch(None, folder, whole=True) / Path(folder).expanduser())
     store = fetch()
-    finished = [run for run in find_runs(store) if run.status == "done"]
-    done = [run for run in finished if run.record().get("results")]  # a benchmark trains nothing
+    # A benchmark has no results: it trains nothing.
+    done = [run for run in find_runs(store) if run.status == "done" and run.record().get("results")]
     if not done:
         raise RunError(f"no finished run in {store}: seqae run params/losses --scale quick makes some")
     newest = max(done, key=lambda run: run.record()["ended"])

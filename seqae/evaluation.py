@@ -36,9 +36,7 @@ def evaluate(
                 break
             outputs = outputs_and_targets(model, model, batch.to(device), objective)
             found = {("all", "objective"): objective_value(outputs, model, objective)[0][None]}
-            for branch, (z, target) in outputs.items():
-                errors = branch_errors(z, target, model, objective, statistics=statistics, quality=quality)
-                found |= {(branch, metric): value for metric, value in errors.items()}
+            found |= branch_errors(outputs, model, objective, statistics=statistics, quality=quality)
             for key, value in found.items():
                 # in float64, which not every device has
                 totals[key] = totals.get(key, 0) + value.cpu().double().mean(0) * (len(batch) / len(frames))

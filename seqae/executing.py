@@ -6,8 +6,7 @@ What became of a run is read from its run.yaml, never from its notebook.
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def execute(item: Planned, per_gpu: int = 1) -> Outcome:
         with stoppable(folder / "notebook.ipynb"), _alone(folder), working(folder):
             # another may have done it since it was planned
             reason = None if here.why() in (None, UNPUBLISHED) else _execute(here, per_gpu)
-    except BusyError:
+    except (BusyError, filelock.Timeout):
         reason = BUSY
     except StoppedError:
         reason = STOPPED
@@ -69,15 +68,9 @@ def _tell_here(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> filelock.BaseFileLock:
     # One sweep at a time executes and renders a run; who dies lets go. The lock of the run itself is its kernel's.
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / ".execution.lock", timeout=0):
-            yield
-    except filelock.Timeout:
-        raise BusyError(BUSY) from None
+    return filelock.FileLock(folder / ".execution.lock", timeout=0)  # makes the folder
 
 
 def run_here(item: Planned) -> Run:
@@ -132,7 +125,7 @@ def conclude_lost(item: Planned, reason: str) -> str | None:
     try:
         with _alone(item.run.folder), working(item.run.folder):
             return None if item.why() in (None, UNPUBLISHED) else _conclude(item, reason)
-    except BusyError:
+    except (BusyError, filelock.Timeout):
         return BUSY
     except (StoreError, OSError):
         return reason

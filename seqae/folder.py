@@ -166,6 +166,7 @@ class RunFolder:
     def facts(self) -> list[tuple[str, str]]:
         """Label and value of what a reader wants to know first."""
         record, p = self.record(), self.parameters
+        weights = record.get("weights") or sum(w.numel() for w in experiment.check(p).parameters())
         facts = [
             ("task", f"{p.task}, decoder reads {p.decoder_input}"),
             (
@@ -174,7 +175,7 @@ class RunFolder:
                 f"{'no activation' if p.activation == 'none' else p.activation}, {p.training_loss}"
                 + (f", gain {p.gain:g}" if p.gain != 1 else ""),
             ),
-            ("architecture", f"{p.architecture}, width {p.width:g}, {self._weights(record):,} weights"),
+            ("architecture", f"{p.architecture}, width {p.width:g}, {weights:,} weights"),
             (
                 "data",
                 f"{p.frames_in} + {p.frames_out} frames of {p.frame_size}×{p.frame_size} pixels, digits {p.digits}, "
@@ -216,9 +217,6 @@ class RunFolder:
             )
             facts.append((f"test {branch} {label(metric)}", four_digits(value) + (f" ({told})" if told else "")))
         return facts
-
-    def _weights(self, record: Mapping[str, Any]) -> int:
-        return record.get("weights") or sum(w.numel() for w in experiment.check(self.parameters).parameters())
 
     def _levels(self) -> tuple[float, dict[str, float]]:
         # The floor (the worst branch's) and each branch's mean frame, mse on val.

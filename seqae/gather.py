@@ -12,6 +12,8 @@ from seqae.transfer import CHECKPOINT, Record, StoreError, compare_records, is_p
 
 PROBLEMS = ("differs", "failed")  # begin what is told of a run that could not be merged
 WHAT = {
+    "new": "copied",
+    "one": "further along in SRC: taken from there",
     "other": "further along in DST, which keeps its own",
     "same": "the same in both",
     "different": "differs under one hash: DST keeps its own; look at both, and delete one",
@@ -49,32 +51,24 @@ def _folder(place: str) -> Path:
 
 def _merge(source: Path, target: Path) -> str:
     try:
-        if where := _trained(source, target):
-            return f"is being trained in {where}: left alone"
-        both = (target / "run.yaml").exists()
-        further = compare_records(_record(source), _record(target)) if both else "one"
-        if further == "one":
+        for side, folder in (("SRC", source), ("DST", target)):
+            if run_status(folder, read_record(folder)) == "running":
+                return f"is being trained in {side}: left alone"
+        further = compare_records(_record(source), _record(target)) if (target / "run.yaml").exists() else "new"
+        if further in ("one", "new"):
             refresh(source.parent.parent, f"{source.parent.name}/{source.name}", whole=True)
             _copy(source, target)
         if unpublished(target):
             publish_run_folder(target)
     except (RunError, StoreError, ValueError, OSError) as error:
         return f"failed: {error}"
-    if further != "one":
-        return WHAT[further]
-    return "further along in SRC: taken from there" if both else "copied"
+    return WHAT[further]
 
 
 def _record(folder: Path) -> Record:
     if read_record(folder).get("status") != "done":  # how far it is tells its checkpoint, too
         refresh(folder.parent.parent, f"{folder.parent.name}/{folder.name}", whole=True)
     return record_of(folder.joinpath, resumable=(folder / CHECKPOINT).exists())
-
-
-def _trained(source: Path, target: Path) -> str | None:
-    sides = {"SRC": source, "DST": target}
-    files = {side: folder for side, folder in sides.items() if (folder / "run.yaml").exists()}
-    return next((side for side, folder in files.items() if run_status(folder, read_record(folder)) == "running"), None)
 
 
 def _copy(source: Path, target: Path) -> None:

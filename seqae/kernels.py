@@ -15,11 +15,11 @@ from threading import Thread
 from typing import Any
 
 from distributed import WorkerPlugin
+from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
-from traitlets import default
 
 from seqae.forkserver import fork_kernel
 
@@ -41,15 +41,6 @@ class ForkedProvisioner(LocalProvisioner):
         forked = fork_kernel(cmd[3:], env=arguments["env"], cwd=arguments.get("cwd"))
         self.process, self.pid, self.pgid = forked, forked.pid, forked.pid  # type: ignore[assignment]
         return self.connection_info
-
-
-class _OwnKernel(KernelSpecManager):
-    # This interpreter, not what a user has installed as `python3`; forked where that is safe.
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        spec = super().get_kernel_spec(kernel_name)
-        if sys.platform == "linux":
-            spec.metadata = spec.metadata | {"kernel_provisioner": {"provisioner_name": "seqae-forked"}}
-        return spec
 
 
 class StoppedError(Exception):
@@ -180,9 +171,13 @@ def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
     class Kernel(AsyncKernelManager):
         transport_encryption = "auto"  # other users of this machine can reach its ports
 
-        @default("kernel_spec_manager")
-        def _own_kernel(self) -> KernelSpecManager:
-            return _OwnKernel(kernel_dirs=[])
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            # This interpreter, not what a user has installed as `python3`; forked where that is safe.
+            spec = KernelSpec(**get_kernel_dict())
+            if sys.platform == "linux":
+                spec.metadata = spec.metadata | {"kernel_provisioner": {"provisioner_name": "seqae-forked"}}
+            return spec
 
         async def start_kernel(self, **arguments: Any) -> None:  # type: ignore[override]
             # Dask's workers trim memory eagerly, which slows torch's large tensors.

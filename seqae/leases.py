@@ -93,13 +93,11 @@ def _living(fs: Any, run: str, mine: str) -> dict[str, float]:
     when = {i["name"]: modified(i) for i in fs.ls(run, detail=True) if i["name"].rpartition("/")[2].startswith(PREFIX)}
     if mine not in when:
         raise StoreError(f"{run} does not list what was just written there: not a store to share runs in")
-    others = {path: written for path, written in when.items() if path != mine}
-    for path, written in list(others.items()):
-        if written < when[mine] - LEASE_SECONDS:
-            del others[path]
-            with suppress(FileNotFoundError):
-                fs.rm_file(path)
-    return others
+    for path in [path for path, written in when.items() if written < when[mine] - LEASE_SECONDS]:
+        del when[path]
+        with suppress(FileNotFoundError):
+            fs.rm_file(path)
+    return {path: written for path, written in when.items() if path != mine}
 
 
 def _holder(fs: Any, path: str) -> str | None:

@@ -22,14 +22,9 @@ LOSSES: dict[str, Loss] = {  # the diary's five: pixel range, output activation,
 
 def activate(z: "Tensor", activation: str) -> "Tensor":
     """Output frames, in the model's pixel range, from the pre-activations z of any shape."""
-    match activation:
-        case "none":
-            return z
-        case "tanh":
-            return z.tanh()
-        case "sigmoid":
-            return z.sigmoid()
-    raise ValueError(f"activation must be one of none, tanh, sigmoid; not {activation!r}")
+    if activation not in ("none", "tanh", "sigmoid"):
+        raise ValueError(f"activation must be one of none, tanh, sigmoid; not {activation!r}")
+    return z if activation == "none" else getattr(z, activation)()
 
 
 def squared_error(z: "Tensor", target: "Tensor", *, activation: str) -> "Tensor":

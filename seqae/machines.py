@@ -19,7 +19,6 @@ from distributed.comm.addressing import get_local_address_for
 
 AGAIN_SECONDS = 5.0  # until a machine whose connection ended is tried again
 END_SECONDS = 15.0  # that its workers have to leave checkpoints
-PEM = re.compile(r"^-----BEGIN ", re.MULTILINE)
 
 
 def read_hosts(file: Path) -> list[tuple[str, str]]:
@@ -59,10 +58,8 @@ def over_ssh(
     with LocalCluster(
         n_workers=0, host=_address_towards(hosts[0][0]), protocol="tls://", security=security, **scheduler
     ) as cluster:
-        kept = [_Kept(host, [command, "worker", cluster.scheduler_address, *arguments]) for host, command in hosts]
-        credentials = _credentials(security)
-        for machine in kept:
-            machine.start(credentials)
+        told, given = ["worker", cluster.scheduler_address, *arguments], _credentials(security)
+        kept = [_Kept(host, [command, *told], given) for host, command in hosts]
         try:
             yield cluster
         finally:
@@ -76,18 +73,15 @@ def over_ssh(
 class _Kept:
     """`ssh HOST COMMAND`, again whenever it ends."""
 
-    def __init__(self, host: str, command: list[str]) -> None:
+    def __init__(self, host: str, command: list[str], credentials: str) -> None:
         self.host, self.command, self.closing = host, [*command, "--credentials-from-stdin"], threading.Event()
         self.process: Any = None
-        self.told = ""
-
-    def start(self, credentials: str) -> None:
         self.thread = threading.Thread(target=self._keep, args=[credentials], daemon=True)
         self.thread.start()
 
     def _keep(self, credentials: str) -> None:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        options = ["-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"]
+        options, told = ["-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"], ""
         while not self.closing.is_set():
             command = ["ssh", *options, self.host, shlex.join(self.command)]
             self.process, last = subprocess.Popen(command, text=True, process_group=0, **pipes), "it ended"
@@ -96,9 +90,9 @@ class _Kept:
                     print(credentials, file=self.process.stdin, flush=True)
                 for line in self.process.stderr:  # until it ends
                     last = line.strip() or last
-            if not self.closing.is_set() and last != self.told:  # once
+            if not self.closing.is_set() and last != told:  # once
                 logging.getLogger("seqae").warning("%s: %s", self.host, last)
-                self.told = last
+                told = last
             self.closing.wait(AGAIN_SECONDS)
 
     def let_go(self) -> None:
@@ -129,19 +123,20 @@ def credentials_from_stdin() -> Security:
 
 def _credentials(security: Security) -> str:
     """The texts of the certificates, on one line."""
-    names = [
-        "tls_ca_file",
-        *(f"tls_{role}_{kind}" for role in ("client", "scheduler", "worker") for kind in ("cert", "key")),
-    ]
-    given = {name: getattr(security, name) for name in names}
-    return json.dumps({k: v if PEM.search(v) else Path(v).read_text(encoding="ascii") for k, v in given.items()})
+    given = {name: getattr(security, name) for name in Security.__slots__ if name.endswith(("_file", "_cert", "_key"))}
+    return json.dumps({k: v if "\n" in v else Path(v).read_text(encoding="ascii") for k, v in given.items()})
 
 
 def _address_towards(host: str) -> str:
-    """This machine's address in the network in which `host` is."""
+    # By the name that ssh has for it.
     told = subprocess.run(["ssh", "-G", host], capture_output=True, text=True)
     found = re.search(r"^hostname (.*)$", told.stdout, re.MULTILINE)
+    return address_towards(f"tcp://{found[1] if found else host}:22")
+
+
+def address_towards(address: str) -> str:
+    """This machine's address in the network that reaches tcp://HOST:PORT; raises OSError where none does."""
     try:
-        return get_local_address_for(f"tcp://{found[1] if found else host}:22").partition("://")[2].strip("[]")
+        return get_local_address_for(address).partition("://")[2].strip("[]")
     except OSError as error:
-        raise OSError(f"{host}: {error}") from None
+        raise OSError(f"{address}: {error}") from None

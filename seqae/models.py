@@ -141,26 +141,16 @@ class SequenceAutoencoder(nn.Module):
         if row.kernel is not None:
             cells |= {"kernel": row.kernel, "side": sides[-1]}
 
-        self.embedding: nn.Module = nn.Identity()
-        if row.convolutions:
-            self.embedding = _convolutions(row, channels, frame_size)
-        elif row.linear:
-            self.embedding = _perceptron([pixels, *linear], relu_last=row.relu_last)
+        widths = [pixels, *linear]
+        self.embedding = _embedding(row, channels, sides, widths)
         embedded = top if row.convolutions or row.linear else pixels
         self.encoder = LSTMStack(embedded, [top] * depth, **cells)
 
         self.decoders, self.readouts = nn.ModuleDict(), nn.ModuleDict()
+        hidden_sizes = [*[top] * (depth - 1), pixels if row.readout == "h" else top]
         for branch in BRANCHES[task]:
-            widths = [*[top] * (depth - 1), pixels if row.readout == "h" else top]
-            self.decoders[branch] = LSTMStack(top if row.feedback == "top_h" else pixels, widths, **cells)
-            if row.readout == "linear":
-                self.readouts[branch] = nn.Linear(top, pixels)
-            elif row.convolutions:
-                self.readouts[branch] = _mirrored_convolutions(row, channels, sides)
-            elif row.readout == "mirror":
-                self.readouts[branch] = _perceptron([*linear[::-1], pixels], relu_last=False)
-            else:
-                self.readouts[branch] = nn.Identity()
+            self.decoders[branch] = LSTMStack(top if row.feedback == "top_h" else pixels, hidden_sizes, **cells)
+            self.readouts[branch] = _readout(row, channels, sides, widths, top)
 
     @property
     def reach(self) -> float:
@@ -250,6 +240,20 @@ def _feature_maps(
     for n, _, _ in row.convolutions:
         channels.append(max(1, hidden // (1 if row.kernel else sides[-1] ** 2)) if n == HIDDEN else _scaled(n, width))
     return channels, sides
+
+
+def _embedding(row: Architecture, channels: list[int], sides: list[int], widths: list[int]) -> nn.Module:
+    if row.convolutions:
+        return _convolutions(row, channels, sides[0])
+    return _perceptron(widths, relu_last=row.relu_last) if row.linear else nn.Identity()
+
+
+def _readout(row: Architecture, channels: list[int], sides: list[int], widths: list[int], top: int) -> nn.Module:
+    if row.readout == "linear":
+        return nn.Linear(top, widths[0])
+    if row.convolutions:
+        return _mirrored_convolutions(row, channels, sides)
+    return _perceptron(widths[::-1], relu_last=False) if row.readout == "mirror" else nn.Identity()
 
 
 def _perceptron(widths: list[int], *, relu_last: bool) -> nn.Sequential:

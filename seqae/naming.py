@@ -40,7 +40,9 @@ def run_name(parameters: Parameters, defaults: Parameters) -> str:
     for key, value in differing(parameters, defaults).items():
         if key in (*LOSS_FIELDS, "task", "decoder_input"):
             continue
-        text = "".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else _number(value)
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        if isinstance(value, dict):
+            text = "".join(f"{k}{v}" for k, v in value.items())
         words.append(text if key in BARE else WORDS.get(key, key.replace("_", "")) + text)
     return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
 
@@ -53,10 +55,6 @@ def known_as(name: str, runs: Path) -> str:
     if len(digits) < 8 or (runs / name / "run.yaml").exists():
         return name
     return min((file.parent.name for file in runs.glob(f"*-{digits}/run.yaml")), default=name)
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def project_root(start: Path | None = None) -> Path:

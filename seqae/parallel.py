@@ -134,11 +134,12 @@ def serve(descriptor: int, parent: int) -> None:
         torch.distributed.init_process_group(backend, init_method=where, rank=rank, world_size=count)
         named = {name: partial(_call, pipe, name) if rank == 0 else lambda *_: None for name in calls}
         result = function(*args, **given, **named)
-        answer: tuple[Any, ...] = ("done", result if rank == 0 else None)
+        answer = pickle.dumps(("done", result if rank == 0 else None))
         torch.distributed.destroy_process_group()
     except Exception as error:
-        answer = ("error", time.monotonic(), f"{type(error).__name__}: {error}", traceback.format_exc())
-    pipe.send_bytes(pickle.dumps(answer))
+        told = time.monotonic(), f"{type(error).__name__}: {error}", traceback.format_exc()
+        answer = pickle.dumps(("error", *told))
+    pipe.send_bytes(answer)
 
 
 def _call(pipe: Connection, name: str, *args: Any) -> Any:

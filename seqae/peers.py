@@ -65,11 +65,10 @@ class PlainAutoencoder(nn.Module):
 
     def _unroll(self, layers: Any, h: Tensor, x: Tensor) -> Tensor:
         # Step by step, from x[0] on what the last step put out.
-        cells = list(layers)
-        states: list[Any] = [(h, torch.zeros_like(h)), *[None] * (len(cells) - 1)]
+        states: list[Any] = [(h, torch.zeros_like(h)), *[None] * (len(layers) - 1)]
         fed, outputs = x[0], []
         for _ in x:
-            for n, cell in enumerate(cells):
+            for n, cell in enumerate(layers):
                 states[n] = cell(fed, states[n])
                 fed = states[n][0]
             outputs.append(fed)

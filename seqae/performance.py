@@ -9,6 +9,7 @@ import platform
 import statistics
 import tempfile
 import time
+import timeit
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,12 +40,11 @@ OWN = ("seqae", "gemm_floor")
 COLUMNS = ["implementation", "D", "H", "B", "decoder_input", "part", "median_ms", "min_ms", "repeats", "memory_mb"]
 
 
-def _linear_operations(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
-    return 2 * x[0] * x[1] * weight[0]
-
-
 if LINEAR is not None:
-    register_flop_formula(LINEAR)(_linear_operations)
+
+    @register_flop_formula(LINEAR)
+    def _linear_operations(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+        return 2 * x[0] * x[1] * weight[0]
 
 
 class _Products(TorchDispatchMode):
@@ -201,16 +201,12 @@ def _again(calls: list[Callable[[], Any]]) -> dict[str, float]:
 
 def _copy_rate() -> float:
     # Bytes read and written a second, the best of five.
-    source, times = torch.ones(2**26), []
+    source = torch.ones(2**26)
     target = torch.empty_like(source)
-    for _ in range(5):
-        began = time.perf_counter()
-        target.copy_(source)
-        times.append(time.perf_counter() - began)
-    return 8 * source.numel() / min(times)
+    return 8 * source.numel() / min(timeit.repeat(lambda: target.copy_(source), number=1, repeat=5))
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

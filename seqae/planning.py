@@ -16,6 +16,7 @@ from seqae.stores import fetch, unpublished
 
 BUSY = "another process trains it"
 UNPUBLISHED = "not all of it is in the store yet"
+_hash = cache(cells_hash)  # all runs of a family have one
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,6 @@ class Planned:
     def cells(self) -> str:
         """What run.yaml says of the notebook when a report is made of it: one of other cells is made again."""
         return _hash(self.notebook)
-
-
-@cache
-def _hash(notebook: str) -> str:  # all runs of a family have one
-    return cells_hash(notebook)
 
 
 def plan(

@@ -23,10 +23,7 @@ def product(
     """weight @ x + add, (features, columns), in the dtype of x."""
     if weight.dim() == 2:
         return _matrix_product(weight, x, add, out)
-    z = _as_columns(F.conv2d(_as_maps(x, side, weight.dtype), weight, padding="same"), x.dtype)
-    if add is None and out is None:
-        return z
-    return torch.add(z, 0 if add is None else add, out=z if out is None else out)
+    return _plus(_as_columns(F.conv2d(_as_maps(x, side, weight.dtype), weight, padding="same"), x.dtype), add, out)
 
 
 def product_back(
@@ -37,8 +34,7 @@ def product_back(
         return _matrix_product(weight.t(), d_z, add, out)
     maps = _as_maps(d_z, side, weight.dtype)
     shape_of_x = maps.new_empty(len(maps), weight.shape[1], side, side)
-    d_x = _as_columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype)
-    return torch.add(d_x, 0 if add is None else add, out=out)
+    return _plus(_as_columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype), add, out)
 
 
 def gradient(d_z: Tensor, x: Tensor, weight: Tensor, *, side: int = 1) -> Tensor:
@@ -60,9 +56,11 @@ def _matrix_product(weight: Tensor, x: Tensor, add: Tensor | None, out: Tensor |
         z = LINEAR(x.t().contiguous(), weight, None, "none", [], "").t()
     else:
         return torch.mm(weight, x, out=out) if add is None else torch.addmm(add, weight, x, out=out)
-    if add is None and out is None:
-        return z
-    return torch.add(z, 0 if add is None else add, out=out)
+    return _plus(z, add, out)
+
+
+def _plus(z: Tensor, add: Tensor | None, out: Tensor | None) -> Tensor:
+    return z if add is None and out is None else torch.add(z, 0 if add is None else add, out=out)
 
 
 def _is_large(left: Tensor, columns: int) -> bool:

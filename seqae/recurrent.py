@@ -113,14 +113,12 @@ class LSTMStack(nn.Module):
         positions, top, final = self.side**2, inputs, []
         for own in arguments:
             if _has_whole_lstm(own):
-                top, h, c = _whole_lstm(top, own, steps or 0, batch)
-                final.append((h, c))
+                top, *last = _whole_lstm(top, own, steps or 0, batch)
             else:
                 x = None if top is None else _features_first(top.flatten(0, 1), positions).to(own[2].dtype)
                 how = (steps, batch * positions, None, self.side)
-                hidden, h, c = Recurrence.apply(how, x, None, None, *own)
-                top = _batch_first(hidden, batch)
-                final.append((_batch_first(h, batch), _batch_first(c, batch)))
+                top, *last = (_batch_first(s, batch) for s in Recurrence.apply(how, x, None, None, *own))
+            final.append((last[0], last[1]))
         assert top is not None
         return top, final
 
@@ -182,11 +180,8 @@ def _whole_lstm(x: Tensor | None, own: Sequence[Any], steps: int, batch: int) ->
         x, weight_ih = bias.new_zeros(steps, batch, 1), weight_hh.new_zeros(len(bias), 1)
     zeros = bias.new_zeros(batch, weight_hh.shape[1])
     state = [(zeros if s is None else s.t()).to(weight_hh.dtype).unsqueeze(0).contiguous() for s in (h, c)]
-    weights = [
-        weight_ih,
-        weight_hh,
-        *(b.to(weight_hh.dtype) for b in (bias.squeeze(1), torch.zeros_like(bias).squeeze(1))),
-    ]
+    own_bias = bias.squeeze(1).to(weight_hh.dtype)  # torch has two a gate, ours is their sum
+    weights = [weight_ih, weight_hh, own_bias, torch.zeros_like(own_bias)]
     read = torch.lstm(x.to(weight_hh.dtype), state, weights, True, 1, 0.0, True, False, False)
     hidden, last_h, last_c = (s.to(bias.dtype) for s in read)
     return hidden, last_h[0], last_c[0]

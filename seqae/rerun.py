@@ -23,7 +23,7 @@ from seqae.config import EXECUTION, ParameterError, Parameters, resolve
 from seqae.executing import execute_page
 from seqae.naming import project_around, store_folder
 from seqae.provenance import code_version
-from seqae.records import RunError
+from seqae.records import RunError, read_record
 from seqae.runs import Run
 from seqae.stopping import ENDINGS, ending_in_order
 
@@ -39,7 +39,7 @@ def recorded(folder: str | Path) -> Run:
     try:
         return Run.load(folder)
     except ParameterError:
-        record = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
+        record = read_record(folder)
         parameters = Parameters.model_construct(**record["parameters"])
         return Run(folder.resolve(), record["family"], parameters, record["differs"])
 
@@ -235,8 +235,7 @@ def _seqae_run(file: Path, store: Path, *, project: Path, code: Path, threads: i
 
 
 def _made(store: Path) -> Run | None:
-    files = [*store.glob("*/*/run.yaml")]
-    return recorded(files[0].parent) if files else None
+    return next((recorded(file.parent) for file in store.glob("*/*/run.yaml")), None)
 
 
 def _parameters(values: Mapping[str, Any], here: bool) -> dict[str, Any]:

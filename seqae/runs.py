@@ -146,9 +146,8 @@ class Run(RunFolder):
     @contextmanager
     def _writing(self) -> Iterator[None]:
         # One process trains a run; whatever ends it leaves a status and a reason.
-        lock = filelock.FileLock(self.folder / ".lock")
+        lock = filelock.FileLock(self.folder / ".lock")  # acquired, it makes the folder
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=2)  # longer than `status` holds it, and than a kernel outlives its parent
         except filelock.Timeout:
             raise RunError(f"{self.folder} is being trained by another process: wait for it, or stop it") from None

@@ -28,7 +28,8 @@ def ending_in_order() -> Iterator[None]:
             signal.signal(ending, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
-    heard = [ending for ending in ENDINGS if signal.getsignal(ending) != signal.SIG_IGN]  # nohup ignores one
+    # nohup ignores one; another may not have been set from Python, and could not be given back
+    heard = [ending for ending in ENDINGS if signal.getsignal(ending) not in (signal.SIG_IGN, None)]
     before = {ending: signal.signal(ending, end) for ending in heard}
     try:
         yield

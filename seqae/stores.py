@@ -83,8 +83,7 @@ def refresh(folder: Path, under: str = "", *, whole: bool = False) -> None:
     url = _url(folder)
     if url is None:
         return
-    with _reaching(url):
-        fs, root = _connect(url)
+    with _reaching(url) as (fs, root):
         family = under.partition("/")[0]
         runs: dict[str, dict[str, Any]] = defaultdict(dict)  # FAMILY/NAME, or FAMILY: its files
         for name, info in listing(fs, f"{root}/{family}".rstrip("/")).items():
@@ -114,12 +113,11 @@ def working(folder: Path) -> Iterator[None]:
         yield
         return
     with ExitStack() as held:
-        with _reaching(url):
-            try:
-                held.enter_context(_locked(folder))
-            except filelock.Timeout:
-                raise BusyError("another process here trains it: wait for that one, or stop it") from None
-            fs, root = _connect(url)
+        try:
+            held.enter_context(_locked(folder))
+        except filelock.Timeout:
+            raise BusyError("another process here trains it: wait for that one, or stop it") from None
+        with _reaching(url) as (fs, root):
             run = f"{root}/{folder.parent.name}/{folder.name}"
             mine = held.enter_context(lease(fs, run, folder / ".token"))
             (folder / LEASED).unlink(missing_ok=True)
@@ -159,8 +157,7 @@ def publish(folder: Path, *names: str) -> None:
     For what lies beside the runs; a run itself is published by `working`.
     """
     if (url := _url(folder)) is not None:
-        with _reaching(url):
-            fs, root = _connect(url)
+        with _reaching(url) as (fs, root):
             for name in names:
                 if (folder / name).exists():
                     put(fs, folder / name, f"{root}/{name}")
@@ -176,17 +173,13 @@ def _url(folder: Path) -> str | None:
     return None
 
 
-def _connect(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs  # its own configuration says with what credentials, and where a server is
-
-    fs, root = url_to_fs(url)
-    return fs, root.rstrip("/")
-
-
 @contextmanager
-def _reaching(url: str) -> Iterator[None]:
+def _reaching(url: str) -> Iterator[tuple[Any, str]]:
     try:
-        yield
+        from fsspec.core import url_to_fs  # its own configuration says with what credentials, and where a server is
+
+        fs, root = url_to_fs(url)
+        yield fs, root.rstrip("/")
     except StoreError:
         raise
     except ImportError as error:
@@ -212,11 +205,8 @@ def _try_again(act: Callable[[], None]) -> None:
 # --- one run ---
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".publishing", timeout=0):
-        yield
+def _locked(folder: Path) -> filelock.BaseFileLock:
+    return filelock.FileLock(folder / ".publishing", timeout=0)  # makes the folder
 
 
 def _tell_lease(folder: Path, theirs: Mapping[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -42,9 +42,45 @@ def sweep(
     their checkpoints. Raises RunError when the scheduler is lost.
     """
     running = dict[Future, Planned]()
-    try:
+    waiting, outcomes = deque(planned), list[Outcome]()
+    tried = Counter[tuple[Path, str | None]]()  # a run's folder, how an execution of it ended
+    elsewhere, next_look = list[Planned](), 0.0  # runs of other processes, and when to look after them
+    with _ending_told(client, running):
         client.register_plugin(StopKernels())
-        return _all_executed(client, planned, running, jobs, per_gpu, finished, tick, busy)
+        while waiting or running or elsewhere:
+            if not waiting and time.monotonic() >= next_look:
+                waiting.extend(elsewhere)
+                elsewhere, next_look = [], time.monotonic() + LOOK_SECONDS
+            # As many as there are slots: a restarted worker would get nothing that queues at another one.
+            slots = min(jobs or len(planned), max(1, sum(client.nthreads().values())))
+            while waiting and len(running) < slots:
+                item = waiting.popleft()
+                running[client.submit(execute, item, per_gpu, pure=False)] = item
+            tick([item.run for item in running.values()])
+            with suppress(TimeoutError):
+                wait([*running], timeout=1, return_when="FIRST_COMPLETED") if running else time.sleep(1)
+            for future in [future for future in running if future.done()]:
+                item = running.pop(future)
+                outcome = _outcome(future, item, killed_before=tried[item.run.folder, KILLED] > 0)
+                tried[item.run.folder, outcome.reason] += 1
+                if outcome.reason == BUSY:
+                    elsewhere.append(item)
+                    if tried[item.run.folder, BUSY] == 1:
+                        busy(item.run)
+                elif tried[item.run.folder, outcome.reason] < TRIES.get(outcome.reason, 1):
+                    waiting.appendleft(item)  # from its checkpoint
+                else:
+                    with suppress(StoreError):  # the next command shows it
+                        refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
+                    outcomes.append(outcome)
+                    finished(outcome)
+    return outcomes
+
+
+@contextmanager
+def _ending_told(client: Client, running: Mapping[Future, Planned]) -> Iterator[None]:
+    try:
+        yield
     except (OSError, CancelledError) as error:
         if not isinstance(error, CancelledError | CommClosedError) and client.status == "running":
             raise  # of another thing, such as a full disk
@@ -52,49 +88,6 @@ def sweep(
     except KeyboardInterrupt:
         _stop(client, running)
         raise
-
-
-def _all_executed(
-    client: Client,
-    planned: Collection[Planned],
-    running: dict[Future, Planned],
-    jobs: int | None,
-    per_gpu: int,
-    finished: Callable[[Outcome], None],
-    tick: Callable[[list[Run]], None],
-    busy: Callable[[Run], None],
-) -> list[Outcome]:
-    waiting, outcomes = deque(planned), list[Outcome]()
-    tried = Counter[tuple[Path, str | None]]()  # a run's folder, how an execution of it ended
-    elsewhere, next_look = list[Planned](), 0.0  # runs of other processes, and when to look after them
-    while waiting or running or elsewhere:
-        if not waiting and time.monotonic() >= next_look:
-            waiting.extend(elsewhere)
-            elsewhere, next_look = [], time.monotonic() + LOOK_SECONDS
-        # As many as there are slots: a restarted worker would get nothing that queues at another one.
-        slots = min(jobs or len(planned), max(1, sum(client.nthreads().values())))
-        while waiting and len(running) < slots:
-            item = waiting.popleft()
-            running[client.submit(execute, item, per_gpu, pure=False)] = item
-        tick([item.run for item in running.values()])
-        with suppress(TimeoutError):
-            wait([*running], timeout=1, return_when="FIRST_COMPLETED") if running else time.sleep(1)
-        for future in [future for future in running if future.done()]:
-            item = running.pop(future)
-            outcome = _outcome(future, item, killed_before=tried[item.run.folder, KILLED] > 0)
-            tried[item.run.folder, outcome.reason] += 1
-            if outcome.reason == BUSY:
-                elsewhere.append(item)
-                if tried[item.run.folder, BUSY] == 1:
-                    busy(item.run)
-            elif tried[item.run.folder, outcome.reason] < TRIES.get(outcome.reason, 1):
-                waiting.appendleft(item)  # from its checkpoint
-            else:
-                with suppress(StoreError):  # the next command shows it
-                    refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
-                outcomes.append(outcome)
-                finished(outcome)
-    return outcomes
 
 
 def _outcome(future: Future, item: Planned, *, killed_before: bool) -> Outcome:

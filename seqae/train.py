@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from seqae.evaluation import evaluate
 from seqae.metrics import HISTOGRAM_CENTRES
 from seqae.models import SequenceAutoencoder
 from seqae.stopping import stop_asked
-from seqae.updates import Objective, clipped_backward, limit_update, update_ratio_of, update_weights
+from seqae.updates import Objective, update
 
 Row = dict[str, Any]
 # Of an epoch under way: sums for each (branch, metric), overflows, the share they left out, rate, update ratio.
@@ -105,8 +104,7 @@ def fit(
     autocast, scaler = mixed_precision(accelerator.device, precision)
     held = memory(accelerator.device)
     net = accelerator.prepare_model(model)
-    parameters = list(model.parameters())
-    optim = optimizer(parameters)
+    optim = optimizer(list(model.parameters()))
     if scaler.is_enabled():  # else fused SGD, its first update left out, goes on from uninitialised momentum
         optim._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     scheduler = schedule(optim)
@@ -164,22 +162,15 @@ def fit(
                 # What is differentiated is averaged over the ranks: N times a rank's part of the mean, or of the sum.
                 factor = ranks * (share if objective.reduction == "mean" else share > 0)
                 last = step + 1 == epoch * steps
-                before = [w.detach().clone() for w in parameters] if clip_update or last else []
-                scale = scaler.get_scale()
-                gradients = partial(
-                    clipped_backward, net, model, batch, objective=objective, optim=optim, autocast=autocast,
-                    scaler=scaler, factor=factor, clip_norm=clip_norm,
+                measured, ratio, overflowed = update(
+                    net, model, batch, objective=objective, optim=optim, autocast=autocast, scaler=scaler,
+                    factor=factor, accelerator=accelerator, clip_norm=clip_norm, clip_update=clip_update, watched=last,
                 )  # fmt: skip
-                measured = update_weights(optim, scaler, gradients, accelerator)
-                if clip_update:
-                    limit_update(optim, parameters, before, clip_update)
-                if last:
-                    update_ratio = update_ratio_of(parameters, before)
+                update_ratio = update_ratio if ratio is None else ratio
                 rate = float(optim.param_groups[0]["lr"])
-                if scaler.get_scale() < scale:
+                if overflowed:
                     overflows += 1
                     left_out += len(indices) / len(frames)
-                    del measured["all", "grad_norm"]  # infinite, and of no update
                 elif scheduler and schedule_per == "update":
                     scheduler.step()
                 step += 1

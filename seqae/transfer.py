@@ -126,8 +126,9 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
         further = compare_records(here, record_of(told, resumable=CHECKPOINT in theirs))
         if further in ("one", "different"):
             return further == "one"
-        if further == "same":
-            new = [name for name in new if _older(_state(folder / name), theirs[name])]
+        if further == "same":  # then what is missing here or older
+            states = {name: _state(folder / name) for name in new}
+            new = [n for n, s in states.items() if s is None or s.st_mtime < modified(theirs[n]) - RESOLUTION]
         bring(name for name in reversed(new) if name not in TOLD)
         for name in new:
             if (stage / name).exists():
@@ -152,7 +153,7 @@ def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
         for name in (CHECKPOINT, "run.yaml"):
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
-                os.link(folder / name, stage / name)  # the file itself: it is replaced, never written to
+                _held(folder / name, stage / name)
                 files[name] = stage / name, (stage / name).stat()
         for file in folder.rglob("*"):
             name = file.relative_to(folder).as_posix()
@@ -171,6 +172,16 @@ def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
                 os.utime(source, (modified(sent[name]),) * 2)
 
 
+def _held(file: Path, aside: Path) -> None:
+    # As it is now, whatever replaces it: it is never written to.
+    try:
+        os.link(file, aside)
+    except FileNotFoundError:
+        raise
+    except OSError:  # no links on this disk
+        shutil.copy2(file, aside)
+
+
 def _order(name: str) -> tuple[bool, bool]:
     return name == CHECKPOINT, name == "run.yaml"
 
@@ -185,10 +196,6 @@ def _differs(state: os.stat_result | None, info: Mapping[str, Any] | None) -> bo
     if state is None or info is None or state.st_size != info["size"]:
         return True
     return abs(state.st_mtime - modified(info)) > RESOLUTION
-
-
-def _older(state: os.stat_result | None, info: Mapping[str, Any]) -> bool:
-    return state is None or state.st_mtime < modified(info) - RESOLUTION
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Of a batch everything is here, of an epoch nothing: that is `train`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,21 +55,24 @@ def objective_value(
 
 
 def branch_errors(
-    z: Tensor,
-    target: Tensor,
+    outputs: Mapping[str, tuple[Tensor, Tensor]],
     model: SequenceAutoencoder,
     objective: Objective,
     *,
     statistics: bool = False,
     quality: bool = False,
-) -> dict[str, Tensor]:
-    """Every metric of one branch, of each frame, (B, T), and with `statistics` the histogram, (B, bins)."""
-    output, target = (to_unit(x, objective.pixel_range) for x in (activate(z, model.activation), target))
+) -> dict[tuple[str, str], Tensor]:
+    """Every metric of each frame, (B, T) for each (branch, metric), and with `statistics` the histogram, (B, bins)."""
     # on another range than (0, 1) the pixel is not the sigmoid itself, so no probability
     probability = model.activation == "sigmoid" and objective.pixel_range == (0, 1)
-    errors = frame_errors(output, target, z if probability else None)
-    errors |= output_statistics(z, output) if statistics else {}
-    return errors | (image_quality(output, target) if quality else {})
+    found: dict[tuple[str, str], Tensor] = {}
+    for branch, (z, target) in outputs.items():
+        output, target = (to_unit(x, objective.pixel_range) for x in (activate(z, model.activation), target))
+        errors = frame_errors(output, target, z if probability else None)
+        errors |= output_statistics(z, output) if statistics else {}
+        errors |= image_quality(output, target) if quality else {}
+        found |= {(branch, metric): error for metric, error in errors.items()}
+    return found
 
 
 def backward(
@@ -97,12 +100,9 @@ def backward(
     scaler.scale(differentiated).backward()
     if scaler.is_enabled():
         scaler.unscale_(optim)
-    measured = {("all", "objective"): value.detach()}
     with torch.no_grad():
-        for branch, (z, target) in outputs.items():
-            errors = branch_errors(z, target, model, objective)
-            measured |= {(branch, metric): error for metric, error in errors.items()}
-    return differentiated.detach(), measured
+        errors = branch_errors(outputs, model, objective)
+    return differentiated.detach(), {("all", "objective"): value.detach()} | errors
 
 
 @torch.no_grad()
@@ -116,25 +116,40 @@ def clip_gradients(parameters: Iterable[Tensor], most: float | None) -> Tensor:
     return norm
 
 
-def clipped_backward(
-    net: torch.nn.Module, model: SequenceAutoencoder, batch: Tensor, *, clip_norm: float | None, **how: Any
-) -> Measured:
-    """As `backward`, which takes `how`, then as `clip_gradients`; `grad_norm`, a scalar, is measured as well."""
-    differentiated, measured = backward(net, model, batch, **how)
-    return differentiated, measured | {("all", "grad_norm"): clip_gradients(net.parameters(), clip_norm)}
+def update(
+    net: torch.nn.Module,
+    model: SequenceAutoencoder,
+    batch: Tensor,
+    *,
+    optim: Optimizer,
+    scaler: torch.amp.GradScaler,
+    accelerator: Accelerator,
+    clip_norm: float | None,
+    clip_update: float | None,
+    watched: bool,
+    **how: Any,
+) -> tuple[dict[tuple[str, str], Tensor], float | None, bool]:
+    """Change the weights once; how: as `backward`. What was measured (for LBFGS the first time), with the scalar
+    `grad_norm`; `watched`, the update's norm over that of the weights; whether it overflowed and was left out.
+    """
+    parameters, scale = list(model.parameters()), scaler.get_scale()
+    before = [w.detach().clone() for w in parameters] if clip_update or watched else []
 
+    def gradients() -> Measured:
+        differentiated, measured = backward(net, model, batch, optim=optim, scaler=scaler, **how)
+        return differentiated, measured | {("all", "grad_norm"): clip_gradients(parameters, clip_norm)}
 
-def update_weights(
-    optim: Optimizer, scaler: torch.amp.GradScaler, gradients: Callable[[], Measured], accelerator: Accelerator
-) -> dict[tuple[str, str], Tensor]:
-    """Change the weights by the gradients that `gradients` leaves; what that measured, for LBFGS the first time."""
     _, measured = gradients()
     if isinstance(optim, torch.optim.LBFGS):  # it asks for the batch's loss and gradients up to max_eval times
         optim.step(lambda: float(accelerator.reduce(gradients()[0], "mean")))
     else:
         scaler.step(optim)
         scaler.update()
-    return measured
+    if clip_update:
+        limit_update(optim, parameters, before, clip_update)
+    if overflowed := scaler.get_scale() < scale:
+        del measured["all", "grad_norm"]  # infinite, and of no update
+    return measured, update_ratio_of(parameters, before) if watched else None, overflowed
 
 
 @torch.no_grad()

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from datetime import timedelta
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -40,14 +41,8 @@ class SweepView:
         self.failed: list[Outcome] = []
         self.running: dict[Path, TaskID] = {}
         self.next_look = 0.0
-        columns: list[ProgressColumn] = [
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-        ]
-        note = TextColumn("{task.fields[note]}", markup=False)
-        console = Console()
-        columns += [TimeElapsedColumn(), note]
+        console, text, bars = Console(), partial(TextColumn, markup=False), (BarColumn(), MofNCompleteColumn())
+        columns = text("{task.description}"), *bars, TimeElapsedColumn(), text("{task.fields[note]}")
         self.bar = Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal)
         self.all = self.bar.add_task("runs", total=total, note=f"{done} done before")
 

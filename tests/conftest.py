@@ -8,7 +8,14 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# Files of few but long tests, the longest first. Begun last, where xdist puts them, they would keep one core waiting.
+LONG = ["notebooks", "sweep", "cluster", "soak", "stop", "stores", "rerun", "cli", "cells", "demo", "hosts", "jupyter"]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="module")  # while it runs, asyncio.run does not

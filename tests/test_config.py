@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seqae
-from seqae.cells import family_defaults, read_cell
+from seqae.cells import family_defaults, family_notebook, read_cell
 from seqae.config import (
     EXECUTION,
     ParameterError,
@@ -415,6 +415,14 @@ def test_a_family_has_one_parameters_cell(tmp_path: Path, tagged: int) -> None:
     else:
         with pytest.raises(ParameterError, match=f"one cell tagged 'parameters'; it has {tagged}"):
             family_defaults(file)
+
+
+@pytest.mark.parametrize("text", ["", '{"cells": [', "{}", "[]", "null"])
+def test_what_is_no_notebook_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "family.ipynb"
+    file.write_text(text)
+    with pytest.raises(ParameterError, match=r"family\.ipynb (is no notebook|must have one cell)"):
+        family_notebook(file)
 
 
 # ---- a parameter that nothing reads is an error ----

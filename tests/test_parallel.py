@@ -160,16 +160,16 @@ def test_an_epoch_that_one_process_began_two_end(
     tmp_path: Path, unbroken: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was summed up until then is counted once."""
-    run, update, updates = open_run("f", TINY, {"store": str(tmp_path)}), train.update_weights, []
+    run, update, updates = open_run("f", TINY, {"store": str(tmp_path)}), train.update, []
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **given: Any) -> Any:
         updates.append(1)
         if len(updates) == 5:  # the second of three of the second epoch
             signal.raise_signal(signal.SIGINT)
-        return update(*arguments)
+        return update(*arguments, **given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "update_weights", interrupted)
+        patched.setattr(train, "update", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run.train()
     assert run.metrics().epoch.max() == 1
@@ -232,6 +232,15 @@ def test_the_error_is_that_of_the_rank_that_began_it() -> None:
         launch(fail_on_rank_1, 2, device="cpu")
     assert str(caught.value) == "rank 1 of 2: ValueError: of its own"
     assert "in fail_on_rank_1" in caught.value.__notes__[0]
+
+
+def give_a_function() -> Callable[[], None]:
+    return lambda: None
+
+
+def test_a_result_that_cannot_be_sent_is_told() -> None:
+    with pytest.raises(RankError, match=r"rank 0 of 2: .*[pP]ickle.*lambda"):
+        launch(give_a_function, 2, device="cpu")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ranks end with their next exchange")

@@ -149,3 +149,17 @@ def test_show_frees_the_figure_and_keeps_the_text(monkeypatch):
     plots.show(figure, "two black frames")
     assert shown == [{"image/png": {"alt": "two black frames"}}]
     assert not plots.plt.fignum_exists(figure.number)
+
+
+def test_where_nothing_was_recorded_a_figure_says_so() -> None:
+    empty = pd.DataFrame(columns=["run", "epoch", "branch", "metric", "value"])
+    (axis,) = charts.preactivations(empty, {}).axes
+    assert "no finite value of: pre-activation" in axis.texts[0].get_text()
+
+
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # seaborn's call
+def test_a_column_without_a_number_keeps_its_place_in_a_grid() -> None:
+    table = pd.DataFrame({"architecture": ["a", "a"], "column": ["recon", "pred"], "below": [0.1, float("nan")]})
+    axis = charts.status_grid(table).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["recon", "pred"]
+    assert [text.get_text() for text in axis.texts] == ["10"]

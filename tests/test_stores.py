@@ -1,5 +1,6 @@
 """Stores elsewhere: a real S3 server on loopback, machines that die, and two that want the same run."""
 
+import errno
 import json
 import os
 import signal
@@ -160,10 +161,16 @@ def check_true(files: dict[str, str]) -> None:
     assert [name for name in files if name.endswith(".tmp") or name[0] == "."] == [".lease-x"]
 
 
+def refuse(*paths):
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
 @settings(deadline=None, max_examples=150)
-@given(steps=st.lists(st.integers(0, 3), min_size=1, max_size=60), breaks_off=st.integers(0, 60))
-def test_what_is_in_the_store_is_true_at_every_instant(tmp_path_factory, steps, breaks_off):
-    """The trainer goes on between any two files that are sent, and the sending breaks off anywhere."""
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 60), st.booleans())
+def test_what_is_in_the_store_is_true_at_every_instant(tmp_path_factory, steps, breaks_off, links):
+    """The trainer goes on between any two files that are sent, and the sending breaks off anywhere; on a disk with hard
+    links and on one without.
+    """
     folder, fs, run = tmp_path_factory.mktemp("run"), fsspec.filesystem("memory"), "/runs/fam/run"
     fs.store.clear()
     mine, trainer, todo, sent, put = lease_of(fs, run), life(folder), iter(steps), 0, transfer.put
@@ -183,6 +190,8 @@ def test_what_is_in_the_store_is_true_at_every_instant(tmp_path_factory, steps, 
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(transfer, "put", slow)
+        if not links:
+            patched.setattr("os.link", refuse)
         for _ in steps:
             advance()
             with suppress(ConnectionError):
