@@ -73,6 +73,8 @@ def protocol(runs: list[Run]) -> str:
 def side_by_side(runs: list[Run]) -> str:
     """The recipe first, then each that differs from it in one thing by its error of prediction, in Markdown."""
     finals = finals_of(runs).query("metric in ['mse', 'bce']")
+    p = min((run.parameters for run in runs), key=lambda p: p.seed)
+    pixels = p.frame_size**2
     wide = finals.pivot_table(index="recipe", columns=["branch", "metric"], values="value")
     wide = wide.sort_values(("pred", "bce")).sort_index(key=lambda names: ~names.str.contains(RECIPE), kind="stable")
     lines = ["|  | recon: MSE per pixel | nats/frame | pred: MSE per pixel | nats/frame |", "|---|---|---|---|---|"]
@@ -80,13 +82,12 @@ def side_by_side(runs: list[Run]) -> str:
         cells = []
         for branch in ("recon", "pred"):
             mse, bce = (row.get((branch, metric), float("nan")) for metric in ("mse", "bce"))
-            cells += ["–", "–"] if mse != mse else [f"{mse:.4f}", f"{4096 * bce:.0f}"]
+            cells += ["–", "–"] if mse != mse else [f"{mse:.4f}", f"{pixels * bce:.0f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    p = min((run.parameters for run in runs), key=lambda p: p.seed)
     told = f"{p.epochs * p.train_sequences:,} training sequences each, {p.test_sequences:,} of test, seed {p.seed}"
     seeds = finals[finals.recipe.str.contains(RECIPE)].query("branch == 'pred' and metric == 'bce'")["value"]
     if len(seeds) > 1:
-        apart = 4096 * (seeds.max() - seeds.min())
+        apart = pixels * (seeds.max() - seeds.min())
         told += f"; the recipe's {len(seeds)} seeds lie within {apart:.0f} nats of prediction"
     return "\n".join(lines) + f"\n\n{told}."
 
@@ -94,6 +95,8 @@ def side_by_side(runs: list[Run]) -> str:
 def replaced(text: str, name: str, new: str) -> str:
     """The text with `new` between the two comments of this name."""
     marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if not {*marks} <= {*text.splitlines()}:
+        sys.exit(f"the page has no lines {' and '.join(marks)} to write between")
     return re.sub(f"{marks[0]}.*{marks[1]}", lambda _: f"{marks[0]}\n{new}\n{marks[1]}", text, flags=re.DOTALL)
 
 

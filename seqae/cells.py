@@ -106,8 +106,10 @@ def parameter_cells(family: str | None = None) -> tuple[dict[str, Any], dict[str
 
 def _tagged(content: Any, notebook: str | Path) -> dict[str, Any]:
     # Of JSON: nbformat costs more than a second to import, and every kernel imports this module.
-    cells = content.get("cells", []) if isinstance(content, dict) else []
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    try:
+        tagged = [cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    except (KeyError, TypeError, AttributeError):
+        raise ParameterError(f"{notebook} is no notebook: it has no cells, or not nbformat's") from None
     if len(tagged) != 1:
         raise ParameterError(f"{notebook} must have one cell tagged 'parameters'; it has {len(tagged)}")
     return tagged[0]

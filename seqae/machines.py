@@ -131,12 +131,12 @@ def _address_towards(host: str) -> str:
     # By the name that ssh has for it.
     told = subprocess.run(["ssh", "-G", host], capture_output=True, text=True)
     found = re.search(r"^hostname (.*)$", told.stdout, re.MULTILINE)
-    return address_towards(f"tcp://{found[1] if found else host}:22")
+    return address_towards(f"tcp://{found[1] if found else host}:22", called=host)
 
 
-def address_towards(address: str) -> str:
+def address_towards(address: str, *, called: str | None = None) -> str:
     """This machine's address in the network that reaches tcp://HOST:PORT; raises OSError where none does."""
     try:
         return get_local_address_for(address).partition("://")[2].strip("[]")
     except OSError as error:
-        raise OSError(f"{address}: {error}") from None
+        raise OSError(f"{called or address}: {error}") from None

@@ -24,7 +24,7 @@ def ending_in_order() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         nonlocal ended
         ended = True
-        for ending in ENDINGS:
+        for ending in heard:
             signal.signal(ending, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 

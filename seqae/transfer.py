@@ -167,9 +167,10 @@ def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
         sent = listing(fs, run) if new else {}
         for name in new:
             source, state = files[name]
-            now = _state(source)
-            if name in sent and now and (now.st_size, now.st_mtime_ns) == (sent[name]["size"], state.st_mtime_ns):
-                os.utime(source, (modified(sent[name]),) * 2)
+            for file in (source, folder / name):  # one file, but for a copy
+                now = _state(file)
+                if name in sent and now and (now.st_size, now.st_mtime_ns) == (sent[name]["size"], state.st_mtime_ns):
+                    os.utime(file, (modified(sent[name]),) * 2)
 
 
 def _held(file: Path, aside: Path) -> None:
@@ -179,7 +180,9 @@ def _held(file: Path, aside: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:  # no links on this disk
-        shutil.copy2(file, aside)
+        state = file.stat()  # first: a file that replaces it meanwhile has another time
+        shutil.copyfile(file, aside)
+        os.utime(aside, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def _order(name: str) -> tuple[bool, bool]:
