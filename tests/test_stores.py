@@ -204,8 +204,11 @@ def test_what_is_in_the_store_is_true_at_every_instant(tmp_path_factory, steps, 
     assert contents(fs, run) == here | {".lease-x": ""}
 
 
-def test_only_what_changed_is_sent_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("links", [True, False])
+def test_only_what_changed_is_sent_again(tmp_path, monkeypatch, links):
     fs, put, sent = fsspec.filesystem("memory"), transfer.put, []
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
     monkeypatch.setattr(transfer, "put", lambda fs, file, path: (sent.append(Path(path).name), put(fs, file, path)))
     live(tmp_path, 5)
     for name in ("model.tmp", ".lock", ".notebook.ipynb.1", "tracker/.cache/x"):  # another process is at these
