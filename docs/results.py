@@ -1,4 +1,4 @@
-"""README's table of results and its figure, and that in results.md, from a store's runs of `best`:
+"""README's table of results and its figure, and those in results.md, as far as a store's runs of `best` go:
 python docs/results.py [STORE], a folder or URL, else $SEQAE_STORE, else reports/.
 
 The results are those of the recipe on full MNIST at scale `cpu`, one run a seed; what each ingredient brings, those of
@@ -111,12 +111,13 @@ if __name__ == "__main__":
     store = fetch(next(iter(sys.argv[1:]), None), "best", whole=True)
     done = [run for run in find_runs(store, "best") if run.status == "done" and run.parameters.digits == "mnist"]
     recipes = [run for run in done if run.parameters.label == RECIPE]
-    chosen = of_scale(recipes, "cpu")
-    if not chosen:
-        sys.exit("no finished run of the recipe at scale cpu in this store: make paper-cpu")
-    p = chosen[0].parameters
-    save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
-    if compared := of_scale(done, "ablation"):
+    chosen, compared, searched = of_scale(recipes, "cpu"), of_scale(done, "ablation"), of_scale(done, "search")
+    if not (chosen or compared or searched):
+        sys.exit("no finished run of scale cpu, ablation or search on full MNIST in this store: make paper-cpu")
+    if chosen:
+        p = chosen[0].parameters
+        save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
+    if compared:
         nats = finals_of(compared).query("metric == 'bce'").assign(value=lambda t: 4096 * t.value)
         known = levels(compared, "test").query("metric == 'bce' and baseline == 'mean_frame' and branch == 'pred'")
         mean = known["value"].mean()
@@ -125,7 +126,7 @@ if __name__ == "__main__":
     for page, name, runs_of_it, write in (
         (HERE.parent / "README.md", "results", chosen, lambda runs: f"{table(runs)}\n\n{protocol(runs)}"),
         (HERE / "results.md", "ablation", compared, side_by_side),
-        (HERE / "results.md", "search", of_scale(done, "search"), side_by_side),
+        (HERE / "results.md", "search", searched, side_by_side),
     ):
         if runs_of_it:
             page.write_text(replaced(page.read_text(encoding="utf-8"), name, write(runs_of_it)), encoding="utf-8")
