@@ -159,12 +159,14 @@ def counterparts(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
 
 def labels(runs: Sequence[Run]) -> list[str]:
     """What each run is called: its own label, else what tells it apart from the others, its way and where it differs
-    from what most of them have; its whole name where that is another's, too.
+    from what most of them have; with its seed, or else its whole name, where that is another's, too.
     """
     columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
     common = Parameters.model_construct(**{name: getattr(p, name) for name, p in usual.items()})
     names = [run.parameters.label or run_name(run.parameters, common) for run in runs]
+    seeded = [(name, f"{name}, seed {run.parameters.seed}") for run, name in zip(runs, names, strict=True)]
+    names = [longer if names.count(name) > 1 else name for name, longer in seeded]
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
 
 

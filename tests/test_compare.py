@@ -43,6 +43,15 @@ def test_runs_that_differ_only_by_seed_are_called_one_and_counted(seeds):
     assert dict(curves.groupby("recipe").run.nunique()) == {one: 2, fast: 1}
 
 
+def test_runs_of_one_label_are_told_apart_by_their_seed(seeds, tmp_path):
+    labelled = [replace(r, parameters=r.parameters.model_copy(update={"label": "it"})) for r in seeds]
+    assert compare.labels(labelled[:2]) == [f"it, seed {run.parameters.seed}" for run in seeds[:2]]
+    assert compare.labels([labelled[0], seeds[2]])[0] == "it"
+    copy = shutil.copytree(seeds[0].folder, tmp_path / "losses" / f"{seeds[0].name}-2")
+    again = replace(labelled[0], folder=copy)
+    assert compare.labels([labelled[0], again]) == [seeds[0].name, again.name], "of one seed, too"
+
+
 def test_two_of_one_seed_are_no_two_seeds(seeds, tmp_path):
     again = Run.load(shutil.copytree(seeds[0].folder, tmp_path / "losses" / f"{seeds[0].name}-2"))
     assert "n =" not in "".join(compare.recipes([seeds[0], again]))
