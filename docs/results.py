@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from seqae import Run, charts, find_runs
-from seqae.compare import finals as finals_of
-from seqae.compare import levels
-from seqae.config import read_yaml
-from seqae.diagnose import standing
-from seqae.pictures import sample_strips, save_strips
-from seqae.stores import fetch
+from seqae import Run, find_runs
+from seqae.reports import figures
+from seqae.reports.compare import finals as finals_of
+from seqae.reports.compare import levels
+from seqae.parameters import read_yaml
+from seqae.reports.published import standing
+from seqae.runs.pictures import sample_strips, save_strips
+from seqae.stores.mirror import fetch
 
 HERE = Path(__file__).parent
 RECIPE = "the recipe"  # its label
@@ -121,7 +122,7 @@ if __name__ == "__main__":
         nats = finals_of(compared).query("metric == 'bce'").assign(value=lambda t: 4096 * t.value)
         known = levels(compared, "test").query("metric == 'bce' and baseline == 'mean_frame' and branch == 'pred'")
         mean = known["value"].mean()
-        figure = charts.ranking(nats, unit="BCE on test, nats/frame", levels={"mean frame": 4096 * mean})
+        figure = figures.ranking(nats, unit="BCE on test, nats/frame", levels={"mean frame": 4096 * mean})
         figure.savefig(HERE / "ablation.png", dpi=100, bbox_inches="tight")
     for page, name, runs_of_it, write in (
         (HERE.parent / "README.md", "results", chosen, lambda runs: f"{table(runs)}\n\n{protocol(runs)}"),

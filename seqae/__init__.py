@@ -16,8 +16,8 @@ command line: `seqae --help`. `help(seqae.open_run)` and the like say more.
 
 import os
 import warnings
-from importlib import import_module
-from typing import Any
+
+import lazy_loader
 
 # How often torch's threads look for work before they sleep, 25 µs; read when torch is imported, after this. By default
 # they look 7 ms: where two trainings shared two cores, an update took 400 times as long as alone, a run 5 times.
@@ -27,34 +27,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 # accelerate's dependencies ask for ipywidgets, which no rendered report could show; our progress bars are plain.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-_HOMES = {
-    "ARCHITECTURES": "models",
-    "MovingMNIST": "data",
-    "ParameterError": "config",
-    "Parameters": "config",
-    "Run": "runs",
-    "RunError": "records",
-    "SequenceAutoencoder": "models",
-    "build_model": "experiment",
-    "comparable_runs": "compare",
-    "find_runs": "runs",
-    "fit": "train",
-    "load_digits": "data",
-    "load_model": "experiment",
-    "open_run": "runs",
-    "parameter_cells": "cells",
-    "resolve": "config",
-}
+# Imported when asked for: torch and seaborn cost seconds that `seqae --help` need not pay.
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 # What help(seqae) shows of the package: two classes have a help of their own, most of it inherited (torch, pydantic).
-__all__ = [name for name in _HOMES if name not in ("Parameters", "SequenceAutoencoder")]
-
-
-def __getattr__(name: str) -> Any:
-    # Imported when asked for: torch and seaborn cost seconds that `seqae --help` need not pay.
-    if name in _HOMES:
-        return getattr(import_module(f"seqae.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'seqae' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:  # for completion, which sees nothing of what is imported later
-    return sorted({*globals(), *_HOMES})
+__all__ = [name for name in _names if name not in ("Parameters", "SequenceAutoencoder")]

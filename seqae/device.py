@@ -6,7 +6,6 @@ Accelerate does devices and trackers, torch mixed precision and gradient scaling
 import ctypes
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,13 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
 DTYPES = {"none": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-TRACKERS = {"tensorboard": ["tensorboard", "tensorboardX"]}  # where its package has more than one name
-TRACKER_NAMES = {"mlflow": "run_name", "wandb": "name", "trackio": "name"}  # what each calls a run's name
 
 
-def make_accelerator(
-    *, device: str = "auto", devices: int = 1, tracker: str = "none", folder: Path | None = None
-) -> Accelerator:
-    """Raises ValueError where this machine lacks the device, `devices` of them, or the tracker: never falls back
-    silently. The accelerator is the first device's, or, in a rank of `parallel.launch`, its own.
+def make_accelerator(*, device: str = "auto", devices: int = 1) -> Accelerator:
+    """The accelerator of the first device, or, in a rank of `runs.ranks.launch`, of its own.
+
+    device: auto, cpu, cuda, cuda:N or mps. Raises ValueError where this machine lacks the device, or `devices` of them:
+    it never falls back silently.
     """
     kind, _, index = device.partition(":")
     count = {"auto": 1, "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
@@ -38,35 +35,15 @@ def make_accelerator(
             f"devices {devices} are more than the GPUs of this machine for device {device}, {there}: use devices: "
             f"{max(there, 1)}, or device: cpu, whose cores {devices} processes share"
         )
-    check_tracker(tracker)
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train one run after another
     if index:
         torch.cuda.set_device(int(index))
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=kind == "cpu",
         mixed_precision="no",
-        log_with=None if tracker == "none" else tracker,
-        project_dir=folder,
         # A decoder that reads zeros has weights that read nothing. Without a gradient they stay as they are.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    if tracker != "none":
-        if tracker == "mlflow":  # what an interrupted training left open, in a notebook for one
-            import mlflow
-
-            mlflow.end_run()
-        given = {TRACKER_NAMES[tracker]: folder.parent.name} if folder and tracker in TRACKER_NAMES else {}
-        if tracker == "wandb" and folder:  # by itself it writes where the kernel works, the notebooks' folder for one
-            folder.mkdir(parents=True, exist_ok=True)
-            given["dir"] = str(folder)
-        accelerator.init_trackers("seqae", init_kwargs={tracker: given})
-    return accelerator
-
-
-def check_tracker(tracker: str) -> None:
-    """Raises ValueError where its package is missing."""
-    if tracker != "none" and not any(find_spec(name) for name in TRACKERS.get(tracker, [tracker])):
-        raise ValueError(f"tracker {tracker} is not installed: pip install {tracker}, or use tracker: none")
 
 
 def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocast, torch.amp.GradScaler]:

@@ -1,14 +1,71 @@
 """What a trained model makes of sequences: its errors by frame step, its frames. Trains nothing, draws nothing."""
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from seqae.data import to_range, to_unit
-from seqae.losses import activate
+from seqae.losses import activate, training_loss
+from seqae.metrics import frame_errors, image_quality, output_statistics
 from seqae.models import SequenceAutoencoder
-from seqae.updates import Objective, branch_errors, objective_value, outputs_and_targets
+from seqae.tasks import branch_targets
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is trained: the loss (mse, in squared units of pixel_range, or bce, in nats/pixel), and, of a model with two
+    branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
+    frames and pixels, or of its sum; reported is the mean, always.
+    """
+
+    loss: str
+    pixel_range: tuple[float, float]
+    recon_weight: float = 1.0
+    reduction: str = "mean"
+
+
+def outputs_and_targets(
+    net: torch.nn.Module, model: SequenceAutoencoder, batch: Tensor, objective: Objective
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """One batch of uint8 sequences -> each branch's pre-activations and targets, (B, T, H, W) in float32."""
+    frames, frames_in = to_range(batch, objective.pixel_range), model.steps["recon"]
+    targets = branch_targets(frames, task=model.task, frames_in=frames_in)
+    return {branch: (z.float(), targets[branch]) for branch, z in net(frames[:, :frames_in], targets).items()}
+
+
+def objective_value(
+    outputs: Mapping[str, tuple[Tensor, Tensor]], model: SequenceAutoencoder, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """The objective's mean and what is differentiated: that, or its sum over everything; both scalars."""
+    mean, total = torch.zeros(2, device=next(iter(outputs.values()))[0].device)
+    for branch, (z, target) in outputs.items():
+        weight = objective.recon_weight if branch == "recon" and len(outputs) > 1 else 1.0
+        loss = weight * training_loss(z, target, kind=objective.loss, activation=model.activation).mean()
+        mean, total = mean + loss, total + loss * z.numel()
+    return mean, total if objective.reduction == "sum" else mean
+
+
+def branch_errors(
+    outputs: Mapping[str, tuple[Tensor, Tensor]],
+    model: SequenceAutoencoder,
+    objective: Objective,
+    *,
+    statistics: bool = False,
+    quality: bool = False,
+) -> dict[tuple[str, str], Tensor]:
+    """Every metric of each frame, (B, T) for each (branch, metric), and with `statistics` the histogram, (B, bins)."""
+    # on another range than (0, 1) the pixel is not the sigmoid itself, so no probability
+    probability = model.activation == "sigmoid" and objective.pixel_range == (0, 1)
+    found: dict[tuple[str, str], Tensor] = {}
+    for branch, (z, target) in outputs.items():
+        output, target = (to_unit(x, objective.pixel_range) for x in (activate(z, model.activation), target))
+        errors = frame_errors(output, target, z if probability else None)
+        errors |= output_statistics(z, output) if statistics else {}
+        errors |= image_quality(output, target) if quality else {}
+        found |= {(branch, metric): error for metric, error in errors.items()}
+    return found
 
 
 def evaluate(

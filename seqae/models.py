@@ -1,22 +1,21 @@
 """`SequenceAutoencoder`: an encoder and one or two decoders, built from a row of `ARCHITECTURES`.
 
 One class serves every architecture; a row says how a frame becomes a vector and back, how wide and deep the
-LSTMs are, what is handed to the decoders and what they read. The recurrent core is in `recurrent`.
+LSTMs are, what is handed to the decoders and what they read. The recurrent core is in `lstm`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from seqae.embeddings import convolutional, map_sides, mirrored_convolutional, perceptron
 from seqae.losses import activate
-from seqae.recurrent import ACTIVATIONS, Feedback, LSTMStack
+from seqae.lstm import Feedback, LSTMLayer, LSTMStack
+from seqae.tasks import ACTIVATIONS, BRANCHES, DECODER_INPUTS, branch_targets
 
-BRANCHES = {"recon": ("recon",), "recon_ordered": ("recon",), "pred": ("pred",), "both": ("recon", "pred")}
-DECODER_INPUTS = ("zero", "output", "truth")
 PIXELS = -1  # as wide as the frame has pixels
 HIDDEN = -2  # as wide as the LSTM layers
 States = list[tuple[Tensor, Tensor]]
@@ -26,10 +25,10 @@ States = list[tuple[Tensor, Tensor]]
 class Architecture:
     """One row of the table: sizes at 64×64 and width 1.
 
-    linear: widths of the frame's embedding, ReLU after each. convolutions: (channels, kernel, stride) of it, no
+    linear: widths of the frame's embedding, ReLU after each. convolutions: (channels, kernel size, stride) of it, no
     padding. readout: the frame is the top layer's h itself (that layer is then PIXELS wide), a Linear of it, or the
     embedding mirrored. hand_over: the encoder's top h alone, as the h of the decoder's first layer, or every layer's
-    h and c. feedback: what `decoder_input: output` returns to the decoder. kernel: of the LSTMs' own convolutions over
+    h and c. feedback: what `decoder_input: output` returns to the decoder. kernel_size: of the LSTMs' own convolutions over
     the last feature map, which is then HIDDEN channels deep (ConvLSTM); none: they are fully connected.
     """
 
@@ -42,7 +41,13 @@ class Architecture:
     hand_over: Literal["top", "all"] = "top"
     feedback: Literal["frame", "top_h"] = "frame"
     peepholes: bool = False
-    kernel: int | None = None
+    kernel_size: int | None = None
+
+    def reach(self, gain: float) -> float:
+        """The largest |pre-activation| that any weights can give: gain where the frame is h itself, which lies in
+        (-1, 1); else infinity.
+        """
+        return gain if self.readout == "h" else float("inf")
 
 
 _CNN = Architecture(hidden=1024, layers=3, readout="mirror", feedback="top_h")
@@ -70,19 +75,9 @@ ARCHITECTURES = {
         convolutions=((32, 4, 4), (HIDDEN, 2, 2)),
         relu_last=False,
         hand_over="all",
-        kernel=3,
+        kernel_size=3,
     ),
 }
-
-
-def branch_targets(frames: Tensor, *, task: str, frames_in: int) -> dict[str, Tensor]:
-    """What each branch has to output. frames: (B, frames_in + frames_out, H, W); returns (B, T, H, W) a branch.
-
-    `recon` decodes the seen frames in reverse order (Srivastava et al., 2015, §2.2), `recon_ordered` in order.
-    """
-    seen, future = frames[:, :frames_in], frames[:, frames_in:]
-    recon = seen if task == "recon_ordered" else seen.flip(1)
-    return {branch: {"recon": recon, "pred": future}[branch] for branch in BRANCHES[task]}
 
 
 class SequenceAutoencoder(nn.Module):
@@ -128,7 +123,9 @@ class SequenceAutoencoder(nn.Module):
         self.frame_size, self.steps = frame_size, {"recon": frames_in, "pred": frames_out}
         pixels, depth = frame_size**2, layers or row.layers
         top = pixels if row.hidden == PIXELS else _scaled(hidden or row.hidden, width)
-        channels, sides = _feature_maps(architecture, row, frame_size=frame_size, hidden=top, width=width)
+        sides = map_sides(row.convolutions, frame_size, architecture=architecture)
+        deepest = top if row.kernel_size else max(1, top // sides[-1] ** 2)
+        channels = [1, *(deepest if n == HIDDEN else _scaled(n, width) for n, _, _ in row.convolutions)]
         if row.convolutions:
             top = channels[-1] * sides[-1] ** 2
         if row.readout == "h" and depth == 1 and top != pixels:
@@ -138,11 +135,11 @@ class SequenceAutoencoder(nn.Module):
             )
         linear = [top if n == HIDDEN else _scaled(n, width) for n in row.linear]
         cells: Any = {"peepholes": row.peepholes if peepholes is None else peepholes}
-        if row.kernel is not None:
-            cells |= {"kernel": row.kernel, "side": sides[-1]}
+        if row.kernel_size is not None:
+            cells |= {"kernel_size": row.kernel_size, "side": sides[-1]}
 
         widths = [pixels, *linear]
-        self.embedding = _embedding(row, channels, sides, widths)
+        self.embedding = _embedding(row, channels, widths, frame_size)
         embedded = top if row.convolutions or row.linear else pixels
         self.encoder = LSTMStack(embedded, [top] * depth, **cells)
 
@@ -154,8 +151,8 @@ class SequenceAutoencoder(nn.Module):
 
     @property
     def reach(self) -> float:
-        """Largest |pre-activation| any weights can give: gain where the frame is h itself, in (-1, 1); else inf."""
-        return self.gain if self.row.readout == "h" else float("inf")
+        """The largest |pre-activation| that any weights can give, see `Architecture.reach`."""
+        return self.row.reach(self.gain)
 
     def forward(self, frames: Tensor, truth: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Pre-activations z of each branch, (B, T, H, W); `activate(z, activation)` are the output frames.
@@ -224,57 +221,57 @@ def _scaled(size: int, width: float) -> int:
     return max(1, round(size * width))
 
 
-def _feature_maps(
-    name: str, row: Architecture, *, frame_size: int, hidden: int, width: float
-) -> tuple[list[int], list[int]]:
-    # Channels and side length before the first and after every convolution.
-    channels, sides = [1], [frame_size]
-    for i, (_, kernel, stride) in enumerate(row.convolutions, start=1):
-        if sides[-1] < kernel or (sides[-1] - kernel) % stride:
-            raise ValueError(
-                f"architecture {name} does not fit frame_size {frame_size}: convolution {i} (kernel {kernel}, "
-                f"stride {stride}) meets a {sides[-1]}×{sides[-1]} map; use frame_size 64, or an architecture "
-                "without convolutions"
-            )
-        sides.append((sides[-1] - kernel) // stride + 1)
-    for n, _, _ in row.convolutions:
-        channels.append(max(1, hidden // (1 if row.kernel else sides[-1] ** 2)) if n == HIDDEN else _scaled(n, width))
-    return channels, sides
-
-
-def _embedding(row: Architecture, channels: list[int], sides: list[int], widths: list[int]) -> nn.Module:
+def _embedding(row: Architecture, channels: list[int], widths: list[int], frame_size: int) -> nn.Module:
     if row.convolutions:
-        return _convolutions(row, channels, sides[0])
-    return _perceptron(widths, relu_last=row.relu_last) if row.linear else nn.Identity()
+        return convolutional(row.convolutions, channels, frame_size, relu_last=row.relu_last)
+    return perceptron(widths, relu_last=row.relu_last) if row.linear else nn.Identity()
 
 
 def _readout(row: Architecture, channels: list[int], sides: list[int], widths: list[int], top: int) -> nn.Module:
     if row.readout == "linear":
         return nn.Linear(top, widths[0])
     if row.convolutions:
-        return _mirrored_convolutions(row, channels, sides)
-    return _perceptron(widths[::-1], relu_last=False) if row.readout == "mirror" else nn.Identity()
+        return mirrored_convolutional(row.convolutions, channels, sides)
+    return perceptron(widths[::-1], relu_last=False) if row.readout == "mirror" else nn.Identity()
 
 
-def _perceptron(widths: list[int], *, relu_last: bool) -> nn.Sequential:
-    modules: list[nn.Module] = []
-    for n_in, n_out in pairwise(widths):
-        modules += [nn.Linear(n_in, n_out), nn.ReLU()]
-    return nn.Sequential(*modules if relu_last else modules[:-1])
+def initialise(
+    model: SequenceAutoencoder,
+    *,
+    init: str = "default",
+    init_range: float = 0.01,
+    bias_init: str = "default",
+    forget_bias: float | None = None,
+    readout_bias: float | None = None,
+    peephole_range: float = 0.0,
+) -> None:
+    """Overwrite a new model's weights in place; `default` and None leave torch's.
 
-
-def _convolutions(row: Architecture, channels: list[int], frame_size: int) -> nn.Sequential:
-    modules: list[nn.Module] = [nn.Unflatten(1, (1, frame_size, frame_size))]
-    for (_, kernel, stride), (n_in, n_out) in zip(row.convolutions, pairwise(channels), strict=True):
-        modules += [nn.Conv2d(n_in, n_out, kernel, stride), nn.ReLU()]
-    return nn.Sequential(*modules if row.relu_last else modules[:-1], nn.Flatten())
-
-
-def _mirrored_convolutions(row: Architecture, channels: list[int], sides: list[int]) -> nn.Sequential:
-    modules: list[nn.Module] = [nn.Unflatten(1, (channels[-1], sides[-1], sides[-1]))]
-    for (_, kernel, stride), (n_out, n_in) in [*zip(row.convolutions, pairwise(channels), strict=True)][::-1]:
-        if kernel == stride:  # no pixel is written twice: a product, eight times as fast, with a bias for each pixel
-            modules += [nn.Conv2d(n_in, n_out * kernel**2, 1), nn.PixelShuffle(kernel), nn.ReLU()]
-        else:
-            modules += [nn.ConvTranspose2d(n_in, n_out, kernel, stride), nn.ReLU()]
-    return nn.Sequential(*modules[:-1], nn.Flatten())
+    init: orthogonal (the LSTMs' weight matrices; Saxe et al., 2014) or uniform (every weight matrix,
+    U(-init_range, init_range)). bias_init: zero or normal, of the LSTMs. forget_bias: the LSTMs' forget
+    gates (Jozefowicz et al., 2015). readout_bias: the last layer's, where there is one (ValueError where the frame
+    is h itself). peephole_range: peepholes are drawn from U(-peephole_range, peephole_range).
+    """
+    if readout_bias is not None and model.row.readout == "h":
+        raise ValueError(f"readout_bias {readout_bias:g} needs a readout, and this frame is h itself: leave it out")
+    layers = [module for module in model.modules() if isinstance(module, LSTMLayer)]
+    if peephole_range and layers[0].peephole_i is None:
+        raise ValueError(f"peephole_range {peephole_range:g} needs peepholes: set peepholes: true, or leave it out")
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if init == "uniform" and weight.dim() > 1:
+                nn.init.uniform_(weight, -init_range, init_range)
+            elif init == "orthogonal" and name in ("weight_ih", "weight_hh"):
+                nn.init.orthogonal_(weight)
+            elif peephole_range and name.startswith("peephole_"):
+                nn.init.uniform_(weight, -peephole_range, peephole_range)
+    for readout in model.readouts.values():
+        if readout_bias is not None:
+            nn.init.constant_([bias for name, bias in readout.named_parameters() if "bias" in name][-1], readout_bias)
+    for layer in layers:
+        if bias_init == "zero":
+            nn.init.zeros_(layer.bias)
+        elif bias_init == "normal":
+            nn.init.normal_(layer.bias, std=2**0.5)  # of torch's two biases a gate, each N(0, 1), ours is the sum
+        if forget_bias is not None:
+            nn.init.constant_(layer.bias.data.chunk(4)[1], forget_bias)  # gates i, f, g, o

@@ -15,7 +15,7 @@ import yaml
 from test_sweep import DEFAULTS, SEQAE, TINY
 
 import seqae
-from seqae.runs import Run, open_run
+from seqae.runs.run import Run, open_run
 
 CODE = str(Path(seqae.__file__).parents[1])
 DEADLINE = 300  # seconds; what takes longer hangs
@@ -57,8 +57,8 @@ class Sweep:
                 if not marked or process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 line, parent = " ".join(process.cmdline()), process.parent()
-                if "seqae.forkserver" in line:
-                    forked = parent is not None and "seqae.forkserver" in " ".join(parent.cmdline())
+                if "seqae.sweeps.forkserver" in line:
+                    forked = parent is not None and "seqae.sweeps.forkserver" in " ".join(parent.cmdline())
                     found["kernel" if forked else "forkserver"].append(process)
                 else:
                     found["worker" if "spawn_main" in line else "else"].append(process)

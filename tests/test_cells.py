@@ -11,9 +11,9 @@ import papermill
 import pytest
 from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan, seqae
 
-from seqae.cells import cells_hash, family_notebook, parameter_cells, read_cell
-from seqae.config import ParameterError, resolve
-from seqae.runs import Run, open_run
+from seqae.parameters import ParameterError, resolve
+from seqae.runs.cells import cells_hash, family_notebook, parameter_cells, read_cell
+from seqae.runs.run import Run, open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

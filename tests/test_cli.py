@@ -10,11 +10,11 @@ import pytest
 from test_sweep import DEFAULTS, TINY, make_project, one_run, seqae
 from typer.testing import CliRunner
 
-from seqae import cost
-from seqae.cells import cells_hash
-from seqae.cli import app
-from seqae.config import resolve
-from seqae.runs import open_run
+from seqae.benchmark import estimates
+from seqae.commands.main import app
+from seqae.parameters import resolve
+from seqae.runs.cells import cells_hash
+from seqae.runs.run import open_run
 
 COMMANDS = ["run", "worker", "scheduler", "compare", "rerun", "demo", "gather", "status", "check"]
 
@@ -225,9 +225,9 @@ def test_what_is_for_parameter_files_is_refused_without_any(project, command, op
 
 
 def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
-    monkeypatch.setattr(cost, "SMALL", 0)  # nothing is trained
+    monkeypatch.setattr(estimates, "SMALL", 0)  # nothing is trained
     given = {"architecture": "lstm", "decoder_input": "zero", "frame_size": 16, "batch_size": 3, "train_sequences": 7}
-    found = cost.estimate(resolve(given))
+    found = estimates.estimate(resolve(given))
     # Per step one product of (4·256, 256) and (256, 3). Encoder: 10 of frames and 9 of h forward (the first h is
     # zero), 10 and 9 for the weights' gradients, 9 from step to step; decoder: 10 of h, 10 for the weights', 10 back.
     product = 2 * 3 * 4 * 256 * 256
@@ -241,8 +241,8 @@ def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
     # At least every gate's product, sum and activation, in 20 steps forward and back, is an operation of its own.
     assert found.launches > 2 * 20 * 3
     assert found.h100_seconds == pytest.approx(found.launches * 1e-5 * (600 + evaluations / 3))
-    monkeypatch.setattr(cost, "H100_LAUNCH", 0)
-    on_products = cost.estimate(resolve(given)).h100_seconds
+    monkeypatch.setattr(estimates, "H100_LAUNCH", 0)
+    on_products = estimates.estimate(resolve(given)).h100_seconds
     assert on_products == pytest.approx(found.operations * (600 + evaluations / 3) / 20.1e12)
     assert "matrix product" in found.how
     assert found.seconds > 0
@@ -250,7 +250,7 @@ def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
 
 def test_check_tells_what_it_can_where_the_digits_cannot_be_fetched(monkeypatch, project):
     monkeypatch.setenv("SEQAE_MNIST_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(cost, "SMALL", 0)
+    monkeypatch.setattr(estimates, "SMALL", 0)
     output = call("check", "params/fam/a.yaml", "--scale", "tiny", "-p", "digits=mnist")
     assert "GFLOP an update" in output
     assert "could not be downloaded" in output
@@ -260,6 +260,6 @@ def test_check_tells_what_it_can_where_the_digits_cannot_be_fetched(monkeypatch,
 
 @pytest.mark.parametrize(("optimizer", "numbers"), [("SGD", 2), ("RMSprop", 3), ("Adam", 4)])
 def test_memory_follows_the_optimizer(monkeypatch, optimizer, numbers):
-    monkeypatch.setattr(cost, "SMALL", 0)
-    found = cost.estimate(resolve(DEFAULTS, TINY, {"optimizer": optimizer}))
+    monkeypatch.setattr(estimates, "SMALL", 0)
+    found = estimates.estimate(resolve(DEFAULTS, TINY, {"optimizer": optimizer}))
     assert found.memory == 4 * numbers * found.weights

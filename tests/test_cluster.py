@@ -18,7 +18,7 @@ from distributed import Security
 from test_cli import call
 from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, seqae
 
-from seqae import cluster
+from seqae.sweeps import cluster
 
 LIMIT = 300  # seconds, after which something hangs
 RUN = ["run", "params/fam", "--scale", "tiny"]

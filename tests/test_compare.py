@@ -10,11 +10,12 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from seqae import compare, index, records
-from seqae.diagnose import diary
-from seqae.index import beside_others, update_index
-from seqae.records import run_status
-from seqae.runs import Run, open_run
+from seqae.reports import compare, index
+from seqae.reports.index import beside_others, update_index
+from seqae.reports.published import diary
+from seqae.runs import records
+from seqae.runs.records import run_status
+from seqae.runs.run import Run, open_run
 
 TINY = {
     "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 1, "batch_size": 8,

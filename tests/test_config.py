@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seqae
-from seqae.cells import family_defaults, family_notebook, read_cell
-from seqae.config import (
-    EXECUTION,
-    ParameterError,
-    Parameters,
-    merge,
-    read_yaml,
-    resolve,
-)
 from seqae.losses import LOSSES
+from seqae.parameters import EXECUTION, ParameterError, Parameters, merge, read_yaml, resolve
+from seqae.runs.cells import family_defaults, family_notebook, read_cell
 
 # Another value than the default for every parameter, beside what else it needs to be sound.
 OTHER: dict[str, Any] = {

@@ -12,14 +12,15 @@ import yaml
 from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
-from seqae import demo, pictures
-from seqae.cells import family_defaults
-from seqae.cli import app
-from seqae.config import read_yaml
+from seqae.commands.main import app
 from seqae.evaluation import predict
-from seqae.experiment import sequences
-from seqae.records import RunError
-from seqae.runs import Run, open_run
+from seqae.parameters import read_yaml
+from seqae.reports import demo
+from seqae.runs import pictures
+from seqae.runs.cells import family_defaults
+from seqae.runs.experiment import sequences
+from seqae.runs.records import RunError
+from seqae.runs.run import Run, open_run
 
 ROOT = Path(__file__).parents[1]
 SMOKE = read_yaml(ROOT / "params/scale/smoke.yaml") | {"task": "both", "frames_in": 4, "frames_out": 5}

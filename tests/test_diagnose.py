@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqae import diagnose
+from seqae import diagnosis
 from seqae.data import MovingMNIST, load_digits
-from seqae.diagnose import (
+from seqae.diagnosis import (
     baselines,
-    diary,
     explain_head,
     output_spread,
     plateau_begins,
@@ -23,6 +22,7 @@ from seqae.diagnose import (
     saturated_since,
     verdict,
 )
+from seqae.reports.published import diary
 
 INFINITE = float("inf")
 LOW = 1 / (1 + math.e)  # sigmoid(-1) = 0.2689, and sigmoid(1) is 1 less it
@@ -380,7 +380,7 @@ def test_the_conclusion_sets_each_branch_beside_the_mean_frame() -> None:
         ],
         columns=["split", "branch", "baseline", "metric", "value"],
     )
-    assert diagnose.conclusion("learned (50 % below mean frame)", test, levels).splitlines() == [
+    assert diagnosis.conclusion("learned (50 % below mean frame)", test, levels).splitlines() == [
         "**Learned (50 % below mean frame)**, on val.",
         "",
         "- recon: MSE 0.0100 per pixel on test, the mean frame 0.0200",
@@ -390,7 +390,7 @@ def test_the_conclusion_sets_each_branch_beside_the_mean_frame() -> None:
 
 
 def test_the_published_figures_name_their_source() -> None:
-    table = diagnose.published()
+    table = diagnosis.published()
     assert table.set_index("model").nats_per_frame["Composite + Conditional"] == 341.2
     assert table.source.notna().all()
     assert table[["mse_per_frame", "nats_per_frame"]].notna().any(axis=1).all()
@@ -405,7 +405,7 @@ def test_a_run_stands_between_baselines_and_published_figures() -> None:
     rows = [("test", "pred", "mean_frame", "mse", 0.0372), ("val", "pred", "mean_frame", "mse", 9.0)]
     rows += [("test", "pred", "floor", "mse", 0.0), ("test", "pred", "copy_last", "bce", 0.3)]
     levels = pd.DataFrame(rows, columns=["split", "branch", "baseline", "metric", "value"])
-    table = diagnose.standing(test, levels, "mine").set_index("model")
+    table = diagnosis.standing(test, levels, "mine").set_index("model")
     assert set(table.branch) == {"pred"}, "a published reconstruction says nothing of a prediction"
     own = ["mse", "mse_per_frame", "nats_per_frame", "ssim"]
     assert table.loc["mine", own].tolist() == pytest.approx([0.02, 81.92, 409.6, 0.7])

@@ -12,9 +12,9 @@ import nbformat
 import psutil
 import pytest
 
-from seqae import kernels
-from seqae.forkserver import fork_kernel
-from seqae.kernels import execute_notebook
+from seqae.sweeps import kernels
+from seqae.sweeps.forkserver import fork_kernel
+from seqae.sweeps.kernels import execute_notebook
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone"),
@@ -88,7 +88,7 @@ def test_what_a_notebook_changes_stays_in_its_kernel(tmp_path):
 
 
 def test_figures_are_shown_as_pictures_with_their_alt_text(tmp_path):
-    source = "import pylab, seqae.plots as plots\nplots.show(pylab.subplots()[0], 'empty')\npylab.plot([1])"
+    source = "import pylab, seqae.reports.figures as plots\nplots.show(pylab.subplots()[0], 'empty')\npylab.plot([1])"
     reason, outputs = executed(tmp_path, "figure", source)
     assert reason is None
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
@@ -187,7 +187,7 @@ PARENT = """
 from pathlib import Path
 from tests_notebook import notebook
 from seqae import kernels
-from seqae.forkserver import fork_kernel
+from seqae.sweeps.forkserver import fork_kernel
 from seqae.kernels import execute_notebook
 source = notebook(
     "import os, time, pathlib\\n"

@@ -7,19 +7,19 @@ import weakref
 import pytest
 import torch
 
-from seqae import fused, tape
-from seqae.recurrent import Feedback, LSTMStack
+from seqae.lstm import compiled, steps
+from seqae.lstm.layers import Feedback, LSTMStack
 
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    fused.kernels.cache_clear()
+    compiled.kernels.cache_clear()
     threads = torch.get_num_threads()
     torch.set_num_threads(3)  # of which none gets as many rows as the others
     yield
     torch.set_num_threads(threads)
     monkeypatch.undo()
-    fused.kernels.cache_clear()
+    compiled.kernels.cache_clear()
 
 
 def read_and_unroll(*, peepholes: bool, batch: int = 3) -> list[torch.Tensor]:
@@ -40,12 +40,12 @@ def read_and_unroll(*, peepholes: bool, batch: int = 3) -> list[torch.Tensor]:
 @pytest.mark.parametrize("batch", [1, 3, 300, 2000])  # more than C takes of a row at once; than one thread is given
 @pytest.mark.parametrize("peepholes", [False, True])
 def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes, batch):
-    if fused.kernels() is None:
+    if compiled.kernels() is None:
         pytest.skip("no C compiler here")
     in_c = read_and_unroll(peepholes=peepholes, batch=batch)
-    fused.kernels.cache_clear()
+    compiled.kernels.cache_clear()
     monkeypatch.setenv("SEQAE_FUSED", "0")
-    assert fused.kernels() is None
+    assert compiled.kernels() is None
     for ours, plain in zip(in_c, read_and_unroll(peepholes=peepholes, batch=batch), strict=True):
         assert (ours - plain).norm() <= 1e-5 * plain.norm()
 
@@ -63,20 +63,20 @@ def test_a_compiler_that_fails_is_no_failure(monkeypatch, caplog, tmp_path):
     (tmp_path / "cc").write_text("#!/bin/sh\necho cannot >&2\nexit 1\n")
     (tmp_path / "cc").chmod(0o755)
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
-    assert fused.kernels() is None
+    assert compiled.kernels() is None
     assert "cannot" in caplog.text
 
 
 def test_what_is_compiled_once_is_kept(monkeypatch, tmp_path):
-    if fused.kernels() is None:
+    if compiled.kernels() is None:
         pytest.skip("no C compiler here")
-    fused.kernels.cache_clear()
+    compiled.kernels.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert fused.kernels() is not None
+    assert compiled.kernels() is not None
     [built] = [path for path in tmp_path.rglob("*") if path.is_file()]
     before = built.stat().st_mtime_ns
-    fused.kernels.cache_clear()
-    assert fused.kernels() is not None
+    compiled.kernels.cache_clear()
+    assert compiled.kernels() is not None
     assert built.stat().st_mtime_ns == before
 
 
@@ -92,8 +92,8 @@ def test_a_weight_of_other_strides_is_read_right():
 def test_nothing_outlives_the_backward_pass(monkeypatch, in_c):
     monkeypatch.setenv("SEQAE_FUSED", in_c)
     kept: list[weakref.ref] = []
-    begin = tape.Tape.begin
-    monkeypatch.setattr(tape.Tape, "begin", lambda *given: kept.append(weakref.ref(t := begin(*given))) or t)
+    begin = steps.Tape.begin
+    monkeypatch.setattr(steps.Tape, "begin", lambda *given: kept.append(weakref.ref(t := begin(*given))) or t)
     gc.disable()
     try:
         read_and_unroll(peepholes=True)

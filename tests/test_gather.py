@@ -9,8 +9,10 @@ import pytest
 from test_cli import call
 from test_sweep import DEFAULTS, TINY, snapshot
 
-from seqae import gather, logs, open_run, stores
-from seqae.runs import Run
+from seqae import files, open_run
+from seqae.runs import gather
+from seqae.runs.run import Run
+from seqae.stores import mirror
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     given = TINY | {"epochs": 4}
     open_run("fam", DEFAULTS, given | {"store": str(root / "done")}).train()
-    append = logs.append
+    append = files.append
     for last in (1, 3):
 
         def stopping(log, rows, last=last):
@@ -28,7 +30,7 @@ def trained(tmp_path_factory):
             append(log, rows)
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(logs, "append", stopping)
+            patched.setattr(files, "append", stopping)
             with pytest.raises(KeyboardInterrupt):
                 open_run("fam", DEFAULTS, given | {"store": str(root / f"at-{last}")}).train()
     return root
@@ -207,7 +209,7 @@ def test_into_a_store_elsewhere_and_out_of_it(place, tmp_path, monkeypatch):
     assert {"run.yaml", "test.csv", "model.safetensors"} <= names(fs, run)
     assert "checkpoint/state.pt" not in names(fs, run)
     assert f"fam/{run.name}" in fs.cat_file("/runs/index.html").decode()
-    assert not stores.unpublished(stores.mirror("memory://runs") / "fam" / run.name)
+    assert not mirror.unpublished(mirror.mirror("memory://runs") / "fam" / run.name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another machine"))
     call("gather", "memory://runs", str(tmp_path / "dst"))
     assert the_run(tmp_path / "dst").model()
@@ -222,7 +224,7 @@ def test_what_could_not_be_published_is_with_the_next_gather(place, monkeypatch)
     with monkeypatch.context() as patched:
 
         def cut_off(folder):
-            raise stores.StoreError("cut off")
+            raise mirror.StoreError("cut off")
 
         patched.setattr(gather, "publish_run_folder", cut_off)
         assert "failed: cut off" in call("gather", str(source), "memory://runs", code=1)

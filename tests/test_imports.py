@@ -122,9 +122,9 @@ def test_the_table_says_nothing_of_packages_outside() -> None:
 
 def test_what_needs_no_torch_imports_none() -> None:
     """So that commands which only look start at once."""
-    code = "import sys, seqae.pictures, seqae.plots, seqae.records, seqae.report, seqae.view; print(*sys.modules)"
+    code = "import sys, seqae.runs.pictures, seqae.reports.figures.curves, seqae.runs.records, seqae.reports.page, seqae.commands.terminal; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "seqae.config" in loaded
+    assert "seqae.parameters" in loaded
     assert {"torch", "accelerate", "torchmetrics"} & {*loaded} == set()
 
 
@@ -152,5 +152,7 @@ def test_threads_soon_sleep_unless_it_is_said_otherwise(given, then):
 
 def test_all_can_be_imported_where_torch_has_no_onednn() -> None:
     """As on Apple's processors."""
-    without = "import types, torch; torch.ops.mkldnn = types.SimpleNamespace(); import seqae.runs, seqae.compare"
+    without = (
+        "import types, torch; torch.ops.mkldnn = types.SimpleNamespace(); import seqae.runs.run, seqae.reports.compare"
+    )
     subprocess.run([sys.executable, "-W", "ignore", "-c", without], check=True)

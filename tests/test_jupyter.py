@@ -17,7 +17,7 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 import seqae
-from seqae.config import read_yaml
+from seqae.parameters import read_yaml
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 120  # seconds that nothing here takes: then it hangs

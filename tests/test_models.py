@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from seqae.data import to_range
-from seqae.initial import initialise
 from seqae.losses import LOSSES, activate, training_loss
-from seqae.models import ARCHITECTURES, BRANCHES, SequenceAutoencoder, branch_targets
+from seqae.models import ARCHITECTURES, SequenceAutoencoder, initialise
+from seqae.tasks import BRANCHES, branch_targets
 
 SEEN, FUTURE = 3, 5
 TASKS = ("recon", "recon_ordered", "pred", "both")

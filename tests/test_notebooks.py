@@ -12,15 +12,15 @@ import yaml
 from conftest import fits
 from typer.testing import CliRunner
 
-from seqae.cells import family_defaults
-from seqae.cli import app
-from seqae.config import read_yaml, resolve
-from seqae.index import update_index
+from seqae.commands.main import app
 from seqae.losses import LOSSES
 from seqae.models import ARCHITECTURES
 from seqae.optimizers import UNFIT
-from seqae.planning import plan
-from seqae.runs import find_runs, open_run
+from seqae.parameters import read_yaml, resolve
+from seqae.reports.index import update_index
+from seqae.runs.cells import family_defaults
+from seqae.runs.run import find_runs, open_run
+from seqae.sweeps.planning import plan
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from seqae.cells import family_defaults
-from seqae.compare import comparable_runs, finals, recipes, table
-from seqae.index import update_index
-from seqae.runs import Run, find_runs, open_run
+from seqae.reports.compare import comparable_runs, finals, recipes, table
+from seqae.reports.index import update_index
+from seqae.runs.cells import family_defaults
+from seqae.runs.run import find_runs, open_run
 
 DATA = Path(__file__).parent / "data" / "runs-before-rooms"
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"

@@ -14,12 +14,14 @@ import psutil
 import pytest
 import torch
 
-from seqae import executing, experiment, logs, train
-from seqae.config import resolve
+from seqae import files, training
 from seqae.device import make_accelerator
-from seqae.parallel import RankError, launch
-from seqae.planning import Planned
-from seqae.runs import Run, open_run
+from seqae.parameters import resolve
+from seqae.runs import experiment
+from seqae.runs.ranks import RankError, launch
+from seqae.runs.run import Run, open_run
+from seqae.sweeps import execution
+from seqae.sweeps.planning import Planned
 
 # 11 + 11 + 1 sequences: shares of 6 and 5, and of 1 and none.
 TINY = {
@@ -48,7 +50,7 @@ def nothing_is_left() -> Iterator[None]:
 
 def ranks_of(parent: int) -> list[psutil.Process]:
     """In order."""
-    return [child for child in psutil.Process(parent).children() if "seqae.parallel" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(parent).children() if "seqae.runs.ranks" in " ".join(child.cmdline())]
 
 
 # ---- the same numbers ----
@@ -129,8 +131,8 @@ def at_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, act: Callable[[], None
         if log.name == "metrics.csv" and rows[0]["epoch"] == epoch:
             act()
 
-    written = logs.append
-    monkeypatch.setattr(logs, "append", append)
+    written = files.append
+    monkeypatch.setattr(files, "append", append)
 
 
 def test_a_killed_rank_fails_the_run_which_goes_on_from_its_checkpoint(
@@ -160,7 +162,7 @@ def test_an_epoch_that_one_process_began_two_end(
     tmp_path: Path, unbroken: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was summed up until then is counted once."""
-    run, update, updates = open_run("f", TINY, {"store": str(tmp_path)}), train.update, []
+    run, update, updates = open_run("f", TINY, {"store": str(tmp_path)}), training.update, []
 
     def interrupted(*arguments: Any, **given: Any) -> Any:
         updates.append(1)
@@ -169,7 +171,7 @@ def test_an_epoch_that_one_process_began_two_end(
         return update(*arguments, **given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "update", interrupted)
+        patched.setattr(training, "update", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run.train()
     assert run.metrics().epoch.max() == 1
@@ -206,10 +208,10 @@ def test_a_sweep_holds_a_gpu_for_each_device(
     def held(count: int, *, per_gpu: int) -> None:
         raise ValueError(f"asked for {count}")
 
-    monkeypatch.setattr(executing, "held_gpus", held)
+    monkeypatch.setattr(execution, "held_gpus", held)
     run = open_run("f", TINY, {"store": str(tmp_path), "device": device, "devices": devices})
     with pytest.raises(ValueError, match=f"asked for {gpus}$"):
-        executing.execute(Planned(run, "", {}))
+        execution.execute(Planned(run, "", {}))
 
 
 # ---- ranks ----

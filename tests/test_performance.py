@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqae import experiment, performance, speed
-from seqae.config import resolve
+from seqae.benchmark import tables, timing
+from seqae.benchmark.peers import PlainAutoencoder, keras_update, sequitur_update, torch_update
 from seqae.data import to_range
-from seqae.models import branch_targets
-from seqae.peers import PlainAutoencoder, keras_update, sequitur_update, torch_update
-from seqae.runs import find_runs, open_run
+from seqae.parameters import resolve
+from seqae.runs import experiment
+from seqae.runs.run import find_runs, open_run
+from seqae.tasks import branch_targets
 
 TINY = {
     "loss": "0nm", "task": "both", "frame_size": 16, "hidden": 8, "batch_size": 3, "frames_in": 4, "frames_out": 3,
@@ -83,7 +84,7 @@ def test_the_floor_is_of_every_product_of_the_update(given):
     # oneDNN's whole layers have no products to see.
     with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), FlopCounterMode(display=False) as counted:
         sum(z.square().mean() for z in model(frames[:, :4]).values()).backward()
-    table, facts = performance.measure(p)
+    table, facts = timing.measure(p)
     assert facts["operations"] == counted.get_total_flops() > 0
     assert {*table[table.implementation == "gemm_floor"].part} == {"forward_backward"}
     assert {*table.H} == {*model.encoder.hidden_sizes}
@@ -93,7 +94,7 @@ def test_the_floor_is_of_every_product_of_the_update(given):
 def test_what_is_not_timed_is_refused(given):
     (name,) = given
     with pytest.raises(ValueError, match=f"^{name} .* is not timed"):
-        performance.measure(resolve(TINY, given))
+        timing.measure(resolve(TINY, given))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_a_peer_that_is_installed_trains_and_another_says_so(package, decoder_in
 def test_a_benchmark_is_a_run_like_any_other(tmp_path):
     run = open_run("performance", {**TINY, "store": str(tmp_path)}, {"decoder_input": "output"}).benchmark()
     table = run.performance()
-    assert [*table] == performance.COLUMNS
+    assert [*table] == timing.COLUMNS
     assert {"seqae", "lstmcell_loop", "gemm_floor"} <= {*table.implementation}
     assert "nn_lstm" not in {*table.implementation}
     assert "choose zero" in run.record()["benchmark"]["left_out"]["nn_lstm"]
@@ -151,8 +152,8 @@ def test_a_benchmark_is_a_run_like_any_other(tmp_path):
     assert run.benchmark().folder == run.folder
     assert (run.folder / "performance.csv").read_bytes() == before
     [found] = find_runs(tmp_path, "performance")
-    row = speed.speedups([found]).iloc[0]
+    row = tables.speedups([found]).iloc[0]
     step = table[table.part == "step"].set_index("implementation").median_ms
     assert row["× lstmcell_loop"] == pytest.approx(step.lstmcell_loop / step.seqae)
-    figure = speed.roofline(speed.performances([found]))
+    figure = tables.roofline(tables.performances([found]))
     assert "FLOP/byte" in figure.axes[0].get_xlabel()

@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from seqae import pictures
+from seqae.runs import pictures
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seqae import charts, pictures, plots
+from seqae.reports import figures
+from seqae.runs import pictures
 
 mpl.use("Agg")
 WAYS = [(task, reads) for task in ("recon", "pred", "both") for reads in ("zero", "output")]
@@ -14,7 +15,7 @@ WAYS = [(task, reads) for task in ("recon", "pred", "both") for reads in ("zero"
 @pytest.fixture(autouse=True)
 def _close():
     yield
-    plots.plt.close("all")
+    plt.close("all")
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def drawn(axis):
 
 
 def test_five_losses_in_six_ways(tables):
-    figure = plots.losses_in_ways(*tables)
+    figure = figures.losses_in_ways(*tables)
     titles = {axis.get_title(): axis for axis in figure.axes}
     assert set(titles) == {f"{task}, decoder reads {reads}" for task, reads in WAYS}
     assert len(drawn(titles["recon, decoder reads zero"])) == 3
@@ -56,11 +57,11 @@ def test_five_losses_in_six_ways(tables):
 
 def test_all_recons_and_all_preds(tables):
     curves, levels = tables
-    figure = plots.by_branch(curves[curves.loss == "0nm"], levels)
+    figure = figures.by_branch(curves[curves.loss == "0nm"], levels)
     assert [axis.get_title() for axis in figure.axes] == ["recon", "pred"]
     assert [len(drawn(axis)) for axis in figure.axes] == [4, 4]
     assert [horizontals(axis) for axis in figure.axes] == [[0.0372], [0.0372]], "a floor of 0 is no line"
-    two = plots.by_branch(curves[curves.loss.isin(["0sb", "0sm"])], levels)
+    two = figures.by_branch(curves[curves.loss.isin(["0sb", "0sm"])], levels)
     assert [len(drawn(axis)) for axis in two.axes] == [8, 8]
     assert horizontals(two.axes[0]) == pytest.approx([0.0372, 0.0698])
 
@@ -72,7 +73,7 @@ def test_seeds_are_one_line_their_mean_in_a_band_and_n_is_stated(tables):
              for i, shift in enumerate((0, 0.01, 0.05))]  # fmt: skip
     alone = curves[(curves.loss == "0sm") & (curves.task == "recon")]
     both = pd.concat([*seeds, alone.assign(recipe=alone.run)])
-    figure = plots.by_branch(both, levels.assign(recipe=levels.run), hue="run")
+    figure = figures.by_branch(both, levels.assign(recipe=levels.run), hue="run")
     recon, pred = figure.axes
     assert len(drawn(recon)) == 4
     assert len(drawn(pred)) == 2
@@ -84,9 +85,9 @@ def test_seeds_are_one_line_their_mean_in_a_band_and_n_is_stated(tables):
     names = [text.get_text() for text in figure.legends[0].texts]
     assert "0nm-pred-zero, n = 3 seeds" in names
 
-    assert plots.losses_in_ways(both, levels[levels.loss != "0sb"]).texts
+    assert figures.losses_in_ways(both, levels[levels.loss != "0sb"]).texts
     steps = both.rename(columns={"epoch": "frame"})
-    assert len(plots.frame_errors(steps, levels, hue="run").axes[1].collections) == 2
+    assert len(figures.frame_errors(steps, levels, hue="run").axes[1].collections) == 2
 
 
 def test_one_run_against_its_levels():
@@ -98,7 +99,7 @@ def test_one_run_against_its_levels():
         [("val", "pred", "mean_frame", "bce", 0.16), ("test", "pred", "mean_frame", "bce", 0.9)],
         columns=["split", "branch", "baseline", "metric", "value"],
     )
-    (axis,) = plots.learning_curves(metrics, levels, metric="bce").axes
+    (axis,) = figures.learning_curves(metrics, levels, metric="bce").axes
     assert axis.get_ylabel() == "BCE, nats/pixel"
     assert drawn(axis) == [pytest.approx((0.1, 0.2, 0.3))] * 2
     assert horizontals(axis) == [0.16]
@@ -107,7 +108,7 @@ def test_one_run_against_its_levels():
 def test_a_ranking_goes_by_the_prediction_of_those_that_have_both_branches():
     rows = [("a", "pred", 0.3), ("a", "recon", 0.1), ("b", "recon", 0.2), ("b", "pred", 0.25), ("c", "recon", 0.27)]
     table = pd.DataFrame(rows, columns=["run", "branch", "value"])
-    (axis,) = charts.ranking(table, unit="MSE", levels={"mean frame": 0.4}).axes
+    (axis,) = figures.ranking(table, unit="MSE", levels={"mean frame": 0.4}).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [
         "b",
         "a",
@@ -128,7 +129,7 @@ def test_a_ranking_goes_by_the_prediction_of_those_that_have_both_branches():
     ],
 )
 def test_a_ranking_of(rows, order):
-    (axis,) = charts.ranking(pd.DataFrame(rows, columns=["run", "branch", "value"]), unit="MSE").axes
+    (axis,) = figures.ranking(pd.DataFrame(rows, columns=["run", "branch", "value"]), unit="MSE").axes
     assert "".join(label.get_text() for label in axis.get_yticklabels()) == order
 
 
@@ -137,7 +138,7 @@ def test_error_by_frame_step():
     test = pd.DataFrame(rows, columns=["branch", "frame", "metric", "value"]).astype({"frame": "Int64"})
     levels = pd.DataFrame([("test", "recon", "mean_frame", "mse", 0.04)])
     levels.columns = ["split", "branch", "baseline", "metric", "value"]
-    (axis,) = plots.frame_errors(test, levels).axes
+    (axis,) = figures.frame_errors(test, levels).axes
     assert drawn(axis) == [pytest.approx((0.01, 0.02, 0.03))], "the mean over frames is no step"
     assert axis.get_xlabel() == "frame step of the decoder"
 
@@ -146,20 +147,20 @@ def test_show_frees_the_figure_and_keeps_the_text(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append(metadata))
     figure = pictures.strip_figure([("truth", np.zeros((1, 2, 4, 4), np.uint8))])
-    plots.show(figure, "two black frames")
+    figures.show(figure, "two black frames")
     assert shown == [{"image/png": {"alt": "two black frames"}}]
-    assert not plots.plt.fignum_exists(figure.number)
+    assert not plt.fignum_exists(figure.number)
 
 
 def test_where_nothing_was_recorded_a_figure_says_so() -> None:
     empty = pd.DataFrame(columns=["run", "epoch", "branch", "metric", "value"])
-    (axis,) = charts.preactivations(empty, {}).axes
+    (axis,) = figures.preactivations(empty, {}).axes
     assert "no finite value of: pre-activation" in axis.texts[0].get_text()
 
 
 @pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # seaborn's call
 def test_a_column_without_a_number_keeps_its_place_in_a_grid() -> None:
     table = pd.DataFrame({"architecture": ["a", "a"], "column": ["recon", "pred"], "below": [0.1, float("nan")]})
-    axis = charts.status_grid(table).axes[0]
+    axis = figures.status_grid(table).axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["recon", "pred"]
     assert [text.get_text() for text in axis.texts] == ["10"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqae import records
-from seqae.records import finished, notes, read_record, remembered
-from seqae.runs import find_runs
-from seqae.view import status_rows
+from seqae.commands.terminal import status_rows
+from seqae.runs import records
+from seqae.runs.records import finished, notes, read_record, remembered
+from seqae.runs.run import find_runs
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqae.recurrent import ACTIVATIONS, Feedback, LSTMStack
+from seqae.lstm.layers import Feedback, LSTMStack
+from seqae.tasks import ACTIVATIONS
 
-MAPS = LSTMStack(8, [8], kernel=3, side=2)
+MAPS = LSTMStack(8, [8], kernel_size=3, side=2)
 STACKS = [(5, [3]), (3, [4, 7]), (6, [5, 2, 6])]
 F64 = torch.float64
 
@@ -202,7 +203,7 @@ def test_forward_equals_loop(input_size, sizes, peepholes, stateful, known, step
 def test_convolutions_equal_a_loop(kernel, side, channels, peepholes, stateful, reads, steps, dtype, tolerance):
     """9 channels in for 4 gates of 1; a kernel larger than its map; one position; one channel."""
     input_size, *sizes = (n * side**2 for n in channels)
-    stack = make_stack(input_size, sizes, dtype, peepholes=peepholes, kernel=kernel, side=side)
+    stack = make_stack(input_size, sizes, dtype, peepholes=peepholes, kernel_size=kernel, side=side)
     inputs = torch.randn(steps, 3, input_size, dtype=dtype, requires_grad=True) if reads == "inputs" else None
     feedback = Feedback(gain=2.0, activation="tanh") if reads == "its own h" else None
     states = make_states(stack, 3, dtype) if stateful else None if inputs is not None else only_h(stack, 3, dtype)
@@ -210,14 +211,14 @@ def test_convolutions_equal_a_loop(kernel, side, channels, peepholes, stateful, 
 
 
 def test_a_kernel_of_one_at_one_position_is_the_matrix():
-    stack, maps = make_stack(3, [4, 2]), make_stack(3, [4, 2], kernel=1)
+    stack, maps = make_stack(3, [4, 2]), make_stack(3, [4, 2], kernel_size=1)
     maps.load_state_dict(stack.state_dict())
     inputs = torch.randn(4, 2, 3, dtype=F64)
     assert_same(flat(maps(inputs)), flat(stack(inputs)), 1e-12)
 
 
 def test_convolutions_in_bfloat16_keep_states_in_float32():
-    stack = make_stack(2 * 16, [2 * 16], torch.float32, kernel=3, side=4)
+    stack = make_stack(2 * 16, [2 * 16], torch.float32, kernel_size=3, side=4)
     for parameter in stack.parameters():
         parameter.data.mul_(0.3)
     inputs, leaves = torch.randn(20, 4, 2 * 16), list(stack.parameters())
@@ -466,9 +467,9 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=-1), r"steps \(=-1\) must be 1 or"),
         (lambda: Feedback(activation="relu"), r"one of \['none', 'tanh', 'sigmoid'\]; not 'relu'"),
         (lambda: Feedback(bias=torch.zeros(3)), r"bias of shape \(3,\) needs a weight"),
-        (lambda: LSTMStack(4, [4], kernel=2), r"kernel \(=2\) must be odd"),
+        (lambda: LSTMStack(4, [4], kernel_size=2), r"kernel \(=2\) must be odd"),
         (lambda: LSTMStack(4, [4], side=2), r"kernel \(=None\) must be odd, or None with side \(=2\) 1"),
-        (lambda: LSTMStack(8, [6], kernel=3, side=2), r"hidden_sizes \(=\[6\]\) must be channels · 2²"),
+        (lambda: LSTMStack(8, [6], kernel_size=3, side=2), r"hidden_sizes \(=\[6\]\) must be channels · 2²"),
         (lambda: MAPS.unroll(None, Feedback(torch.ones(8, 8)), steps=2), r"maps \(side 2\) is h itself"),
         (lambda: LSTMStack(3, []), r"hidden_sizes \(=\[\]\) must be 1 or more"),
         (lambda: LSTMStack(0, [4]), r"input_size \(=0\)"),

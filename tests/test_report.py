@@ -13,8 +13,8 @@ from conftest import fits
 from nbformat import NotebookNode, write
 from PIL import Image
 
-from seqae import pictures
-from seqae.report import Facts, IndexRow, advice, render_notebook, thumbnail, write_index
+from seqae.reports.page import Facts, IndexRow, advice, render_notebook, thumbnail, write_index
+from seqae.runs import pictures
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 

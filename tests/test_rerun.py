@@ -18,11 +18,12 @@ import yaml
 from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, make_project, snapshot, values
 from typer.testing import CliRunner
 
-from seqae import plots, rerun
-from seqae.cli import app
-from seqae.config import resolve
-from seqae.provenance import code_version
-from seqae.runs import Run
+from seqae.commands.main import app
+from seqae.parameters import resolve
+from seqae.reports import figures
+from seqae.runs.provenance import code_version
+from seqae.runs.run import Run
+from seqae.sweeps import reproduce
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
@@ -161,7 +162,7 @@ def changed(project, original, tmp_path, monkeypatch):
         for key, value in changes.items():
             record[key] = record[key] | value if isinstance(value, dict) else value
         (folder / "run.yaml").write_text(yaml.safe_dump(record))
-        return rerun.recorded(folder)
+        return reproduce.recorded(folder)
 
     return change
 
@@ -201,8 +202,8 @@ def test_it_tells_where_the_page_is_and_what_came_out(original, old_code):
 
 def test_what_is_done_is_not_made_once_more(project, original, old_code, monkeypatch):
     monkeypatch.chdir(project)
-    monkeypatch.setattr(rerun, "_old_code", None)
-    folder, reason = rerun.make_again(original)
+    monkeypatch.setattr(reproduce, "_old_code", None)
+    folder, reason = reproduce.make_again(original)
     assert (folder, reason) == (made(original, original.record()["commit"]).folder, None)
 
 
@@ -211,24 +212,26 @@ def test_what_is_done_is_not_made_once_more(project, original, old_code, monkeyp
 
 def test_here_takes_todays_code_and_the_recorded_parameters(project, original, monkeypatch):
     monkeypatch.chdir(project)
-    folder, reason = rerun.make_again(original, here=True)
+    folder, reason = reproduce.make_again(original, here=True)
     assert reason is None
     again = made(original, f"here-{code_version()[0]}-*")
     assert (again.folder, again.record()["commit"]) == (folder, code_version()[0])
     assert again.parameters == original.parameters, "the notebook's new values are not part of the run"
     mse = [run.test().query("metric == 'mse'")["value"].to_numpy() for run in (original, again)]
     np.testing.assert_array_equal(mse[0], 2 * mse[1])
-    assert rerun.conclude(original, again).startswith("Not identical: val mse differ by up to 50 % (recon mse, epoch")
+    assert reproduce.conclude(original, again).startswith(
+        "Not identical: val mse differ by up to 50 % (recon mse, epoch"
+    )
 
 
 def test_here_is_told_apart_by_what_the_files_hold(project, tmp_path):
     notebook = Path(shutil.copy(project / "notebooks" / "fam.ipynb", tmp_path))
-    before = rerun._today(notebook)
-    assert before == rerun._today(notebook)
+    before = reproduce._today(notebook)
+    assert before == reproduce._today(notebook)
     assert before.startswith(f"here-{code_version()[0]}-")
     with notebook.open("a") as file:
         file.write("\n")
-    assert rerun._today(notebook) != before
+    assert reproduce._today(notebook) != before
 
 
 # --- what fails ---
@@ -245,7 +248,7 @@ def test_a_rerun_that_fails_says_why_and_where(changed, monkeypatch):
         (failed.folder / "report.html").touch()
         return 1
 
-    monkeypatch.setattr(rerun, "_seqae_run", fail)
+    monkeypatch.setattr(reproduce, "_seqae_run", fail)
     warning, message = call(str(run.folder), code=1).splitlines()
     assert "the run was made with uncommitted changes, which the rerun has not" in warning
     again = made(run, run.record()["commit"])
@@ -318,8 +321,8 @@ def test_a_folder_without_a_run_and_a_project_without_git(tmp_path, original, mo
 def test_only_how_it_is_executed_may_be_said(original, project, monkeypatch):
     monkeypatch.chdir(project)
     with pytest.raises(ValueError, match=r"-p epochs: all else is as recorded; a rerun takes only .*device"):
-        rerun.make_again(original, given={"epochs": 3})
-    assert rerun._absolute({"data_folder": "data", "device": "cpu"}) == {
+        reproduce.make_again(original, given={"epochs": 3})
+    assert reproduce._absolute({"data_folder": "data", "device": "cpu"}) == {
         "data_folder": f"{project}/data",
         "device": "cpu",
     }
@@ -327,8 +330,8 @@ def test_only_how_it_is_executed_may_be_said(original, project, monkeypatch):
 
 def test_a_run_that_several_codes_made_is_told(changed, monkeypatch):
     run, told = changed(resumed=[{"at": "", "commit": "feedfeedfeed"}]), []
-    monkeypatch.setattr(rerun, "_seqae_run", lambda *_, **__: 5)
-    folder, reason = rerun.make_again(run, tell=told.append)
+    monkeypatch.setattr(reproduce, "_seqae_run", lambda *_, **__: 5)
+    folder, reason = reproduce.make_again(run, tell=told.append)
     assert folder == run.folder / "reruns" / run.record()["commit"]
     assert "exit code 5" in reason
     assert ["went on with feedfeedfeed" in message for message in told] == [True]
@@ -341,7 +344,7 @@ def test_parameters_that_today_does_not_know_can_be_looked_at(changed):
     run = changed(parameters={"temperature": 3})
     with pytest.raises(ValueError, match="temperature"):
         Run.load(run.folder)
-    assert len(rerun.finals(run, run)) == len(run.test().query("frame.isna()"))
+    assert len(reproduce.finals(run, run)) == len(run.test().query("frame.isna()"))
 
 
 def test_differences_and_what_only_one_has(original, changed):
@@ -350,17 +353,17 @@ def test_differences_and_what_only_one_has(original, changed):
     rows = metrics.index[(metrics.split == "val") & (metrics.metric == "mse")]
     metrics.loc[rows[-1], "value"] *= 1.25
     metrics.to_csv(again.folder / "metrics.csv", index=False)
-    line = rerun.conclude(original, again)
+    line = reproduce.conclude(original, again)
     assert line.startswith("Not identical: val mse differ by up to 25 % (recon mse, epoch 2: ")
     assert "figures on test identical to the last bit" in line
     metrics.drop(rows[-1]).to_csv(again.folder / "metrics.csv", index=False)
-    assert "val mse differ (recon mse, epoch 2: " in rerun.conclude(original, again)
+    assert "val mse differ (recon mse, epoch 2: " in reproduce.conclude(original, again)
 
-    table = rerun.circumstances(original, again)
+    table = reproduce.circumstances(original, again)
     assert set(table[table.same == "differs"].index) == {"machine", "threads"}
-    curves = rerun.curves(original, again)
-    (axis,) = plots.then_and_again(curves).axes
+    curves = reproduce.curves(original, again)
+    (axis,) = figures.then_and_again(curves).axes
     drawn = [line.get_ydata() for line in axis.lines if len(line.get_xdata())]
     assert [len(y) for y in drawn] == [2, 1]
     assert axis.get_ylabel() == "MSE per pixel, on [0, 1]"
-    plots.plt.close("all")
+    figures.plt.close("all")

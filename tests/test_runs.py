@@ -15,14 +15,16 @@ import pytest
 import torch
 import yaml
 
-from seqae import experiment, logs
-from seqae.cells import parameter_cells
-from seqae.config import ParameterError, resolve
+from seqae import files
 from seqae.evaluation import predict
-from seqae.experiment import load_model, sequences
-from seqae.naming import project_root, run_name, store_folder
-from seqae.records import RunError
-from seqae.runs import Run, find_runs, open_run
+from seqae.files import project_root, store_folder
+from seqae.parameters import ParameterError, resolve
+from seqae.runs import experiment
+from seqae.runs.cells import parameter_cells
+from seqae.runs.experiment import load_model, sequences
+from seqae.runs.naming import run_name
+from seqae.runs.records import RunError
+from seqae.runs.run import Run, find_runs, open_run
 
 TINY = {
     "loss": "0nm",
@@ -102,7 +104,7 @@ def test_fresh_trains_beside_the_old(done):
 def test_fresh_goes_on_with_one_that_was_killed_in_its_last_steps(tmp_path, monkeypatch):
     given = {"store": str(tmp_path), "fresh": True}
     with monkeypatch.context() as patched:
-        patched.setattr("seqae.pictures.save_strips", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("seqae.runs.pictures.save_strips", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             open_run("losses", TINY, given).train()
     again = open_run("losses", TINY, given)
@@ -442,7 +444,7 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tmp_path, kill_after):
 def test_a_resumed_run_makes_both_logs_again_from_its_checkpoint(done, tmp_path, monkeypatch, table, torn):
     """Stopped in epoch 3, once its rows are in one log or in both and its checkpoint is not written."""
     run = open_run("losses", TINY, {"store": str(tmp_path)})
-    append = logs.append
+    append = files.append
 
     def stopping(log, rows):
         append(log, rows)
@@ -450,7 +452,7 @@ def test_a_resumed_run_makes_both_logs_again_from_its_checkpoint(done, tmp_path,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(logs, "append", stopping)
+        patch.setattr(files, "append", stopping)
         with pytest.raises(KeyboardInterrupt):
             run.train()
     assert run.status == "interrupted"
@@ -478,7 +480,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_both_logs_anew(done, t
 def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
     run = open_run("losses", TINY, {"store": str(tmp_path)})
     with monkeypatch.context() as patch:
-        patch.setattr("seqae.experiment.train", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room")))
+        patch.setattr("seqae.runs.experiment.train", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room")))
         with pytest.raises(MemoryError):
             run.train()
     assert run.status == "failed"
@@ -490,7 +492,7 @@ def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
 def test_a_stopped_run_is_interrupted_not_failed(tmp_path, monkeypatch):
     run = open_run("losses", TINY, {"store": str(tmp_path)})
     with monkeypatch.context() as patch:
-        patch.setattr("seqae.experiment.train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("seqae.runs.experiment.train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.train()
     assert run.status == "interrupted"
@@ -550,7 +552,9 @@ def test_data_that_cannot_be_read_is_no_fault_of_the_store(tmp_path, monkeypatch
         (errno.ECONNREFUSED, None, ConnectionRefusedError),
     ]:
         error = OSError(number, os.strerror(number), file)
-        monkeypatch.setattr("seqae.experiment.reference_levels", lambda p, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(
+            "seqae.runs.experiment.reference_levels", lambda p, error=error: (_ for _ in ()).throw(error)
+        )
         with pytest.raises(told, match=os.strerror(number)):
             run.train()
 

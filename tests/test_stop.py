@@ -16,8 +16,8 @@ from dask.system import CPU_COUNT
 from sweeps import DEADLINE, ONE_THREAD, Sweep, epochs, records, same, unbroken, wait_until
 from test_sweep import TRAIN, make_project
 
-from seqae.cluster import LIBRARIES
-from seqae.runs import Run
+from seqae.runs.run import Run
+from seqae.sweeps.cluster import LIBRARIES
 
 STOPPED = "seqae: stopped; the same command goes on from the last checkpoints\n"
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="kernels are forked on Linux alone")
@@ -164,15 +164,13 @@ def kernels(worker: subprocess.Popen) -> set[int]:
     parents = {}
     for process in psutil.Process(worker.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # one that ends as it is looked at; a zombie's command line is empty
-            if "seqae.forkserver" in " ".join(process.cmdline()):
+            if "seqae.sweeps.forkserver" in " ".join(process.cmdline()):
                 parents[process.pid] = process.ppid()
     return {pid for pid, parent in parents.items() if parent in parents}
 
 
 GONE = "seqae: the scheduler is gone: start it; the same command goes on from the last checkpoints\n"
-REGISTERED = (
-    "import sys, distributed, seqae.kernels as k; distributed.Client(sys.argv[1]).register_plugin(k.StopKernels())"
-)
+REGISTERED = "import sys, distributed, seqae.sweeps.kernels as k; distributed.Client(sys.argv[1]).register_plugin(k.StopKernels())"
 
 
 def test_workers_of_a_cluster_come_and_go_and_so_does_its_scheduler(long, tmp_path, started, cluster):

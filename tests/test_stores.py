@@ -26,11 +26,13 @@ from sweeps import ONE_THREAD
 from test_cli import call
 from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, after_epoch, make_project, values
 
-from seqae import executing, find_runs, leases, open_run, planning, stores, transfer
-from seqae.naming import store_folder
-from seqae.runs import Run
-from seqae.transfer import StoreError
-from seqae.view import SweepView
+from seqae import find_runs, open_run
+from seqae.commands.terminal import SweepView
+from seqae.files import store_folder
+from seqae.runs.run import Run
+from seqae.stores import leases, mirror, transfer
+from seqae.stores.transfer import StoreError
+from seqae.sweeps import execution, planning
 
 QUICK = {"PUBLISH_SECONDS": 0.3, "BEAT_SECONDS": 0.5, "LEASE_SECONDS": 8.0, "SETTLE_SECONDS": 1.0}
 
@@ -69,7 +71,7 @@ def machine(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     for name, seconds in QUICK.items():
-        monkeypatch.setattr(stores if name == "PUBLISH_SECONDS" else leases, name, seconds)
+        monkeypatch.setattr(mirror if name == "PUBLISH_SECONDS" else leases, name, seconds)
     fsspec.filesystem("memory").store.clear()
 
 
@@ -95,8 +97,8 @@ def test_a_url_has_a_mirror_in_the_cache_and_a_folder_has_none(machine, tmp_path
     assert len(folders) == 3
     assert {folder.parent for folder in folders} == {tmp_path / "a" / "seqae" / "stores"}
     assert "secret" not in str(store_folder("ssh://me:secret@host/runs"))
-    assert stores.fetch(str(tmp_path / "plain")) == tmp_path / "plain"
-    with stores.working(tmp_path / "plain" / "fam" / "run"):
+    assert mirror.fetch(str(tmp_path / "plain")) == tmp_path / "plain"
+    with mirror.working(tmp_path / "plain" / "fam" / "run"):
         pass
     assert not (tmp_path / "plain").exists()
 
@@ -237,8 +239,8 @@ def test_what_a_publisher_that_died_left_behind_is_no_harm(tmp_path):
 
 def published(machine, name: str, steps: int, store: str = "memory://runs") -> Path:
     machine(name)
-    folder = stores.mirror(store) / "fam" / "run"
-    with stores.working(folder):
+    folder = mirror.mirror(store) / "fam" / "run"
+    with mirror.working(folder):
         live(folder, steps)
     return folder
 
@@ -246,9 +248,9 @@ def published(machine, name: str, steps: int, store: str = "memory://runs") -> P
 def test_another_machine_gets_a_run_whole_and_goes_on(machine):
     first = published(machine, "a", 7)
     machine("b")
-    folder = stores.fetch("memory://runs") / "fam" / "run"
+    folder = mirror.fetch("memory://runs") / "fam" / "run"
     assert {file.name for file in folder.iterdir() if file.name[0] != "."} == {"run.yaml", "metrics.csv"}
-    with stores.working(folder):
+    with mirror.working(folder):
         assert (folder / "checkpoint" / "state.pt").read_text() == "3"
         assert (folder / "metrics.csv").read_bytes() == (first / "metrics.csv").read_bytes()
 
@@ -257,12 +259,12 @@ def test_who_only_looked_at_a_run_is_not_further_than_its_checkpoint(machine):
     """The logs go back when a run resumes; without the checkpoint, those seen before are nothing to go on from."""
     folder = published(machine, "a", 9)
     machine("b")
-    seen = stores.fetch("memory://runs") / "fam" / "run"
+    seen = mirror.fetch("memory://runs") / "fam" / "run"
     machine("a")
-    with stores.working(folder):
+    with mirror.working(folder):
         live(folder, 7)
     machine("b")
-    with stores.working(seen):
+    with mirror.working(seen):
         assert (seen / "checkpoint" / "state.pt").read_text() == "3"
 
 
@@ -273,11 +275,11 @@ def test_who_only_looked_at_a_run_is_not_further_than_its_checkpoint(machine):
 def test_what_is_further_is_never_replaced(machine, there, here, kept, whole):
     published(machine, "a", there)
     machine("b")
-    folder = stores.mirror("memory://runs") / "fam" / "run"
+    folder = mirror.mirror("memory://runs") / "fam" / "run"
     live(folder, here)
     os.utime(folder / "metrics.csv", (0, 0))  # how old it is does not matter
     before = (folder / "metrics.csv").read_text()
-    stores.fetch("memory://runs", whole=whole)
+    mirror.fetch("memory://runs", whole=whole)
     assert ((folder / "metrics.csv").read_text() == before) == (kept == "here")
     steps = {"here": here, "there": there}[kept]
     assert yaml.safe_load((folder / "run.yaml").read_text())["status"] == ("done" if steps == DONE else "running")
@@ -290,11 +292,11 @@ def test_what_is_further_is_never_replaced(machine, there, here, kept, whole):
 def test_finished_in_both_with_other_results_neither_is_replaced(machine):
     there = published(machine, "a", DONE)
     machine("b")
-    folder = stores.mirror("memory://runs") / "fam" / "run"
+    folder = mirror.mirror("memory://runs") / "fam" / "run"
     live(folder, DONE)
     (folder / "test.csv").write_text("mse,2\n")
-    stores.fetch("memory://runs", whole=True)
-    with pytest.raises(StoreError, match="other results"), stores.working(folder):
+    mirror.fetch("memory://runs", whole=True)
+    with pytest.raises(StoreError, match="other results"), mirror.working(folder):
         pass
     assert (folder / "test.csv").read_text() == "mse,2\n"
     assert contents(fsspec.filesystem("memory"), "/runs/fam/run")["test.csv"] == (there / "test.csv").read_text()
@@ -303,9 +305,9 @@ def test_finished_in_both_with_other_results_neither_is_replaced(machine):
 def test_finished_in_both_with_the_same_results_is_no_conflict(machine):
     published(machine, "a", DONE)
     machine("b")
-    folder = stores.mirror("memory://runs") / "fam" / "run"
+    folder = mirror.mirror("memory://runs") / "fam" / "run"
     live(folder, DONE)  # at another time: other seconds
-    with stores.working(folder):
+    with mirror.working(folder):
         pass
 
 
@@ -314,7 +316,7 @@ def test_a_fetch_that_breaks_off_is_done_again(machine, monkeypatch):
     machine("b")
     fs, left = fsspec.filesystem("memory"), iter(range(3))
     get = type(fs).get_file
-    live(stores.mirror("memory://runs") / "fam" / "run", 3)
+    live(mirror.mirror("memory://runs") / "fam" / "run", 3)
 
     def breaking(self, *paths):
         if next(left, None) == 2:
@@ -323,8 +325,8 @@ def test_a_fetch_that_breaks_off_is_done_again(machine, monkeypatch):
 
     monkeypatch.setattr(type(fs), "get_file", breaking)
     with pytest.raises(StoreError, match="memory://runs cannot be reached: gone; nothing is lost"):
-        stores.fetch("memory://runs", whole=True)
-    folder = stores.fetch("memory://runs", whole=True) / "fam" / "run"
+        mirror.fetch("memory://runs", whole=True)
+    folder = mirror.fetch("memory://runs", whole=True) / "fam" / "run"
     assert (folder / "checkpoint" / "state.pt").read_text() == "4"
 
 
@@ -337,7 +339,7 @@ def test_one_family_or_run_is_fetched_alone(machine):
 
     def fetched(name: str, under: str) -> set[str]:
         machine(name)
-        root = stores.fetch("memory://runs", under)
+        root = mirror.fetch("memory://runs", under)
         files = [file.relative_to(root).as_posix() for file in root.rglob("[!.]*") if file.is_file()]
         return {name.removesuffix("/run.yaml") for name in files}
 
@@ -413,8 +415,8 @@ def test_what_died_here_does_not_keep_this_machine_waiting(tmp_path, monkeypatch
 
 def test_who_lost_the_lease_publishes_no_more_and_keeps_what_it_has(machine):
     fs = fsspec.filesystem("memory")
-    folder = stores.mirror("memory://runs") / "fam" / "run"
-    work = stores.working(folder)
+    folder = mirror.mirror("memory://runs") / "fam" / "run"
+    work = mirror.working(folder)
     work.__enter__()
     live(folder, 5)
     (lease,) = (name for name in fs.find("/runs") if ".lease-" in name)
@@ -424,33 +426,33 @@ def test_who_lost_the_lease_publishes_no_more_and_keeps_what_it_has(machine):
     assert not [name for name in fs.find("/runs") if ".lease-" in name]
     with pytest.raises(StoreError, match="another machine took"):
         work.__exit__(None, None, None)
-    assert stores.unpublished(folder)
+    assert mirror.unpublished(folder)
     assert (folder / "checkpoint" / "state.pt").read_text() == "3"
-    with stores.working(folder):
+    with mirror.working(folder):
         pass
     assert contents(fs, "/runs/fam/run")["checkpoint/state.pt"] == "3"
-    assert not stores.unpublished(folder)
+    assert not mirror.unpublished(folder)
 
 
 def test_another_machine_sees_that_a_run_is_trained(machine):
-    folder = stores.mirror("memory://runs") / "fam" / "run"
-    with stores.working(folder):
+    folder = mirror.mirror("memory://runs") / "fam" / "run"
+    with mirror.working(folder):
         live(folder, 5)
-        stores.fetch("memory://runs")
-        assert not stores.leased(folder)  # here it is known better
+        mirror.fetch("memory://runs")
+        assert not mirror.leased(folder)  # here it is known better
         machine("b")
-        other = stores.fetch("memory://runs") / "fam" / "run"
-        assert stores.leased(other)
-    stores.fetch("memory://runs")
-    assert not stores.leased(other)
+        other = mirror.fetch("memory://runs") / "fam" / "run"
+        assert mirror.leased(other)
+    mirror.fetch("memory://runs")
+    assert not mirror.leased(other)
 
 
 def test_what_died_here_is_not_running(machine):
     fs = fsspec.filesystem("memory")
     folder = published(machine, "a", 5)
     fs.pipe_file(f"/runs/fam/run/.lease-{(folder / '.token').read_text()}", b"")
-    stores.fetch("memory://runs")
-    assert not stores.leased(folder)
+    mirror.fetch("memory://runs")
+    assert not mirror.leased(folder)
 
 
 # --- errors ---
@@ -458,19 +460,19 @@ def test_what_died_here_is_not_running(machine):
 
 def test_a_store_that_cannot_be_written_ends_with_a_reason_and_is_published_later(machine, monkeypatch):
     fs = fsspec.filesystem("memory")
-    folder = stores.mirror("memory://runs") / "fam" / "run"
+    folder = mirror.mirror("memory://runs") / "fam" / "run"
 
     def broken(fs, file, path):
         raise ConnectionError("no route")
 
     with monkeypatch.context() as patched:
         patched.setattr(transfer, "put", broken)
-        patched.setattr(stores.time, "sleep", lambda seconds: None)
-        with pytest.raises(StoreError, match="no route; nothing is lost"), stores.working(folder):
+        patched.setattr(mirror.time, "sleep", lambda seconds: None)
+        with pytest.raises(StoreError, match="no route; nothing is lost"), mirror.working(folder):
             live(folder, DONE)
-    assert stores.unpublished(folder)
+    assert mirror.unpublished(folder)
     assert fs.find("/runs") == []
-    with stores.working(folder):
+    with mirror.working(folder):
         pass
     assert "status: done" in contents(fs, "/runs/fam/run")["run.yaml"]
 
@@ -504,7 +506,7 @@ def test_on_a_disk_nothing_is_seen_before_it_is_whole(machine, tmp_path, monkeyp
     names = {file.name for file in (tmp_path / "store" / "fam" / "run").rglob("*") if file.is_file()}
     assert names == {"run.yaml", "test.csv", "model.safetensors", "metrics.csv"}
     machine("b")
-    folder = stores.fetch(store, whole=True) / "fam" / "run"
+    folder = mirror.fetch(store, whole=True) / "fam" / "run"
     assert (folder / "model.safetensors").read_text() == "weights" * 9
 
 
@@ -538,8 +540,8 @@ def test_on_an_ssh_server_it_is_the_same(machine, ssh, tmp_path):
     names = {file.name for file in (tmp_path / "store" / "fam" / "run").rglob("*") if file.is_file()}
     assert names == {"run.yaml", "metrics.csv", "state.pt"}
     machine("b")
-    folder = stores.fetch(ssh) / "fam" / "run"
-    with stores.working(folder):
+    folder = mirror.fetch(ssh) / "fam" / "run"
+    with mirror.working(folder):
         assert (folder / "checkpoint" / "state.pt").read_text() == "3"
         assert (folder / "metrics.csv").read_bytes() == (first / "metrics.csv").read_bytes()
 
@@ -551,7 +553,7 @@ def test_a_run_opened_in_jupyter_on_another_machine_is_there(machine, s3, monkey
     given = TINY | {"store": "s3://bucket/jupyter"}
     run = open_run("fam", DEFAULTS, given).train()
     machine("b")
-    monkeypatch.setattr("seqae.experiment.train", None)
+    monkeypatch.setattr("seqae.runs.experiment.train", None)
     other = open_run("fam", DEFAULTS, given)
     assert other.folder != run.folder
     assert other.train().status == "done"
@@ -565,10 +567,10 @@ def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_agai
     given = TINY | {"store": "s3://bucket/again"}
     with monkeypatch.context() as patched:
         patched.setattr(transfer, "put", None)
-        patched.setattr(stores.time, "sleep", lambda seconds: None)
+        patched.setattr(mirror.time, "sleep", lambda seconds: None)
         with pytest.raises(StoreError, match="nothing is lost"):
             open_run("fam", DEFAULTS, given).train()
-    monkeypatch.setattr("seqae.experiment.train", None)
+    monkeypatch.setattr("seqae.runs.experiment.train", None)
     run = open_run("fam", DEFAULTS, given).train()
     assert run.status == "done"
     assert {"run.yaml", "test.csv"} <= contents(s3, f"bucket/again/fam/{run.name}").keys()
@@ -578,7 +580,7 @@ def test_a_worker_on_another_machine_has_a_mirror_of_its_own(machine, tmp_path):
     project = make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}})
     (item,) = planning.plan([project / "params" / "fam"], scale="tiny", store="memory://runs")
     machine("b")
-    outcome = executing.execute(item)
+    outcome = execution.execute(item)
     assert outcome.reason is None
     assert outcome.run == item.run
     assert not item.run.folder.exists()
@@ -587,10 +589,10 @@ def test_a_worker_on_another_machine_has_a_mirror_of_its_own(machine, tmp_path):
     assert {"run.yaml", "report.html", "model.safetensors"} <= files.keys()
     assert str(tmp_path) not in files["notebook.ipynb"]
     executed = files["notebook.ipynb"]
-    assert executing.execute(item).reason is None  # it is looked at, and not executed
+    assert execution.execute(item).reason is None  # it is looked at, and not executed
     assert contents(fsspec.filesystem("memory"), f"/runs/fam/{item.run.name}")["notebook.ipynb"] == executed
     machine("a")
-    stores.fetch("memory://runs")
+    mirror.fetch("memory://runs")
     assert item.why() is None
 
 
@@ -620,7 +622,7 @@ def of_three(project, server, tmp_path_factory):
     What the first left in the store; what each other said (stderr, stdout), its exit code and cache: last that which
     waited for the other.
     """
-    paths = os.pathsep.join([str(project / "site"), str(Path(stores.__file__).parents[1])])
+    paths = os.pathsep.join([str(project / "site"), str(Path(mirror.__file__).parents[1])])
     environment = os.environ | server | {"SEQAE_STORE": "s3://bucket/three", "PYTHONPATH": paths}
     environment["PYTHONUNBUFFERED"] = "1"
     caches = [tmp_path_factory.mktemp(name) for name in ("first", "second", "third")]
@@ -713,8 +715,8 @@ def test_a_sweeps_bars_follow_what_workers_elsewhere_publish(machine):
     view = SweepView(1, done=0, stores={run.folder.parents[1]})
     for epoch in (1, 2):
         machine("a")
-        folder = stores.mirror("memory://runs") / "fam" / run.name
-        with stores.working(folder):
+        folder = mirror.mirror("memory://runs") / "fam" / run.name
+        with mirror.working(folder):
             record = {"family": "fam", "parameters": {}, "differs": {}, "status": "running"}
             write(folder, "run.yaml", yaml.safe_dump(record))
             head = "epoch,step,seconds,split,branch,metric,value\n" if epoch == 1 else ""

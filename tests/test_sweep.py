@@ -15,14 +15,14 @@ import pytest
 import torch
 import yaml
 
-from seqae import executing, planning
-from seqae.cluster import CPU_COUNT
-from seqae.config import resolve
-from seqae.index import update_index
-from seqae.records import progress
-from seqae.runs import Run, open_run
+from seqae.parameters import resolve
+from seqae.reports.index import update_index
+from seqae.runs.records import progress
+from seqae.runs.run import Run, open_run
+from seqae.sweeps import execution, planning
+from seqae.sweeps.cluster import CPU_COUNT
 
-SEQAE = [sys.executable, "-c", "from seqae.cli import app; app()"]
+SEQAE = [sys.executable, "-c", "from seqae.commands import app; app()"]
 DEFAULTS = {"frame_size": 16, "width": 0.01, "batch_size": 4, "checkpoint_seconds": 0.0}
 TINY = {"train_sequences": 8, "val_sequences": 4, "test_sequences": 4, "epochs": 2}
 TRAIN = "from seqae import open_run, parameter_cells\nrun = open_run({0!r}, *parameter_cells({0!r})).train()"
@@ -324,7 +324,7 @@ def test_a_store_that_cannot_be_written_is_a_reason_and_no_error(tmp_path):
     make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}})
     (tmp_path / "file").touch()
     (item,) = plan(tmp_path, "fam/a.yaml", scale="tiny", store=str(tmp_path / "file" / "store"))
-    outcome = executing.execute(item)
+    outcome = execution.execute(item)
     assert outcome.reason.startswith("NotADirectoryError")
     assert str(tmp_path / "file") in outcome.reason
 

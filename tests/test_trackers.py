@@ -2,8 +2,8 @@
 
 import pytest
 
-from seqae import logs
-from seqae.runs import open_run
+from seqae import files
+from seqae.runs.run import open_run
 
 TINY = {
     "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 3, "batch_size": 8,
@@ -68,7 +68,7 @@ def test_mlflow_holds_the_same_metrics_under_the_runs_name(tmp_path, mlflow):
 
 def test_what_was_interrupted_goes_on_with_mlflow_in_the_same_process(tmp_path, mlflow, monkeypatch):
     """As in a notebook: the cell is stopped, and run again."""
-    append = logs.append
+    append = files.append
 
     def stopped(log, rows):
         append(log, rows)
@@ -76,10 +76,10 @@ def test_what_was_interrupted_goes_on_with_mlflow_in_the_same_process(tmp_path, 
             raise KeyboardInterrupt
 
     run = open_run("losses", TINY, {"store": str(tmp_path), "tracker": "mlflow"})
-    monkeypatch.setattr(logs, "append", stopped)
+    monkeypatch.setattr(files, "append", stopped)
     with pytest.raises(KeyboardInterrupt):
         run.train()
-    monkeypatch.setattr(logs, "append", append)
+    monkeypatch.setattr(files, "append", append)
     assert run.train().status == "done"
     found = [curves["val/all/objective"] for _, curves in mirrored(mlflow)]
     assert sorted(step for curve in found for step, _ in curve) == [3, 6, 9]

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from seqae import train as module
+from seqae import training as module
 from seqae.data import MovingMNIST, to_range
 from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
-from seqae.evaluation import evaluate, predict
+from seqae.evaluation import Objective, evaluate, predict
 from seqae.losses import activate, binary_cross_entropy, squared_error
 from seqae.metrics import UNITS
-from seqae.models import SequenceAutoencoder, branch_targets
+from seqae.models import SequenceAutoencoder
 from seqae.optimizers import optimizer_factory, schedule_factory
-from seqae.train import Fitted, Row, fit
-from seqae.updates import Objective
+from seqae.tasks import branch_targets
+from seqae.training import Fitted, Row, fit
 
 SEEN, FUTURE = 3, 2
 BOTH = ("recon", "pred")

@@ -1,0 +1,129 @@
+"""Figures of what is no curve: grids, bars, bands, histograms. As `plots`: data frames in, units on every axis."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from seqae.reports.figures.style import BRANCH_ORDER, TASK_ORDER, UNITS, level_line, no_values, ordered
+
+
+def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str = "column") -> Figure:
+    """What learned and what did not: in each cell how far below the mean frame it ended on test, in percent.
+
+    table: as `compare.below_mean_frame`, with a column for the rows and one for the columns of the grid; of several
+    runs in a cell the best. Blue is better than the mean frame, red is worse; colours end at 50 %.
+    """
+    cells = 100 * table.pivot_table(index=rows, columns=columns, values="below", aggfunc="max", sort=False)
+    cells = cells.reindex(columns=ordered(table[columns], TASK_ORDER)).round() + 0.0  # no -0
+    figure, axis = plt.subplots(figsize=(1.5 * len(cells.columns) + 2.5, 0.42 * len(cells) + 1.6))
+    sns.heatmap(cells, annot=True, fmt=".0f", cmap="vlag_r", center=0, vmin=-50, vmax=50, linewidths=1, ax=axis,
+                cbar_kws={"label": "% below the mean frame, test MSE"})  # fmt: skip
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(rotation=0)
+    figure.tight_layout()
+    return figure
+
+
+def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | None = None) -> Figure:
+    """Horizontal bars, the best on top: by prediction where any run predicts, and those that do not, or diverged, last.
+
+    table: columns run, branch, value (in `unit`, less is better), of several seeds a row each; levels: other values to
+    compare with, as named upright lines.
+    """
+    branches = ordered(table.branch, BRANCH_ORDER)
+    by = table[table.branch == "pred"] if "pred" in branches else table
+    order = by.groupby("run")["value"].mean().reindex(table.run.unique()).sort_values(kind="stable").index
+    figure, axis = plt.subplots(figsize=(8, 0.3 * len(order) * max(1, 0.8 * table.branch.nunique()) + 1.4))
+    sns.barplot(table, y="run", x="value", hue="branch", order=order, hue_order=branches,
+                palette="colorblind", orient="h", legend=len(branches) > 1, ax=axis)  # fmt: skip
+    if len(branches) > 1:
+        sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), frameon=False)
+    for name, value in (levels or {}).items():
+        axis.axvline(value, color="0.3", linewidth=1, linestyle="--")
+        axis.text(value, 1.01, name, transform=axis.get_xaxis_transform(), fontsize=7, ha="center")
+    axis.set(xlabel=unit, ylabel="")
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure:
+    """The last layer's output before its activation, through training: a panel a run, the band from the least to the
+    largest value of a frame (means over val), a colour a branch.
+
+    curves: columns run, epoch, branch, metric, value. reaches: each run's largest possible |value|, drawn where finite.
+    """
+    curves = curves[curves.metric.isin(["preactivation_min", "preactivation_max"])]
+    if not (runs := list(dict.fromkeys(curves.run))):
+        return no_values("pre-activation")
+    figure, axes = _panels(len(runs), sharey=False)
+    for axis, run in zip(axes, runs, strict=False):
+        of_run = curves[curves.run == run].pivot_table(index=["branch", "epoch"], columns="metric", values="value")
+        for branch, band in of_run.groupby("branch"):
+            epochs = band.index.get_level_values("epoch")
+            axis.fill_between(epochs, band.preactivation_min, band.preactivation_max, alpha=0.35, label=branch)
+        if np.isfinite(reach := reaches.get(run, np.inf)):
+            for end in (-reach, reach):
+                level_line(axis, end, f"reach {end:g}", ":")
+        axis.set_title(run, fontsize=8)
+        axis.legend(fontsize=7, loc="upper left")
+    return _axis_names(figure, "epoch", "pre-activation, least to largest of a frame")
+
+
+def output_histograms(histograms: pd.DataFrame, targets: pd.Series | None = None) -> Figure:
+    """What share of the output pixels has which value, through training: a panel a run (and branch), an epoch a row.
+
+    histograms: columns run, branch, epoch, output, share. targets: the true pixels' share at the same outputs, shown
+    as the topmost row.
+    """
+    parts = list(histograms.groupby(["run", "branch"], sort=False))
+    if not parts:
+        return no_values("share of output pixels")
+    figure, axes = _panels(len(parts), sharey=True)
+    for axis, ((run, branch), part) in zip(axes, parts, strict=False):
+        grid = part.pivot(index="epoch", columns="output", values="share")
+        if targets is not None:
+            grid.loc[grid.index.max() + 1] = targets.reindex(grid.columns).to_numpy()
+        mesh = axis.pcolormesh(grid.columns, grid.index, np.log10(grid.clip(lower=1e-4)), cmap="viridis", vmin=-4)
+        axis.set_title(f"{run}, {branch}", fontsize=8)
+    figure.colorbar(mesh, ax=list(axes), label="log10 share of pixels")
+    return _axis_names(figure, "output on the [0, 1] scale of the pixels", "epoch")
+
+
+def floor_and_reached(table: pd.DataFrame) -> Figure:
+    """For each run the floor of its last layer, and what it reached on test. table: columns run, branch, floor,
+    reached, mean_frame (MSE per pixel on [0, 1]).
+    """
+    table = table.sort_values("reached", ascending=False).assign(name=lambda t: t.run + ", " + t.branch)
+    figure, axis = plt.subplots(figsize=(8, 0.34 * len(table) + 1.5))
+    axis.hlines(table.name, table.floor, table.reached, color="0.75")
+    axis.scatter(table.floor, table.name, marker="|", s=140, color="black", label="floor: the least it can reach")
+    axis.scatter(table.reached, table.name, color="tab:blue", label="reached")
+    axis.scatter(table.mean_frame, table.name, marker="x", color="tab:red", label="mean frame")
+    axis.set(xlabel=UNITS["mse"])
+    axis.legend(fontsize=8)
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def _panels(count: int, *, sharey: bool) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    size = (5.5, 3.6) if count == 1 else (3.3 * columns, 2.5 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=sharey,
+                                squeeze=False, layout="constrained")  # fmt: skip
+    for axis in grid.flat[count:]:
+        axis.axis("off")
+    return figure, list(grid.flat[:count])
+
+
+def _axis_names(figure: Figure, x: str, y: str) -> Figure:
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    return figure

@@ -1,0 +1,216 @@
+"""From parameters to models, data, optimizers and a trained model: the one place that knows which goes where.
+
+`config` says what the values may be and the other modules do the work; nothing here touches a run's folder.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.optim import Optimizer
+
+from seqae.data import DIGITS, OFFICIAL_SHAPE, MovingMNIST, official_test, open_stream
+from seqae.device import make_accelerator
+from seqae.diagnosis import baselines, reachable_floor
+from seqae.evaluation import Objective, evaluate
+from seqae.metrics import UNITS
+from seqae.models import SequenceAutoencoder, initialise
+from seqae.optimizers import optimizer_factory, schedule_factory
+from seqae.parameters import Parameters, resolve
+from seqae.runs.ranks import launch
+from seqae.tasks import branch_targets
+from seqae.training import Fitted, fit
+
+OFFICIAL_FILE = "mnist_test_seq.npy"
+
+
+def check(p: Parameters) -> SequenceAutoencoder:
+    """Raise ValueError for what only torch or the model can tell (a frame size that does not fit, an unknown
+    optimizer or argument); return the model on the meta device, which costs no memory.
+    """
+    schedule, built = _schedule(p), optimizer(p)([torch.zeros(2, 2), torch.zeros(2)])
+    try:
+        schedule(built)
+    except Exception as error:  # each is sound, but they do not fit each other
+        raise ValueError(f"schedule {p.schedule} does not go with optimizer {p.optimizer}: {error}") from None
+    if p.digits not in DIGITS:
+        raise ValueError(f"digits must be one of {', '.join(DIGITS)}; not {p.digits!r}")
+    if p.test_data == "official" and (p.frame_size, p.frames_in + p.frames_out) != (64, 20):
+        raise ValueError(
+            f"test_data official has 20 frames of 64×64; not {p.frames_in + p.frames_out} of "
+            f"{p.frame_size}×{p.frame_size}: set test_data: generated"
+        )
+    if p.test_data == "official" and p.test_sequences > OFFICIAL_SHAPE[1]:
+        raise ValueError(
+            f"test_data official has {OFFICIAL_SHAPE[1]:,} sequences; not test_sequences {p.test_sequences:,}"
+        )
+    with torch.device("meta"):
+        model = build_model(p)
+        initialise(model, readout_bias=p.readout_bias, peephole_range=p.peephole_range)
+    return model
+
+
+def build_model(p: Parameters) -> SequenceAutoencoder:
+    """A new model of these parameters; raises ValueError where architecture and sizes do not fit."""
+    return SequenceAutoencoder(
+        architecture=p.architecture,
+        task=p.task,
+        decoder_input=p.decoder_input,
+        activation=p.activation,
+        frame_size=p.frame_size,
+        frames_in=p.frames_in,
+        frames_out=p.frames_out,
+        gain=p.gain,
+        width=p.width,
+        hidden=p.hidden,
+        layers=p.layers,
+        peepholes=p.peepholes,
+        recon_truth=p.recon_truth,
+    )
+
+
+def load_model(file: str | Path, device: str = "cpu") -> tuple[SequenceAutoencoder, Parameters]:
+    """A trained model and its parameters from a model.safetensors alone, on any device; runs no code from it."""
+    with safe_open(str(file), "pt", device=device) as stored:
+        parameters = resolve(json.loads(stored.metadata()["parameters"]))
+        model = build_model(parameters)
+        model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+    return model.to(device), parameters
+
+
+def _stream(p: Parameters, split: str) -> MovingMNIST:
+    frames, folder = p.frames_in + p.frames_out, p.data_folder
+    return open_stream(p.digits, split=split, seed=p.data_seed, frame_size=p.frame_size, frames=frames, folder=folder)
+
+
+def sequences(p: Parameters, split: str) -> Tensor:
+    """The fixed sequences of val or test, or the first epoch's of train: uint8 (N, frames_in + frames_out, H, W)."""
+    if split == "test" and p.test_data == "official":
+        frames = official_test(Path(p.data_folder or ".").expanduser() / OFFICIAL_FILE)
+        return torch.from_numpy(frames[: p.test_sequences].copy())
+    count = {"train": p.train_sequences, "val": p.val_sequences, "test": p.test_sequences}[split]
+    return torch.from_numpy(_stream(p, split).sequences(range(count)))
+
+
+def train_stream(p: Parameters) -> Callable[[int], Tensor]:
+    """epoch (1, 2, …) -> its training sequences; the same each time unless `endless`."""
+    stream, n = _stream(p, "train"), p.train_sequences
+
+    @lru_cache(maxsize=1)
+    def block(i: int) -> Tensor:
+        return torch.from_numpy(stream.sequences(range(i * n, (i + 1) * n)))
+
+    return lambda epoch: block(epoch - 1 if p.endless else 0)
+
+
+def reference_levels(p: Parameters) -> pd.DataFrame:
+    """Baselines and the head's reachable floor on val and test: split, branch, baseline, metric, value."""
+    reach, parts, train = check(p).reach, [], sequences(p, "train").numpy()
+    for split in ("val", "test"):
+        frames = sequences(p, split)
+        targets = {b: t.numpy() for b, t in branch_targets(frames, task=p.task, frames_in=p.frames_in).items()}
+        parts.append(baselines(train, targets, frames[:, p.frames_in - 1].numpy()).assign(split=split))
+        for branch, target in targets.items():
+            floor = reachable_floor(target, reach=reach, activation=p.activation, pixel_range=p.pixel_range)
+            rows = [(branch, "floor", metric, value, split) for metric, value in floor.items()]
+            parts.append(pd.DataFrame(rows, columns=["branch", "baseline", "metric", "value", "split"]))
+    return pd.concat(parts)[["split", "branch", "baseline", "metric", "value"]]
+
+
+def objective(p: Parameters) -> Objective:
+    """What the parameters say is trained."""
+    return Objective(p.training_loss, p.pixel_range, p.recon_weight, p.reduction)
+
+
+def new_model(p: Parameters) -> SequenceAutoencoder:
+    """A model with the weights that training begins with, a function of the parameters alone."""
+    torch.manual_seed(p.seed)
+    model = build_model(p)
+    initialise(
+        model,
+        init=p.init,
+        init_range=p.init_range,
+        bias_init=p.bias_init,
+        forget_bias=p.forget_bias,
+        readout_bias=p.readout_bias,
+        peephole_range=p.peephole_range,
+    )
+    return model
+
+
+def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoencoder, Fitted]:
+    """Fit a new model, on p.devices; it comes back with its best weights on val.
+
+    recording: record, checkpoint and resume, as for `fit`; all are called, and end up, in this process.
+    Raises `parallel.RankError` where one of several processes fails.
+    """
+    model = new_model(p)
+    if p.devices == 1:
+        fitted = _fit(p, val, model, **recording)
+    else:
+        fitted = launch(_fit, p.devices, p, val, device=p.device, **recording)
+        model.to(make_accelerator(device=p.device).device)
+    model.load_state_dict(fitted.weights)
+    return model, fitted
+
+
+def _fit(p: Parameters, val: Tensor, model: SequenceAutoencoder | None = None, **recording: Any) -> Fitted:
+    return fit(
+        model or new_model(p),
+        train_stream(p),
+        val,
+        objective=objective(p),
+        optimizer=optimizer(p),
+        schedule=_schedule(p),
+        epochs=p.epochs,
+        batch_size=p.batch_size,
+        schedule_per=p.schedule_per,
+        clip_norm=p.clip_norm,
+        clip_update=p.clip_update,
+        patience=p.patience,
+        seed=p.seed,
+        precision=p.precision,
+        device=p.device,
+        checkpoint_seconds=p.checkpoint_seconds,
+        **recording,
+    )
+
+
+def test_table(model: SequenceAutoencoder, p: Parameters) -> pd.DataFrame:
+    """The final figures: branch, frame (1, 2, …; empty: mean over frames), metric, value, unit, sequences."""
+    test = sequences(p, "test")
+    final = evaluate(model, test, p.batch_size, objective(p), quality=True)
+    rows = [
+        (branch, frame, metric, value, UNITS[metric], len(test))
+        for (branch, metric), steps in final.items()
+        if branch != "all"
+        for frame, value in [("", float(steps.mean())), *enumerate(steps.tolist(), start=1)]
+    ]
+    return pd.DataFrame(rows, columns=["branch", "frame", "metric", "value", "unit", "sequences"])
+
+
+def optimizer(p: Parameters) -> Callable[[Iterable[Tensor]], Optimizer]:
+    """The optimizer that the parameters name, awaiting the weights."""
+    return optimizer_factory(
+        p.optimizer,
+        learning_rate=p.learning_rate,
+        momentum=p.momentum,
+        weight_decay=p.weight_decay,
+        arguments=p.optimizer_arguments,
+    )
+
+
+def _schedule(p: Parameters) -> Any:
+    return schedule_factory(
+        p.schedule,
+        steps=p.epochs * (-(-p.train_sequences // p.batch_size) if p.schedule_per == "update" else 1),
+        every=p.schedule_every,
+        gamma=p.schedule_gamma,
+        arguments=p.schedule_arguments,
+    )
