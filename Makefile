@@ -24,8 +24,11 @@ performance: .venv/.ready  ## time one update of each size beside its peers; lea
 	$(BIN)/seqae run params/performance --scale quick --jobs 1
 	$(BIN)/seqae compare performance params/performance --scale quick
 
-test: .venv/.ready  ## all tests, a file at a time on each of up to four cores
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: .venv/.ready  ## the fast tests: what a change can break, in minutes
+	$(PYTEST) -m "not soak" --dist worksteal
+
+soak: .venv/.ready  ## the slow tests: kills, other machines, ssh, queues, JupyterLab, every notebook
+	$(PYTEST) -m soak --dist loadgroup --no-loadscope-reorder
 
 lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check
@@ -45,7 +48,8 @@ clean:  ## remove the environment and caches; reports/ stays
 
 # All that train; what `performance` times has no other work beside it.
 FAMILIES := $(notdir $(patsubst %/,%,$(filter-out params/scale/ params/performance/,$(wildcard params/*/))))
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --durations=15
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: help reports families paper-cpu performance test lint clean
+.PHONY: help reports families paper-cpu performance test soak lint clean
 .DEFAULT_GOAL := help

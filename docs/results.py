@@ -1,8 +1,9 @@
-"""README's table of results and its figure, and those in results.md, as far as a store's runs of `best` go:
-python docs/results.py [STORE], a folder or URL, else $SEQAE_STORE, else reports/.
+"""Writes the tables and figures of results in README.md and results.md from a store's runs of the family `best`:
+python docs/results.py [STORE], a folder or URL; by default $SEQAE_STORE, else reports/.
 
-The results are those of the recipe on full MNIST at scale `cpu`, one run a seed; what each ingredient brings, those of
-scale `ablation`, and what other values bring, those of scale `search`: runs of as many sequences as these scales say.
+README.md has the recipe on full MNIST at scale `cpu`, one run for each seed. results.md has the ablations, of scale
+`ablation`, and other values of parameters, of scale `search`. A run belongs to a scale when it trained and tested
+on as many sequences as that scale says.
 """
 
 import re
@@ -12,29 +13,26 @@ from pathlib import Path
 import pandas as pd
 
 from seqae import Run, find_runs
-from seqae.reports import figures
-from seqae.reports.compare import finals as finals_of
-from seqae.reports.compare import levels
-from seqae.parameters import read_yaml
+from seqae.reports import compare, figures
 from seqae.reports.published import standing
-from seqae.runs.pictures import sample_strips, save_strips
-from seqae.stores.mirror import fetch
+from seqae.runs import sample_strips, save_strips
+from seqae.stores import fetch
+from seqae.sweeps.parameter_files import read_yaml
 
 HERE = Path(__file__).parent
-RECIPE = "the recipe"  # its label
-COLUMNS = [(branch, figure) for branch in ("recon", "pred") for figure in ("mse", "nats_per_frame", "ssim")]
+RECIPE = "the recipe"  # the label of its runs
+METRICS = ["mse", "nats_per_frame", "ssim"]
+COLUMNS = [(branch, metric) for branch in ("recon", "pred") for metric in METRICS]
 
 
-def figures(run: Run) -> pd.DataFrame:
-    """A row a model, a column a branch and figure."""
+def results(run: Run) -> pd.DataFrame:
+    """A row for each model, a column for each branch and metric."""
     table = standing(run.test(), run.baselines(), "seqae").assign(model=lambda t: t.model + ", " + t.source)
-    return table.pivot_table(index="model", columns="branch", values=["mse", "nats_per_frame", "ssim"]).swaplevel(
-        axis=1
-    )
+    return table.pivot_table(index="model", columns="branch", values=METRICS).swaplevel(axis=1)
 
 
 def written(values: pd.Series, column: tuple[str, str]) -> str:
-    """Mean and, of several, standard deviation of a figure over the seeds; squared errors a frame as well."""
+    """The mean over seeds and, of several, the standard deviation; of MSE also the mean per frame of 4096 pixels."""
     values = values.dropna()
     if not len(values):
         return "–"
@@ -45,8 +43,8 @@ def written(values: pd.Series, column: tuple[str, str]) -> str:
 
 
 def table(runs: list[Run]) -> str:
-    """In Markdown: the runs' own row first, then the others by their squared error of prediction."""
-    found = pd.concat([figures(run) for run in runs])
+    """A table in Markdown: the runs' own row first, then the others by their squared error of prediction."""
+    found = pd.concat([results(run) for run in runs])
     order = found.groupby(level=0).mean().sort_values(("pred", "mse")).index
     names = sorted(order, key=lambda name: not name.startswith("seqae"))
     head = ["", *(name for b in ("recon", "pred") for name in (f"{b}: MSE per pixel (a frame)", "nats/frame", "SSIM"))]
@@ -59,7 +57,7 @@ def table(runs: list[Run]) -> str:
 
 
 def protocol(runs: list[Run]) -> str:
-    """What the figures are of, in a sentence."""
+    """Size, budget, seeds and test sequences of the runs, in a sentence."""
     p, records = runs[0].parameters, [run.record() for run in runs]
     times: dict[int, list[float]] = {}
     for record in records:
@@ -72,8 +70,8 @@ def protocol(runs: list[Run]) -> str:
 
 
 def side_by_side(runs: list[Run]) -> str:
-    """The recipe first, then each that differs from it in one thing by its error of prediction, in Markdown."""
-    finals = finals_of(runs).query("metric in ['mse', 'bce']")
+    """A table in Markdown: the recipe first, then the runs that differ from it in one thing, by error of prediction."""
+    finals = compare.finals(runs).query("metric in ['mse', 'bce']")
     p = min((run.parameters for run in runs), key=lambda p: p.seed)
     pixels = p.frame_size**2
     wide = finals.pivot_table(index="recipe", columns=["branch", "metric"], values="value")
@@ -94,7 +92,7 @@ def side_by_side(runs: list[Run]) -> str:
 
 
 def replaced(text: str, name: str, new: str) -> str:
-    """The text with `new` between the two comments of this name."""
+    """The text with `new` between the two comments of this name. Exits where the text lacks them."""
     marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if not {*marks} <= {*text.splitlines()}:
         sys.exit(f"the page has no lines {' and '.join(marks)} to write between")
@@ -102,7 +100,7 @@ def replaced(text: str, name: str, new: str) -> str:
 
 
 def of_scale(runs: list[Run], name: str) -> list[Run]:
-    """Those that trained on as many sequences as a scale of the family says."""
+    """The runs that trained and tested on as many sequences as a scale of the family says."""
     scale = read_yaml(HERE.parent / f"params/best/scale/{name}.yaml")
     size = {key: scale[key] for key in ("epochs", "train_sequences", "test_sequences")}
     return [run for run in runs if run.parameters.model_dump(include={*size}) == size]
@@ -119,8 +117,10 @@ if __name__ == "__main__":
         p = chosen[0].parameters
         save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
     if compared:
-        nats = finals_of(compared).query("metric == 'bce'").assign(value=lambda t: 4096 * t.value)
-        known = levels(compared, "test").query("metric == 'bce' and baseline == 'mean_frame' and branch == 'pred'")
+        nats = compare.finals(compared).query("metric == 'bce'").assign(value=lambda t: 4096 * t.value)
+        known = compare.levels(compared, "test").query(
+            "metric == 'bce' and baseline == 'mean_frame' and branch == 'pred'"
+        )
         mean = known["value"].mean()
         figure = figures.ranking(nats, unit="BCE on test, nats/frame", levels={"mean frame": 4096 * mean})
         figure.savefig(HERE / "ablation.png", dpi=100, bbox_inches="tight")

@@ -1,4 +1,4 @@
-"""The README's screenshots, from the runs of a store: python docs/screenshots.py [STORE], by default reports/."""
+"""Takes the README's screenshots of the runs of a store: python docs/screenshots.py [STORE], by default reports/."""
 
 import shutil
 import sys
@@ -11,14 +11,14 @@ HERE = Path(__file__).parent
 
 
 def save(page: Page, name: str) -> None:
-    """The page as it is on the screen, in 128 colours, which suffice for it."""
+    """Saves what the screen shows, in 128 colours, which are enough here."""
     page.screenshot(path=HERE / name)
     with Image.open(HERE / name) as picture:
         picture.convert("RGB").quantize(128).save(HERE / name, optimize=True)
 
 
 def comparison(browser: Browser, store: Path) -> None:
-    """The index, and in it what learned, side by side."""
+    """The index, with the runs that learned compared side by side."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto((store / "index.html").as_uri())
     page.get_by_label("Filter").fill("learned")
@@ -29,7 +29,7 @@ def comparison(browser: Browser, store: Path) -> None:
 
 
 def report(browser: Browser, store: Path) -> None:
-    """Of the first run that does both, what it sees, stopped within the future."""
+    """The animation of the first run of task both, stopped at frame 14, a predicted one."""
     page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="dark")
     page.goto(next(store.glob("*/*-both-*/report.html")).as_uri())
     page.get_by_role("slider").fill("13")

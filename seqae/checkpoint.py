@@ -1,28 +1,138 @@
-"""TODO"""
+"""What training needs to go on exactly where it stood: its state, saved to one file and loaded from it."""
 
 import errno
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from seqae import files
+from seqae.files import whole
+
+Scalars = dict[str, dict[str, Tensor]]  # by branch, then by metric
 
 
-def _load(path: Path, device: torch.device) -> dict[str, Any]:
-    where = device if device.type == "cuda" else device.type  # torch.load does not know a rank's cpu:0
+@dataclass
+class EpochTotals:
+    """Of the epoch under way: means so far, each update weighted by its share of the epoch's sequences.
+
+    objective: None before the first update. grad_norm: before clipping, over the updates that were made. overflows:
+    updates left out for an infinite gradient (fp16 only), left_out: their share of the epoch. learning_rate: of the
+    last update. update_ratio: norm of the last update over that of the weights, 0 before it.
+    """
+
+    objective: Tensor | None = None
+    errors: Scalars = field(default_factory=dict)
+    grad_norm: Tensor | None = None
+    overflows: int = 0
+    left_out: float = 0.0
+    learning_rate: float = 0.0
+    update_ratio: float = 0.0
+
+    def divide(self, ranks: int, device: torch.device) -> None:
+        """Leave each of `ranks` its part of the means, on its device."""
+        self.objective, self.grad_norm, self.errors = recursively_apply(
+            lambda mean: (mean / ranks).to(device), [self.objective, self.grad_norm, self.errors]
+        )
+
+
+@dataclass
+class TrainingState:
+    """All that training carries from update to update, besides model, optimizer, schedule and gradient scaler.
+
+    best: the weights with the least objective on val so far, on the CPU. step: updates made. seconds: of training,
+    before this process as well. objectives: on val, one for each finished epoch. diverged_at: the epoch of a NaN or
+    infinite loss. epoch: of the epoch under way.
+    """
+
+    best: dict[str, Tensor]
+    step: int = 0
+    seconds: float = 0.0
+    objectives: list[float] = field(default_factory=list)
+    diverged_at: int | None = None
+    epoch: EpochTotals = field(default_factory=EpochTotals)
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """Where and how often `fit` saves its state.
+
+    file: replaced atomically; where it exists, training goes on from it, after resume(the number of epochs in it).
+    seconds: the least time between two.
+    """
+
+    file: Path
+    seconds: float = 0.0
+    resume: Callable[[int], None] = lambda epochs: None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The objects that keep a state of their own."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+    scaler: torch.amp.GradScaler
+
+
+def save_checkpoint(file: Path, state: TrainingState, trained: Trained) -> None:
+    """Replace `file` at once. Raises OSError where the disk is full."""
+    content = {  # tensors, numbers, lists and dicts only, so that `weights_only` loads it
+        "model": trained.model.state_dict(),
+        "optimizer": trained.optimizer.state_dict(),
+        "scheduler": trained.scheduler.state_dict() if trained.scheduler else None,
+        "scaler": trained.scaler.state_dict(),
+        # not asdict, which would copy every weight
+        "progress": {name: getattr(state, name) for name in ("step", "seconds", "objectives", "diverged_at")},
+        "epoch": asdict(state.epoch),
+        "weights": state.best,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return torch.load(path, map_location=where, weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # what torch makes of torn bytes is any of a dozen types
-        raise ValueError(f"{path} is no whole checkpoint ({error}): delete it, and the run starts anew") from error
-
-
-def _replace(path: Path, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with files.whole(path) as temporary:
-            torch.save(state, temporary)
+        with whole(file) as temporary:
+            torch.save(content, temporary)
     except RuntimeError as error:  # what torch's writer makes of a full disk
         raise OSError(errno.ENOSPC, f"checkpoint not written: {error}") from error
+
+
+def load_checkpoint(file: Path, trained: Trained) -> TrainingState:
+    """Load model, optimizer, schedule and scaler in place and return the rest; also from files of earlier versions.
+
+    Everything is read to the CPU: load_state_dict copies to the device what belongs there, and Adam's counters, read
+    at each update, do not. Raises ValueError where the file is damaged or too old.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torn bytes make torch raise any of a dozen types
+        raise ValueError(f"{file} is no whole checkpoint ({error}): delete it, and the run starts anew") from error
+    progress, epoch = content["progress"], content.get("epoch")
+    if isinstance(progress, tuple):
+        progress, epoch = _of_tuples(file, progress, content.get("begun"))
+    trained.model.load_state_dict(content["model"])
+    trained.optimizer.load_state_dict(content["optimizer"])
+    if trained.scheduler:
+        trained.scheduler.load_state_dict(content["scheduler"])
+    trained.scaler.load_state_dict(content["scaler"])
+    return TrainingState(content["weights"], **progress, epoch=EpochTotals(**epoch))
+
+
+def _of_tuples(file: Path, progress: tuple, begun: tuple | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    # Until November 2026 progress and epoch were tuples, and the epoch's sums one dict by (branch, metric).
+    if len(progress) != 4:
+        raise ValueError(f"{file} is of an older version: delete it, and the run starts anew")
+    totals, *others = begun or ({}, 0, 0.0, 0.0, 0.0)
+    epoch = dict(zip(("overflows", "left_out", "learning_rate", "update_ratio"), others, strict=True))
+    epoch |= {name: totals.get(("all", name)) for name in ("objective", "grad_norm")}
+    epoch["errors"] = {branch: {} for branch, _ in totals if branch != "all"}
+    for branch, metric in totals:
+        if branch != "all":
+            epoch["errors"][branch][metric] = totals[branch, metric]
+    return dict(zip(("step", "seconds", "objectives", "diverged_at"), progress, strict=True)), epoch

@@ -1,6 +1,6 @@
 """From a frame to a vector and back: perceptrons, convolutions, and the same mirrored.
 
-All modules take and return batches of flat vectors, (N, features); frames are (N, H·W).
+All modules take and return batches of flat vectors, (N, features). Frames are (N, H·W), grey and square.
 """
 
 from collections.abc import Sequence
@@ -8,20 +8,18 @@ from itertools import pairwise
 
 from torch import nn
 
-Convolutions = Sequence[tuple[int, int, int]]  # channels, kernel size, stride of each
 
-
-def map_sides(convolutions: Convolutions, frame_size: int, *, architecture: str) -> list[int]:
+def map_sides(kernel_sizes: Sequence[int], strides: Sequence[int], frame_size: int, *, architecture: str) -> list[int]:
     """Side lengths, in pixels, of the square feature maps before the first and after every convolution.
 
-    Raises ValueError, which names the architecture, where the kernels and strides do not fit the frame exactly.
+    Raises ValueError, which names the architecture, where kernels and strides do not cover the frame exactly.
     """
     sides = [frame_size]
-    for i, (_, kernel_size, stride) in enumerate(convolutions, start=1):
+    for i, (kernel_size, stride) in enumerate(zip(kernel_sizes, strides, strict=True), start=1):
         if sides[-1] < kernel_size or (sides[-1] - kernel_size) % stride:
             raise ValueError(
-                f"architecture {architecture} does not fit frame_size {frame_size}: convolution {i} (kernel "
-                f"{kernel_size}, stride {stride}) meets a {sides[-1]}×{sides[-1]} map; use frame_size 64, or an "
+                f"architecture {architecture} does not fit frame_size {frame_size}: convolution {i} (kernel_size "
+                f"{kernel_size}, stride {stride}) reads a {sides[-1]}×{sides[-1]} map; use frame_size 64, or an "
                 "architecture without convolutions"
             )
         sides.append((sides[-1] - kernel_size) // stride + 1)
@@ -29,7 +27,7 @@ def map_sides(convolutions: Convolutions, frame_size: int, *, architecture: str)
 
 
 def perceptron(widths: Sequence[int], *, relu_last: bool) -> nn.Sequential:
-    """Linear layers of these widths, with a ReLU after each, or after all but the last one."""
+    """Linear layers, (N, widths[0]) → (N, widths[-1]), with a ReLU after each, or after all but the last one."""
     modules: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
         modules += [nn.Linear(n_in, n_out), nn.ReLU()]
@@ -37,19 +35,27 @@ def perceptron(widths: Sequence[int], *, relu_last: bool) -> nn.Sequential:
 
 
 def convolutional(
-    convolutions: Convolutions, channels: Sequence[int], frame_size: int, *, relu_last: bool
+    channels: Sequence[int], kernel_sizes: Sequence[int], strides: Sequence[int], *, side: int, relu_last: bool
 ) -> nn.Sequential:
-    """Convolutions of a grey frame, flattened at the end; channels: before the first and after every convolution."""
-    modules: list[nn.Module] = [nn.Unflatten(1, (1, frame_size, frame_size))]
-    for (_, kernel_size, stride), (n_in, n_out) in zip(convolutions, pairwise(channels), strict=True):
+    """Convolutions of a frame, flattened: (N, side²) → (N, channels[-1] · last side²), with ReLUs as in `perceptron`.
+
+    channels: before the first and after every convolution, so one more than kernel_sizes and strides.
+    """
+    modules: list[nn.Module] = [nn.Unflatten(1, (channels[0], side, side))]
+    for (n_in, n_out), kernel_size, stride in zip(pairwise(channels), kernel_sizes, strides, strict=True):
         modules += [nn.Conv2d(n_in, n_out, kernel_size, stride), nn.ReLU()]
     return nn.Sequential(*modules if relu_last else modules[:-1], nn.Flatten())
 
 
-def mirrored_convolutional(convolutions: Convolutions, channels: Sequence[int], sides: Sequence[int]) -> nn.Sequential:
-    """The way back through `convolutional`, from the last feature map to a flat frame; no ReLU at the end."""
-    modules: list[nn.Module] = [nn.Unflatten(1, (channels[-1], sides[-1], sides[-1]))]
-    for (_, kernel_size, stride), (n_out, n_in) in [*zip(convolutions, pairwise(channels), strict=True)][::-1]:
+def mirrored_convolutional(
+    channels: Sequence[int], kernel_sizes: Sequence[int], strides: Sequence[int], *, side: int
+) -> nn.Sequential:
+    """`convolutional` transposed, from its last maps back to a frame; no ReLU at the end.
+
+    (N, channels[-1] · side²) → (N, H·W). side: of the last maps. The other arguments are those of `convolutional`.
+    """
+    modules: list[nn.Module] = [nn.Unflatten(1, (channels[-1], side, side))]
+    for (n_out, n_in), kernel_size, stride in [*zip(pairwise(channels), kernel_sizes, strides, strict=True)][::-1]:
         if kernel_size == stride:  # no pixel is written twice: one product, eight times as fast, a bias for each pixel
             modules += [nn.Conv2d(n_in, n_out * kernel_size**2, 1), nn.PixelShuffle(kernel_size), nn.ReLU()]
         else:

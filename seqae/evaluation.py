@@ -1,75 +1,96 @@
-"""What a trained model makes of sequences: its errors by frame step, its frames. Trains nothing, draws nothing."""
+"""What a model makes of sequences: the objective that trains it, its errors by frame step, its output frames.
+
+Nothing here changes a weight: that is `training`.
+"""
 
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqae.data import to_range, to_unit
 from seqae.losses import activate, training_loss
-from seqae.metrics import frame_errors, image_quality, output_statistics
-from seqae.models import SequenceAutoencoder
+from seqae.metrics import frame_errors, histogram, image_quality, preactivation_range
 from seqae.tasks import branch_targets
+
+Errors = dict[str, dict[str, Tensor]]  # by branch, then by metric
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is trained: the loss (mse, in squared units of pixel_range, or bce, in nats/pixel), and, of a model with two
-    branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
-    frames and pixels, or of its sum; reported is the mean, always.
+    """What a model is trained to do.
+
+    task: what its branches decode, a key of `tasks.BRANCHES`. frames_in: how many frames of a sequence it sees; the
+    others are to come. loss: `mse`, in squared units of pixel_range, or `bce`, in nats/pixel. activation: of the last
+    layer. pixel_range: what uint8 frames are scaled to. recon_weight: with two branches, recon_weight · recon + pred.
+    reduction: whether the gradient is that of the loss's mean over sequences, frames and pixels, or of its sum; the
+    mean is what is reported, in both cases.
     """
 
+    task: str
+    frames_in: int
     loss: str
-    pixel_range: tuple[float, float]
+    activation: str
+    pixel_range: tuple[float, float] = (0.0, 1.0)
     recon_weight: float = 1.0
     reduction: str = "mean"
 
 
-def outputs_and_targets(
-    net: torch.nn.Module, model: SequenceAutoencoder, batch: Tensor, objective: Objective
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """One batch of uint8 sequences -> each branch's pre-activations and targets, (B, T, H, W) in float32."""
-    frames, frames_in = to_range(batch, objective.pixel_range), model.steps["recon"]
-    targets = branch_targets(frames, task=model.task, frames_in=frames_in)
-    return {branch: (z.float(), targets[branch]) for branch, z in net(frames[:, :frames_in], targets).items()}
+@dataclass(frozen=True)
+class BranchOutput:
+    """z: pre-activations (B, T, H, W), float32. target: true frames (B, T, H, W) in the training range."""
+
+    z: Tensor
+    target: Tensor
 
 
-def objective_value(
-    outputs: Mapping[str, tuple[Tensor, Tensor]], model: SequenceAutoencoder, objective: Objective
-) -> tuple[Tensor, Tensor]:
-    """The objective's mean and what is differentiated: that, or its sum over everything; both scalars."""
-    mean, total = torch.zeros(2, device=next(iter(outputs.values()))[0].device)
-    for branch, (z, target) in outputs.items():
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over sequences, float64 on the CPU: the objective (a scalar), the errors of each frame step, (T,) for each
+    branch and metric, and, with `statistics`, the share of output pixels in each bin of `metrics.histogram`, (60,) for
+    each branch.
+    """
+
+    objective: Tensor
+    errors: Errors = field(default_factory=dict)
+    histograms: dict[str, Tensor] = field(default_factory=dict)
+
+
+def branch_outputs(net: nn.Module, batch: Tensor, objective: Objective) -> dict[str, BranchOutput]:
+    """One batch of uint8 sequences (B, T, H, W) through the model, with the target of each branch."""
+    frames = to_range(batch, objective.pixel_range)
+    targets = branch_targets(frames, task=objective.task, frames_in=objective.frames_in)
+    outputs = net(frames[:, : objective.frames_in], targets)
+    return {branch: BranchOutput(z.float(), targets[branch]) for branch, z in outputs.items()}
+
+
+def objective_value(outputs: Mapping[str, BranchOutput], objective: Objective) -> tuple[Tensor, Tensor]:
+    """Two scalars: the objective's mean, and what is differentiated, which is the mean or the sum over everything."""
+    mean, total = torch.zeros(2, device=next(iter(outputs.values())).z.device)
+    for branch, out in outputs.items():
         weight = objective.recon_weight if branch == "recon" and len(outputs) > 1 else 1.0
-        loss = weight * training_loss(z, target, kind=objective.loss, activation=model.activation).mean()
-        mean, total = mean + loss, total + loss * z.numel()
+        loss = weight * training_loss(out.z, out.target, kind=objective.loss, activation=objective.activation).mean()
+        mean, total = mean + loss, total + loss * out.z.numel()
     return mean, total if objective.reduction == "sum" else mean
 
 
-def branch_errors(
-    outputs: Mapping[str, tuple[Tensor, Tensor]],
-    model: SequenceAutoencoder,
-    objective: Objective,
-    *,
-    statistics: bool = False,
-    quality: bool = False,
-) -> dict[tuple[str, str], Tensor]:
-    """Every metric of each frame, (B, T) for each (branch, metric), and with `statistics` the histogram, (B, bins)."""
-    # on another range than (0, 1) the pixel is not the sigmoid itself, so no probability
-    probability = model.activation == "sigmoid" and objective.pixel_range == (0, 1)
-    found: dict[tuple[str, str], Tensor] = {}
-    for branch, (z, target) in outputs.items():
-        output, target = (to_unit(x, objective.pixel_range) for x in (activate(z, model.activation), target))
-        errors = frame_errors(output, target, z if probability else None)
-        errors |= output_statistics(z, output) if statistics else {}
-        errors |= image_quality(output, target) if quality else {}
-        found |= {(branch, metric): error for metric, error in errors.items()}
+def branch_errors(outputs: Mapping[str, BranchOutput], objective: Objective, *, quality: bool = False) -> Errors:
+    """MSE and, where the output is a probability, BCE of each frame, (B, T); quality adds MAE, PSNR and SSIM."""
+    # On another range than (0, 1) a pixel is not the sigmoid itself, so the output is no probability.
+    probability = objective.activation == "sigmoid" and objective.pixel_range == (0, 1)
+    found: Errors = {}
+    for branch, out in outputs.items():
+        output = to_unit(activate(out.z, objective.activation), objective.pixel_range)
+        target = to_unit(out.target, objective.pixel_range)
+        found[branch] = frame_errors(output, target, out.z if probability else None)
+        if quality:
+            found[branch] |= image_quality(output, target)
     return found
 
 
 def evaluate(
-    model: SequenceAutoencoder,
+    model: nn.Module,
     frames: Tensor,
     batch_size: int,
     objective: Objective,
@@ -77,34 +98,49 @@ def evaluate(
     statistics: bool = False,
     quality: bool = False,
     stop: Sized = (),
-) -> dict[tuple[str, str], Tensor]:
-    """Mean metrics of each frame step over all sequences, (T,) for each (branch, metric); the objective is a scalar.
+) -> Evaluation:
+    """Errors of a model in evaluation mode, where decoders read their own outputs in the place of true frames.
 
-    frames: uint8 (N, T, H, W). statistics adds those of `metrics.output_statistics`, quality MAE, PSNR and SSIM.
-    Decoders read their own outputs where they read true frames in training. Returns float64 tensors on the CPU. stop:
-    once it is not empty the rest is left out, and what comes back is of no use.
+    frames: uint8 (N, T, H, W). statistics adds the least and the largest pre-activation of each frame and the
+    histograms of outputs; quality adds MAE, PSNR and SSIM. stop: once it is not empty, the remaining batches are left
+    out, and the result is of no use.
     """
     device = next(model.parameters()).device
-    totals: dict[tuple[str, str], Tensor] = {}
+    total = Evaluation(torch.zeros((), dtype=torch.float64))
     model.eval()
     with torch.inference_mode():
         for batch in frames.split(batch_size):
             if stop:
                 break
-            outputs = outputs_and_targets(model, model, batch.to(device), objective)
-            found = {("all", "objective"): objective_value(outputs, model, objective)[0][None]}
-            found |= branch_errors(outputs, model, objective, statistics=statistics, quality=quality)
-            for key, value in found.items():
-                # in float64, which not every device has
-                totals[key] = totals.get(key, 0) + value.cpu().double().mean(0) * (len(batch) / len(frames))
-    return totals
+            outputs = branch_outputs(model, batch.to(device), objective)
+            errors = branch_errors(outputs, objective, quality=quality)
+            share = len(batch) / len(frames)
+            total.objective.add_(objective_value(outputs, objective)[0].cpu().double() * share)
+            for branch, out in outputs.items():
+                if statistics:
+                    errors[branch] |= preactivation_range(out.z)
+                    output = to_unit(activate(out.z, objective.activation), objective.pixel_range)
+                    _add_mean(total.histograms, branch, histogram(output), share)
+                for metric, values in errors[branch].items():
+                    _add_mean(total.errors.setdefault(branch, {}), metric, values, share)
+    return total
 
 
-def predict(model: SequenceAutoencoder, frames: Tensor, *, pixel_range: tuple[float, float]) -> dict[str, Tensor]:
-    """Output frames of each branch on [0, 1], clipped, (B, T, H, W) on the CPU. frames: uint8, (B, frames_in, H, W)."""
+def _add_mean(totals: dict[str, Tensor], name: str, values: Tensor, share: float) -> None:
+    # The mean over sequences, in float64, which not every device has.
+    totals[name] = totals.get(name, 0) + values.cpu().double().mean(0) * share
+
+
+def predict(
+    model: nn.Module, frames: Tensor, *, activation: str, pixel_range: tuple[float, float]
+) -> dict[str, Tensor]:
+    """Output frames of each branch on [0, 1], clipped, (B, T, H, W) on the CPU.
+
+    frames: uint8, (B, frames_in, H, W). activation, pixel_range: as in the model's `Objective`.
+    """
     device = next(model.parameters()).device
     model.eval()
     with torch.inference_mode():
         outputs = model(to_range(frames.to(device), pixel_range))
-    unit = {branch: to_unit(activate(z.float(), model.activation), pixel_range) for branch, z in outputs.items()}
+    unit = {branch: to_unit(activate(z.float(), activation), pixel_range) for branch, z in outputs.items()}
     return {branch: output.clip(0, 1).cpu() for branch, output in unit.items()}

@@ -1,89 +1,99 @@
-"""Files of a run's folder that are whole whatever dies: logs that grow row by row, and what is replaced at once."""
+"""Files that a killed process leaves whole, because they are replaced at once. Also where the store is."""
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from hashlib import sha256
-from os import environ, fsync
+from os import environ, fsync, getpid
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import yaml
 
-COLUMNS = {
-    "metrics": ["epoch", "step", "seconds", "split", "branch", "metric", "value"],
-    "histograms": ["epoch", "branch", "output", "share"],
-}
-
-
-def append(log: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows to the end of a log, which begins with its columns."""
-    import pandas as pd  # here, as commands that only look at runs need no half second of it
-
-    table = pd.DataFrame(rows)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(table.to_csv(index=False, header=file.tell() == 0))
-
-
-def truncate(logs: list[Path], epoch: int) -> None:
-    """Leave the header and the lines up to an epoch, as they are, byte for byte."""
-    for log in logs:
-        header, *lines = whole_lines(log)
-        kept = [header, *(line for line in lines if int(line.split(",")[0]) <= epoch)]
-        replace_text(log, "".join(f"{line}\n" for line in kept))
-
-
-def whole_lines(log: Path) -> list[str]:
-    """Its lines, the header first, without what a process that was killed while it wrote left of a last one."""
-    text = log.read_text(encoding="utf-8") if log.exists() else ""
-    return text.rpartition("\n")[0].splitlines() or [",".join(COLUMNS[log.stem])]
-
 
 def replace_text(file: Path, text: str) -> None:
-    """Write a text file in the place of another, or of none, at once."""
+    """Write a text file in UTF-8, or replace it, at once; see `whole`."""
     with whole(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def whole(file: Path) -> Iterator[Path]:
-    """Where to write, so that a reader finds the old file or the new one, whole, whatever dies meanwhile."""
-    temporary = file.with_name(f".{file.name}")
+    """Write a file so that readers find the old content or the new, never a part of it.
+
+    Yields the temporary file to write. It is renamed to `file` at the end, or removed after an error. Its name begins
+    with a dot, ends with the suffix of `file` and is unique for each process and thread, so several may write at once;
+    the last one wins. A killed process leaves it behind; see `remove_leftovers`.
+    """
+    temporary = file.with_name(f".{file.name}.{getpid()}-{get_ident()}{file.suffix}")
     try:
         yield temporary
         with temporary.open("rb") as stream:
-            fsync(stream.fileno())  # whole on the disk before it takes the name
+            fsync(stream.fileno())  # on the disk before it gets the name
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
+def remove_leftovers(*written: Path) -> None:
+    """Remove the temporary files that killed processes left when they wrote these files with `whole`.
+
+    Call it only under a lock that keeps others from writing these files: it removes their temporary files, too.
+    """
+    for file in written:
+        older = file.with_name(f".{file.name}")  # the name of temporary files until November 2026
+        for left in (older, *file.parent.glob(f".{escape(file.name)}.*")):
+            left.unlink(missing_ok=True)
+
+
 def project_root(start: Path | None = None) -> Path:
-    """The nearest folder upward of `start` (the working directory) that holds notebooks/ and params/; else `start`."""
+    """The nearest folder with notebooks/ and params/, from `start` (the working directory) upward; else `start`."""
     start = (start or Path.cwd()).resolve()
     return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
 
 
 def project_around(folder: Path) -> Path:
-    """The project of the working directory; where that lies in none, the one around `folder`."""
+    """The project of the working directory. If that is in no project, the one around `folder`."""
     here = project_root()
     return here if (here / "notebooks").is_dir() else project_root(folder)
 
 
-def store_folder(store: str | None = None) -> Path:
-    """Where runs are kept: `store`, else $SEQAE_STORE, else reports/; a relative one is of the project, wherever
-    Jupyter or papermill were started. Of a store elsewhere, at a URL, its mirror in the user's cache; see `stores`.
+def store_location(*given: str | None, root: Path | None = None) -> str:
+    """Where runs are kept, as a folder or a URL: the first of `given` that is set, else $SEQAE_STORE, else reports/.
+
+    root: the project that reports/ is in; by default that of the working directory.
     """
-    where = store or environ.get("SEQAE_STORE") or "reports"
+    chosen = next(filter(None, given), None) or environ.get("SEQAE_STORE")
+    return chosen or str((root or project_root()) / "reports")
+
+
+def store_folder(store: str | None = None) -> Path:
+    """The folder that holds the runs of a store; `store` and its default as in `store_location`.
+
+    A relative path is relative to the project, wherever Jupyter or papermill were started. For a URL it is the folder
+    of the mirror in the user's cache, which `seqae.stores` fills.
+    """
+    where = store_location(store)
     if "://" not in where:
         return (project_root() / Path(where).expanduser()).resolve()
-    from pooch import os_cache
-
     words = re.sub(r"[^\w.]+", "-", where.rpartition("@")[2]).strip("-")
-    return (os_cache("seqae") / "stores" / f"{words}-{sha256(where.rstrip('/').encode()).hexdigest()[:8]}").resolve()
+    digits = sha256(where.rstrip("/").encode()).hexdigest()[:8]
+    return (cache_folder() / "stores" / f"{words}-{digits}").resolve()
+
+
+def cache_folder() -> Path:
+    """The folder of this package in the user's cache, for files that can be made or downloaded again.
+
+    It is the folder that pooch, which downloads MNIST, uses on Linux and macOS. It need not exist.
+    """
+    usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(environ.get("XDG_CACHE_HOME", "").strip() or usual).expanduser() / "seqae"
 
 
 def load_yaml(text: str) -> Any:
-    """What a text in YAML holds, by libyaml's safe loader (seven times as fast as PyYAML's own) where there is one."""
+    """Parse YAML safely, with libyaml where it is installed: it is 7 times as fast as PyYAML's own parser."""
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -1,18 +1,21 @@
-"""What is measured of output frames: always on [0, 1], per frame, with units. SSIM comes from torchmetrics."""
+"""Metrics of output frames, one value for each frame, always on the [0, 1] scale, with their units.
+
+SSIM is that of torchmetrics.
+"""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqae.losses import cross_entropy
+from seqae.losses import pixel_cross_entropy
 
-if TYPE_CHECKING:  # units alone are known without torch
+if TYPE_CHECKING:  # who needs units only does not import torch
     from torch import Tensor
 
 MORE_IS_BETTER = {"ssim", "psnr"}
-HISTOGRAM = np.linspace(-0.25, 1.25, 61)  # bin edges of outputs on the [0, 1] scale; the ends take what lies beyond
+HISTOGRAM_EDGES = np.linspace(-0.25, 1.25, 61)  # of bins, on the [0, 1] scale; the end bins take what lies beyond
 HISTOGRAM_CENTRES = [round(-0.2375 + 0.025 * i, 4) for i in range(60)]
-UNITS = {  # of every metric, as test.csv says them; tables and axes take theirs from here, and tables their order
+UNITS = {  # of every metric, as written in test.csv; tables and axes read them here, and tables their order of metrics
     "mse": "per pixel, on [0, 1]",
     "bce": "nats/pixel",
     "ssim": "1",
@@ -21,60 +24,49 @@ UNITS = {  # of every metric, as test.csv says them; tables and axes take theirs
 }
 
 
-def label(metric: str) -> str:
-    """A metric and its unit, for an axis or the head of a column; any other word as it is."""
-    unit = UNITS.get(metric, "1")
-    return metric if unit == "1" else f"{metric} {unit}" if unit.startswith("per ") else f"{metric}, {unit}"
-
-
-def four_digits(value: float) -> str:
-    """A figure for people to compare with others."""
-    return f"{value:#.4g}".removesuffix(".")
-
-
 def frame_errors(output: "Tensor", target: "Tensor", logits: "Tensor | None") -> "dict[str, Tensor]":
-    """Errors of each frame, (B, T) each.
+    """Errors of each frame, (B, T) each: `mse` per pixel and, with logits, `bce` in nats per pixel.
 
-    output: (B, T, H, W) on the [0, 1] scale (a linear output may lie outside and is not clipped);
-    target: (B, T, H, W) in [0, 1]; logits: (B, T, H, W) with output = sigmoid(logits), or None where the output
-    is no probability: then `bce` is absent, never 0.
+    output: (B, T, H, W) on the [0, 1] scale; a linear output may lie outside and is not clipped. target: (B, T, H, W)
+    in [0, 1]. logits: (B, T, H, W) with output = sigmoid(logits), or None where the output is no probability; `bce` is
+    then absent, never 0.
     """
     errors = {"mse": (output - target).square().mean((2, 3))}
     if logits is not None:
-        errors["bce"] = cross_entropy(logits, target).mean((2, 3))
+        errors["bce"] = pixel_cross_entropy(logits, target).mean((2, 3))
     return errors
 
 
-def output_statistics(z: "Tensor", output: "Tensor") -> "dict[str, Tensor]":
-    """What the last layer gives: `preactivation_min` and `preactivation_max` of each frame, (B, T), and `histogram`.
-
-    z: (B, T, H, W) pre-activations; output: (B, T, H, W) on the [0, 1] scale.
-    """
-    return {"preactivation_min": z.amin((2, 3)), "preactivation_max": z.amax((2, 3)), "histogram": histogram(output)}
+def preactivation_range(z: "Tensor") -> "dict[str, Tensor]":
+    """The least and the largest pre-activation of each frame, (B, T) each. z: (B, T, H, W)."""
+    return {"preactivation_min": z.amin((2, 3)), "preactivation_max": z.amax((2, 3))}
 
 
 def histogram(frames: "Tensor") -> "Tensor":
-    """The share of each sequence's pixels in each bin of HISTOGRAM, (B, 60). frames: (B, ...) on the [0, 1] scale."""
-    low, high, bins = float(HISTOGRAM[0]), float(HISTOGRAM[-1]), len(HISTOGRAM) - 1
-    # NaN has no bin: a diverged model's pixels are all counted in the first
+    """The share of each sequence's pixels in each bin between HISTOGRAM_EDGES, (B, 60).
+
+    frames: (B, ...) on the [0, 1] scale. NaN, as a diverged model puts out, is counted in the first bin.
+    """
+    low, high, bins = float(HISTOGRAM_EDGES[0]), float(HISTOGRAM_EDGES[-1]), len(HISTOGRAM_EDGES) - 1
     place = ((frames.flatten(1).nan_to_num(low) - low) / (high - low) * bins).clamp(0, bins - 1).long()
     share = frames.new_zeros(len(frames), bins)
     return share.scatter_add_(1, place, frames.new_ones(place.shape)).div_(place.shape[1])
 
 
 def image_quality(output: "Tensor", target: "Tensor") -> "dict[str, Tensor]":
-    """MAE, PSNR and SSIM of each frame, (B, T) each, of the output clipped to [0, 1] as an image viewer shows it.
+    """`mae` per pixel, `psnr` in dB and `ssim` of each frame, (B, T) each.
 
-    PSNR = -10 log10 MSE, MSE kept above 1e-10 (100 dB). SSIM: Wang et al. (2004), Gaussian window σ = 1.5,
+    output, target: (B, T, H, W) on the [0, 1] scale; the output is clipped to [0, 1], as an image viewer shows it.
+    PSNR = -10 log10 MSE, with MSE kept above 1e-10 (100 dB). SSIM: Wang et al. (2004), Gaussian window σ = 1.5,
     11 pixels, the mean over windows that lie within the frame (as scikit-image with gaussian_weights=True,
     use_sample_covariance=False).
     """
-    # Imported here: it costs as much as torch's own import and only the final evaluation needs it.
+    # The import takes as long as that of torch, and only the final evaluation needs it.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     output = output.clip(0, 1)
     frames, images = output.shape[:2], (-1, 1, *output.shape[2:])  # (B, T), (B·T, 1, H, W)
-    # Its own mean counts windows that reach into a mirrored border: up to 0.02 more at 16×16.
+    # torchmetrics' own mean counts windows that reach into a mirrored border: up to 0.02 more at 16×16.
     _, ssim = structural_similarity_index_measure(
         output.reshape(images), target.reshape(images), data_range=1.0, reduction="none", return_full_image=True
     )

@@ -1,8 +1,8 @@
-"""torch's optimizers and learning-rate schedulers by name, with their arguments checked before anything runs."""
+"""torch's optimizers and learning-rate schedules by name, with their arguments checked before training starts."""
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 FUSED_ON = {"cpu", "cuda"}
-UNFIT = {
+UNFIT = {  # by name, why it cannot be used
     "SparseAdam": "it takes sparse gradients only, and every gradient here is dense; use Adam",
     **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), "it is made of functions, which parameters cannot hold"),
     **dict.fromkeys(("SequentialLR", "ChainedScheduler"), "it is made of schedulers, which parameters cannot hold"),
 }
+# torch's argument: our parameter
 OWN_NAMES = {"lr": "learning_rate", "momentum": "momentum", "weight_decay": "weight_decay"}
 
 
@@ -27,11 +28,11 @@ def optimizer_factory(
     weight_decay: float | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Callable[[Iterable[Tensor]], Optimizer]:
-    """`torch.optim.<name>` with its arguments, awaiting the parameters; fused where torch has it for the device.
+    """A function that makes `torch.optim.<name>` with these arguments for given parameters.
 
-    None leaves an argument at torch's default. Muon, which takes matrices only, has AdamW beside it for all else.
-    Raises ValueError for a name torch.optim does not have, an optimizer that cannot train these models, an argument
-    it does not take, or a value it refuses.
+    None leaves an argument at torch's default. The optimizer is fused where torch has that for the device. Muon takes
+    matrices only, so AdamW takes all other parameters. Raises ValueError for a name that torch.optim does not have, an
+    optimizer that cannot train these models, an argument that it does not take, or a value that it refuses.
     """
     kind, what = _named(name, torch.optim, Optimizer, "optimizer"), f"optimizer {name}"
     if twice := [key for key in OWN_NAMES if key in (arguments or {})]:
@@ -44,7 +45,7 @@ def optimizer_factory(
         listed = list(parameters)
         if name == "Muon":
             return _MuonAndAdamW(listed, given)
-        # 3-12 times faster than torch's default on this package's models; beside foreach, torch refuses it
+        # 3-12 times as fast as torch's default on this package's models; torch refuses it together with foreach
         free = "fused" in allowed and not {"fused", "foreach"} & {*given}
         fused = free and {p.device.type for p in listed} <= FUSED_ON
         return kind(listed, **given, **({"fused": True} if fused else {}))
@@ -56,22 +57,23 @@ def optimizer_factory(
 def schedule_factory(
     name: str, *, steps: int, every: int = 30, gamma: float = 0.5, arguments: Mapping[str, Any] | None = None
 ) -> Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | None]:
-    """`torch.optim.lr_scheduler.<name>` awaiting the optimizer, to be stepped `steps` times; `none` gives None.
+    """A function that makes `torch.optim.lr_scheduler.<name>` for a given optimizer; for `none` it returns None.
 
-    every and gamma fill step_size and gamma, steps fills T_max, total_iters and total_steps, where the scheduler
-    has them and arguments do not say otherwise. Raises ValueError as `optimizer_factory`.
+    steps: how often the schedule will be stepped. Where the schedule has such arguments, and `arguments` do not set
+    them, step_size is `every`, gamma is `gamma`, and T_max, total_iters and total_steps are `steps`. Raises ValueError
+    as `optimizer_factory` does, and for a schedule that ends before `steps`.
     """
     if name == "none":
         return lambda optimizer: None
     kind, what = _named(name, lr_scheduler, LRScheduler, "schedule"), f"schedule {name}"
     for key, parameter in (("step_size", "schedule_every"), ("gamma", "schedule_gamma")):
         if key in (arguments or {}):
-            raise ValueError(f"{what}: give {key} as {parameter}, not among its other arguments")
+            raise ValueError(f"{what}: give {key} as {parameter}, not in schedule_arguments")
     filled = {"step_size": every, "gamma": gamma, "T_max": steps, "total_iters": steps, "total_steps": steps}
     taken = inspect.signature(kind).parameters
     given = {key: value for key, value in filled.items() if key in taken} | dict(arguments or {})
     if {"epochs", "steps_per_epoch"} <= {*(arguments or {})}:
-        given.pop("total_steps", None)  # OneCycleLR takes it either way
+        given.pop("total_steps", None)  # OneCycleLR takes one or the other
     _check_arguments(kind, given, what)
 
     def build(optimizer: Optimizer) -> LRScheduler | ReduceLROnPlateau:
@@ -81,7 +83,7 @@ def schedule_factory(
         optimizer = torch.optim.SGD(_parameters(), lr=0.1)
         scheduler = build(optimizer)
         if (most := getattr(scheduler, "total_steps", steps)) < steps:
-            raise ValueError(f"it ends after {most} steps and the run takes {steps}: leave them out")
+            raise ValueError(f"it ends after {most} steps and the run takes {steps}: leave the number of steps out")
         _update(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(0.0)
@@ -93,16 +95,14 @@ def schedule_factory(
 
 
 class _MuonAndAdamW(Optimizer):
-    """Muon on matrices, AdamW with the same rate and decay on biases, peepholes and convolutions (Jordan, 2024)."""
+    """Muon on matrices; AdamW on biases, peepholes and convolutions, with the same rate and decay (Jordan, 2024)."""
 
-    def __init__(self, parameters: Iterable[Tensor], given: Mapping[str, Any]) -> None:
-        matrices: list[Tensor] = []
-        others: list[Tensor] = []
-        for parameter in parameters:
-            (matrices if parameter.dim() == 2 else others).append(parameter)
+    def __init__(self, parameters: Sequence[Tensor], given: Mapping[str, Any]) -> None:
+        matrices = [weight for weight in parameters if weight.dim() == 2]
+        others = [weight for weight in parameters if weight.dim() != 2]
         shared = {key: value for key, value in given.items() if key in ("lr", "weight_decay")}
         self.parts = [torch.optim.Muon(matrices, **given), torch.optim.AdamW(others, **shared)]
-        # The groups are the parts' own: what a schedule sets here, they read.
+        # The groups are the same objects as the parts' own, so the parts read what a schedule sets here.
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -119,6 +119,7 @@ class _MuonAndAdamW(Optimizer):
 
 
 def _named(name: str, module: Any, base: type, what: str) -> Any:
+    """The subclass of `base` in torch's `module` with this name. Raises ValueError for another name."""
     kinds = {n: k for n, k in vars(module).items() if isinstance(k, type) and issubclass(k, base) and n[0] != "_"}
     kinds = {n: k for n, k in kinds.items() if n not in ("Optimizer", "LRScheduler")}
     if name not in kinds:
@@ -132,7 +133,8 @@ def _named(name: str, module: Any, base: type, what: str) -> Any:
 
 
 def _check_arguments(kind: Any, given: Mapping[str, Any], what: str) -> list[str]:
-    taken = dict(list(inspect.signature(kind).parameters.items())[1:])  # the first is what it acts on
+    """The names of the arguments that `kind` takes. Raises ValueError where others are given or some are missing."""
+    taken = dict(list(inspect.signature(kind).parameters.items())[1:])  # without parameters, or the optimizer
     if unknown := sorted(set(given) - set(taken)):
         raise ValueError(f"{what} takes no {', '.join(unknown)}; it takes {', '.join(taken)}")
     required = [n for n, p in taken.items() if p.default is p.empty and n not in given]
@@ -142,17 +144,20 @@ def _check_arguments(kind: Any, given: Mapping[str, Any], what: str) -> list[str
 
 
 def _parameters() -> list[Tensor]:
+    """A small matrix and a bias, to try an optimizer on."""
     return [torch.zeros(2, 2, requires_grad=True), torch.zeros(2, requires_grad=True)]
 
 
 def _update(optimizer: Optimizer) -> None:
+    """One step with gradients of 1."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.ones_like(parameter)
-    optimizer.step(lambda: 0.0)  # LBFGS calls it for the loss
+    optimizer.step(lambda: 0.0)  # LBFGS calls this function for the loss
 
 
 def _try(trial: Callable[[], Any], what: str, given: Mapping[str, Any]) -> None:
+    """Call `trial`, and raise any error of it as a ValueError that shows the arguments."""
     try:
         trial()
     except Exception as error:  # torch refuses a value in many ways: IndexError, ZeroDivisionError, AssertionError

@@ -1,31 +1,28 @@
-"""The parameters of a run: names, types, sound combinations, and how files are merged into them.
+"""The parameters of a run: their names and types, which combinations are valid, and how layers are merged.
 
-What a notebook's cell, a scale file, a run file and the command line say goes through `resolve` into one
-`Parameters`. Nothing here knows what the values do; no model or training code ever receives this object.
+The layers are a notebook's parameters cell, a scale file, a run file and the command line. `resolve` merges them into
+one `Parameters`. Models and training code receive single values as keyword arguments, never this object.
 """
 
 import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from seqae.files import load_yaml
 from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
 
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
-# Where and how a run is executed changes nothing about what it is, so these stay out of its name and hash.
+# These say where and how a run is executed, not what it computes. Its name and hash leave them out.
 EXECUTION = frozenset(
     {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
 )
 
 
 def _as_number(value: Any) -> Any:
-    # PyYAML reads 1e-3 as text (YAML 1.1 wants 1.0e-3). However written, a number is the same, 1 for 1.0, and its hash.
+    # PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both have one hash.
     match value:
         case str():
             try:
@@ -42,85 +39,81 @@ def _as_number(value: Any) -> Any:
 
 
 class ParameterError(ValueError):
-    """One or more parameters are unknown, of the wrong type, out of range or do not go together."""
+    """One or more parameters are unknown, of the wrong type, out of range, or not valid together."""
 
 
 class Parameters(BaseModel):
-    """Everything that defines one run. `resolve` builds it."""
+    """Everything that defines one run. Build it with `resolve`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     seed: int = Field(6, ge=0, lt=2**32, description="initial weights and the order of training sequences")
-    data_seed: int = Field(
-        1, ge=0, lt=2**32, description="which sequences are made; apart from `seed`, so seeds share a test set"
-    )
+    data_seed: int = Field(1, ge=0, lt=2**32, description="which sequences are made; `seed` does not change them")
 
-    pixel_range: tuple[float, float] = Field((0.0, 1.0), description="range the pixels are scaled to for training")
-    activation: Literal["none", "tanh", "sigmoid"] = Field("none", description="after the last layer")
-    training_loss: str = Field("mse", description="the loss that trains, mse or bce; both are tracked")
+    pixel_range: tuple[float, float] = Field((0.0, 1.0), description="range that pixels are scaled to for training")
+    activation: Literal["none", "tanh", "sigmoid"] = Field("none", description="applied after the last layer")
+    training_loss: str = Field("mse", description="the loss that is minimised: mse or bce; both are recorded")
     gain: float = Field(1.0, gt=0, description="factor on the last layer before the activation")
 
-    task: Literal["recon", "recon_ordered", "pred", "both"] = Field("recon", description="what is decoded")
+    task: Literal["recon", "recon_ordered", "pred", "both"] = Field("recon", description="which frames are decoded")
     decoder_input: Literal["zero", "output", "truth"] = Field("output", description="what a decoder reads at each step")
-    recon_weight: float = Field(1.0, gt=0, description="in `both`: recon_weight · recon + pred")
-    recon_truth: bool = Field(False, description="decoder_input truth: recon reads true frames when evaluated, too")
+    recon_weight: float = Field(1.0, gt=0, description="the loss of task `both` is recon_weight · recon + pred")
+    recon_truth: bool = Field(False, description="with decoder_input truth: recon also reads true frames in evaluation")
 
     architecture: str = Field("lstm_copy", description="a row of seqae.models.ARCHITECTURES")
-    hidden: int | None = Field(None, ge=1, description="LSTM width at width 1; none: the architecture's own")
-    layers: int | None = Field(None, ge=1, description="LSTM layers; none: the architecture's own")
-    peepholes: bool | None = Field(None, description="none: the architecture's own")
-    width: float = Field(1.0, gt=0, description="shrinks hidden sizes and channels for small machines")
+    hidden: int | None = Field(None, ge=1, description="LSTM units at width 1; the architecture's own if none")
+    layers: int | None = Field(None, ge=1, description="LSTM layers; the architecture's own if none")
+    peepholes: bool | None = Field(None, description="whether cells have peepholes; the architecture's own if none")
+    width: float = Field(1.0, gt=0, description="factor on hidden sizes and channels, below 1 for small machines")
 
-    frame_size: Literal[16, 32, 64] = Field(64, description="pixels on a side; digits scale with it")
-    frames_in: int = Field(10, ge=1, description="frames seen")
-    frames_out: int = Field(10, ge=1, description="frames to come")
-    digits: str = Field("mnist5k", description="of seqae.data.DIGITS: 5,000 shipped digits, or mnist, the full set")
-    data_folder: str | None = Field(None, description="where MNIST IDX files or mnist_test_seq.npy lie")
+    frame_size: Literal[16, 32, 64] = Field(64, description="pixels on a side; digits are scaled with it")
+    frames_in: int = Field(10, ge=1, description="frames that the encoder reads")
+    frames_out: int = Field(10, ge=1, description="frames to predict")
+    digits: str = Field("mnist5k", description="a row of seqae.data.DIGITS: mnist5k (5,000), or mnist (the full set)")
+    data_folder: str | None = Field(None, description="folder with the MNIST IDX files or mnist_test_seq.npy")
     test_data: Literal["generated", "official"] = Field("generated", description="official: mnist_test_seq.npy")
-    train_sequences: int = Field(9000, ge=1, description="sequences an epoch")
-    endless: bool = Field(False, description="true: every epoch's sequences are new")
-    val_sequences: int = Field(1000, ge=1, description="for choices")
-    test_sequences: int = Field(1000, ge=1, description="for the final figures, once")
+    train_sequences: int = Field(9000, ge=1, description="training sequences per epoch")
+    endless: bool = Field(False, description="whether every epoch has new sequences")
+    val_sequences: int = Field(1000, ge=1, description="sequences for choosing the best weights")
+    test_sequences: int = Field(1000, ge=1, description="sequences for the final figures")
 
-    batch_size: int = Field(100, ge=1, description="sequences an update")
+    batch_size: int = Field(100, ge=1, description="sequences per update")
     epochs: int = Field(200, ge=1, description="passes over `train_sequences`")
     optimizer: str = Field("Adam", description="a class of torch.optim")
-    optimizer_arguments: dict[str, Any] = Field({}, description="its other arguments, as torch names them")
-    learning_rate: float | None = Field(0.001, gt=0, description="none: the optimizer's own default")
-    momentum: float | None = Field(None, ge=0, description="none: the optimizer's own default")
-    weight_decay: float | None = Field(None, ge=0, description="none: the optimizer's own default")
+    optimizer_arguments: dict[str, Any] = Field({}, description="further arguments of the optimizer, named as in torch")
+    learning_rate: float | None = Field(0.001, gt=0, description="the optimizer's own default if none")
+    momentum: float | None = Field(None, ge=0, description="the optimizer's own default if none")
+    weight_decay: float | None = Field(None, ge=0, description="the optimizer's own default if none")
     schedule: str = Field("none", description="none, or a class of torch.optim.lr_scheduler")
-    schedule_per: Literal["epoch", "update"] = Field("epoch", description="how often the schedule takes a step")
-    schedule_every: int = Field(30, ge=1, description="StepLR: schedule steps between decays")
-    schedule_gamma: float = Field(0.5, gt=0, description="StepLR, ExponentialLR, MultiStepLR: factor")
-    schedule_arguments: dict[str, Any] = Field({}, description="other schedulers' arguments, as torch names them")
+    schedule_per: Literal["epoch", "update"] = Field("epoch", description="the unit of a schedule step")
+    schedule_every: int = Field(30, ge=1, description="StepLR: schedule steps between two decays")
+    schedule_gamma: float = Field(0.5, gt=0, description="StepLR, ExponentialLR, MultiStepLR: factor of a decay")
+    schedule_arguments: dict[str, Any] = Field({}, description="further arguments of the schedule, named as in torch")
     reduction: Literal["mean", "sum"] = Field("mean", description="of the training loss over batch, time and pixels")
-    clip_norm: float | None = Field(0.25, gt=0, description="largest gradient norm; none: no clipping")
-    clip_update: float | None = Field(None, gt=0, description="largest change of a weight in an update; none: any")
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs with < 1 % gain on val; none: no")
-    init: Literal["default", "orthogonal", "uniform"] = Field("default", description="of the LSTM weights")
-    init_range: float = Field(0.01, gt=0, description="uniform: U(-init_range, init_range)")
-    bias_init: Literal["default", "zero", "normal"] = Field("default", description="of the LSTM biases")
-    forget_bias: float | None = Field(None, description="sets the forget gates' biases; none: as the others")
-    readout_bias: float | None = Field(None, description="sets the last layer's bias; none: torch's")
-    peephole_range: float = Field(0.0, ge=0, description="peepholes begin as U(-peephole_range, peephole_range)")
+    clip_norm: float | None = Field(0.25, gt=0, description="largest gradient norm; no clipping if none")
+    clip_update: float | None = Field(None, gt=0, description="largest change of a weight per update; no limit if none")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs with < 1 % gain on val if set")
+    init: Literal["default", "orthogonal", "uniform"] = Field("default", description="initial LSTM weights")
+    init_range: float = Field(0.01, gt=0, description="init uniform draws from U(-init_range, init_range)")
+    bias_init: Literal["default", "zero", "normal"] = Field("default", description="initial LSTM biases")
+    forget_bias: float | None = Field(None, description="initial bias of forget gates; as other biases if none")
+    readout_bias: float | None = Field(None, description="initial bias of the last layer; torch's default if none")
+    peephole_range: float = Field(0.0, ge=0, description="initial peepholes are U(-peephole_range, peephole_range)")
 
-    repeats: int = Field(5, ge=1, description="family performance: how often each implementation has its turn")
-    precision: Literal["none", "tf32", "bf16", "fp16"] = Field("none", description="of matrix products; none: float32")
-    label: str | None = Field(None, description="what comparisons call the run; none: what tells it apart")
+    repeats: int = Field(5, ge=1, description="family performance: how often each implementation is timed")
+    precision: Literal["none", "tf32", "bf16", "fp16"] = Field("none", description="of products; float32 if none")
+    label: str | None = Field(None, description="name of the run in comparisons; what differs from other runs if none")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    devices: int = Field(1, ge=1, description="GPUs that share every batch; with device cpu: processes")
+    devices: int = Field(1, ge=1, description="GPUs that share every batch; processes with device cpu")
     tracker: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = Field("none", description="mirrors metrics")
-    store: str | None = Field(
-        None, description="folder or URL of runs; none: $SEQAE_STORE, else reports/ of the project"
-    )
-    fresh: bool = Field(False, description="true: train anew beside an existing run")
-    keep_checkpoint: bool = Field(False, description="true: keep checkpoint/ when done")
-    checkpoint_seconds: float = Field(10.0, ge=0, description="least time between two checkpoints")
+    store: str | None = Field(None, description="folder or URL of runs; $SEQAE_STORE or reports/ if none")
+    fresh: bool = Field(False, description="train again, beside an existing run")
+    keep_checkpoint: bool = Field(False, description="keep checkpoint/ after training")
+    checkpoint_seconds: float = Field(10.0, ge=0, description="least time between two checkpoints, in seconds")
 
     @property
     def loss(self) -> str:
-        """Short name: one of `LOSSES`, else range, activation and training loss in words."""
+        """The name of the loss: one of `LOSSES`, or else range, activation and training loss in words."""
         loss = (self.pixel_range, self.activation, self.training_loss)
         other = "range{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss)
         return next((name for name, fields in LOSSES.items() if fields == loss), other)
@@ -128,11 +121,11 @@ class Parameters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given_as_text(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        # All at once: a validator of each field takes three times as long, and a comparison reads thousands of runs.
+        # One validator per field would take three times as long, and a comparison reads thousands of runs.
         given = {}
         for name, value in values.items():
             annotation = cls.__annotations__.get(name)
-            null = value == "none" and type(None) in get_args(annotation)  # YAML's own word is null, ours is none
+            null = value == "none" and type(None) in get_args(annotation)  # `none` is accepted for null
             given[name] = None if null else value if annotation in (str, str | None) else _as_number(value)
         return given
 
@@ -140,7 +133,9 @@ class Parameters(BaseModel):
     @classmethod
     def _drawable(cls, label: str | None) -> str | None:
         if label is not None and (not label.strip() or label.startswith("_") or "$" in label):
-            raise ValueError(f"label {label!r} cannot stand in a figure, where $ is mathematics and a first _ hides it")
+            raise ValueError(
+                f"label {label!r} cannot be drawn in a figure: it must not be blank, begin with _ or contain $"
+            )
         return label
 
     @model_validator(mode="after")
@@ -183,13 +178,15 @@ class Parameters(BaseModel):
         return self
 
     def defining(self) -> dict[str, Any]:
-        """The values that make this run what it is, as plain JSON types: those that differ from the library's defaults,
-        so that later versions can add parameters without renaming finished runs.
+        """The values that define the run, as plain JSON types.
+
+        Values equal to the library's defaults are left out, so that later versions can add parameters without changing
+        the hash of finished runs.
         """
         return self.model_dump(mode="json", exclude=set(EXECUTION), exclude_defaults=True)
 
     def short_hash(self) -> str:
-        """8 hex digits; equal for equal `defining()`, whatever the order or the spelling of the sources."""
+        """8 hex digits of the hash of `defining()`. Order and spelling of the sources make no difference."""
         return hashlib.sha256(json.dumps(self.defining(), sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -198,46 +195,55 @@ Parameters.__doc__ = "\n".join([str(Parameters.__doc__), "", *_DESCRIBED])
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers win, key by key; `loss` becomes its three fields, so a later layer may change one.
+    """The values of all layers; later layers win, key by key. Nested mappings are replaced, as papermill does.
 
-    Raises `ParameterError` for a `loss` that there is not, or that contradicts fields in its own layer.
+    `loss` stays as it is written if no layer gives one of `LOSS_FIELDS`. Otherwise every `loss` is replaced by its
+    fields, so that a later layer can change one of them. Raises `ParameterError` as `loss_as_fields`.
     """
+    separate = any(not layer.keys().isdisjoint(LOSS_FIELDS) for layer in layers)
     merged: dict[str, Any] = {}
     for layer in layers:
-        layer = {str(key): value for key, value in layer.items()}
-        if "loss" in layer:
-            name = layer.pop("loss")
-            if name not in [*LOSSES]:
-                raise ParameterError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
-            spelled = dict(zip(LOSS_FIELDS, LOSSES[name], strict=True))
-            for field, value in spelled.items():
-                if layer.setdefault(field, value) not in (value, list(value)):
-                    raise ParameterError(
-                        f"loss {name} means {field} {value}, but "
-                        f"{field} {layer[field]} is given beside it: give one of them"
-                    )
-        merged |= layer
+        merged |= loss_as_fields(layer) if separate else {str(key): value for key, value in layer.items()}
     return merged
 
 
-def resolve(*layers: Mapping[str, Any]) -> Parameters:
-    """Merge the layers (cell < scale < run file < command line) and validate the result.
+def loss_as_fields(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer with `loss` replaced by pixel_range, activation and training_loss.
 
-    Raises `ParameterError` that lists every fault at once.
+    Raises `ParameterError` if the loss is unknown or contradicts one of these fields in the same layer.
+    """
+    values = {str(key): value for key, value in layer.items()}
+    if "loss" in values:
+        name = values.pop("loss")
+        if name not in [*LOSSES]:
+            raise ParameterError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
+        for field, value in zip(LOSS_FIELDS, LOSSES[name], strict=True):
+            if values.setdefault(field, value) not in (value, list(value)):
+                raise ParameterError(
+                    f"loss {name} means {field} {value}, but "
+                    f"{field} {values[field]} is given beside it: give one of them"
+                )
+    return values
+
+
+def resolve(*layers: Mapping[str, Any]) -> Parameters:
+    """Merge the layers, in the order cell, scale, run file, command line, and validate the result.
+
+    Raises `ParameterError`, which lists all faults.
     """
     faults: list[str] = []
     values: dict[str, Any] = {}
     for layer in layers:
         try:
-            values |= merge(layer)
+            values |= loss_as_fields(layer)
         except ParameterError as error:
             faults.append(str(error))
-            values |= merge({key: value for key, value in layer.items() if key not in ("loss", *LOSS_FIELDS)})
+            values |= {str(key): value for key, value in layer.items() if key not in ("loss", *LOSS_FIELDS)}
     try:
         parameters = Parameters.model_validate(values)
     except ValidationError as error:
         faults += _faults(error)
-        # What does not go together is told only where all values are right by themselves: so try without the others.
+        # pydantic checks combinations only if all values are valid, so check them again without the invalid ones.
         wrong = {fault["loc"][0] for fault in error.errors() if fault["loc"]}
         if wrong and not wrong & {*LOSS_FIELDS}:
             try:
@@ -263,21 +269,3 @@ def _faults(error: ValidationError) -> Iterable[str]:
         else:
             meaning = Parameters.model_fields[str(fault["loc"][0])].description
             yield f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}; not {fault['input']!r} ({meaning})"
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A parameter file as a dict. Raises `ParameterError` if it is missing, not YAML or not a mapping."""
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParameterError(f"no parameter file {path}") from None
-    except OSError as error:
-        raise ParameterError(f"parameter file {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict | None):
-        raise ParameterError(
-            f"{path} must hold a mapping (lines such as 'task: pred'), "
-            f"not a {type(content).__name__}: {str(content)[:60]!r}"
-        )
-    return content or {}

@@ -1,10 +1,8 @@
-"""What is decoded, what a decoder reads and through which activation: the lists that parameters, models and figures
-share, and what each branch of a task has to output.
-"""
+"""Tasks, branches, decoder inputs and activations: the one list of each, and the targets of each branch."""
 
 from typing import TYPE_CHECKING, Literal, get_args
 
-if TYPE_CHECKING:  # parameters are checked without torch
+if TYPE_CHECKING:  # parameters are checked without importing torch
     from torch import Tensor
 
 Task = Literal["recon", "recon_ordered", "pred", "both"]
@@ -23,9 +21,10 @@ ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 
 
 def branch_targets(frames: "Tensor", *, task: str, frames_in: int) -> "dict[str, Tensor]":
-    """What each branch has to output. frames: (B, frames_in + frames_out, H, W); returns (B, T, H, W) a branch.
+    """The frames that each branch has to output, (B, T, H, W) by branch, in the units of `frames`.
 
-    `recon` decodes the seen frames in reverse order (Srivastava et al., 2015, §2.2), `recon_ordered` in order.
+    frames: (B, frames_in + frames_out, H, W). task: a key of BRANCHES. The recon branch decodes the frames seen in
+    reverse order (Srivastava et al., 2015, §2.2), except in `recon_ordered`.
     """
     seen, future = frames[:, :frames_in], frames[:, frames_in:]
     recon = seen if task == "recon_ordered" else seen.flip(1)

@@ -1,344 +1,232 @@
-"""`fit`: the training loop, flat, top to bottom, and its checkpoint.
+"""`fit`: the training loop, flat, top to bottom.
 
-Takes model, data and loss as arguments and knows nothing of run folders or parameter files. Which sequences make a
-batch is ours, so that a resumed run sees exactly the batches of an unbroken one.
+Takes model, data and objective as arguments and knows nothing of run folders or parameter files. Which sequences make
+a batch is decided here, so that a resumed run sees exactly the batches of an unbroken one.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from accelerate.utils import recursively_apply
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from seqae.checkpoint import _load, _replace
+from seqae.checkpoint import Checkpointing, EpochTotals, Trained, TrainingState, load_checkpoint, save_checkpoint
 from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
 from seqae.diagnosis import plateau_begins
-from seqae.evaluation import Objective, branch_errors, evaluate, objective_value, outputs_and_targets
+from seqae.evaluation import Evaluation, Objective, evaluate
 from seqae.metrics import HISTOGRAM_CENTRES
-from seqae.models import SequenceAutoencoder
 from seqae.signals import stop_asked
+from seqae.updates import Updated, UpdateRule, update
 
 Row = dict[str, Any]
-# Of an epoch under way: sums for each (branch, metric), overflows, the share they left out, rate, update ratio.
-Begun = tuple[dict[tuple[str, str], Any], int, float, float, float]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit` ends with: the weights best on val, and when (0: before the first epoch).
+    """What `fit` ends with.
 
-    epochs: how many were trained, fewer than asked for where `patience` ended them. diverged_at: the epoch of a NaN or
-    Inf loss. peak_memory: bytes above what was held before, of tensors on CUDA, of the process on Linux, else None; of
-    several ranks the first's.
+    weights: those with the least objective on val, on the CPU. epochs: how many were trained, fewer than asked for
+    where `patience` ended training. diverged_at: the epoch of a NaN or infinite loss. peak_memory: bytes above what was
+    held before, of tensors on CUDA, of the process on Linux, else None; with several ranks, of the first.
     """
 
     weights: dict[str, Tensor]
-    best_epoch: int
     epochs: int
     diverged_at: int | None
     peak_memory: int | None
 
 
 def fit(
-    model: SequenceAutoencoder,
+    model: nn.Module,
     train: Callable[[int], Tensor],
     val: Tensor,
     *,
     objective: Objective,
-    optimizer: Callable[[Iterable[Tensor]], Optimizer],
-    schedule: Callable[[Optimizer], LRScheduler | None],
+    rule: UpdateRule,
     epochs: int,
     batch_size: int,
     record: Callable[[str, list[Row]], None],
-    schedule_per: str = "epoch",
-    clip_norm: float | None = None,
-    clip_update: float | None = None,
-    patience: int | None = None,
     seed: int = 0,
-    precision: str = "none",
+    patience: int | None = None,
     device: str = "auto",
-    checkpoint: Path | None = None,
-    checkpoint_seconds: float = 0.0,
-    resume: Callable[[int], None] = lambda epoch: None,
+    checkpoint: Checkpointing | None = None,
 ) -> Fitted:
-    """Train the model in place and return the weights that were best on val.
+    """Train a model in place and return the weights that were best on val.
 
-    train(epoch) gives the epoch's sequences and val is fixed, both uint8 (N, frames_in + frames_out, H, W). "Best" is
-    the least objective on val. clip_norm: largest gradient norm; clip_update: largest change of one weight in an
-    update; patience: epochs without a gain of 1 % on val after which training ends (`diagnose.plateau_begins`).
+    model: a module whose forward(frames, truth) takes the seen frames, (B, frames_in, H, W) in the training range, and
+    the targets, (B, T, H, W) by branch, and returns pre-activations (B, T, H, W) for each branch of the task. It may
+    read the targets in training mode only; in evaluation mode it is given them as well and has to ignore them.
+    train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
+    always equally many. val: fixed sequences of the same shape. objective: what is trained; the best weights are those
+    with the least objective on val. batch_size: sequences in an update. patience: training ends after so many epochs
+    without a gain of 1 % on val (`diagnosis.plateau_begins`).
 
-    record(table, rows) gets each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value (units in
-    `metrics.UNITS`; on val the least and largest pre-activation, too; branch `all` holds the objective and, on train,
-    the mean gradient norm before clipping, the learning rate, `update_ratio`, the norm of the epoch's last update over
-    that of the weights, and, in fp16, `overflows`, updates left out for an infinite gradient). `histograms`: epoch,
-    branch, output, share on val, see `metrics.histogram`.
+    record(table, rows) is called with each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value,
+    with units as in `metrics.UNITS`; on val also the least and the largest pre-activation. Branch `all` holds the
+    objective and, on train, the mean gradient norm before clipping, the learning rate, `update_ratio` (the norm of the
+    epoch's last update over that of the weights) and, in fp16, `overflows` (updates left out for an infinite gradient).
+    `histograms`: epoch, branch, output, share on val, see `metrics.histogram`.
 
-    checkpoint: a file, replaced atomically at the end of an epoch when checkpoint_seconds have passed; if it exists,
-    training goes on from it, after resume(its epoch). The order of sequences is a function of (seed, epoch) alone, so
-    the numbers are those of an unbroken run (exactly, on CPU). Val is measured in float32, whatever the precision, but
-    for tf32.
+    The order of sequences is a function of (seed, epoch) alone, so that training resumed from a checkpoint comes to the
+    numbers of an unbroken one, on a CPU to the last bit. Val is measured in float32, or tf32, whatever the precision.
 
-    SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end it with KeyboardInterrupt after the update under way, and leave
-    a checkpoint from which the epoch goes on where it stood.
+    SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
+    and leave a checkpoint in the middle of the epoch.
 
-    Called by every rank of `parallel.launch`, all train one model: each has its share of every batch and of val, the
-    gradients and the numbers are those of the whole, and rank 0 writes the checkpoint. record and resume are to do
-    nothing in the others. Who launched them is asked to stop, and stops them: checkpoints are those of whole epochs.
+    Every rank of `runs.ranks.launch` calls this, and all train one model: each takes its share of every batch and of
+    val, gradients and numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do
+    nothing in the other ranks. Signals go to the launcher, which stops the ranks; their checkpoints are those of whole
+    epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used.
     """
     keep_freed_memory()
     accelerator = make_accelerator(device=device)
-    first, ranks = accelerator.is_main_process, accelerator.num_processes
-    autocast, scaler = mixed_precision(accelerator.device, precision)
+    ranks, steps = accelerator.num_processes, -(-len(train(1)) // batch_size)
+    autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     held = memory(accelerator.device)
     net = accelerator.prepare_model(model)
-    optim = optimizer(list(model.parameters()))
-    if scaler.is_enabled():  # else fused SGD, its first update left out, goes on from uninitialised momentum
-        optim._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    scheduler = schedule(optim)
-    objectives: list[float] = []  # on val, an epoch each
-    step, seconds, weights, diverged_at = 0, 0.0, _copy(model), None
-    begun: Begun = ({}, 0, 0.0, 0.0, 0.0)
+    optimizer = rule.optimizer(list(model.parameters()))
+    if scaler.is_enabled():  # else fused SGD, whose first update was left out, reads uninitialised momentum
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    scheduler = rule.schedule(optimizer)
+    trained = Trained(model, optimizer, scheduler, scaler)
+    file = checkpoint.file if checkpoint and accelerator.is_main_process else None
 
-    def save() -> None:
-        if checkpoint and first:
-            state = {  # tensors, numbers, lists, tuples and dicts only: `weights_only` loads it
-                "model": model.state_dict(),
-                "optimizer": optim.state_dict(),
-                "scheduler": scheduler.state_dict() if scheduler else None,
-                "scaler": scaler.state_dict(),
-                "progress": (step, seconds, objectives, diverged_at),
-                "begun": begun,
-                "weights": weights,
-            }
-            _replace(checkpoint, state)
+    state = TrainingState(best=_copy(model))
+    if checkpoint and checkpoint.file.exists():
+        state = load_checkpoint(checkpoint.file, trained)
+        state.epoch.divide(ranks, accelerator.device)  # one process may have summed it up
+        checkpoint.resume(len(state.objectives))
 
-    if checkpoint and checkpoint.exists():
-        state = _load(checkpoint, accelerator.device)
-        model.load_state_dict(state["model"])
-        optim.load_state_dict(state["optimizer"])
-        if scheduler:
-            scheduler.load_state_dict(state["scheduler"])
-        scaler.load_state_dict(state["scaler"])
-        if len(state["progress"]) != 4:
-            raise ValueError(f"{checkpoint} is of an older version: delete it, and the run starts anew")
-        step, seconds, objectives, diverged_at = state["progress"]
-        totals, *others = state.get("begun", begun)  # what one rank had summed up
-        begun = ({key: value / ranks for key, value in totals.items()}, *others)
-        weights = {name: tensor.cpu() for name, tensor in state["weights"].items()}
-        resume(len(objectives))
-
-    began, saved = time.monotonic() - seconds, time.monotonic()
-    steps = -(-len(train(1)) // batch_size)
+    began, saved = time.monotonic() - state.seconds, time.monotonic()
     val, val_share = _share(val, accelerator)
     stopping: AbstractContextManager[list[int]] = stop_asked() if ranks == 1 else nullcontext([])
-    with (
-        stopping as stop,
-        tqdm(total=epochs * steps, initial=step, unit="step", leave=False, mininterval=0.5, disable=not first) as bar,
-    ):
-        while len(objectives) < epochs and diverged_at is None and not stop:
-            if patience and objectives and len(objectives) - plateau_begins(objectives) >= patience:
+    how: Any = {"unit": "step", "leave": False, "mininterval": 0.5, "disable": not accelerator.is_main_process}
+    with stopping as stop, tqdm(total=epochs * steps, initial=state.step, **how) as bar:
+        while len(state.objectives) < epochs and state.diverged_at is None and not stop:
+            done = len(state.objectives)
+            if patience and done and done - plateau_begins(state.objectives) >= patience:
                 break
-            epoch = len(objectives) + 1
-            frames = train(epoch)
-            order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-            totals, overflows, left_out, rate, update_ratio = begun
+            frames = train(done + 1)
+            order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + done + 1))
             net.train()
-            for indices in order.split(batch_size)[step - len(objectives) * steps :]:
+            for indices in order.split(batch_size)[state.step - done * steps :]:
                 mine, share = _share(indices, accelerator)
                 batch = frames[mine].to(accelerator.device)  # (B, T, H, W) uint8
-                # What is differentiated is averaged over the ranks: N times a rank's part of the mean, or of the sum.
+                # Gradients are averaged over the ranks: N times a rank's part of the mean, or of the sum.
                 factor = ranks * (share if objective.reduction == "mean" else share > 0)
-                last = step + 1 == epoch * steps
-                measured, ratio, overflowed = update(
-                    net, model, batch, objective=objective, optim=optim, autocast=autocast, scaler=scaler,
-                    factor=factor, accelerator=accelerator, clip_norm=clip_norm, clip_update=clip_update, watched=last,
+                last = state.step + 1 == (done + 1) * steps
+                result = update(
+                    net, trained, batch, objective=objective, rule=rule, autocast=autocast, factor=factor,
+                    accelerator=accelerator, watched=last,
                 )  # fmt: skip
-                update_ratio = update_ratio if ratio is None else ratio
-                rate = float(optim.param_groups[0]["lr"])
-                if overflowed:
-                    overflows += 1
-                    left_out += len(indices) / len(frames)
-                elif scheduler and schedule_per == "update":
+                part = len(indices) / len(frames)
+                _add(state.epoch, result, part * share)
+                state.epoch.learning_rate = float(optimizer.param_groups[0]["lr"])
+                if result.grad_norm is None:  # overflowed
+                    state.epoch.overflows += 1
+                    state.epoch.left_out += part
+                elif scheduler and rule.schedule_per == "update":
                     scheduler.step()
-                step += 1
+                state.step += 1
                 bar.update()
-                for key, value in measured.items():
-                    totals[key] = totals.get(key, 0) + value.mean() * (share * len(indices) / len(frames))
                 if stop:
                     break
 
-            found = {} if stop else evaluate(model, val, batch_size, objective, statistics=True, stop=stop)
-            if stop:  # in the midst of an epoch
-                seconds, begun = time.monotonic() - began, (totals, overflows, left_out, rate, update_ratio)
-                save()
+            found = evaluate(model, val, batch_size, objective, statistics=True, stop=stop)
+            if stop:  # in the middle of an epoch
+                state.seconds = time.monotonic() - began
+                if file:
+                    save_checkpoint(file, state, trained)
                 break
-            begun = ({}, 0, 0.0, 0.0, 0.0)
-            found = accelerator.reduce({key: value * val_share for key, value in found.items()}, "sum")
-            trained = {key: float(value) for key, value in accelerator.reduce(totals, "sum").items()}
-            trained["all", "learning_rate"] = rate
-            trained["all", "update_ratio"] = update_ratio
-            if precision == "fp16":
-                trained["all", "overflows"] = overflows
-                if ("all", "grad_norm") in trained:
-                    trained["all", "grad_norm"] /= 1 - left_out
-            shares = {branch: found.pop((branch, metric)) for branch, metric in [*found] if metric == "histogram"}
-            valid = {key: float(value.mean()) for key, value in found.items()}
-            objectives.append(valid["all", "objective"])
-            if not (math.isfinite(trained["all", "objective"]) and math.isfinite(objectives[-1])):
-                diverged_at = epoch
-            elif all(objectives[-1] < earlier for earlier in objectives[:-1]):
-                weights = _copy(model)
+            found, epoch = _over_ranks(found, state.epoch, val_share, accelerator)
+            state.epoch = EpochTotals()
+            state.objectives.append(float(found.objective))
+            if not (math.isfinite(float(epoch.objective or 0)) and math.isfinite(state.objectives[-1])):
+                state.diverged_at = done + 1
+            elif all(state.objectives[-1] < earlier for earlier in state.objectives[:-1]):
+                state.best = _copy(model)
             if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(objectives[-1])
-            elif scheduler and schedule_per == "epoch" and overflows < steps:
+                scheduler.step(state.objectives[-1])
+            elif scheduler and rule.schedule_per == "epoch" and epoch.overflows < steps:
                 scheduler.step()
 
-            seconds = time.monotonic() - began
-            at = {"epoch": epoch, "step": step, "seconds": round(seconds, 3)}
-            rows = [
-                at | {"split": split, "branch": branch, "metric": metric, "value": value}
-                for split, values in (("train", trained), ("val", valid))
-                for (branch, metric), value in values.items()
-            ]
-            record("histograms", [row for branch, share in shares.items() for row in _histogram(epoch, branch, share)])
-            record("metrics", rows)  # the last thing an epoch leaves: what is here is whole
-            bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{objectives[-1]:.4g}", refresh=False)
-            if stop or time.monotonic() - saved >= checkpoint_seconds:
-                save()
+            state.seconds = time.monotonic() - began
+            at = {"epoch": done + 1, "step": state.step, "seconds": round(state.seconds, 3)}
+            record("histograms", _histogram_rows(done + 1, found))
+            # The last thing that an epoch leaves: where this is, the epoch is whole.
+            record("metrics", _metric_rows(at, epoch, found, overflows=rule.precision == "fp16"))
+            bar.set_postfix(epoch=f"{done + 1}/{epochs}", val=f"{state.objectives[-1]:.4g}", refresh=False)
+            if file and checkpoint and (stop or time.monotonic() - saved >= checkpoint.seconds):
+                save_checkpoint(file, state, trained)
                 saved = time.monotonic()
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
-    sound = objectives[: diverged_at - 1] if diverged_at else objectives
-    best_epoch = sound.index(min(sound)) + 1 if sound else 0
     peak = None if held is None else memory(accelerator.device, since=held)
-    return Fitted(weights, best_epoch, len(objectives), diverged_at, peak)
+    return Fitted(state.best, len(state.objectives), state.diverged_at, peak)
 
 
 def _share(batch: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:
-    # This rank's part of a batch's first axis, and how large a part of it that is: of fewer than there are ranks, the
-    # last have nothing. They take one along that counts nothing, as all have to go through the model.
+    # This rank's part of a batch's first axis, and how large a part of it that is. Where a batch has fewer sequences
+    # than there are ranks, the last ranks take one that counts nothing, as all have to go through the model.
     mine = batch[accelerator.process_index :: accelerator.num_processes]
     return (mine, len(mine) / len(batch)) if len(mine) else (batch[:1], 0.0)
 
 
-def _histogram(epoch: int, branch: str, share: Tensor) -> list[Row]:
-    pairs = zip(HISTOGRAM_CENTRES, share.tolist(), strict=True)
-    return [{"epoch": epoch, "branch": branch, "output": centre, "share": value} for centre, value in pairs]
-
-
-def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
+def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
-Measured = tuple[Tensor, dict[tuple[str, str], Tensor]]  # what was differentiated, and metrics by (branch, metric)
+def _add(epoch: EpochTotals, result: Updated, share: float) -> None:
+    def plus(total: Tensor | None, values: Tensor) -> Tensor:
+        mean = values.mean() * share
+        return mean if total is None else total + mean
+
+    epoch.objective = plus(epoch.objective, result.objective)
+    if result.grad_norm is not None:
+        epoch.grad_norm = plus(epoch.grad_norm, result.grad_norm)
+    for branch, errors in result.errors.items():
+        totals = epoch.errors.setdefault(branch, {})
+        for metric, values in errors.items():
+            totals[metric] = plus(totals.get(metric), values)
+    epoch.update_ratio = epoch.update_ratio if result.ratio is None else result.ratio
 
 
-def backward(
-    net: torch.nn.Module,
-    model: SequenceAutoencoder,
-    batch: Tensor,
-    *,
-    objective: Objective,
-    optim: Optimizer,
-    autocast: torch.autocast,
-    scaler: torch.amp.GradScaler,
-    factor: float = 1.0,
-) -> Measured:
-    """Leave the gradients of a batch, uint8 (B, T, H, W), in the weights' .grad; return what they are of, a scalar,
-    `factor` times what the objective says, and what was measured, (B, T) for each (branch, metric), the objective a
-    scalar.
-
-    net: what is called, `model` itself or what shares its gradients with other ranks.
-    """
-    optim.zero_grad()
-    with autocast:
-        outputs = outputs_and_targets(net, model, batch, objective)
-    value, differentiated = objective_value(outputs, model, objective)
-    differentiated = factor * differentiated
-    scaler.scale(differentiated).backward()
-    if scaler.is_enabled():
-        scaler.unscale_(optim)
-    with torch.no_grad():
-        errors = branch_errors(outputs, model, objective)
-    return differentiated.detach(), {("all", "objective"): value.detach()} | errors
+def _over_ranks(
+    found: Evaluation, epoch: EpochTotals, share: float, accelerator: Accelerator
+) -> tuple[Evaluation, EpochTotals]:
+    # The sums over all ranks: of what each found on its share of val, and on its parts of the epoch's batches.
+    if accelerator.num_processes == 1:
+        return found, epoch
+    ours = recursively_apply(lambda mean: mean * share, [found.objective, found.errors, found.histograms])
+    objective, errors, histograms = accelerator.reduce(ours, "sum")
+    norm = None if epoch.grad_norm is None else accelerator.reduce(epoch.grad_norm, "sum")
+    own, of_branches = accelerator.reduce([epoch.objective, epoch.errors], "sum")
+    return Evaluation(objective, errors, histograms), replace(epoch, objective=own, errors=of_branches, grad_norm=norm)
 
 
-@torch.no_grad()
-def clip_gradients(parameters: Iterable[Tensor], most: float | None) -> Tensor:
-    """Scale all gradients down to a norm of `most` together, none: leave them; return what it was, a scalar."""
-    gradients = [weight.grad for weight in parameters if weight.grad is not None]
-    norm = _norm(gradients)
-    # Where the answer costs no waiting for the device, a pass over all gradients is left out.
-    if most is not None and (norm.device.type != "cpu" or not norm <= most):
-        torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1))
-    return norm
+def _metric_rows(at: Row, epoch: EpochTotals, found: Evaluation, *, overflows: bool) -> list[Row]:
+    values: list[tuple[str, str, str, Any]] = [("train", "all", "objective", epoch.objective)]
+    values += [("train", branch, metric, v) for branch, of in epoch.errors.items() for metric, v in of.items()]
+    if epoch.grad_norm is not None:
+        values.append(("train", "all", "grad_norm", float(epoch.grad_norm) / (1 - epoch.left_out)))
+    values += [("train", "all", name, getattr(epoch, name)) for name in ("learning_rate", "update_ratio")]
+    values += [("train", "all", "overflows", epoch.overflows)] if overflows else []
+    values.append(("val", "all", "objective", found.objective))
+    values += [("val", branch, metric, v.mean()) for branch, of in found.errors.items() for metric, v in of.items()]
+    columns = ("split", "branch", "metric")
+    return [at | dict(zip(columns, names, strict=True)) | {"value": float(value)} for *names, value in values]
 
 
-def update(
-    net: torch.nn.Module,
-    model: SequenceAutoencoder,
-    batch: Tensor,
-    *,
-    optim: Optimizer,
-    scaler: torch.amp.GradScaler,
-    accelerator: Accelerator,
-    clip_norm: float | None,
-    clip_update: float | None,
-    watched: bool,
-    **how: Any,
-) -> tuple[dict[tuple[str, str], Tensor], float | None, bool]:
-    """Change the weights once; how: as `backward`. What was measured (for LBFGS the first time), with the scalar
-    `grad_norm`; `watched`, the update's norm over that of the weights; whether it overflowed and was left out.
-    """
-    parameters, scale = list(model.parameters()), scaler.get_scale()
-    before = [w.detach().clone() for w in parameters] if clip_update or watched else []
-
-    def gradients() -> Measured:
-        differentiated, measured = backward(net, model, batch, optim=optim, scaler=scaler, **how)
-        return differentiated, measured | {("all", "grad_norm"): clip_gradients(parameters, clip_norm)}
-
-    _, measured = gradients()
-    if isinstance(optim, torch.optim.LBFGS):  # it asks for the batch's loss and gradients up to max_eval times
-        optim.step(lambda: float(accelerator.reduce(gradients()[0], "mean")))
-    else:
-        scaler.step(optim)
-        scaler.update()
-    if clip_update:
-        limit_update(optim, parameters, before, clip_update)
-    if overflowed := scaler.get_scale() < scale:
-        del measured["all", "grad_norm"]  # infinite, and of no update
-    return measured, update_ratio_of(parameters, before) if watched else None, overflowed
-
-
-@torch.no_grad()
-def limit_update(optim: Optimizer, parameters: Sequence[Tensor], before: Sequence[Tensor], most: float) -> None:
-    """Let no weight be further than `most` from what it was before the update; nor any of SGD's momentum, which in the
-    code of Srivastava et al. is the update itself.
-    """
-    for weight, old in zip(parameters, before, strict=True):
-        torch.clamp(weight, old - most, old + most, out=weight)
-    for group in optim.param_groups:
-        for weight in group["params"]:
-            momentum = optim.state[weight].get("momentum_buffer") if type(optim) is torch.optim.SGD else None
-            if momentum is not None and group["lr"] > 0:
-                momentum.clamp_(-most / group["lr"], most / group["lr"])
-
-
-@torch.no_grad()
-def update_ratio_of(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float:
-    """The norm of the change of all weights over what theirs was."""
-    return float(_norm([new - old for new, old in zip(parameters, before, strict=True)]) / _norm(before))
-
-
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    # Of all together, in chunks: a float32 sum over 64 M squares was off by 0.5 %, and not every device has float64.
-    norms = torch._foreach_norm([chunk for tensor in tensors for chunk in tensor.flatten().split(2**20)])
-    return torch.linalg.vector_norm(torch.stack(norms))
+def _histogram_rows(epoch: int, found: Evaluation) -> list[Row]:
+    return [
+        {"epoch": epoch, "branch": branch, "output": centre, "share": value}
+        for branch, shares in found.histograms.items()
+        for centre, value in zip(HISTOGRAM_CENTRES, shares.tolist(), strict=True)
+    ]

@@ -1,4 +1,8 @@
-"""For all tests: one thread, since their models are so small that threads only wait for each other; one browser."""
+"""For all tests: one thread, since their models are so small that threads only wait for each other; one browser.
+
+Two tiers: `make test` runs what is not marked `soak`, `make soak` the rest. The marker `processes` is for tests of the
+first tier that start a process; `guard` fails those that do so without it.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -6,16 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from guard import pytest_configure, pytest_runtest_call, pytest_runtest_protocol  # noqa: F401
 
 torch.set_num_threads(1)
-# Files of few but long tests, the longest first. Begun last, where xdist puts them, they would keep one core waiting.
-LONG = ["notebooks", "sweep", "cluster", "soak", "stop", "stores", "rerun", "cli", "cells", "demo", "hosts", "jupyter"]
+# The soak tier's groups that take minutes, the longest first: begun last, they would keep one core waiting.
+LONG = ["jupyter", "notebooks", "sweep", "cluster", "soak", "stop", "stores", "rerun", "hosts"]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.processes)
 
 
 @pytest.fixture(scope="module")  # while it runs, asyncio.run does not

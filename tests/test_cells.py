@@ -1,4 +1,4 @@
-"""The cell of parameters, edited: what its family's runs are then called, and which of them are new."""
+"""An edited parameters cell: how the runs of its family are named then, and which of them are new."""
 
 import os
 import re
@@ -12,10 +12,14 @@ import pytest
 from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan, seqae
 
 from seqae.parameters import ParameterError, resolve
+from seqae.runs import assignment
 from seqae.runs.cells import cells_hash, family_notebook, parameter_cells, read_cell
 from seqae.runs.run import Run, open_run
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.processes,  # git
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 def git(project, *arguments):
@@ -25,7 +29,7 @@ def git(project, *arguments):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Of one family, committed: two runs, one of which says its gain."""
+    """A committed project with one family of two runs, one of which gives its gain."""
     monkeypatch.delenv("SEQAE_STORE", raising=False)
     monkeypatch.chdir(make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}, "fam/b": {"gain": 2.0}}))
     git(tmp_path, "init", "-q")
@@ -35,7 +39,7 @@ def project(tmp_path, monkeypatch):
 
 
 def edit(project, old, new):
-    """The notebook's cell of parameters, saved."""
+    """Edit the parameters cell and save the notebook; returns the new cell."""
     file = project / "notebooks" / "fam.ipynb"
     notebook = nbformat.read(file, 4)
     assert old in notebook.cells[0].source
@@ -53,11 +57,11 @@ def test_an_edited_default_is_told_and_stands_in_the_names(project):
     edit(project, "batch_size", "gain = 4.0\nbatch_size")
     told = []
     assert names(project, tell=told.append) == [before[0].replace("-train", "-gain4-train"), before[1]]
-    assert told == ["seqae: fam.ipynb is edited, for all runs whose scale or file does not say otherwise: gain 4.0"]
+    assert told == ["seqae: fam.ipynb is edited; all runs whose scale or file sets no other value have: gain 4.0"]
     git(project, "commit", "-qam", "the new default")
     assert names(project, tell=told.append)[0] == before[0]
     assert len(told) == 1
-    edit(project, "batch_size", "epochs = 7\nbatch_size")  # all runs of a scale say otherwise
+    edit(project, "batch_size", "epochs = 7\nbatch_size")  # the scale gives another value to all runs
     names(project, tell=told.append)
     assert len(told) == 1
 
@@ -65,7 +69,7 @@ def test_an_edited_default_is_told_and_stands_in_the_names(project):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("width = 0.01", "", "width1"),  # gone: the library's default again
+        ("width = 0.01", "", "width1"),  # deleted: then the library's default holds
         ("width = 0.01", "loss = '0sm'", "0sm-recon-output-width1"),
         ("batch_size = 4", "batch_size = 4\ntraining_loss = 'bce'\nactivation = 'sigmoid'", "0sb-recon"),
     ],
@@ -82,6 +86,7 @@ def test_whatever_was_edited_stands_in_the_name(project, old, new, words):
     assert item.run.parameters.defining() == of_its_kernel.defining() == of_the_file.defining()
 
 
+@pytest.mark.soak
 def test_the_same_run_is_found_under_another_name(project):
     edit(project, "batch_size", "gain = 4.0\nbatch_size")
     run = seqae("run", "params/fam/a.yaml", "--scale", "tiny", project=project)
@@ -94,7 +99,7 @@ def test_the_same_run_is_found_under_another_name(project):
     assert "gain 4.0" in page.read_text()
     made = page.stat().st_mtime_ns
     git(project, "commit", "-qam", "the new default")
-    os.utime(project / "notebooks" / "fam.ipynb")  # a checkout does so
+    os.utime(project / "notebooks" / "fam.ipynb")  # as a checkout does
     again = seqae("run", "params/fam/a.yaml", "--scale", "tiny", project=project)
     assert "1 of 1 runs done" in again.stdout
     assert one_run(project / "reports", "fam") == trained
@@ -105,9 +110,10 @@ def test_the_same_run_is_found_under_another_name(project):
     assert page.stat().st_mtime_ns == made, "the same cells: touched, not edited"
     record = trained.folder / "run.yaml"
     record.write_text(re.sub("cells: .*", "", record.read_text()))
-    assert plan(project, "fam/a.yaml", scale="tiny")[0].why() == "its report is of an older version"
+    assert plan(project, "fam/a.yaml", scale="tiny")[0].reason_to_execute() == "its report is of an older version"
 
 
+@pytest.mark.soak
 def test_papermill_alone_makes_the_run_that_a_sweep_does(project):
     edit(project, "batch_size", "gain = 4.0\nbatch_size")
     (item, _) = plan(project, "fam", scale="tiny")
@@ -133,7 +139,7 @@ def test_in_jupyter_an_unsaved_edit_is_in_the_name(project, monkeypatch):
     assert run.parameters == open_run("fam", usual, {"loss": "0sm", "gain": 4.0}).parameters
     run = open_run("fam", *executed(monkeypatch, edited, "# Parameters\ntraining_loss = 'bce'"))
     assert (run.parameters.loss, run.parameters.gain) == ("0sb", 4.0)
-    monkeypatch.setenv("SEQAE_RUN", "x")  # in a sweep's kernel: its planner has told them apart
+    monkeypatch.setattr(assignment, "_current", assignment.Assignment("x"))  # a sweep has separated edits already
     assert executed(monkeypatch, edited)[1] == {}
 
 
@@ -185,7 +191,7 @@ def test_what_papermill_injected_is_no_edit():
 
 @pytest.fixture
 def renamed(tmp_path):
-    """A store with a trained run, under other words."""
+    """A trained run whose folder has other words than its name would have today."""
     run = open_run("fam", DEFAULTS, TINY | {"store": str(tmp_path)}).train()
     return Run.load(run.folder.rename(run.folder.with_name(f"other-words-{run.parameters.short_hash()}")))
 
@@ -207,6 +213,12 @@ def test_a_folder_in_which_nothing_began_is_not_it(renamed):
 
 def test_in_a_kernel_of_a_sweep_the_run_is_the_one_that_the_sweep_chose(renamed, monkeypatch):
     given = TINY | {"store": str(renamed.folder.parents[1])}
-    monkeypatch.setenv("SEQAE_RUN", f"chosen-{renamed.parameters.short_hash()}-2")
-    assert open_run("fam", DEFAULTS, given | {"fresh": True}).name == f"chosen-{renamed.parameters.short_hash()}-2"
-    assert open_run("fam", DEFAULTS, given | {"seed": 1}).name.startswith("0nm-"), "another one that it opens"
+    monkeypatch.setattr(assignment, "_current", None)
+    assignment.assign(chosen := f"chosen-{renamed.parameters.short_hash()}-2")
+    run = open_run("fam", DEFAULTS, given | {"fresh": True})
+    assert (run.name, run.assigned) == (chosen, True)
+    other = open_run("fam", DEFAULTS, given | {"seed": 1})
+    assert other.name.startswith("0nm-")
+    assert not other.assigned, "a notebook may open other runs beside its own"
+    with pytest.raises(RuntimeError, match="was given run chosen-"):
+        assignment.assign(run.name)

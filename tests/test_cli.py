@@ -3,14 +3,15 @@
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import nbformat
 import pytest
-from test_sweep import DEFAULTS, TINY, make_project, one_run, seqae
+from test_sweep import DEFAULTS, TINY, make_project, one_run
 from typer.testing import CliRunner
 
-from seqae.benchmark import estimates
+from seqae.benchmark import cost_estimate
 from seqae.commands.main import app
 from seqae.parameters import resolve
 from seqae.runs.cells import cells_hash
@@ -49,6 +50,7 @@ def test_every_command_has_examples_in_its_help():
         assert f"\n seqae {command} " in call(command, "--help")
 
 
+@pytest.mark.processes  # `rerun` and `demo` prepare a kernel before they look for the run
 @pytest.mark.parametrize("example", examples())
 def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
     monkeypatch.chdir(Path(__file__).parents[1])
@@ -60,6 +62,7 @@ def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
     if command == "gather":
         assert f"{arguments[0]} holds no run" in call(command, *arguments, code=2)
         return
+    monkeypatch.setattr(cost_estimate, "estimate_cost", lambda p: SimpleNamespace(seconds=1.0))
     if command in ("worker", "scheduler"):  # go on until they are stopped: only their options are read
         call(command, *arguments, "--help")
         return
@@ -107,6 +110,7 @@ def test_dry_run_says_what_would_run_and_why(project):
 def test_nothing_to_do_is_done(project):
     run = open_run("fam", DEFAULTS, TINY).train()
     (run.folder / "report.html").touch()
+    run.rendered(cells_hash((project / "notebooks" / "fam.ipynb").read_text()))
     assert "1 of 1 runs done" in call("run", "params/fam/a.yaml", "--scale", "tiny")
     assert f"fam/{run.name}/report.html" in (project / "reports" / "index.html").read_text()
 
@@ -131,16 +135,18 @@ def test_errors_are_one_message_and_start_nothing(project, arguments, message):
     assert not list(project.glob("reports/*/*"))
 
 
-def test_errors_go_to_stderr_alone(tmp_path):
-    process = seqae("run", "params/fam", project=make_project(tmp_path, {}, {"fam/a": {"epoch": 3}, "fam/b": []}))
-    assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr.startswith("seqae: params/fam/a.yaml")
-    assert "Traceback" not in process.stderr
+def test_errors_go_to_stderr_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path, {}, {"fam/a": {"epoch": 3}, "fam/b": []}))
+    result = CliRunner().invoke(app, ["run", "params/fam"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("seqae: params/fam/a.yaml")
+    assert "Traceback" not in result.stderr
 
 
 # --- compare ---
 
 
+@pytest.mark.processes
 def test_compare_executes_the_notebook_on_the_runs_chosen(project):
     assert "no run of family 'fam'" in call("compare", "fam", code=2)
     parameters = nbformat.v4.new_code_cell("family = ''\nruns = []", metadata={"tags": ["parameters"]})
@@ -221,13 +227,13 @@ def test_check_times_a_run_that_diverges_at_once(project):
 @pytest.mark.parametrize("option", ["--scale tiny", "-p epochs=3"])
 def test_what_is_for_parameter_files_is_refused_without_any(project, command, option):
     output = call(*shlex.split(f"{command} {option}"), code=2)
-    assert output.startswith("seqae: --scale and -p are for parameter files")
+    assert output.startswith("seqae: --scale and -p apply to parameter files")
 
 
 def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
-    monkeypatch.setattr(estimates, "SMALL", 0)  # nothing is trained
+    monkeypatch.setattr(cost_estimate, "SMALL", 0)  # nothing is trained
     given = {"architecture": "lstm", "decoder_input": "zero", "frame_size": 16, "batch_size": 3, "train_sequences": 7}
-    found = estimates.estimate(resolve(given))
+    found = cost_estimate.estimate_cost(resolve(given))
     # Per step one product of (4·256, 256) and (256, 3). Encoder: 10 of frames and 9 of h forward (the first h is
     # zero), 10 and 9 for the weights' gradients, 9 from step to step; decoder: 10 of h, 10 for the weights', 10 back.
     product = 2 * 3 * 4 * 256 * 256
@@ -241,8 +247,8 @@ def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
     # At least every gate's product, sum and activation, in 20 steps forward and back, is an operation of its own.
     assert found.launches > 2 * 20 * 3
     assert found.h100_seconds == pytest.approx(found.launches * 1e-5 * (600 + evaluations / 3))
-    monkeypatch.setattr(estimates, "H100_LAUNCH", 0)
-    on_products = estimates.estimate(resolve(given)).h100_seconds
+    monkeypatch.setattr(cost_estimate, "H100_LAUNCH_SECONDS", 0)
+    on_products = cost_estimate.estimate_cost(resolve(given)).h100_seconds
     assert on_products == pytest.approx(found.operations * (600 + evaluations / 3) / 20.1e12)
     assert "matrix product" in found.how
     assert found.seconds > 0
@@ -250,7 +256,8 @@ def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
 
 def test_check_tells_what_it_can_where_the_digits_cannot_be_fetched(monkeypatch, project):
     monkeypatch.setenv("SEQAE_MNIST_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(estimates, "SMALL", 0)
+    monkeypatch.setattr(cost_estimate, "SMALL", 0)
+    monkeypatch.setattr(cost_estimate, "matmul_rate", lambda **given: 1e10)
     output = call("check", "params/fam/a.yaml", "--scale", "tiny", "-p", "digits=mnist")
     assert "GFLOP an update" in output
     assert "could not be downloaded" in output
@@ -260,6 +267,7 @@ def test_check_tells_what_it_can_where_the_digits_cannot_be_fetched(monkeypatch,
 
 @pytest.mark.parametrize(("optimizer", "numbers"), [("SGD", 2), ("RMSprop", 3), ("Adam", 4)])
 def test_memory_follows_the_optimizer(monkeypatch, optimizer, numbers):
-    monkeypatch.setattr(estimates, "SMALL", 0)
-    found = estimates.estimate(resolve(DEFAULTS, TINY, {"optimizer": optimizer}))
+    monkeypatch.setattr(cost_estimate, "SMALL", 0)
+    monkeypatch.setattr(cost_estimate, "matmul_rate", lambda **given: 1e10)
+    found = cost_estimate.estimate_cost(resolve(DEFAULTS, TINY, {"optimizer": optimizer}))
     assert found.memory == 4 * numbers * found.weights

@@ -1,4 +1,4 @@
-"""seqae.cluster: runs on the workers of a cluster, started in every way there is, and GPUs that no two runs share."""
+"""Runs on the workers of a cluster, started in every way there is, and GPUs that no two runs share."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from distributed import Security
 from test_cli import call
 from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, seqae
 
-from seqae.sweeps import cluster
+from seqae.sweeps import cluster, gpus
 
 LIMIT = 300  # seconds, after which something hangs
 RUN = ["run", "params/fam", "--scale", "tiny"]
@@ -77,6 +77,7 @@ def both_done(result: subprocess.CompletedProcess) -> None:
 # --- a scheduler and workers, as on several machines ---
 
 
+@pytest.mark.soak
 def test_runs_on_workers_elsewhere_over_tls(project):
     made, tls = Security.temporary(), []
     for name, text in {"ca": made.tls_ca_file, "cert": made.tls_client_cert, "key": made.tls_client_key}.items():
@@ -97,6 +98,7 @@ def test_runs_on_workers_elsewhere_over_tls(project):
     assert head.returncode == 0
 
 
+@pytest.mark.soak
 def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(project):
     make_project(
         project,
@@ -137,15 +139,15 @@ def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(p
         ("worker tcp://no.such.host.invalid:8786", "no.such.host.invalid"),
         ("run --cluster head:8786", "tcp://HOST:PORT"),
         ("run --cluster tls://head:8786", "--tls-cert"),
-        ("run --cluster tcp://head:8786 --tls-ca pem --tls-cert pem --tls-key pem", "go with tls://"),
-        ("run --tls-ca pem --tls-cert pem --tls-key pem", "go with --cluster"),
+        ("run --cluster tcp://head:8786 --tls-ca pem --tls-cert pem --tls-key pem", "tls:// needs --tls-ca"),
+        ("run --tls-ca pem --tls-cert pem --tls-key pem", "need --cluster"),
         ("run --cluster tcp://127.0.0.1:9", "no scheduler answers"),
         ("run --cluster ssh:no.txt", "no.txt: "),
         ("run --cluster ssh:empty.txt", "empty.txt: names no machine"),
         ("run --cluster ssh:wrong.txt", "wrong.txt: a line is HOST, or HOST PATH/TO/seqae; not '-p 22 node'"),
         ("run --cluster slurm:no.yaml", "no parameter file no.yaml"),
         ("run --cluster slurm:jobs.yaml", "jobs.yaml: jobs, cores and processes must be whole numbers"),
-        ("run --cluster pbs:good.yaml", "there is no qsub here"),
+        ("run --cluster pbs:good.yaml", "there is no qsub on this machine"),
     ],
 )
 def test_what_cannot_be_is_one_message(project, monkeypatch, arguments, message):
@@ -207,6 +209,7 @@ def sshd(project, monkeypatch) -> Iterator[Path]:
         server.terminate()
 
 
+@pytest.mark.soak
 def test_a_machine_by_ssh_works_for_a_command_and_is_left_as_it_was(project, sshd):
     (project / "hosts.txt").write_text("# one here\nnode\n")
     both_done(seqae(*RUN, "--cluster", "ssh:hosts.txt", project=project))
@@ -215,6 +218,7 @@ def test_a_machine_by_ssh_works_for_a_command_and_is_left_as_it_was(project, ssh
     assert not list(project.rglob("*.pem"))
 
 
+@pytest.mark.soak
 def test_a_machine_whose_connection_ends_is_connected_again_and_its_run_goes_on(project, sshd):
     wait = f"while not Path({str(project / 'go')!r}).exists(): time.sleep(0.05)"
     make_project(project, {"fam": [after_epoch(2, wait), TRAIN.format("fam")]}, {})
@@ -231,6 +235,7 @@ def test_a_machine_whose_connection_ends_is_connected_again_and_its_run_goes_on(
     assert one_run(project / "reports", "fam").record()["resumed"]
 
 
+@pytest.mark.soak
 def test_a_command_that_is_killed_leaves_no_workers_on_a_machine(project, sshd):
     wait = f"while not Path({str(project / 'go')!r}).exists(): time.sleep(0.05)"
     make_project(project, {"fam": [after_epoch(2, wait), TRAIN.format("fam")]}, {})
@@ -279,6 +284,7 @@ def lives(job: int) -> bool:
     return True
 
 
+@pytest.mark.soak
 def test_a_slurm_job_that_ends_is_replaced_and_its_run_goes_on(project, slurm):
     notebook = [
         after_epoch(2, f"while not Path({str(project / 'go')!r}).exists(): time.sleep(0.05)"),
@@ -301,6 +307,7 @@ def test_a_slurm_job_that_ends_is_replaced_and_its_run_goes_on(project, slurm):
     assert "threads 3" in (done.folder / "notebook.ipynb").read_text()
 
 
+@pytest.mark.soak
 def test_an_unknown_option_of_a_queue_is_one_message(project, slurm):
     (project / "wrong.yaml").write_text("memory: 1GB\nno_such_option: 1\n")
     result = seqae(*RUN, "--cluster", "slurm:wrong.yaml", project=project)
@@ -315,7 +322,7 @@ def test_an_unknown_option_of_a_queue_is_one_message(project, slurm):
 NVIDIA_SMI = "#!/bin/sh\nprintf '0, GPU-aa\\n1, GPU-bb\\n'\n"
 HOLDER = """
 import sys, time
-from seqae.cluster import held_gpus
+from seqae.sweeps.gpus import held_gpus
 with held_gpus(int(sys.argv[1]), per_gpu=int(sys.argv[2])) as environment:
     print(environment["CUDA_VISIBLE_DEVICES"], flush=True)
     time.sleep(600)
@@ -348,6 +355,7 @@ def holders(*counts: int, per_gpu: int) -> Iterator[list[subprocess.Popen]]:
             process.stdout.close()
 
 
+@pytest.mark.soak
 def test_no_two_runs_have_one_gpu_and_what_dies_lets_go(two_gpus):
     with holders(1, 1, per_gpu=1) as first:
         assert {process.stdout.readline().strip() for process in first} == {"GPU-aa", "GPU-bb"}
@@ -360,22 +368,24 @@ def test_no_two_runs_have_one_gpu_and_what_dies_lets_go(two_gpus):
             assert third.stdout.readline().strip() in ("GPU-aa", "GPU-bb")
 
 
+@pytest.mark.soak
 def test_small_runs_share_gpus_evenly(two_gpus):
     with holders(1, 1, 1, 1, per_gpu=2) as four:
         assert sorted(process.stdout.readline().strip() for process in four) == ["GPU-aa"] * 2 + ["GPU-bb"] * 2
 
 
+@pytest.mark.processes
 def test_a_run_on_two_gpus_has_both(two_gpus):
-    with cluster.held_gpus(2) as environment:
+    with gpus.held_gpus(2) as environment:
         assert environment == {"CUDA_VISIBLE_DEVICES": "GPU-aa,GPU-bb"}
-    with pytest.raises(ValueError, match=r"devices 3, but .* has 2 GPUs"), cluster.held_gpus(3):
+    with pytest.raises(ValueError, match=r"devices 3, but .* has 2 GPUs"), gpus.held_gpus(3):
         pass
-    with cluster.held_gpus(0) as environment:
+    with gpus.held_gpus(0) as environment:
         assert environment == {}
 
 
 @pytest.mark.parametrize(
-    ("chosen", "gpus"),
+    ("chosen", "visible"),
     [
         ("1", ["GPU-bb"]),
         ("1,0", ["GPU-bb", "GPU-aa"]),
@@ -385,13 +395,15 @@ def test_a_run_on_two_gpus_has_both(two_gpus):
         ("MIG-c", ["MIG-c"]),
     ],
 )
-def test_only_gpus_left_visible_are_used(two_gpus, monkeypatch, chosen, gpus):
-    assert cluster.slots(per_gpu=3) == 6
+@pytest.mark.processes
+def test_only_gpus_left_visible_are_used(two_gpus, monkeypatch, chosen, visible):
+    assert gpus.slots(per_gpu=3) == 6
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    assert cluster.visible_gpus() == gpus
-    assert cluster.slots() == (len(gpus) or cluster.CPU_COUNT)
+    assert gpus.visible_gpus() == visible
+    assert gpus.slots() == (len(visible) or gpus.CPU_COUNT)
 
 
+@pytest.mark.soak
 def test_a_kernel_sees_its_own_gpu_alone(project, two_gpus):
     cells = ["import os\nprint('gpus', os.environ.get('CUDA_VISIBLE_DEVICES'))", TRAIN.format("fam")]
     make_project(project, {"fam": cells}, {"fam/b": {"loss": "0sm", "device": "cpu"}})

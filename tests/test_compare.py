@@ -1,4 +1,4 @@
-"""Which runs are one but for the seed, and what the index knows of each."""
+"""Comparisons: names, recipes and seeds of runs, findings, and what the index records of each run."""
 
 import shutil
 from dataclasses import replace
@@ -10,9 +10,10 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from seqae.reports import compare, index
-from seqae.reports.index import beside_others, update_index
-from seqae.reports.published import diary
+from seqae.reports import compare, findings, index
+from seqae.reports.findings import comparison_findings, diary_order
+from seqae.reports.index import comparison_data, update_index
+from seqae.reports.published import diary_results
 from seqae.runs import records
 from seqae.runs.records import run_status
 from seqae.runs.run import Run, open_run
@@ -25,7 +26,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):
-    """Two seeds of one run, and one run of another rate."""
+    """Two runs that differ by seed, and one with another learning rate."""
     store = str(tmp_path_factory.mktemp("store"))
     given = ({"seed": 7}, {"seed": 8}, {"seed": 8, "learning_rate": 0.1})
     return [open_run("losses", TINY, values | {"store": store}).train() for values in given]
@@ -77,7 +78,7 @@ def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path)
 
 
 def test_the_index_knows_the_error_by_frame_step_beside_the_mean_frame(seeds):
-    known = [beside_others(run) for run in seeds]
+    known = [comparison_data(run) for run in seeds]
     assert known[0]["recipe"] == known[1]["recipe"] != known[2]["recipe"]
     assert len({run["sequences"] for run in known}) == 1
     test, levels = seeds[0].test(), seeds[0].baselines()
@@ -103,7 +104,7 @@ def test_a_conclusion_shows_names_as_text(seeds):
     runs = [
         replace(r, parameters=r.parameters.model_copy(update={"label": n})) for r, n in zip(seeds, called, strict=True)
     ]
-    for told in (compare.conclude(runs, by="run"), compare.conclude(runs, runs)):
+    for told in (comparison_findings(runs, by="run"), comparison_findings(runs, runs)):
         assert "<script>" not in told
         assert escape("<script>") in told
     html = compare.table(runs).to_html()
@@ -113,14 +114,14 @@ def test_a_conclusion_shows_names_as_text(seeds):
 
 def test_of_each_branch_the_best_is_named(seeds):
     below = compare.below_mean_frame(seeds)
-    told = compare.conclude(seeds).splitlines()
+    told = comparison_findings(seeds).splitlines()
     for line, branch in zip(told, ("recon", "pred"), strict=False):
         part = below[below.branch == branch]
         assert line.startswith(f"- Best {branch}: **{part.run[part.reached.idxmin()]}**, ")
 
 
 def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
-    """Its record is read once for each state of it."""
+    """A record is read again when its file has changed."""
     for run in seeds[:2]:
         shutil.copytree(run.folder, tmp_path / "losses" / run.name)
     update_index(tmp_path)
@@ -142,36 +143,36 @@ def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
 
 
 def test_the_diarys_order_is_told_by_branch(monkeypatch):
-    ours = diary().rename(columns={"mse": "reached"}).assign(architecture="lstm_copy", gain=1.0)
-    ours["reached"] /= 2  # other sizes, the same order
+    ours = diary_results().rename(columns={"mse": "reached"}).assign(architecture="lstm_copy", gain=1.0)
+    ours["reached"] /= 2  # other values in the same order
     shown = ours
-    monkeypatch.setattr(compare, "below_mean_frame", lambda runs: shown)
-    assert "**8 of 8** branches" in compare.diary_order([])
-    assert compare.diary_order([]).endswith("is 1.00 or more.")
+    monkeypatch.setattr(findings, "below_mean_frame", lambda runs: shown)
+    assert "**8 of 8** branches" in diary_order([])
+    assert diary_order([]).endswith("is 1.00 or more.")
     where = (ours.task == "recon") & (ours.decoder_input == "zero")
     swapped = ours.copy()
     swapped.loc[where & (ours.loss == "0sb"), "reached"] = 1.0  # behind 0sm: one pair of neighbours swapped
     shown = swapped
-    assert "**7 of 8** branches" in compare.diary_order([])
-    assert compare.diary_order([]).endswith("is 0.90 or more.")  # 1 - 6·2 / (5·24)
+    assert "**7 of 8** branches" in diary_order([])
+    assert diary_order([]).endswith("is 0.90 or more.")  # 1 - 6·2 / (5·24)
     equal = (ours.task == "both") & (ours.decoder_input == "zero") & (ours.branch == "pred") & (ours.loss == "0sb")
     for other in (-0.001, 0.001):  # in the diary 0sb and 0sm are equal there
         shown = ours.assign(reached=ours.reached + other * equal)
-        assert "**8 of 8** branches" in compare.diary_order([])
+        assert "**8 of 8** branches" in diary_order([])
     shown = pd.concat([swapped, ours.assign(reached=2 * ours.reached - swapped.reached)])  # two seeds: mean is ours
-    assert "**8 of 8** branches" in compare.diary_order([])
+    assert "**8 of 8** branches" in diary_order([])
     shown = pd.concat([ours, swapped.assign(architecture="cnn_v1"), swapped.assign(gain=2.0)])
-    assert "**8 of 8** branches" in compare.diary_order([]), "of other networks the diary tells nothing"
+    assert "**8 of 8** branches" in diary_order([]), "of other networks the diary tells nothing"
     shown = ours.assign(reached=ours.reached.mask(where & (ours.loss == "0nm")))
-    assert "**7 of 8** branches" in compare.diary_order([]), "the diary's best diverged"
-    assert compare.diary_order([]).endswith("is 0.00 or more.")  # 1 - 6·(4² + 4·1²) / (5·24)
+    assert "**7 of 8** branches" in diary_order([]), "the diary's best diverged"
+    assert diary_order([]).endswith("is 0.00 or more.")  # 1 - 6·(4² + 4·1²) / (5·24)
     shown = ours[ours.loss.str.startswith("1")]
-    assert compare.diary_order([]).startswith("Too few losses")
+    assert diary_order([]).startswith("Too few losses")
 
 
 @pytest.fixture(scope="module")
 def many(seeds, tmp_path_factory):
-    """Forty-five rates of one run, the larger the worse, and of the first of them two seeds."""
+    """45 learning rates, the larger the worse, with two seeds of the first."""
     folder, runs = tmp_path_factory.mktemp("many") / "losses", []
     for number in range(46):
         record = dict(seeds[0].record())
@@ -198,18 +199,20 @@ def test_of_more_than_a_figure_holds_some_are_shown_from_the_best_to_the_worst(m
     assert {many[0], many[1], many[-1]} <= set(shown), "the best, with both its seeds, and the worst"
     assert shown == [run for run in many if run in shown]
     assert len(compare.evenly(many, most=2)) == 3
-    assert "Of 45 recipes a figure shows 40, evenly from the least error" in compare.describe(many)
-    assert "a figure shows" not in compare.describe(seeds)
+    assert "Figures show 40 of 45 recipes, evenly from the least test error" in compare.describe(many)
+    assert "Figures show" not in compare.describe(seeds)
 
 
 def test_of_many_runs_a_conclusion_lists_the_best_first_and_says_so(many, seeds):
     for by, fixes, kind in (("run", (), "- `"), ("loss", many, "- With or without a fix, `")):
-        lines = compare.conclude(many, fixes, by=by, branch="pred").splitlines()
+        lines = comparison_findings(many, fixes, by=by, branch="pred").splitlines()
         assert sum(line.startswith(kind) for line in lines) == 20
-        assert lines[-1].endswith("the 20 with the least error are listed; all figures are in the table.")
-    assert "are listed" not in compare.conclude(seeds, seeds, by="run")
+        assert lines[-1].startswith("- This list holds the 20 with the least error of ")
+    assert "This list" not in comparison_findings(seeds, seeds, by="run")
     below = compare.below_mean_frame(seeds).query("branch == 'pred'").sort_values("below", ascending=False)
-    listed = [line for line in compare.conclude(seeds, by="run", branch="pred").splitlines() if line.startswith("- `")]
+    listed = [
+        line for line in comparison_findings(seeds, by="run", branch="pred").splitlines() if line.startswith("- `")
+    ]
     assert [line.split("`")[1] for line in listed] == below.run.to_list()
 
 
@@ -229,7 +232,7 @@ def test_of_many_rows_a_table_shows_those_with_the_least_error_and_says_so(seeds
 
 def test_what_is_named_is_called_the_same_among_fewer(seeds, tmp_path):
     runs = []
-    for number in range(41):  # as many of one batch size as of another, but for one that no figure holds
+    for number in range(41):  # two batch sizes, equally many among all, not among those that a figure shows
         record = seeds[0].record()
         record["parameters"] |= {"learning_rate": 0.002 * (number // 2 + 1), "batch_size": 4 if number % 2 else 8}
         record["results"] = {"pred mse": 0.01 * number}
@@ -259,7 +262,7 @@ def test_of_runs_that_are_named_no_others_are_read(many, seeds, tmp_path, monkey
 
 
 def row(store):
-    """Of the one run in the index of a process that has read nothing: can it be picked, has it a picture, a loss."""
+    """Whether the one run in an index can be selected, has a picture, and has a loss; with nothing cached."""
     records._known.clear()
     update_index(store)
     page = BeautifulSoup((store / "index.html").read_text(), "html.parser")
@@ -271,7 +274,7 @@ def test_an_index_of_another_process_looks_at_no_folder_again(seeds, tmp_path, m
     shutil.copytree(seeds[0].folder, tmp_path / "losses" / seeds[0].name)
     assert row(tmp_path) == (True, True, True)
     first = (tmp_path / "index.html").read_text()
-    monkeypatch.setattr(index, "beside_others", lambda run: pytest.fail("looked at again"))
+    monkeypatch.setattr(index, "comparison_data", lambda run: pytest.fail("looked at again"))
     monkeypatch.setattr(index, "thumbnail", lambda file: pytest.fail("looked at again"))
     assert row(tmp_path) == (True, True, True)
     assert (tmp_path / "index.html").read_text() == first
@@ -294,7 +297,7 @@ def test_an_index_made_while_a_folder_was_copied_is_mended(seeds, tmp_path):
 def test_an_index_is_made_whatever_is_there_of_a_table(seeds, tmp_path, name):
     folder = shutil.copytree(seeds[0].folder, tmp_path / "losses" / seeds[0].name)
     whole = (folder / name).read_bytes()
-    for length in (0, 1, 10, 60, 80, 100, len(whole) // 2, len(whole) - 5):  # as a copy under way leaves it
+    for length in (0, 1, 10, 60, 80, 100, len(whole) // 2, len(whole) - 5):  # as an unfinished copy leaves it
         (folder / name).write_bytes(whole[:length])
         assert row(tmp_path)[1:] == (True, True), length
     (folder / name).write_bytes(whole)

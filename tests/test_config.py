@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import seqae
 from seqae.losses import LOSSES
-from seqae.parameters import EXECUTION, ParameterError, Parameters, merge, read_yaml, resolve
+from seqae.parameters import EXECUTION, ParameterError, Parameters, merge, resolve
 from seqae.runs.cells import family_defaults, family_notebook, read_cell
+from seqae.sweeps.parameter_files import read_yaml
 
 # Another value than the default for every parameter, beside what else it needs to be sound.
 OTHER: dict[str, Any] = {
@@ -78,7 +79,7 @@ def test_all_faults_are_told_at_once() -> None:
 
 @pytest.mark.parametrize("label", ["", " ", "_hidden", "$x^2$", "costs $5", "a$b$"])
 def test_a_label_that_no_figure_can_show_is_refused(label: str) -> None:
-    assert f"label {label!r} cannot stand in a figure" in fault({"label": label})
+    assert f"label {label!r} cannot be drawn in a figure" in fault({"label": label})
 
 
 @pytest.mark.parametrize("label", ["the recipe", "with_underscore", "<b>é</b>", "100 %"])
@@ -425,8 +426,8 @@ def test_what_is_no_notebook_is_named(tmp_path: Path, text: str) -> None:
 
 def test_every_parameter_is_read_by_something() -> None:
     read: set[str] = set()
-    for file in Path(seqae.__file__).parent.glob("*.py"):
-        if file.name == "config.py":
+    for file in Path(seqae.__file__).parent.rglob("*.py"):
+        if file.name == "parameters.py":
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             match node:  # p.name, parameters.name, self.parameters.name

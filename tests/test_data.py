@@ -386,7 +386,7 @@ def test_mnist_is_downloaded_once(server: Server, mnist: Path, tmp_path: Path, m
     for name, (_, shape) in data.MNIST_FILES.items():
         packed = (mnist / f"{name}.gz").read_bytes()
         (tmp_path / "served" / f"{name}.gz").write_bytes(packed)
-        published[name] = (hashlib.md5(packed).hexdigest(), shape)
+        published[name] = data.IdxFile(hashlib.md5(packed).hexdigest(), shape)
     monkeypatch.setattr(data, "MNIST_FILES", published)
     monkeypatch.setenv("SEQAE_MNIST_URL", server.url + "/")
     assert_is_mnist(load_digits("mnist"))
@@ -400,7 +400,7 @@ def test_mnist_is_downloaded_once(server: Server, mnist: Path, tmp_path: Path, m
 def test_download_with_the_wrong_checksum(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "served" / f"{TRAIN}.gz").write_bytes(b"not MNIST")
     monkeypatch.setenv("SEQAE_MNIST_URL", server.url)
-    expected, found = data.MNIST_FILES[TRAIN][0], hashlib.md5(b"not MNIST").hexdigest()
+    expected, found = data.MNIST_FILES[TRAIN].md5, hashlib.md5(b"not MNIST").hexdigest()
     message = (
         rf"{server.url}/{TRAIN}\.gz could not be downloaded to .*expected md5:{expected} but got {found}\): "
         r"try again, or give a folder with MNIST's files \(data_folder\)$"

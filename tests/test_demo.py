@@ -1,4 +1,4 @@
-"""The demo of a trained run: what it shows is the model's own, of the test split, on any device that there is."""
+"""The demo of a trained run: it shows the model's own outputs for the test split, on any available device."""
 
 import contextlib
 import json
@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from seqae.commands.main import app
 from seqae.evaluation import predict
-from seqae.parameters import read_yaml
 from seqae.reports import demo
 from seqae.runs import pictures
 from seqae.runs.cells import family_defaults
 from seqae.runs.experiment import sequences
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
+from seqae.sweeps.parameter_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 SMOKE = read_yaml(ROOT / "params/scale/smoke.yaml") | {"task": "both", "frames_in": 4, "frames_out": 5}
@@ -55,7 +55,8 @@ def test_outputs_are_the_models_own_of_the_test_split(run):
     outputs = run.outputs(indices=[5, 2])
     test = sequences(run.parameters, "test")[[5, 2]]
     np.testing.assert_array_equal(outputs["frames"], test.numpy())
-    expected = predict(run.model(), test[:, :4], pixel_range=run.parameters.pixel_range)
+    p = run.parameters
+    expected = predict(run.model(), test[:, :4], activation=p.activation, pixel_range=p.pixel_range)
     assert {name: (frames.shape, frames.dtype) for name, frames in outputs.items()} == {
         "frames": ((2, 9, 16, 16), np.uint8),
         "recon": ((2, 4, 16, 16), np.uint8),
@@ -78,6 +79,7 @@ def test_sequences_that_there_are_not(run, indices):
     assert str(indices) in str(raised.value)
 
 
+@pytest.mark.processes  # the fork server
 @pytest.mark.parametrize(("device", "message"), [("cuda:7", "device cuda:7 is not available"), ("tpu", "must be auto")])
 def test_a_device_that_there_is_not(run, device, message):
     with pytest.raises(ValueError, match=message):
@@ -94,11 +96,11 @@ def test_another_device_shows_the_same(run):
 
 def test_errors_are_those_of_the_test_table(run):
     outputs = run.outputs(indices=range(16))
-    errors = demo.errors(run, outputs, list(range(16)))
+    errors = demo.shown_errors(run, outputs, list(range(16)))
     mean = errors.groupby(["branch", "frame"])["value"].mean()
     table = run.test().query("frame.notna() and metric == 'mse'").set_index(["branch", "frame"])["value"]
     assert len(mean) == len(table) == 9
-    # 8 bits a pixel, and an unbounded output is clipped, which brings it nearer
+    # Outputs are rounded to 8 bits, and an unbounded output is clipped, which makes its error smaller.
     np.testing.assert_allclose(mean[table.index], table, rtol=0.02)
 
 
@@ -119,13 +121,14 @@ def test_the_newest_finished_run_or_one_of_the_store(tmp_path, run, monkeypatch)
         (folder := tmp_path / "losses" / name).mkdir(parents=True)
         text = (run.folder / "run.yaml").read_text().replace(run.record()["ended"], f"{ended}T00:00:00+00:00")
         (folder / "run.yaml").write_text(text if name != "d" else text.replace("status: done", "status: failed"))
-    record = yaml.safe_load((folder / "run.yaml").read_text()) | {"results": {}}  # of a benchmark, which trains nothing
+    record = yaml.safe_load((folder / "run.yaml").read_text()) | {"results": {}}  # as a benchmark has it
     (folder / "run.yaml").write_text(yaml.safe_dump(record))
     assert demo.shown_run().name == "b"
     assert demo.shown_run("losses/c").name == "c"
     assert demo.shown_run(str(run.folder)).folder == run.folder
 
 
+@pytest.mark.processes  # the fork server
 def test_an_unfinished_run_is_to_be_finished(tmp_path):
     unfinished = make(tmp_path)
     assert call(str(unfinished.folder), code=2).startswith(f"seqae: there is no run {unfinished.folder}, ")
@@ -136,6 +139,7 @@ def test_an_unfinished_run_is_to_be_finished(tmp_path):
     assert not (unfinished.folder / "demo.html").exists()
 
 
+@pytest.mark.processes  # the fork server
 def test_only_parameters_of_the_notebook(run):
     assert "-p sequence: no parameter of " in call(str(run.folder), "-p", "sequence=[1]", code=2)
 
@@ -151,7 +155,9 @@ def pixels(file: Path) -> list[np.ndarray]:
 def test_an_animation_has_titles_and_differences(tmp_path):
     truth, output = (np.full((2, 3, 4, 4), value, np.uint8) for value in (100, 100))
     output[0, 1], output[1, 1] = 200, 0  # in the second picture too bright above, too dark below
-    pictures.save_gif([("seen", truth), ("reconstruction", output)], tmp_path / "a.gif", pixels=80)
+    pictures.save_gif(
+        [pictures.Strip("seen", truth), pictures.Strip("reconstruction", output)], tmp_path / "a.gif", pixels=80
+    )
     shown = pixels(tmp_path / "a.gif")
     assert len(shown) == 3
     band, below = shown[0][: pictures.TITLE_BAND], shown[1][pictures.TITLE_BAND :]
@@ -168,7 +174,11 @@ def test_an_animation_has_titles_and_differences(tmp_path):
 
 def test_a_long_title_is_made_to_fit(tmp_path):
     frames = np.zeros((1, 1, 16, 16), np.uint8)
-    pictures.save_gif([("a very long title of a column", frames), ("b", frames)], tmp_path / "a.gif", pixels=48)
+    pictures.save_gif(
+        [pictures.Strip("a very long title of a column", frames), pictures.Strip("b", frames)],
+        tmp_path / "a.gif",
+        pixels=48,
+    )
     (picture,) = pixels(tmp_path / "a.gif")
     band = picture[: pictures.TITLE_BAND, : picture.shape[1] // 3]
     assert band.max() > 100
@@ -184,6 +194,7 @@ def shown(run):
     return call(str(run.folder), "-p", "sequences=[3, 9]"), before
 
 
+@pytest.mark.processes
 def test_the_page_and_its_pictures_lie_in_the_run_folder(run, shown):
     output, before = shown
     assert output == f"{run.folder / 'demo.html'}\n"
@@ -199,6 +210,7 @@ def test_the_page_and_its_pictures_lie_in_the_run_folder(run, shown):
     assert all(out.output_type != "error" for cell in notebook.cells for out in cell.get("outputs", []))
 
 
+@pytest.mark.processes
 def test_the_animation_shows_the_sequences_chosen(run, shown):
     outputs = run.outputs(indices=[3, 9])
     picture = pixels(run.folder / "demo.gif")[0][pictures.TITLE_BAND :]

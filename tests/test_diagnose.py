@@ -1,4 +1,4 @@
-"""seqae.diagnose: floors by hand and by brute force, baselines by a plain loop, the verdict on every kind of curve."""
+"""seqae.diagnosis: floors by hand and by brute force, baselines by a plain loop, the verdict on every kind of curve."""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqae import diagnosis
 from seqae.data import MovingMNIST, load_digits
 from seqae.diagnosis import (
     baselines,
-    explain_head,
-    output_spread,
     plateau_begins,
     prognosis,
     reachable_floor,
@@ -22,7 +19,10 @@ from seqae.diagnosis import (
     saturated_since,
     verdict,
 )
-from seqae.reports.published import diary
+from seqae.reports.compare import output_spread
+from seqae.reports.findings import run_findings
+from seqae.reports.published import diary_results, published_results, standing
+from seqae.runs.explanation import explain_head
 
 INFINITE = float("inf")
 LOW = 1 / (1 + math.e)  # sigmoid(-1) = 0.2689, and sigmoid(1) is 1 less it
@@ -122,7 +122,7 @@ def test_the_explanation_says_the_numbers() -> None:
     frames = np.array([0, 0, 0, 255], np.uint8)
     text = explain_head(frames, reach=1, activation="sigmoid", pixel_range=(0, 1), mean_frame=0.0372)
     for words in ("0.269 to 0.731", "75.0% of these pixels are black", "25.0% of these pixels are white", "0.0723",
-                  "0.0372", "no optimizer can mend that"):  # fmt: skip
+                  "0.0372", "no optimizer can change that"):  # fmt: skip
         assert words in text
     text = explain_head(frames, reach=0.5, activation="none", pixel_range=(0, 1), mean_frame=0.2)
     assert "black" not in text  # that is in reach
@@ -130,7 +130,7 @@ def test_the_explanation_says_the_numbers() -> None:
     assert "room to learn" in text
     for reach in (1.0, INFINITE):
         text = explain_head(frames, reach=reach, activation="none", pixel_range=(0, 1), mean_frame=0.0372)
-        assert "reaches every pixel value" in text
+        assert "can reach every pixel value" in text
         assert "floor" not in text
         assert "inf" not in text
 
@@ -139,9 +139,9 @@ def test_the_explanation_adds_up() -> None:
     frames = np.repeat(np.array([0, 20, 255], np.uint8), [8996, 1000, 4])  # 0.04 % white: not worth a word
     text = explain_head(frames, reach=1, activation="sigmoid", pixel_range=(0, 1), mean_frame=0.02)
     black, grey = 0.8996 * LOW**2, 0.1 * (LOW - 20 / 255) ** 2
-    assert f"together {black:.4f} of all" in text
+    assert f"which adds {black:.4f} to the MSE" in text
     assert "white" not in text
-    assert f"greys beyond that cost {grey + 0.0004 * LOW**2:.4f}" in text
+    assert f"Grey pixels out of reach add {grey + 0.0004 * LOW**2:.4f}" in text
 
 
 def test_how_far_outputs_depend_on_what_was_seen() -> None:
@@ -334,7 +334,7 @@ def test_stopped() -> None:
 
 
 def test_the_diary_is_whole() -> None:
-    table = diary()
+    table = diary_results()
     assert {*table.columns} == {"task", "decoder_input", "branch", "loss", "mse"}
     assert len(table) == 40  # 5 losses in 6 ways, two of which have two branches
     assert not table.isna().any().any()
@@ -345,7 +345,7 @@ def test_the_diary_is_whole() -> None:
 
 
 def test_the_diarys_numbers_are_its_own() -> None:
-    mse = diary().set_index(["task", "decoder_input", "branch", "loss"])["mse"]
+    mse = diary_results().set_index(["task", "decoder_input", "branch", "loss"])["mse"]
     # from the diary; those on (-1, 1) were logged 4 times as large
     assert mse["recon", "zero", "recon", "1tm"] == pytest.approx(0.182 / 4)
     assert mse["recon", "output", "recon", "0nm"] == 0.0349
@@ -380,17 +380,17 @@ def test_the_conclusion_sets_each_branch_beside_the_mean_frame() -> None:
         ],
         columns=["split", "branch", "baseline", "metric", "value"],
     )
-    assert diagnosis.conclusion("learned (50 % below mean frame)", test, levels).splitlines() == [
+    assert run_findings("learned (50 % below mean frame)", test, levels).splitlines() == [
         "**Learned (50 % below mean frame)**, on val.",
         "",
-        "- recon: MSE 0.0100 per pixel on test, the mean frame 0.0200",
-        "- recon: BCE 0.0800 nats/pixel on test, the mean frame 0.1600",
-        "- pred: MSE 0.0300 per pixel on test, the mean frame 0.0210",
+        "- recon: MSE 0.0100 per pixel on test, mean frame 0.0200",
+        "- recon: BCE 0.0800 nats/pixel on test, mean frame 0.1600",
+        "- pred: MSE 0.0300 per pixel on test, mean frame 0.0210",
     ]
 
 
 def test_the_published_figures_name_their_source() -> None:
-    table = diagnosis.published()
+    table = published_results()
     assert table.set_index("model").nats_per_frame["Composite + Conditional"] == 341.2
     assert table.source.notna().all()
     assert table[["mse_per_frame", "nats_per_frame"]].notna().any(axis=1).all()
@@ -405,7 +405,7 @@ def test_a_run_stands_between_baselines_and_published_figures() -> None:
     rows = [("test", "pred", "mean_frame", "mse", 0.0372), ("val", "pred", "mean_frame", "mse", 9.0)]
     rows += [("test", "pred", "floor", "mse", 0.0), ("test", "pred", "copy_last", "bce", 0.3)]
     levels = pd.DataFrame(rows, columns=["split", "branch", "baseline", "metric", "value"])
-    table = diagnosis.standing(test, levels, "mine").set_index("model")
+    table = standing(test, levels, "mine").set_index("model")
     assert set(table.branch) == {"pred"}, "a published reconstruction says nothing of a prediction"
     own = ["mse", "mse_per_frame", "nats_per_frame", "ssim"]
     assert table.loc["mine", own].tolist() == pytest.approx([0.02, 81.92, 409.6, 0.7])

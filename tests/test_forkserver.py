@@ -17,6 +17,7 @@ from seqae.sweeps.forkserver import fork_kernel
 from seqae.sweeps.kernels import execute_notebook
 
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -64,13 +65,14 @@ def test_each_kernel_is_a_process_of_its_own(tmp_path):
     assert gone([first["pid"], second["pid"]])
 
 
+@pytest.mark.soak
 def test_a_prepared_server_forks_the_first_kernel(tmp_path):
     (tmp_path / "look.ipynb").write_text(notebook("import os\nprint(os.getppid())"))
     prepared = """if True:
         import psutil, nbformat
         from pathlib import Path
-        from seqae import forkserver, kernels
-        forkserver.prepare()
+        from seqae.sweeps import forkserver, kernels
+        forkserver.start_fork_server()
         (server,) = psutil.Process().children()
         source, target = Path("look.ipynb").read_text(), Path("done.ipynb")
         reason = kernels.execute_notebook(source, target, name="look", parameters={}, environment={})
@@ -88,7 +90,8 @@ def test_what_a_notebook_changes_stays_in_its_kernel(tmp_path):
 
 
 def test_figures_are_shown_as_pictures_with_their_alt_text(tmp_path):
-    source = "import pylab, seqae.reports.figures as plots\nplots.show(pylab.subplots()[0], 'empty')\npylab.plot([1])"
+    source = "import pylab\nfrom seqae.reports import figures\n"
+    source += "figures.show(pylab.subplots()[0], 'empty')\npylab.plot([1])"
     reason, outputs = executed(tmp_path, "figure", source)
     assert reason is None
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
@@ -139,9 +142,10 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("ends", ["raise", "raise RuntimeError('in other words')"])
 @pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+@pytest.mark.soak
 def test_a_kernel_that_does_not_hear_it_is_asked_again_and_then_left_to_end(tmp_path, monkeypatch, ends, seen):
     if not seen:  # where there is no /proc; then its end may be disturbed
-        monkeypatch.setattr(kernels, "_hears", lambda pid: None)
+        monkeypatch.setattr(kernels, "_accepts_sigint", lambda pid: None)
     target, source = tmp_path / "out.ipynb", notebook(DEAF.format(str(tmp_path), ends))
 
     def stop():
@@ -158,6 +162,7 @@ def test_a_kernel_that_does_not_hear_it_is_asked_again_and_then_left_to_end(tmp_
     assert (tmp_path / "ended").exists() or not seen
 
 
+@pytest.mark.soak
 def test_when_the_server_dies_another_one_takes_its_place(tmp_path):
     server = json.loads(executed(tmp_path, "one", LOOK)[1][0].text)["parent"]
     os.kill(server, signal.SIGKILL)
@@ -167,6 +172,7 @@ def test_when_the_server_dies_another_one_takes_its_place(tmp_path):
     assert json.loads(outputs[0].text)["parent"] != server
 
 
+@pytest.mark.soak
 def test_all_who_find_the_server_dead_get_their_kernels_from_one_other(tmp_path):
     server = json.loads(executed(tmp_path, "one", LOOK)[1][0].text)["parent"]
     os.kill(server, signal.SIGKILL)
@@ -186,9 +192,7 @@ def test_all_who_find_the_server_dead_get_their_kernels_from_one_other(tmp_path)
 PARENT = """
 from pathlib import Path
 from tests_notebook import notebook
-from seqae import kernels
-from seqae.sweeps.forkserver import fork_kernel
-from seqae.kernels import execute_notebook
+from seqae.sweeps.kernels import execute_notebook
 source = notebook(
     "import os, time, pathlib\\n"
     "pathlib.Path('pids').write_text(f'{os.getpid()} {os.getppid()}')\\n"
@@ -198,6 +202,7 @@ execute_notebook(source, Path("out.ipynb"), name="x", parameters={}, environment
 """
 
 
+@pytest.mark.soak
 def test_killed_parents_take_their_kernels_with_them(tmp_path):
     (tmp_path / "tests_notebook.py").write_text(
         "import json, nbformat\n"

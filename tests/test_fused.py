@@ -1,25 +1,26 @@
-"""seqae.fused: the steps in C are those in torch, and where there is no compiler, torch's are taken and said to be."""
+"""seqae.lstm.compiled: the steps in C equal those in torch; where they cannot be compiled, torch makes them, logged."""
 
 import gc
 import logging
+import sys
 import weakref
 
 import pytest
 import torch
 
-from seqae.lstm import compiled, steps
+from seqae.lstm import compiled, unrolled
 from seqae.lstm.layers import Feedback, LSTMStack
 
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    compiled.kernels.cache_clear()
+    compiled.step_library.cache_clear()
     threads = torch.get_num_threads()
     torch.set_num_threads(3)  # of which none gets as many rows as the others
     yield
     torch.set_num_threads(threads)
     monkeypatch.undo()
-    compiled.kernels.cache_clear()
+    compiled.step_library.cache_clear()
 
 
 def read_and_unroll(*, peepholes: bool, batch: int = 3) -> list[torch.Tensor]:
@@ -40,12 +41,12 @@ def read_and_unroll(*, peepholes: bool, batch: int = 3) -> list[torch.Tensor]:
 @pytest.mark.parametrize("batch", [1, 3, 300, 2000])  # more than C takes of a row at once; than one thread is given
 @pytest.mark.parametrize("peepholes", [False, True])
 def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes, batch):
-    if compiled.kernels() is None:
+    if compiled.step_library() is None:
         pytest.skip("no C compiler here")
     in_c = read_and_unroll(peepholes=peepholes, batch=batch)
-    compiled.kernels.cache_clear()
+    compiled.step_library.cache_clear()
     monkeypatch.setenv("SEQAE_FUSED", "0")
-    assert compiled.kernels() is None
+    assert compiled.step_library() is None
     for ours, plain in zip(in_c, read_and_unroll(peepholes=peepholes, batch=batch), strict=True):
         assert (ours - plain).norm() <= 1e-5 * plain.norm()
 
@@ -63,20 +64,27 @@ def test_a_compiler_that_fails_is_no_failure(monkeypatch, caplog, tmp_path):
     (tmp_path / "cc").write_text("#!/bin/sh\necho cannot >&2\nexit 1\n")
     (tmp_path / "cc").chmod(0o755)
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
-    assert compiled.kernels() is None
+    assert compiled.step_library() is None
     assert "cannot" in caplog.text
 
 
+def test_without_pooch_torch_and_one_line_of_log(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert compiled.step_library() is None
+    [record] = caplog.records
+    assert "pooch" in record.getMessage()
+
+
 def test_what_is_compiled_once_is_kept(monkeypatch, tmp_path):
-    if compiled.kernels() is None:
+    if compiled.step_library() is None:
         pytest.skip("no C compiler here")
-    compiled.kernels.cache_clear()
+    compiled.step_library.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compiled.kernels() is not None
+    assert compiled.step_library() is not None
     [built] = [path for path in tmp_path.rglob("*") if path.is_file()]
     before = built.stat().st_mtime_ns
-    compiled.kernels.cache_clear()
-    assert compiled.kernels() is not None
+    compiled.step_library.cache_clear()
+    assert compiled.step_library() is not None
     assert built.stat().st_mtime_ns == before
 
 
@@ -92,12 +100,13 @@ def test_a_weight_of_other_strides_is_read_right():
 def test_nothing_outlives_the_backward_pass(monkeypatch, in_c):
     monkeypatch.setenv("SEQAE_FUSED", in_c)
     kept: list[weakref.ref] = []
-    begin = steps.Tape.begin
-    monkeypatch.setattr(steps.Tape, "begin", lambda *given: kept.append(weakref.ref(t := begin(*given))) or t)
+    allocate = unrolled.UnrolledLayer.allocate
+    keep = lambda *given: kept.append(weakref.ref(layer := allocate(*given))) or layer  # noqa: E731
+    monkeypatch.setattr(unrolled.UnrolledLayer, "allocate", keep)
     gc.disable()
     try:
         read_and_unroll(peepholes=True)
         assert len(kept) == 4
-        assert [tape() for tape in kept] == [None] * 4
+        assert [layer() for layer in kept] == [None] * 4
     finally:
         gc.enable()

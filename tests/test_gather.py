@@ -1,4 +1,4 @@
-"""Runs of several machines in one store: nothing is lost, nothing overwritten, no half folder seen."""
+"""Merging the runs of several machines loses nothing, overwrites nothing and never shows half a folder."""
 
 import shutil
 from pathlib import Path
@@ -9,19 +9,19 @@ import pytest
 from test_cli import call
 from test_sweep import DEFAULTS, TINY, snapshot
 
-from seqae import files, open_run
-from seqae.runs import gather
+from seqae import open_run
+from seqae.runs import gather, logs
 from seqae.runs.run import Run
 from seqae.stores import mirror
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A store with a finished run of four epochs, and two with the same interrupted after the first and the third."""
+    """Three stores with the same run of 4 epochs: finished, interrupted after epoch 1, and after epoch 3."""
     root = tmp_path_factory.mktemp("trained")
     given = TINY | {"epochs": 4}
     open_run("fam", DEFAULTS, given | {"store": str(root / "done")}).train()
-    append = files.append
+    append = logs.append_rows
     for last in (1, 3):
 
         def stopping(log, rows, last=last):
@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
             append(log, rows)
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(files, "append", stopping)
+            patched.setattr(logs, "append_rows", stopping)
             with pytest.raises(KeyboardInterrupt):
                 open_run("fam", DEFAULTS, given | {"store": str(root / f"at-{last}")}).train()
     return root
@@ -38,7 +38,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def place(trained, tmp_path, monkeypatch):
-    """Copies, by name, of the stores trained: a path each time."""
+    """A function that copies a store of `trained`, by name, and returns the path of the copy."""
     monkeypatch.setenv("SEQAE_STORE", str(tmp_path / "none"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fsspec.filesystem("memory").store.clear()
@@ -63,7 +63,7 @@ def held(run: Run) -> dict[str, bytes]:
 def test_what_only_src_has_is_copied_and_told(place, tmp_path):
     source, target = place("done", "src"), tmp_path / "dst"
     expected = held(the_run(source))
-    for name in ("model.tmp", ".lock", ".token"):  # of a process that was there
+    for name in ("model.tmp", ".lock", ".token"):  # left by a process
         (the_run(source).folder / name).touch()
     output = call("gather", str(source), str(target))
     run = the_run(target)
@@ -151,7 +151,7 @@ def test_finished_with_other_results_both_stay_and_it_is_told(place, tmp_path):
     file = the_run(other).folder / "metrics.csv"
     head, row, *rest = file.read_text().splitlines(keepends=True)
     epoch, step, _, *columns = row.split(",")
-    file.write_text("".join([head, ",".join([epoch, step, "99", *columns]), *rest]))  # other seconds are no difference
+    file.write_text("".join([head, ",".join([epoch, step, "99", *columns]), *rest]))  # another time is no difference
     assert "2 the same in both" in call("gather", str(src), str(other), str(dst))
     (the_run(src).folder / "test.csv").write_text("branch,frame,metric,value,unit,sequences\n")
     before = [snapshot(the_run(store)) for store in (src, dst)]
@@ -181,7 +181,7 @@ def test_what_is_being_trained_is_left_alone(place, side):
 
 @pytest.mark.parametrize("before", [None, "at-1"])
 def test_no_half_folder_is_ever_seen(place, tmp_path, monkeypatch, before):
-    """At every file that is copied, and where that breaks off, DST has the old run or none."""
+    """While files are copied, and wherever copying breaks off, DST has the old run or none."""
     src, dst = place("done", "src"), place(before, "dst") if before else tmp_path / "dst"
     size = len(held(the_run(src)))
     left, seen, copytree = iter(range(size - 1)), [], shutil.copytree
@@ -209,7 +209,7 @@ def test_into_a_store_elsewhere_and_out_of_it(place, tmp_path, monkeypatch):
     assert {"run.yaml", "test.csv", "model.safetensors"} <= names(fs, run)
     assert "checkpoint/state.pt" not in names(fs, run)
     assert f"fam/{run.name}" in fs.cat_file("/runs/index.html").decode()
-    assert not mirror.unpublished(mirror.mirror("memory://runs") / "fam" / run.name)
+    assert not mirror.unpublished(mirror.mirror_folder("memory://runs") / "fam" / run.name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another machine"))
     call("gather", "memory://runs", str(tmp_path / "dst"))
     assert the_run(tmp_path / "dst").model()

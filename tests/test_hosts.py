@@ -17,11 +17,11 @@ ENVIRONMENT = {
 GIVEN = {"epochs": 24}
 SLOW = """
 import time
-from seqae import experiment
-train = experiment.train
+from seqae.runs import experiment
+train = experiment.train_model
 def slow(p, val, *, record, **others):
     return train(p, val, record=lambda *told: (record(*told), time.sleep(0.5)), **others)
-experiment.train = slow
+experiment.train_model = slow
 """  # an epoch records twice
 
 
@@ -74,6 +74,7 @@ def dask():
             process.wait()
 
 
+@pytest.mark.soak
 def test_a_host_that_is_cut_off_and_comes_back(hosts, dask, started, tmp_path):
     head, other, cut = hosts
     runs = [{"seed": seed} for seed in (1, 2, 3)]

@@ -17,7 +17,7 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 import seqae
-from seqae.parameters import read_yaml
+from seqae.sweeps.parameter_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 120  # seconds that nothing here takes: then it hangs
@@ -30,6 +30,7 @@ LAB = [*OF_RUNS, *sorted({file.stem for file in (ROOT / "notebooks").glob("*.ipy
 UNMOVED = {"rerun", "compare", "diary", "performance"}  # they show no sequence of frames
 
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the libraries that open kernels
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -115,18 +116,19 @@ def test_an_interrupted_cell_keeps_its_checkpoint_and_goes_on_from_it(kernel, pa
 
 
 def test_in_a_sweep_nothing_is_drawn(kernel, package):
-    kernel.text("import os; os.environ['SEQAE_RUN'] = 'x'")
-    outputs, error = kernel.run(f"open_run('losses', {SMALL!r}, dict(store='{package}/swept', epochs=1)).train()")
-    kernel.text("del os.environ['SEQAE_RUN']")
+    run = f"open_run('losses', {SMALL!r}, dict(store='{package}/swept', epochs=1))"
+    kernel.text(f"from seqae.runs import assignment\nassignment.assign({run}.name)")
+    outputs, error = kernel.run(f"{run}.train()")
+    kernel.text("assignment._current = None")
     assert error is None
     assert pictures(outputs) == []
 
 
 def test_code_that_is_edited_is_reloaded_and_objects_of_before_follow(kernel, package):
-    kernel.text("%load_ext autoreload\n%autoreload 2\nfrom seqae import plots")
-    assert kernel.text("print(plots.UNITS['learning_rate'], run.name == run.folder.name)") == "learning rate True"
-    for name, old, new in (("plots", '"learning rate"', '"pace"'),
-                           ("folder", "        return self.folder.name\n", "        return 'edited'\n")):  # fmt: skip
+    kernel.text("%load_ext autoreload\n%autoreload 2\nfrom seqae.reports.figures import style")
+    assert kernel.text("print(style.AXIS_LABELS['learning_rate'], run.name == run.folder.name)") == "learning rate True"
+    for name, old, new in (("reports/figures/style", '"learning rate"', '"pace"'),
+                           ("runs/folder", "        return self.folder.name\n", "        return 'edited'\n")):  # fmt: skip
         file = package / "seqae" / f"{name}.py"
         text = file.read_text()
         assert old in text
@@ -134,7 +136,7 @@ def test_code_that_is_edited_is_reloaded_and_objects_of_before_follow(kernel, pa
         os.utime(
             file, (time.time() + 5, time.time() + 5)
         )  # later than when it was imported, whatever the clock's grain
-    assert kernel.text("print(plots.UNITS['learning_rate'], run.name, type(run).__name__)") == "pace edited Run"
+    assert kernel.text("print(style.AXIS_LABELS['learning_rate'], run.name, type(run).__name__)") == "pace edited Run"
     assert kernel.text("print(type(open_run('losses', run.parameters.model_dump())) is type(run))") == "True"
 
 

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 from seqae.losses import activate, binary_cross_entropy, squared_error, training_loss
-from seqae.metrics import HISTOGRAM, HISTOGRAM_CENTRES, UNITS, frame_errors, image_quality, output_statistics
+from seqae.metrics import (
+    HISTOGRAM_CENTRES,
+    HISTOGRAM_EDGES,
+    UNITS,
+    frame_errors,
+    histogram,
+    image_quality,
+    preactivation_range,
+)
 
 GENERATOR = torch.Generator().manual_seed(6)
 
@@ -131,15 +139,15 @@ def test_image_quality_is_scikit_images(size: int) -> None:
 def bins(*outputs: float) -> list[float]:
     """Shares of a sequence of one frame with these pixels."""
     output = torch.tensor(outputs).reshape(1, 1, 1, -1)
-    (shares,) = output_statistics(output, output)["histogram"].tolist()
+    (shares,) = histogram(output).tolist()
     assert len(shares) == 60
     assert sum(shares) == pytest.approx(1)
     return shares
 
 
 def test_the_histograms_bins_are_forty_to_the_unit_and_ten_beyond_either_end() -> None:
-    assert HISTOGRAM.tolist() == pytest.approx([-0.25 + 0.025 * i for i in range(61)], abs=1e-6)
-    assert pytest.approx(((HISTOGRAM[1:] + HISTOGRAM[:-1]) / 2).tolist(), abs=1e-6) == HISTOGRAM_CENTRES
+    assert HISTOGRAM_EDGES.tolist() == pytest.approx([-0.25 + 0.025 * i for i in range(61)], abs=1e-6)
+    assert pytest.approx(((HISTOGRAM_EDGES[1:] + HISTOGRAM_EDGES[:-1]) / 2).tolist(), abs=1e-6) == HISTOGRAM_CENTRES
 
 
 @pytest.mark.parametrize(
@@ -167,10 +175,11 @@ def test_no_number_at_all_has_a_share_as_well() -> None:
 
 def test_each_sequence_has_its_own_statistics() -> None:
     output, z = frames(3, 2, 4, 5), 10 * frames(3, 2, 4, 5) - 5
-    found = output_statistics(z, output)
+    found = preactivation_range(z)
+    assert {*found} == {"preactivation_min", "preactivation_max"}
     for b in range(3):
         counts, _ = np.histogram(output[b].double(), np.linspace(-0.25, 1.25, 61))
-        assert found["histogram"][b].tolist() == pytest.approx(counts / 40)
+        assert histogram(output)[b].tolist() == pytest.approx(counts / 40)
         for t in range(2):
             ends = found["preactivation_min"][b, t], found["preactivation_max"][b, t]
             assert [float(end) for end in ends] == [float(z[b, t].min()), float(z[b, t].max())]

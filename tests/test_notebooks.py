@@ -2,6 +2,7 @@
 
 import ast
 import html
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -16,10 +17,11 @@ from seqae.commands.main import app
 from seqae.losses import LOSSES
 from seqae.models import ARCHITECTURES
 from seqae.optimizers import UNFIT
-from seqae.parameters import read_yaml, resolve
+from seqae.parameters import resolve
 from seqae.reports.index import update_index
 from seqae.runs.cells import family_defaults
 from seqae.runs.run import find_runs, open_run
+from seqae.sweeps.parameter_files import read_yaml
 from seqae.sweeps.planning import plan
 
 ROOT = Path(__file__).parents[1]
@@ -63,16 +65,13 @@ def test_each_family_has_its_notebook_its_comparison_and_parameter_files(family)
     assert any(family in file.parents for file in FILES)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT / "params")))
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
-def test_each_parameter_file_is_sound_at_each_scale(file, scale, tmp_path):
-    [item] = plan([file], scale=scale, store=str(tmp_path))
-    assert item.run.family == file.relative_to(ROOT / "params").parts[0]
-
-
-@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
-def test_no_two_files_of_a_family_define_one_run(scale, tmp_path):
-    assert len(plan([ROOT / "params"], scale=scale, store=str(tmp_path))) == len(FILES)
+def test_each_parameter_file_is_sound_at_each_scale_and_defines_a_run_of_its_own(scale, tmp_path):
+    planned = plan([ROOT / "params"], scale=scale, store=str(tmp_path))  # raises with every fault of every file
+    assert len({item.run.folder for item in planned}) == len(FILES)
+    assert Counter(item.run.family for item in planned) == Counter(
+        file.relative_to(ROOT / "params").parts[0] for file in FILES
+    )
 
 
 def test_files_begin_by_saying_what_they_are_for():
@@ -131,7 +130,7 @@ SMOKE = {
 
 
 EVIL = "<script>alert(1)</script>"
-UNUSUAL = [  # what people do to a family's notebook: break it, and ask it for what it was not written for
+UNUSUAL = [  # parameters that a family's notebook was not written for
     ("params/saturation/0sb-readout.yaml", "loss=0nm", "optimizer=SGD", "learning_rate=1e30", "clip_norm=none"),
     ("params/paper/composite.yaml", "loss=0nm", "patience=1", "epochs=4", "learning_rate=1e-7"),
 ]
@@ -148,7 +147,7 @@ def smoke_store(tmp_path_factory):
         options = [part for pair in given for part in ("-p", pair)]
         told = CliRunner().invoke(app, ["run", str(ROOT / file), *options, "--scale", "smoke", "--store", str(store)])
         assert told.exit_code == 0, told.output
-    for file in store.glob("*/*/run.yaml"):  # what comes from outside: it is shown as text, wherever it is shown
+    for file in store.glob("*/*/run.yaml"):  # a label is shown as text everywhere
         record = yaml.safe_load(file.read_text())
         record["parameters"]["label"] = f"{EVIL} {file.parent.name}"
         file.write_text(yaml.safe_dump(record))
@@ -163,17 +162,19 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("family", [*SMOKE])
+@pytest.mark.soak
 def test_the_notebook_runs_top_to_bottom(smoke_store, family):
     runs = find_runs(smoke_store, family)
     assert len(runs) == len(SMOKE[family]) + sum(f"params/{family}/" in file for file, *_ in UNUSUAL)
     assert {run.status for run in runs} == {"done"}
     for run in runs:
         cells = [cell for cell in nbformat.read(run.folder / "notebook.ipynb", 4).cells if cell.cell_type == "code"]
-        assert all(cell.outputs for cell in cells if "plots.show(" in cell.source and "if " not in cell.source)
+        assert all(cell.outputs for cell in cells if "figures.show(" in cell.source and "if " not in cell.source)
         assert run.verdict.split()[0] in (run.folder / "report.html").read_text()
         assert (run.folder / "report.html").stat().st_size < 3_000_000
 
 
+@pytest.mark.soak
 def test_the_verdict_tells_what_cannot_learn(smoke_store):
     runs = find_runs(smoke_store, "losses")
     sigmoid = next(run for run in runs if run.parameters.loss == "0sb" and run.parameters.gain == 1)
@@ -181,12 +182,14 @@ def test_the_verdict_tells_what_cannot_learn(smoke_store):
     assert set(sigmoid.test()["branch"]) == {"recon", "pred"}
 
 
+@pytest.mark.soak
 def test_unusual_runs_end_with_a_verdict(smoke_store):
     verdicts = [run.verdict for family in ("saturation", "paper") for run in find_runs(smoke_store, family)]
     assert "diverged at epoch 1" in verdicts
     assert any(verdict.endswith("stopped at epoch 2") for verdict in verdicts)
 
 
+@pytest.mark.soak
 def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
     """The same notebook and parameters, without `seqae run`: the same folder name, the same numbers."""
     given = read_yaml(ROOT / "params/scale/smoke.yaml") | read_yaml(ROOT / "params/losses/0nm-pred-zero.yaml")
@@ -197,14 +200,15 @@ def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
         kernel_name="python3",
         progress_bar=False,
     )
-    [run] = find_runs(str(tmp_path / "store"))  # as a person writes it
+    [run] = find_runs(str(tmp_path / "store"))  # the store as a string
     [swept] = [other for other in find_runs(smoke_store, "losses") if other.name == run.name]
     columns = ["epoch", "split", "branch", "metric", "value"]
     assert run.metrics()[columns].equals(swept.metrics()[columns])
 
 
+@pytest.mark.soak
 def test_the_diarys_minibatches_see_few_sequences(tmp_path):
-    """24 in batches of 4: 6 batches, the first of 4 and each of one more, are 9."""
+    """24 sequences in batches of 4 are 6 batches: 4 sequences in the first and one new one in each of the others."""
     small = {"width": 0.01, "train_sequences": 24, "val_sequences": 8, "batch_size": 4, "epochs": 2}
     papermill.execute_notebook(
         ROOT / "notebooks/diary.ipynb", tmp_path / "out.ipynb", small, kernel_name="python3", progress_bar=False
@@ -216,12 +220,13 @@ def test_the_diarys_minibatches_see_few_sequences(tmp_path):
 
 
 @pytest.mark.parametrize("notebook", [*SMOKE, "compare"])
+@pytest.mark.soak
 def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, monkeypatch, notebook):
     monkeypatch.setenv("SEQAE_STORE", str(smoke_store))
     family, out = ("losses" if notebook == "compare" else notebook), tmp_path / "compare.ipynb"
     source = ROOT / "notebooks" / ("compare.ipynb" if notebook == "compare" else f"compare/{notebook}.ipynb")
     names = [run.name for run in find_runs(smoke_store, family)] if notebook == "compare" else []
-    parameters = {"family": family, "runs": names}  # none named: those it chooses, which here are all
+    parameters = {"family": family, "runs": names}  # without names, the notebook chooses all
     papermill.execute_notebook(source, out, parameters, kernel_name="python3", progress_bar=False)
     cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
     figures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
@@ -237,6 +242,7 @@ def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, monkeypatch, n
 
 
 # The last test here: papermill, in this process, and a browser do not go together.
+@pytest.mark.soak
 def test_real_reports_ask_for_nothing_and_say_what_they_show(smoke_store, visit):
     update_index(smoke_store)
     for file in [*sorted(smoke_store.glob("*/*/report.html")), smoke_store / "index.html"]:

@@ -1,5 +1,5 @@
-"""Run folders made before the package had rooms (commit d7aaa16): they load, compare, render, and the interrupted one
-goes on.
+"""Run folders of commit d7aaa16, made before the package was divided into rooms, load, compare and render, and the
+interrupted run resumes.
 """
 
 import shutil
@@ -33,7 +33,7 @@ def test_they_load_with_what_was_recorded(store: Path) -> None:
             means = run.test().query("frame.isna()")
             assert recorded == pytest.approx(dict(zip(means.branch + " " + means.metric, means.value, strict=True)))
             assert sum(w.numel() for w in run.model().parameters()) == run.record()["weights"]
-            assert (run.outputs("val")["pred"] != run.samples()["pred"]).mean() < 0.01  # of another processor, say
+            assert (run.outputs("val")["pred"] != run.samples()["pred"]).mean() < 0.01  # to rounding
     assert "missing/mnist" in next(run for run in runs.values() if run.status == "failed").record()["reason"]
 
 
@@ -63,12 +63,15 @@ def test_the_interrupted_one_goes_on_as_if_unbroken(store: Path, tmp_path: Path)
     resumed = open_run("losses", defaults, {**given, "store": str(store)}).train()
     assert resumed.folder == old.folder
     assert resumed.status == "done"
-    assert (resumed.folder / "metrics.csv").read_text().startswith(before)  # what was trained is not trained again
+    assert (resumed.folder / "metrics.csv").read_text().startswith(before)  # earlier epochs are not trained again
     assert resumed.record()["resumed"]
     unbroken = open_run("losses", defaults, {**given, "store": str(tmp_path / "unbroken")}).train()
     columns = ["epoch", "step", "split", "branch", "metric", "value"]
     then = pd.read_csv(DATA / "unbroken-metrics.csv")[columns]
-    for found in (unbroken.metrics()[columns], resumed.metrics()[columns]):  # made on another processor: to rounding
+    for found in (
+        unbroken.metrics()[columns],
+        resumed.metrics()[columns],
+    ):  # made elsewhere: to rounding
         pd.testing.assert_frame_equal(found, then, rtol=1e-3)
-    if unbroken.metrics()[columns].equals(then):  # of this kind of processor: to the last bit
+    if unbroken.metrics()[columns].equals(then):  # on the same kind of processor
         pd.testing.assert_frame_equal(resumed.metrics()[columns], then, rtol=0, atol=0)

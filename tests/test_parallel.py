@@ -1,4 +1,4 @@
-"""One run in several processes: the numbers are those of one, and whatever dies, nothing hangs and nothing is left."""
+"""A run in several processes gives the numbers of one. Whatever dies, nothing hangs and no process is left."""
 
 import os
 import signal
@@ -14,16 +14,16 @@ import psutil
 import pytest
 import torch
 
-from seqae import files, training
+from seqae import training
 from seqae.device import make_accelerator
 from seqae.parameters import resolve
-from seqae.runs import experiment
+from seqae.runs import experiment, logs
 from seqae.runs.ranks import RankError, launch
 from seqae.runs.run import Run, open_run
 from seqae.sweeps import execution
 from seqae.sweeps.planning import Planned
 
-# 11 + 11 + 1 sequences: shares of 6 and 5, and of 1 and none.
+# Batches of 11, 11 and 1 sequences: the ranks get 6 and 5 of them, the last time 1 and none.
 TINY = {
     "loss": "0nm", "task": "both", "architecture": "srivastava", "hidden": 8, "frame_size": 16, "frames_in": 3,
     "frames_out": 2, "train_sequences": 23, "val_sequences": 9, "test_sequences": 5, "batch_size": 11, "epochs": 4,
@@ -31,7 +31,7 @@ TINY = {
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     "output": {},
-    # Weights that read zeros have no gradient: AdamW would decay them, had they one of zero.
+    # Weights that read zeros have no gradient. AdamW would decay them if their gradient were zero instead.
     "zero": {"decoder_input": "zero", "optimizer": "AdamW", "weight_decay": 0.1},
     "sum": {"reduction": "sum", "clip_norm": None, "clip_update": 1e-4, "endless": True, "val_sequences": 1},
     "lbfgs": {"optimizer": "LBFGS", "learning_rate": 0.1, "optimizer_arguments": {"max_iter": 4}},
@@ -49,7 +49,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def ranks_of(parent: int) -> list[psutil.Process]:
-    """In order."""
+    """The processes of ranks, in their order."""
     return [child for child in psutil.Process(parent).children() if "seqae.runs.ranks" in " ".join(child.cmdline())]
 
 
@@ -57,12 +57,12 @@ def ranks_of(parent: int) -> list[psutil.Process]:
 
 
 def curves(record: Callable[..., None]) -> dict[str, tuple[int | None, dict[str, torch.Tensor]]]:
-    """Train every case; returns when it diverged and its best weights."""
+    """Train every case. Returns, by case, the epoch at which it diverged and its best weights."""
     ended = {}
     for case, given in CASES.items():
         p = resolve(TINY, given)
         val = experiment.sequences(p, "val")
-        _, fitted = experiment.train(p, val, record=lambda table, rows, case=case: record(case, table, rows))
+        _, fitted = experiment.train_model(p, val, record=lambda table, rows, case=case: record(case, table, rows))
         ended[case] = (fitted.diverged_at, fitted.weights)
     return ended
 
@@ -85,9 +85,10 @@ def both() -> tuple[Any, Log, Any, Log]:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.soak
 def test_two_processes_have_the_numbers_of_one(both: Any, case: str) -> None:
     (ended_alone, alone, ended_shared, shared) = both
-    tolerance = 1e-3 if case in ("fp16", "lbfgs") else 1e-4  # which both make much of rounding
+    tolerance = 1e-3 if case in ("fp16", "lbfgs") else 1e-4  # these amplify rounding errors
     for table, column in (("metrics", "value"), ("histograms", "share")):
         one, two = alone.of(case, table), shared.of(case, table)
         pd.testing.assert_frame_equal(one.drop(columns=column), two.drop(columns=column))
@@ -100,6 +101,7 @@ def test_two_processes_have_the_numbers_of_one(both: Any, case: str) -> None:
         torch.testing.assert_close(weights_too[name], weight, rtol=1e-3, atol=1e-3 if case == "fp16" else 1e-5)
 
 
+@pytest.mark.soak
 def test_the_cases_do_what_they_are_for(both: Any) -> None:
     ended, alone = both[:2]
     last = {case: alone.of(case, "metrics").epoch.max() for case in CASES}
@@ -124,17 +126,18 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def at_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, act: Callable[[], None]) -> None:
-    """Act when an epoch is recorded, before its checkpoint."""
+    """Call `act` when an epoch has been recorded, before its checkpoint is written."""
 
     def append(log: Path, rows: list[dict[str, Any]]) -> None:
         written(log, rows)
         if log.name == "metrics.csv" and rows[0]["epoch"] == epoch:
             act()
 
-    written = files.append
-    monkeypatch.setattr(files, "append", append)
+    written = logs.append_rows
+    monkeypatch.setattr(logs, "append_rows", append)
 
 
+@pytest.mark.soak
 def test_a_killed_rank_fails_the_run_which_goes_on_from_its_checkpoint(
     tmp_path: Path, unbroken: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,15 +161,16 @@ def test_a_killed_rank_fails_the_run_which_goes_on_from_its_checkpoint(
     pd.testing.assert_frame_equal(unbroken.test(), run.test(), rtol=1e-4)
 
 
+@pytest.mark.processes
 def test_an_epoch_that_one_process_began_two_end(
     tmp_path: Path, unbroken: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was summed up until then is counted once."""
+    """What one process had summed up is counted once."""
     run, update, updates = open_run("f", TINY, {"store": str(tmp_path)}), training.update, []
 
     def interrupted(*arguments: Any, **given: Any) -> Any:
         updates.append(1)
-        if len(updates) == 5:  # the second of three of the second epoch
+        if len(updates) == 5:  # the second of three updates of epoch 2
             signal.raise_signal(signal.SIGINT)
         return update(*arguments, **given)
 
@@ -180,8 +184,9 @@ def test_an_epoch_that_one_process_began_two_end(
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.soak
 def test_an_interrupt_is_the_notebooks_alone_and_stops_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jupyter sends it to every process of the kernel's group."""
+    """Jupyter sends SIGINT to every process of the kernel's group."""
 
     def interrupt() -> None:
         for rank in ranks_of(os.getpid()):
@@ -229,6 +234,7 @@ def fail_on_rank_1() -> None:
     torch.distributed.barrier()
 
 
+@pytest.mark.soak
 def test_the_error_is_that_of_the_rank_that_began_it() -> None:
     with pytest.raises(RankError) as caught:
         launch(fail_on_rank_1, 2, device="cpu")
@@ -240,12 +246,14 @@ def give_a_function() -> Callable[[], None]:
     return lambda: None
 
 
+@pytest.mark.soak
 def test_a_result_that_cannot_be_sent_is_told() -> None:
     with pytest.raises(RankError, match=r"rank 0 of 2: .*[pP]ickle.*lambda"):
         launch(give_a_function, 2, device="cpu")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ranks end with their next exchange")
+@pytest.mark.soak
 def test_ranks_die_with_the_process_that_started_them() -> None:
     script = """
 from test_parallel import launch, wait_for_ever

@@ -1,4 +1,4 @@
-"""seqae.performance and its peers: that all time the same update, and that a run of it is a run like any other."""
+"""seqae.benchmark: all implementations make the same update, and a benchmark is a run like any other."""
 
 import importlib.util
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqae.benchmark import tables, timing
-from seqae.benchmark.peers import PlainAutoencoder, keras_update, sequitur_update, torch_update
+from seqae.benchmark import figures, tables, update_timing
+from seqae.benchmark.dispatch_counter import DispatchCounter
+from seqae.benchmark.peers import PlainAutoencoder, sequitur_update, torch_update
+from seqae.benchmark.peers_keras import keras_update
 from seqae.data import to_range
 from seqae.parameters import resolve
 from seqae.runs import experiment
@@ -22,7 +24,7 @@ TINY = {
 
 @pytest.fixture(autouse=True)
 def _cores(monkeypatch):
-    # `measure` takes all cores: tests beside each other would each take the other's.
+    # `time_update` takes all cores: tests beside each other would each take the other's.
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
     before = torch.get_num_threads()
     yield
@@ -78,13 +80,28 @@ def test_the_loops_update_learns_and_step_is_the_whole():
     assert losses[-1] < losses[1]
 
 
+def test_launches_operations_and_bytes_by_hand():
+    a, b = torch.ones(2, 3), torch.ones(3, 5)
+    with DispatchCounter(keep_products=True) as counter:
+        torch.empty(4)  # an allocation
+        (a @ b).t().relu()  # a product, a view and a launch
+    assert counter.launches == 2
+    assert counter.operations == 2 * 2 * 3 * 5
+    assert counter.bytes == 4 * (2 * 3 + 3 * 5 + 2 * 5)
+    [product] = counter.products
+    assert torch.equal(product(), a @ b)
+    with DispatchCounter() as counter:
+        a @ b
+    assert counter.products == []
+
+
 @pytest.mark.parametrize("given", [{}, {"architecture": "srivastava", "hidden": None, "width": 0.005}])
 def test_the_floor_is_of_every_product_of_the_update(given):
     p, model, frames = tiny(decoder_input="output", **given)
     # oneDNN's whole layers have no products to see.
     with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), FlopCounterMode(display=False) as counted:
         sum(z.square().mean() for z in model(frames[:, :4]).values()).backward()
-    table, facts = timing.measure(p)
+    table, facts = update_timing.time_update(p)
     assert facts["operations"] == counted.get_total_flops() > 0
     assert {*table[table.implementation == "gemm_floor"].part} == {"forward_backward"}
     assert {*table.H} == {*model.encoder.hidden_sizes}
@@ -94,9 +111,10 @@ def test_the_floor_is_of_every_product_of_the_update(given):
 def test_what_is_not_timed_is_refused(given):
     (name,) = given
     with pytest.raises(ValueError, match=f"^{name} .* is not timed"):
-        timing.measure(resolve(TINY, given))
+        update_timing.time_update(resolve(TINY, given))
 
 
+@pytest.mark.processes  # Keras, where it is installed, asks `uname` for the processor
 @pytest.mark.parametrize(
     ("given", "update", "message"),
     [
@@ -114,6 +132,7 @@ def test_what_other_packages_do_not_build_is_refused(given, update, message):
         keras_update(model, frames, {}) if update == "keras" else sequitur_update(model, frames)
 
 
+@pytest.mark.processes  # as above
 @pytest.mark.parametrize("decoder_input", ["zero", "output"])
 @pytest.mark.parametrize("package", ["keras", "sequitur"])
 def test_a_peer_that_is_installed_trains_and_another_says_so(package, decoder_input):
@@ -134,9 +153,10 @@ def test_a_peer_that_is_installed_trains_and_another_says_so(package, decoder_in
 
 
 def test_a_benchmark_is_a_run_like_any_other(tmp_path):
-    run = open_run("performance", {**TINY, "store": str(tmp_path)}, {"decoder_input": "output"}).benchmark()
+    run = open_run("performance", {**TINY, "store": str(tmp_path)}, {"decoder_input": "output"})
+    run = update_timing.run_benchmark(run)
     table = run.performance()
-    assert [*table] == timing.COLUMNS
+    assert [*table] == update_timing.TIMING_COLUMNS
     assert {"seqae", "lstmcell_loop", "gemm_floor"} <= {*table.implementation}
     assert "nn_lstm" not in {*table.implementation}
     assert "choose zero" in run.record()["benchmark"]["left_out"]["nn_lstm"]
@@ -149,11 +169,11 @@ def test_a_benchmark_is_a_run_like_any_other(tmp_path):
     assert run.status == "done"
     assert "times the LSTMCell loop" in run.verdict
     before = (run.folder / "performance.csv").read_bytes()
-    assert run.benchmark().folder == run.folder
+    assert update_timing.run_benchmark(run).folder == run.folder
     assert (run.folder / "performance.csv").read_bytes() == before
     [found] = find_runs(tmp_path, "performance")
-    row = tables.speedups([found]).iloc[0]
+    row = tables.speedup_table([found]).iloc[0]
     step = table[table.part == "step"].set_index("implementation").median_ms
     assert row["× lstmcell_loop"] == pytest.approx(step.lstmcell_loop / step.seqae)
-    figure = tables.roofline(tables.performances([found]))
+    figure = figures.roofline(tables.benchmark_table([found]))
     assert "FLOP/byte" in figure.axes[0].get_xlabel()

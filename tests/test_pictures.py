@@ -1,4 +1,4 @@
-"""Pictures hold the frames, in true time order."""
+"""Pictures show the frames in the order of time."""
 
 from base64 import b64decode
 from io import BytesIO
@@ -8,13 +8,14 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
+from seqae.reports import frames
 from seqae.runs import pictures
 
 
 @pytest.fixture
 def samples():
-    frames = np.arange(5, dtype=np.uint8)[None, :, None, None] * np.ones((3, 1, 4, 4), np.uint8)  # frame t is all t
-    return {"frames": frames, "recon": frames[:, :3][:, ::-1] + 100, "pred": frames[:, 3:] + 200}
+    counted = np.arange(5, dtype=np.uint8)[None, :, None, None] * np.ones((3, 1, 4, 4), np.uint8)  # frame t is all t
+    return {"frames": counted, "recon": counted[:, :3][:, ::-1] + 100, "pred": counted[:, 3:] + 200}
 
 
 def test_strips_are_in_true_time_order(samples):
@@ -42,15 +43,15 @@ def test_pictures_hold_every_frame(samples, tmp_path):
 
 def test_the_player_shows_truth_output_and_difference_in_true_time_order(samples):
     strips = pictures.sample_strips(samples, task="both", frames_in=3)
-    page = BeautifulSoup(pictures.player(strips, frames_in=3, sequences=2).data, "html.parser")
-    frames = page.select(".frame")
-    assert [int(frame["data-number"]) for frame in frames] == [1, 2, 3, 4, 5]
-    assert ["hidden" in frame.attrs for frame in frames] == [False, True, True, True, True]
-    assert [frame.img["alt"] for frame in frames[2:4]] == [
+    page = BeautifulSoup(frames.player(strips, frames_in=3, sequences=2).data, "html.parser")
+    shown = page.select(".frame")
+    assert [int(frame["data-number"]) for frame in shown] == [1, 2, 3, 4, 5]
+    assert ["hidden" in frame.attrs for frame in shown] == [False, True, True, True, True]
+    assert [frame.img["alt"] for frame in shown[2:4]] == [
         "Frame 3 of 5: seen, reconstruction, difference",
         "Frame 4 of 5: future, prediction, difference",
     ]
-    for number, frame in enumerate(frames):
+    for number, frame in enumerate(shown):
         picture = np.asarray(Image.open(BytesIO(b64decode(frame.img["src"].split(",")[1]))))
         assert picture.shape == (10, 15)  # two rows and three columns of 4 pixels and a line
         truth, output = number, number + (100 if number < 3 else 200)
@@ -59,6 +60,6 @@ def test_the_player_shows_truth_output_and_difference_in_true_time_order(samples
 
 def test_of_a_prediction_the_numbers_begin_after_what_was_seen(samples):
     strips = pictures.sample_strips({k: samples[k] for k in ("frames", "pred")}, task="pred", frames_in=3)
-    page = BeautifulSoup(pictures.player(strips, frames_in=3).data, "html.parser")
+    page = BeautifulSoup(frames.player(strips, frames_in=3).data, "html.parser")
     assert [frame["data-number"] for frame in page.select(".frame")] == ["4", "5"]
     assert page.output.string == "frame 4 of 5"

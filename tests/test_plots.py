@@ -1,12 +1,13 @@
-"""Figures hold the numbers they were given, with units; pictures hold the frames, in true time order."""
+"""Figures hold the numbers they were given, with units."""
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from seqae.reports import figures
-from seqae.runs import pictures
+from seqae.reports import figures, frames
+from seqae.runs import Strip
 
 mpl.use("Agg")
 WAYS = [(task, reads) for task in ("recon", "pred", "both") for reads in ("zero", "output")]
@@ -20,7 +21,7 @@ def _close():
 
 @pytest.fixture
 def tables():
-    """Curves and levels of three losses in six ways; the value encodes what it belongs to."""
+    """Curves and levels of three losses in six ways; each value shows its loss and epoch."""
     curves, levels = [], []
     for offset, loss in enumerate(["0sb", "0sm", "0nm"]):
         for task, reads in WAYS:
@@ -87,7 +88,7 @@ def test_seeds_are_one_line_their_mean_in_a_band_and_n_is_stated(tables):
 
     assert figures.losses_in_ways(both, levels[levels.loss != "0sb"]).texts
     steps = both.rename(columns={"epoch": "frame"})
-    assert len(figures.frame_errors(steps, levels, hue="run").axes[1].collections) == 2
+    assert len(figures.error_by_frame(steps, levels, hue="run").axes[1].collections) == 2
 
 
 def test_one_run_against_its_levels():
@@ -109,11 +110,7 @@ def test_a_ranking_goes_by_the_prediction_of_those_that_have_both_branches():
     rows = [("a", "pred", 0.3), ("a", "recon", 0.1), ("b", "recon", 0.2), ("b", "pred", 0.25), ("c", "recon", 0.27)]
     table = pd.DataFrame(rows, columns=["run", "branch", "value"])
     (axis,) = figures.ranking(table, unit="MSE", levels={"mean frame": 0.4}).axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == [
-        "b",
-        "a",
-        "c",
-    ]  # c predicts nothing
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "a", "c"], "c predicts nothing"
     assert axis.yaxis_inverted()
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["recon", "pred"]
     assert "mean frame" in [text.get_text() for text in axis.texts]
@@ -138,7 +135,7 @@ def test_error_by_frame_step():
     test = pd.DataFrame(rows, columns=["branch", "frame", "metric", "value"]).astype({"frame": "Int64"})
     levels = pd.DataFrame([("test", "recon", "mean_frame", "mse", 0.04)])
     levels.columns = ["split", "branch", "baseline", "metric", "value"]
-    (axis,) = figures.frame_errors(test, levels).axes
+    (axis,) = figures.error_by_frame(test, levels).axes
     assert drawn(axis) == [pytest.approx((0.01, 0.02, 0.03))], "the mean over frames is no step"
     assert axis.get_xlabel() == "frame step of the decoder"
 
@@ -146,7 +143,7 @@ def test_error_by_frame_step():
 def test_show_frees_the_figure_and_keeps_the_text(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append(metadata))
-    figure = pictures.strip_figure([("truth", np.zeros((1, 2, 4, 4), np.uint8))])
+    figure = frames.strip_figure([Strip("truth", np.zeros((1, 2, 4, 4), np.uint8))])
     figures.show(figure, "two black frames")
     assert shown == [{"image/png": {"alt": "two black frames"}}]
     assert not plt.fignum_exists(figure.number)

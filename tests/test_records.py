@@ -1,4 +1,4 @@
-"""What is kept of records and of what an index works out from them: never out of date, and never in the way."""
+"""The cache of records and of what an index computes from them is never out of date and never needed."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from seqae.runs.run import find_runs
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """Three finished runs, and a process that has read nothing yet."""
+    """Three finished runs, which this process has not read yet."""
     for name in ("a", "b", "c"):
         write(tmp_path / "family" / name, status="done", verdict=f"verdict of {name}", results={"pred mse": 0.25})
     monkeypatch.setattr(records, "_known", {})
@@ -75,7 +75,7 @@ def test_what_was_worked_out_from_a_record_goes_with_it(store, monkeypatch):
 
 def test_a_caller_may_change_what_it_was_given(store):
     folder = store / "family" / "a"
-    for _ in range(2):  # the first as parsed, the next as kept
+    for _ in range(2):  # the first is parsed, the second comes from the cache
         record = read_record(folder)
         record["status"], record["results"]["pred mse"] = "changed", 0.0
     assert read_record(folder)["results"] == {"pred mse": 0.25}
@@ -128,7 +128,7 @@ def test_what_has_not_changed_is_not_written_again(store, monkeypatch):
     another_process(monkeypatch)
     status_rows([str(store)])
     before = (store / ".records.json").stat().st_mtime_ns
-    monkeypatch.setattr(records, "_known", mine)  # a process that read it when it was another
+    monkeypatch.setattr(records, "_known", mine)  # as in a process that read an older version of it
     for _ in range(3):
         assert status_rows([str(store)])[0][1] == "failed: None"
     assert (store / ".records.json").stat().st_mtime_ns == before

@@ -99,9 +99,9 @@ def convolutional_cells(stack: LSTMStack) -> list[Callable]:
         w_ci, w_cf, w_co = peepholes
 
         def product(weight: Tensor, flat: Tensor) -> Tensor:
-            kernel = weight.unflatten(1, (-1, layer.kernel, layer.kernel))
+            kernel = weight.unflatten(1, (-1, layer.kernel_size, layer.kernel_size))
             maps = flat.unflatten(1, (-1, stack.side, stack.side))
-            return nn.functional.conv2d(maps, kernel, padding=layer.kernel // 2)
+            return nn.functional.conv2d(maps, kernel, padding=layer.kernel_size // 2)
 
         def cell(x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             h, c = state
@@ -166,7 +166,7 @@ def assert_same(ours: list[Tensor], plain: list[Tensor], tolerance: float) -> No
 
 def compare(stack, states, steps, batch, *, inputs=None, feedback=None, tolerance=1e-9) -> None:
     dense = plain_cells if stack.layers[0].peephole_i is None else peephole_cells
-    cells = (dense if stack.layers[0].kernel is None else convolutional_cells)(stack)
+    cells = (dense if stack.layers[0].kernel_size is None else convolutional_cells)(stack)
     if feedback is None:
         ours = flat(stack(inputs, states, steps=steps))
     else:
@@ -179,8 +179,7 @@ def compare(stack, states, steps, batch, *, inputs=None, feedback=None, toleranc
     assert_same(gradients(ours, leaves), gradients(plain, leaves), tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-9), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize(("steps", "dtype", "tolerance"), [(7, F64, 1e-9), (1, torch.float32, 1e-4)])
 @pytest.mark.parametrize("known", [True, False], ids=["inputs", "zeros"])
 @pytest.mark.parametrize("stateful", [True, False], ids=["states", "no states"])
 @pytest.mark.parametrize("peepholes", [True, False], ids=["peepholes", "plain"])
@@ -192,8 +191,7 @@ def test_forward_equals_loop(input_size, sizes, peepholes, stateful, known, step
     compare(stack, states, steps, 3, inputs=inputs, tolerance=tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-9), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize(("steps", "dtype", "tolerance"), [(1, F64, 1e-9), (5, torch.float32, 1e-4)])
 @pytest.mark.parametrize("reads", ["inputs", "zeros", "its own h"])
 @pytest.mark.parametrize("stateful", [True, False], ids=["states", "no states"])
 @pytest.mark.parametrize("peepholes", [True, False], ids=["peepholes", "plain"])
@@ -231,8 +229,7 @@ def test_convolutions_in_bfloat16_keep_states_in_float32():
     assert_same(gradients(low, leaves), gradients(high, leaves), 0.05)
 
 
-@pytest.mark.parametrize("gain", [1.0, 10.0])
-@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize(("activation", "gain"), [("none", 1.0), ("tanh", 10.0), ("sigmoid", 10.0)])
 @pytest.mark.parametrize("kind", ["h", "linear", "no bias"])
 @pytest.mark.parametrize("stateful", [True, False], ids=["states", "no states"])
 @pytest.mark.parametrize(("input_size", "sizes"), [(5, [5]), (6, [5, 2, 6])])
@@ -252,7 +249,7 @@ def test_unroll_equals_loop_in_float32(peepholes, activation):
     compare(stack, states, 7, 3, feedback=feedback, tolerance=1e-4)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),
     input_size=st.integers(1, 9),
@@ -446,7 +443,7 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: STACK(torch.zeros(6, 5, 3, dtype=torch.uint8)), r"floating point, .* not .* torch.uint8"),
         (lambda: STACK(None, [(H4, H4), None]), r"steps \(=None\) must be 1 or more"),
         (lambda: STACK(None, [(H4, H4), None], steps=0), r"steps \(=0\) must be 1 or more"),
-        (lambda: STACK(None, steps=3), r"told by inputs or by states; not None for both"),
+        (lambda: STACK(None, steps=3), r"must tell the number of sequences; not None for both"),
         (lambda: STACK(None, [(H4, H4)], steps=3), r"states \(of 1 layers\) must be one per layer, 2"),
         (lambda: STACK(None, [(H4, H4), (H4, H2)], steps=3), r"h of layer 1 .* \(5, 2\); not \(5, 4\)"),
         (lambda: STACK(None, [(H4, H4[:3]), None], steps=3), r"c of layer 0 .* \(5, 4\); not \(3, 4\)"),
@@ -462,15 +459,18 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         ),
         (
             lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=3),
-            r"told by inputs or by states; not None for both",
+            r"must tell the number of sequences; not None for both",
         ),
         (lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=-1), r"steps \(=-1\) must be 1 or"),
-        (lambda: Feedback(activation="relu"), r"one of \['none', 'tanh', 'sigmoid'\]; not 'relu'"),
+        (lambda: Feedback(activation="relu"), r"one of none, tanh, sigmoid; not 'relu'"),
         (lambda: Feedback(bias=torch.zeros(3)), r"bias of shape \(3,\) needs a weight"),
-        (lambda: LSTMStack(4, [4], kernel_size=2), r"kernel \(=2\) must be odd"),
-        (lambda: LSTMStack(4, [4], side=2), r"kernel \(=None\) must be odd, or None with side \(=2\) 1"),
+        (lambda: LSTMStack(4, [4], kernel_size=2), r"kernel_size \(=2\) must be odd"),
+        (lambda: LSTMStack(4, [4], side=2), r"kernel_size \(=None\) must be odd, or None with side \(=2\) 1"),
         (lambda: LSTMStack(8, [6], kernel_size=3, side=2), r"hidden_sizes \(=\[6\]\) must be channels · 2²"),
-        (lambda: MAPS.unroll(None, Feedback(torch.ones(8, 8)), steps=2), r"maps \(side 2\) is h itself"),
+        (
+            lambda: MAPS.unroll(None, Feedback(torch.ones(8, 8)), steps=2),
+            r"maps \(side 2\) can feed back h itself only",
+        ),
         (lambda: LSTMStack(3, []), r"hidden_sizes \(=\[\]\) must be 1 or more"),
         (lambda: LSTMStack(0, [4]), r"input_size \(=0\)"),
     ],

@@ -1,4 +1,4 @@
-"""Reports and index: what the pages hold, what they must not hold, and how they behave in a real browser."""
+"""Pages of runs and the index: what they contain, what they must not contain, how they behave in a real browser."""
 
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +13,10 @@ from conftest import fits
 from nbformat import NotebookNode, write
 from PIL import Image
 
-from seqae.reports.page import Facts, IndexRow, advice, render_notebook, thumbnail, write_index
-from seqae.runs import pictures
+from seqae.reports import frames
+from seqae.reports.index import IndexRow, thumbnail, write_index
+from seqae.reports.page import Facts, advice, render_notebook
+from seqae.runs import Strip
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
@@ -79,7 +81,7 @@ def report(tmp_path: Path):
 
 
 def failed_run() -> tuple[list[NotebookNode], Facts]:
-    """A notebook as papermill leaves it when a cell raises, with everything in it that a report can hold."""
+    """A notebook as papermill leaves it when a cell raises, with every kind of content that a page shows."""
     cells = [
         text("<span>An Exception was encountered at 'In [4]'.</span>", "papermill-error-cell-tag"),
         text(
@@ -100,8 +102,8 @@ def failed_run() -> tuple[list[NotebookNode], Facts]:
     return cells, facts
 
 
-def beside(i: int) -> dict:
-    """Runs 0 to 2 are three seeds of one; run 9 saw other sequences."""
+def comparison_data(i: int) -> dict:
+    """Runs 0 to 2 differ only by seed; run 9 has other sequences."""
     steps = {"pred": [0.01 * (i + 1), 0.02 * (i + 1)]} | ({"recon": [0.5, 0.6]} if i == 3 else {})
     return {"steps": steps, "mean_frame": dict.fromkeys(steps, 0.1), "sequences": "32×32" if i == 9 else "16×16",
             "recipe": f"losses {max(i, 2)}"}  # fmt: skip
@@ -121,11 +123,11 @@ def an_index(folder: Path, runs: int = 30) -> Path:
             metrics={} if i == 7 else {"pred mse": (i * 7 % runs) / 100} | ({"bce": 0.1} if i % 4 == 0 else {}),
             picture=thumbnail(folder / "frames.png"), started=f"2025-11-23 22:{i % 60:02d}", duration_s=float(i),
             parameters={"learning_rate": f"0.00{i}", "task": "pred"},
-            beside=None if i == 7 else beside(i),
+            comparison=None if i == 7 else comparison_data(i),
         )
         for i in range(runs)
     ]  # fmt: skip
-    write_index(folder / "index.html", rows, [("The 5 × 6 grid", "losses/compare.html")])
+    write_index(folder / "index.html", rows, {"The 5 × 6 grid": "losses/compare.html"})
     return folder / "index.html"
 
 
@@ -163,7 +165,7 @@ def test_a_failed_run_starts_with_the_error_and_what_to_do(report):
         ("the kernel died: killed, or out of memory", "--jobs 1"),
         ("OSError: [Errno 28] No space left on device", "Free space"),
         ("ModuleNotFoundError: No module named 'x'", "Install that package"),
-        ("ZeroDivisionError: division by zero", "Mend the cause."),
+        ("ZeroDivisionError: division by zero", "Fix the cause."),
     ],
 )
 def test_each_reason_comes_with_what_to_do(reason, what):
@@ -320,7 +322,7 @@ def test_everything_from_outside_is_escaped_in_the_index(tmp_path):
         {EVIL: EVIL, "a": EVIL},
     )
     other = IndexRow("b", "b", "javascript:alert(1)", "done")
-    write_index(tmp_path / "index.html", [row, other], [(EVIL, "//evil.example/x"), ("b", EVIL)])
+    write_index(tmp_path / "index.html", [row, other], {EVIL: "//evil.example/x", "b": EVIL})
     page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
     assert len(page.select("script")) == 1
     assert not page.select("[onerror]")
@@ -343,23 +345,23 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     def fail(*_):
         raise OSError("no space left on device")
 
-    write_index(tmp_path / "index.html", [], [])
+    write_index(tmp_path / "index.html", [], {})
     before = (tmp_path / "index.html").read_bytes()
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="no space left"):
-        write_index(tmp_path / "index.html", [IndexRow("a", "b", "c", "done")], [])
+        write_index(tmp_path / "index.html", [IndexRow("a", "b", "c", "done")], {})
     assert (tmp_path / "index.html").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
 def test_a_name_that_is_not_unicode_is_shown_as_far_as_it_can_be(tmp_path):
-    write_index(tmp_path / "index.html", [IndexRow("losses", "caf\udce9", "losses/run/report.html", "done")], [])
+    write_index(tmp_path / "index.html", [IndexRow("losses", "caf\udce9", "losses/run/report.html", "done")], {})
     page = BeautifulSoup((tmp_path / "index.html").read_text(encoding="utf-8"), "html.parser")
     assert page.select_one("tbody a").get_text() == "losses/caf?"
 
 
 def test_pages_are_written_from_several_threads(tmp_path):
-    """As a sweep does: each report keeps its own pictures and headings, and the index is always whole."""
+    """A sweep does so. Each page has its own pictures and headings, and the index is always whole."""
     for name in "abcd":
         (tmp_path / name).mkdir()
         (tmp_path / name / "beside.png").write_bytes(picture(8, 8, "#" + name * 6))
@@ -368,7 +370,7 @@ def test_pages_are_written_from_several_threads(tmp_path):
 
     def render(name: str) -> str:
         render_notebook(tmp_path / name / "notebook.ipynb", tmp_path / name / "r.html", Facts(name, "done", None, []))
-        write_index(tmp_path / "index.html", [IndexRow("f", name, f"{name}/r.html", "done")] * 50, [])
+        write_index(tmp_path / "index.html", [IndexRow("f", name, f"{name}/r.html", "done")] * 50, {})
         return (tmp_path / name / "r.html").read_text(encoding="utf-8")
 
     with ThreadPoolExecutor(4) as pool:
@@ -381,7 +383,7 @@ def test_pages_are_written_from_several_threads(tmp_path):
 
 def test_the_index_has_the_errors_first_and_says_their_units(tmp_path):
     metrics = {"recon psnr": 18.0, "recon mse": 0.01, "own": 3.0, "pred mse": 0.02, "recon mae": 0.05}
-    write_index(tmp_path / "index.html", [IndexRow("f", "run", "r.html", "done", metrics=metrics)], [])
+    write_index(tmp_path / "index.html", [IndexRow("f", "run", "r.html", "done", metrics=metrics)], {})
     heads = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser").select("thead th[data-type=number]")
     assert [head.get_text(strip=True) for head in heads] == [
         *("recon mse", "pred mse", "recon psnr", "recon mae", "own", "duration")
@@ -412,7 +414,7 @@ def test_an_unknown_metric_and_a_broken_picture_leave_an_empty_cell(tmp_path):
     row = IndexRow(
         "a", "b", "c", "done", metrics={"mse": float("nan"), "psnr": 14.71234}, picture=thumbnail(tmp_path / "torn.png")
     )
-    write_index(tmp_path / "index.html", [row], [])
+    write_index(tmp_path / "index.html", [row], {})
     page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
     assert [td.get_text() for td in page.select("td.number")] == ["", "14.71", ""]
     assert not page.select("img")
@@ -423,13 +425,13 @@ def test_a_new_picture_gives_a_new_thumbnail(tmp_path):
     for colour, width in (("red", 100), ("blue", 101)):
         (tmp_path / "frames.png").write_bytes(picture(width, 50, colour))
         row = IndexRow("a", "b", "c", "running", picture=thumbnail(tmp_path / "frames.png"))
-        write_index(tmp_path / "index.html", [row], [])
+        write_index(tmp_path / "index.html", [row], {})
         sources.append(BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser").img["src"])
     assert sources[0] != sources[1]
 
 
 def test_an_empty_index_says_how_to_begin(tmp_path):
-    write_index(tmp_path / "index.html", [], [])
+    write_index(tmp_path / "index.html", [], {})
     page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
     assert "No runs yet" in page.main.get_text()
     assert not page.select("table")
@@ -449,7 +451,7 @@ def test_pages_fit_the_screen_and_ask_for_nothing(visit, report, tmp_path, kind,
         row = IndexRow(
             EVIL, EVIL * 9, EVIL, EVIL, EVIL, {EVIL: 1.0}, None, EVIL, 1.0, {EVIL: EVIL}, told, {EVIL: EVIL, "a": EVIL}
         )
-        write_index(tmp_path / "report.html", [row], [(EVIL, EVIL)])
+        write_index(tmp_path / "report.html", [row], {EVIL: EVIL})
     page = visit(tmp_path / "report.html", width, scheme)
     assert fits(page)
     ink, paper = (
@@ -483,14 +485,14 @@ def test_the_reader_unfolds_code_and_finds_the_way(visit, report, tmp_path):
 def test_the_reader_plays_and_steps_the_animation(visit, report, tmp_path):
     from playwright.sync_api import expect
 
-    frames = np.arange(6, dtype=np.uint8)[None, :, None, None] * np.full((1, 6, 4, 4), 20, np.uint8)
+    counted = np.arange(6, dtype=np.uint8)[None, :, None, None] * np.full((1, 6, 4, 4), 20, np.uint8)
     strips = [
-        ("seen", frames[:, :3]),
-        ("reconstruction", frames[:, :3]),
-        ("future", frames[:, 3:]),
-        ("prediction", frames[:, 3:]),
+        Strip("seen", counted[:, :3]),
+        Strip("reconstruction", counted[:, :3]),
+        Strip("future", counted[:, 3:]),
+        Strip("prediction", counted[:, 3:]),
     ]
-    player = pictures.player(strips, frames_in=3, milliseconds=20).data
+    player = frames.player(strips, frames_in=3, milliseconds=20).data
     report(code("", html_output(player)), code("", html_output(player)))
     page = visit(tmp_path / "report.html")
     first, second = page.locator(".seqae-player").all()
@@ -521,7 +523,7 @@ def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     files = [
         tmp_path / "moved" / f"losses/run-{i}" / name for i in (0, 1, 2, 3) for name in ("frames.png", "frames.gif")
     ]
-    (tmp_path / "store").rename(tmp_path / "moved")  # its links still lead to the runs
+    (tmp_path / "store").rename(tmp_path / "moved")  # the links of a moved store still work
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(picture())
@@ -549,7 +551,7 @@ def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     compared.get_by_role("button", name="Moving").click()
     assert shown.first.get_attribute("src") == "losses/run-0/frames.gif"
 
-    page.reload()  # as one does while a sweep runs, and as whom the address is sent to sees it
+    page.reload()  # the address holds the selection
     assert compared.locator("figure").count() == 4
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -578,7 +580,7 @@ def test_a_parameter_is_filtered_by_its_whole_value_whoever_differs(visit, tmp_p
         IndexRow("f", f"run-{i}", "r.html", "done", metrics={"pred ssim": i / 10}, defined=defined)
         for i, defined in enumerate(told)
     ]
-    write_index(tmp_path / "index.html", rows, [])
+    write_index(tmp_path / "index.html", rows, {})
     page = visit(tmp_path / "index.html")
     names = page.locator("tbody tr:visible th a")
     for words, shown in {
@@ -596,7 +598,7 @@ def test_columns_stand_by_metric_and_branch_whatever_run_comes_first(tmp_path):
     metrics = {"pred ssim": 0.5, "recon novel": 1.0, "pred mse": 1234.4, "recon ssim": 0.6, "recon mse": 0.12344}
     rows = [IndexRow("f", f"run-{i}", "r.html", "done", metrics=dict([pair])) for i, pair in enumerate(metrics.items())]
     for ordered in (rows, rows[::-1]):
-        write_index(tmp_path / "index.html", ordered, [])
+        write_index(tmp_path / "index.html", ordered, {})
         page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
         heads = [head.text for head in page.select("thead th")]
         assert heads[3:8] == ["recon mse", "pred mse", "recon ssim", "pred ssim", "recon novel"]
@@ -615,7 +617,7 @@ def test_the_reader_filters_and_sorts_the_index(visit, tmp_path):
 
     page.keyboard.press("/")
     page.keyboard.type("CANNOT learning_rate=0.002")
-    # text contents: what scrolls into view later is not rendered yet, and has no inner text
+    # text contents, because rows out of sight are not rendered and have no inner text
     assert names.all_text_contents() == [
         "losses/run-2",
         "losses/run-20",
@@ -634,18 +636,16 @@ def test_the_reader_filters_and_sorts_the_index(visit, tmp_path):
     numbers = "tbody tr:visible td:nth-child(5)"
     page.get_by_role("button", name="pred mse").click()
     values = page.locator(numbers).all_text_contents()
-    assert values[-1] == ""  # the failed run has none and stays last, either way
+    assert values[-1] == ""  # the failed run has no value and is last in both orders
     assert [float(value) for value in values[:-1]] == sorted(float(value) for value in values[:-1])
     page.get_by_role("button", name="pred mse").press("Space")
     down = page.locator(numbers).all_text_contents()
     assert down == [*reversed(values[:-1]), ""]
     assert page.get_by_role("columnheader", name="pred mse").get_attribute("aria-sort") == "descending"
 
-    page.reload()  # as one does while a sweep runs
+    page.reload()  # the address holds the view
     assert page.locator(numbers).all_text_contents() == down
-    assert (
-        page.evaluate("new URLSearchParams(location.hash.slice(1)).get('sort')") == "-pred mse"
-    )  # whatever is left of it
+    assert page.evaluate("new URLSearchParams(location.hash.slice(1)).get('sort')") == "-pred mse"
     page.get_by_role("button", name="run", exact=False).first.click()
     page.get_by_role("button", name="all").click()
     assert names.all_text_contents()[:3] == ["losses/run-0", "losses/run-2", "losses/run-4"]

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -20,13 +22,17 @@ from typer.testing import CliRunner
 
 from seqae.commands.main import app
 from seqae.parameters import resolve
-from seqae.reports import figures
+from seqae.reports import figures, reproduction
 from seqae.runs.provenance import code_version
-from seqae.runs.run import Run
+from seqae.runs.run import Run, open_run, recorded_run
 from seqae.sweeps import reproduce
+from seqae.sweeps.kernels import ForkedProvisioner
 
 ROOT = Path(__file__).parents[1]
+BEFORE_ROOMS = "d7aaa166f6bf"  # the commit that made the runs in OLD_RUNS, when all modules were in one folder
+OLD_RUNS = ROOT / "tests" / "data" / "runs-before-rooms"
 pytestmark = [
+    pytest.mark.processes,  # git, mostly
     pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this copy of the project is no git repository"),
     # papermill 2.7 opens kernels and files through libraries that warn; ours are errors.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -72,7 +78,7 @@ def worktrees(project: Path) -> int:
 
 VERSIONS = """if True:
     import sys
-    from seqae import provenance
+    from seqae.runs import provenance
     for line in sys.stdin:
         if line == "keep\\n":
             provenance.keep_code_version()
@@ -108,6 +114,27 @@ def test_the_code_version_is_that_of_now_or_of_what_was_imported(tmp_path):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
+    """A small git repository with a notebook, whose code, of an older layout, ends at once."""
+    root = make_project(tmp_path_factory.mktemp("small"), {"fam": [TRAIN.format("fam")]}, {"fam/a": {}})
+    (root / "seqae").mkdir()
+    (root / "seqae" / "__init__.py").touch()
+    (root / "seqae" / "cli.py").write_text("def app(): raise SystemExit(7)")
+    git("init", "--quiet", project=root)
+    commit(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def original(project, tmp_path_factory):
+    """A run trained by today's code, whose record says that the commit of the small repository made it."""
+    run = open_run("fam", DEFAULTS, TINY | {"store": str(tmp_path_factory.mktemp("elsewhere"))}).train()
+    record = run.record() | {"commit": git("rev-parse", "--short=12", "HEAD", project=project), "dirty": False}
+    (run.folder / "run.yaml").write_text(yaml.safe_dump(record))
+    return run
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
     """A clone of this repository (with what is not committed here yet), and in it a small family."""
     root = tmp_path_factory.mktemp("clone") / "project"
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(root)], check=True)
@@ -118,18 +145,18 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def original(project, tmp_path_factory):
+def doubled(clone, tmp_path_factory):
     """A run by a commit that measured errors doubled; today's code does not, and its notebook has other values."""
-    store, file = tmp_path_factory.mktemp("elsewhere"), project / "seqae" / "metrics.py"
+    store, file = tmp_path_factory.mktemp("elsewhere"), clone / "seqae" / "metrics.py"
     today = file.read_text()
     file.write_text(today + DOUBLE)
-    before = commit(project)
+    before = commit(clone)
     environment = os.environ | {"SEQAE_STORE": str(store), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", MAKE], cwd=project, env=environment, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", MAKE], cwd=clone, env=environment, check=True, capture_output=True)
     file.write_text(today)
-    notebook = project / "notebooks" / "fam.ipynb"
+    notebook = clone / "notebooks" / "fam.ipynb"
     notebook.write_text(notebook.read_text().replace("width = 0.01", "width = 0.01\\nepochs = 1\\nseed = 3"))
-    commit(project)
+    commit(clone)
     (run,) = [Run.load(file.parent) for file in store.glob("fam/*/run.yaml")]
     assert (run.record()["commit"], run.record()["dirty"], run.record()["threads"]) == (before, False, 1)
     return run
@@ -144,11 +171,11 @@ def call(*arguments: str, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def old_code(project, original):
+def old_code(clone, doubled):
     """What `seqae rerun` prints, and the folder as it was before."""
-    before = snapshot(original)
-    with contextlib.chdir(project):
-        return call(str(original.folder)), before
+    before = snapshot(doubled)
+    with contextlib.chdir(clone):
+        return call(str(doubled.folder)), before
 
 
 @pytest.fixture
@@ -162,7 +189,7 @@ def changed(project, original, tmp_path, monkeypatch):
         for key, value in changes.items():
             record[key] = record[key] | value if isinstance(value, dict) else value
         (folder / "run.yaml").write_text(yaml.safe_dump(record))
-        return reproduce.recorded(folder)
+        return recorded_run(folder)
 
     return change
 
@@ -175,52 +202,90 @@ def made(run: Run, name: str) -> Run:
 # --- with the old code ---
 
 
-def test_the_old_code_makes_the_old_numbers(project, original, old_code):
-    again = made(original, original.record()["commit"])
+@pytest.mark.soak
+def test_the_old_code_makes_the_old_numbers(clone, doubled, old_code):
+    again = made(doubled, doubled.record()["commit"])
     record = again.record()
-    assert (record["commit"], record["dirty"], record["threads"]) == (original.record()["commit"], False, 1)
-    assert (again.name, again.status, again.parameters) == (original.name, "done", original.parameters)
-    pd.testing.assert_frame_equal(values(again), values(original))
-    assert (again.folder / "test.csv").read_bytes() == (original.folder / "test.csv").read_bytes()
-    assert snapshot(original) == old_code[1]
-    assert worktrees(project) == 1
+    assert (record["commit"], record["dirty"], record["threads"]) == (doubled.record()["commit"], False, 1)
+    assert (again.name, again.status, again.parameters) == (doubled.name, "done", doubled.parameters)
+    pd.testing.assert_frame_equal(values(again), values(doubled))
+    assert (again.folder / "test.csv").read_bytes() == (doubled.folder / "test.csv").read_bytes()
+    assert snapshot(doubled) == old_code[1]
+    assert worktrees(clone) == 1
 
 
-def test_it_tells_where_the_page_is_and_what_came_out(original, old_code):
+@pytest.mark.soak
+def test_it_tells_where_the_page_is_and_what_came_out(doubled, old_code):
     conclusion, page = old_code[0].splitlines()
-    assert conclusion.startswith("Identical to the last bit: all 2 val mse by epoch and all ")
-    store = original.folder / "reruns" / original.record()["commit"]
+    assert conclusion.startswith("Identical to the last bit: all 2 values of val MSE by epoch and all ")
+    store = doubled.folder / "reruns" / doubled.record()["commit"]
     assert Path(page) == store / "rerun.html"
     text = (store / "rerun.html").read_text()
     assert conclusion in text
-    assert original.verdict in text.replace("&gt;", ">")
+    assert doubled.verdict in text.replace("&gt;", ">")
     notebook = nbformat.read(store / "rerun.ipynb", as_version=4)
     figures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(figures) == 1
-    assert str(original.folder) not in json.dumps(notebook)
+    assert str(doubled.folder) not in json.dumps(notebook)
 
 
-def test_what_is_done_is_not_made_once_more(project, original, old_code, monkeypatch):
-    monkeypatch.chdir(project)
-    monkeypatch.setattr(reproduce, "_old_code", None)
-    folder, reason = reproduce.make_again(original)
-    assert (folder, reason) == (made(original, original.record()["commit"]).folder, None)
+@pytest.mark.soak
+def test_what_is_done_is_not_made_once_more(clone, doubled, old_code, monkeypatch):
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(reproduce, "_old_project", None)
+    folder, reason = reproduce.reproduce_run(doubled)
+    assert (folder, reason) == (made(doubled, doubled.record()["commit"]).folder, None)
+
+
+def held_by_git(commit: str) -> bool:
+    command = ["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not held_by_git(BEFORE_ROOMS), reason=f"git holds no commit {BEFORE_ROOMS}: a shallow clone, say")
+def test_code_of_the_layout_before_makes_its_run_again(clone, tmp_path, monkeypatch):
+    shutil.copytree(OLD_RUNS / "losses", tmp_path / "losses")
+    (folder,) = tmp_path.glob("losses/*-cfa76d9f")
+    original, before = Run.load(folder), snapshot(Run.load(folder))
+    monkeypatch.chdir(clone)
+    finding, page = call(str(folder)).splitlines()
+    (file,) = folder.glob(f"reruns/{BEFORE_ROOMS}/losses/*/run.yaml")
+    again = Run.load(file.parent)
+    record = again.record()
+    assert (record["commit"], record["dirty"], again.name) == (BEFORE_ROOMS, False, original.name)
+    assert Path(page) == folder / "reruns" / BEFORE_ROOMS / "rerun.html"
+    assert finding in Path(page).read_text()
+    assert finding.startswith(("Identical to the last bit", "Not identical"))
+    columns = ["epoch", "step", "split", "branch", "metric", "value"]
+    then, now = original.metrics()[columns], again.metrics()[columns]
+    pd.testing.assert_frame_equal(now, then, rtol=1e-3)  # another processor rounds otherwise
+    assert snapshot(original) == before
+    assert worktrees(clone) == 1
+
+
+def test_old_and_new_code_find_what_starts_their_kernels():
+    """Each by a name of its own: what is installed is today's, for either."""
+    found = {point.name: point for point in entry_points(group="jupyter_client.kernel_provisioners")}
+    assert found["seqae-forked"].value == "seqae.kernels:ForkedProvisioner"
+    assert found["seqae-fork"].load() is ForkedProvisioner
 
 
 # --- with today's ---
 
 
-def test_here_takes_todays_code_and_the_recorded_parameters(project, original, monkeypatch):
-    monkeypatch.chdir(project)
-    folder, reason = reproduce.make_again(original, here=True)
+@pytest.mark.soak
+def test_here_takes_todays_code_and_the_recorded_parameters(clone, doubled, monkeypatch):
+    monkeypatch.chdir(clone)
+    folder, reason = reproduce.reproduce_run(doubled, here=True)
     assert reason is None
-    again = made(original, f"here-{code_version()[0]}-*")
+    again = made(doubled, f"here-{code_version()[0]}-*")
     assert (again.folder, again.record()["commit"]) == (folder, code_version()[0])
-    assert again.parameters == original.parameters, "the notebook's new values are not part of the run"
-    mse = [run.test().query("metric == 'mse'")["value"].to_numpy() for run in (original, again)]
+    assert again.parameters == doubled.parameters, "the notebook's new values are not part of the run"
+    mse = [run.test().query("metric == 'mse'")["value"].to_numpy() for run in (doubled, again)]
     np.testing.assert_array_equal(mse[0], 2 * mse[1])
-    assert reproduce.conclude(original, again).startswith(
-        "Not identical: val mse differ by up to 50 % (recon mse, epoch"
+    assert reproduction.rerun_findings(doubled, again).startswith(
+        "Not identical: val MSE values differ by up to 50 % (recon mse, epoch"
     )
 
 
@@ -250,30 +315,34 @@ def test_a_rerun_that_fails_says_why_and_where(changed, monkeypatch):
 
     monkeypatch.setattr(reproduce, "_seqae_run", fail)
     warning, message = call(str(run.folder), code=1).splitlines()
-    assert "the run was made with uncommitted changes, which the rerun has not" in warning
+    assert "with uncommitted changes; the rerun is made without them" in warning
     again = made(run, run.record()["commit"])
     assert again.parameters == run.parameters
     assert message == (
-        "seqae: fam/changed made again failed: ValueError: device cuda is not available; see "
+        "seqae: the rerun of fam/changed failed: ValueError: device cuda is not available; see "
         f"{again.folder / 'report.html'}"
     )
 
 
 def test_old_code_that_does_not_start_is_a_reason(project, changed):
-    (project / "seqae" / "cli.py").write_text("raise SystemExit(7)")
-    broken = commit(project)
-    git("revert", "--no-edit", "HEAD", project=project)
-    output = call(str(changed(commit=broken).folder), code=1)
+    output = call(str(changed().folder), code=1)
     assert "exit code 7" in output
     assert worktrees(project) == 1
 
 
+@pytest.mark.soak
 def test_stopped_it_waits_for_the_old_code_and_leaves_no_worktree(project, changed):
     (project / "seqae" / "cli.py").write_text(STOPS_SLOWLY)
     run = changed(commit=commit(project))
     git("revert", "--no-edit", "HEAD", project=project)
     store = run.folder / "reruns" / run.record()["commit"]
-    client = subprocess.Popen([*SEQAE, "rerun", str(run.folder)], cwd=project, stderr=subprocess.PIPE, text=True)
+    client = subprocess.Popen(
+        [*SEQAE, "rerun", str(run.folder)],
+        cwd=project,
+        env=os.environ | {"PYTHONSAFEPATH": "1"},  # the project holds a package `seqae` of its own
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not (store / "began").exists():
         assert client.poll() is None
         time.sleep(0.05)
@@ -320,8 +389,8 @@ def test_a_folder_without_a_run_and_a_project_without_git(tmp_path, original, mo
 
 def test_only_how_it_is_executed_may_be_said(original, project, monkeypatch):
     monkeypatch.chdir(project)
-    with pytest.raises(ValueError, match=r"-p epochs: all else is as recorded; a rerun takes only .*device"):
-        reproduce.make_again(original, given={"epochs": 3})
+    with pytest.raises(ValueError, match=r"-p epochs: .* only these can be set: .*device"):
+        reproduce.reproduce_run(original, given={"epochs": 3})
     assert reproduce._absolute({"data_folder": "data", "device": "cpu"}) == {
         "data_folder": f"{project}/data",
         "device": "cpu",
@@ -331,7 +400,7 @@ def test_only_how_it_is_executed_may_be_said(original, project, monkeypatch):
 def test_a_run_that_several_codes_made_is_told(changed, monkeypatch):
     run, told = changed(resumed=[{"at": "", "commit": "feedfeedfeed"}]), []
     monkeypatch.setattr(reproduce, "_seqae_run", lambda *_, **__: 5)
-    folder, reason = reproduce.make_again(run, tell=told.append)
+    folder, reason = reproduce.reproduce_run(run, tell=told.append)
     assert folder == run.folder / "reruns" / run.record()["commit"]
     assert "exit code 5" in reason
     assert ["went on with feedfeedfeed" in message for message in told] == [True]
@@ -344,7 +413,7 @@ def test_parameters_that_today_does_not_know_can_be_looked_at(changed):
     run = changed(parameters={"temperature": 3})
     with pytest.raises(ValueError, match="temperature"):
         Run.load(run.folder)
-    assert len(reproduce.finals(run, run)) == len(run.test().query("frame.isna()"))
+    assert len(reproduction.paired_finals(run, run)) == len(run.test().query("frame.isna()"))
 
 
 def test_differences_and_what_only_one_has(original, changed):
@@ -353,17 +422,17 @@ def test_differences_and_what_only_one_has(original, changed):
     rows = metrics.index[(metrics.split == "val") & (metrics.metric == "mse")]
     metrics.loc[rows[-1], "value"] *= 1.25
     metrics.to_csv(again.folder / "metrics.csv", index=False)
-    line = reproduce.conclude(original, again)
-    assert line.startswith("Not identical: val mse differ by up to 25 % (recon mse, epoch 2: ")
-    assert "figures on test identical to the last bit" in line
+    line = reproduction.rerun_findings(original, again)
+    assert line.startswith("Not identical: val MSE values differ by up to 25 % (recon mse, epoch 2: ")
+    assert "test metrics are identical to the last bit" in line
     metrics.drop(rows[-1]).to_csv(again.folder / "metrics.csv", index=False)
-    assert "val mse differ (recon mse, epoch 2: " in reproduce.conclude(original, again)
+    assert "val MSE values differ (recon mse, epoch 2: " in reproduction.rerun_findings(original, again)
 
-    table = reproduce.circumstances(original, again)
+    table = reproduction.paired_circumstances(original, again)
     assert set(table[table.same == "differs"].index) == {"machine", "threads"}
-    curves = reproduce.curves(original, again)
+    curves = reproduction.paired_curves(original, again)
     (axis,) = figures.then_and_again(curves).axes
     drawn = [line.get_ydata() for line in axis.lines if len(line.get_xdata())]
     assert [len(y) for y in drawn] == [2, 1]
     assert axis.get_ylabel() == "MSE per pixel, on [0, 1]"
-    figures.plt.close("all")
+    plt.close("all")

@@ -15,11 +15,10 @@ import pytest
 import torch
 import yaml
 
-from seqae import files
 from seqae.evaluation import predict
 from seqae.files import project_root, store_folder
 from seqae.parameters import ParameterError, resolve
-from seqae.runs import experiment
+from seqae.runs import experiment, logs
 from seqae.runs.cells import parameter_cells
 from seqae.runs.experiment import load_model, sequences
 from seqae.runs.naming import run_name
@@ -163,7 +162,7 @@ def test_unsound_parameters_are_refused_before_anything_is_written(given, messag
 def test_every_option_reaches_the_training(usual, more):
     def objectives(given):
         p, rows = resolve(TINY, {"epochs": 2}, given), []
-        experiment.train(p, sequences(p, "val"), record=lambda table, found: rows.extend(found))
+        experiment.train_model(p, sequences(p, "val"), record=lambda table, found: rows.extend(found))
         return [row["value"] for row in rows if row.get("metric") == "objective"]
 
     assert len(objectives(usual)) == 4
@@ -228,7 +227,7 @@ def test_histograms_are_tidy_and_complete(done):
 
 
 def of_epochs(folder, *objectives):
-    """A run of which nothing is there but the objective on val, an epoch each."""
+    """A run with nothing but its objective on val, one value for each epoch."""
     rows = [(e, e, 1.0, "val", "all", "objective", value) for e, value in enumerate(objectives, start=1)]
     rows += [(e, e, 1.0, "train", "all", "objective", -1.0) for e, *_ in rows]
     columns = ["epoch", "step", "seconds", "split", "branch", "metric", "value"]
@@ -308,7 +307,8 @@ def test_without_patience_nothing_is_stopped(done):
 def test_the_final_figures_are_those_of_the_saved_weights(done):
     model, parameters = load_model(done.folder / "model.safetensors")
     test = sequences(parameters, "test")
-    output = predict(model, test[:, :10], pixel_range=parameters.pixel_range)["pred"]
+    ranges = {"activation": parameters.activation, "pixel_range": parameters.pixel_range}
+    output = predict(model, test[:, :10], **ranges)["pred"]
     table = done.test().query("branch == 'pred' and metric == 'mae'")
     by_hand = (output - test[:, 10:] / 255).abs().mean((0, 2, 3))
     assert np.allclose(table[table.frame.notna()].sort_values("frame").value, by_hand, atol=1e-6)
@@ -320,7 +320,7 @@ def test_the_final_figures_are_those_of_the_saved_weights(done):
 def test_the_official_file_is_the_test_set_when_asked_for(tmp_path, monkeypatch):
     stored = np.lib.format.open_memmap(
         tmp_path / "mnist_test_seq.npy", mode="w+", dtype=np.uint8, shape=(20, 10_000, 64, 64)
-    )  # sparse: it takes no room
+    )  # a sparse file, which takes no room on the disk
     stored[:, 1, 3, 4] = np.arange(20)
     given = {"frame_size": 64, "test_data": "official", "data_folder": str(tmp_path), "test_sequences": 2}
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -367,6 +367,15 @@ def test_facts_say_what_was_run_and_their_units(done):
     test = done.test().query("frame.isna() and metric == 'mse' and branch == 'recon'")["value"].item()
     assert facts["test recon mse per pixel, on [0, 1]"].startswith(f"{test:#.4g} (")
     assert "mean frame 0.0" in facts["test recon mse per pixel, on [0, 1]"]
+
+
+def test_facts_before_training_build_no_optimizer(tmp_path, done, monkeypatch):
+    run = open_run("losses", TINY, {"store": str(tmp_path)})
+    monkeypatch.setattr("seqae.runs.experiment.optimizer_factory", None)
+    weights = f"{done.record()['weights']:,} weights"
+    assert dict(run.facts())["architecture"] == dict(done.facts())["architecture"]
+    assert weights in dict(run.facts())["architecture"]
+    assert run.reach == done.reach
 
 
 def test_names_and_verdicts_are_escaped(done):
@@ -416,6 +425,7 @@ def _child(given):
 
 
 @pytest.mark.parametrize("kill_after", [1, 7])
+@pytest.mark.soak
 def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tmp_path, kill_after):
     long = {"epochs": 40, "store": str(tmp_path / "broken"), "task": "recon", "schedule": "StepLR", "schedule_every": 5}
     torch.set_num_threads(1)
@@ -423,11 +433,11 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tmp_path, kill_after):
     run = open_run("losses", TINY, long)
     assert run.status == "interrupted"
     with (run.folder / "metrics.csv").open("a") as log:
-        log.write("999,1,0.1,val,recon,mse,0.0")  # a torn line of an epoch that the checkpoint does not know
+        log.write("999,1,0.1,val,recon,mse,0.0")  # a torn line of an epoch that is not in the checkpoint
     with (run.folder / "histograms.csv").open("a") as log:
         log.write("999,recon,0.01")
     began, checkpoint = run.record(), (run.folder / "checkpoint" / "state.pt").exists()
-    assert checkpoint or kill_after == 1  # an early kill may come before the first
+    assert checkpoint or kill_after == 1  # an early kill may come before the first checkpoint
     run.train()
     if checkpoint:
         assert run.record()["started"] == began["started"]
@@ -442,9 +452,9 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tmp_path, kill_after):
 @pytest.mark.parametrize("table", ["histograms", "metrics"])
 @pytest.mark.parametrize("torn", [True, False])
 def test_a_resumed_run_makes_both_logs_again_from_its_checkpoint(done, tmp_path, monkeypatch, table, torn):
-    """Stopped in epoch 3, once its rows are in one log or in both and its checkpoint is not written."""
+    """Stops in epoch 3 when its rows are in one log, or in both, and before its checkpoint is written."""
     run = open_run("losses", TINY, {"store": str(tmp_path)})
-    append = files.append
+    append = logs.append_rows
 
     def stopping(log, rows):
         append(log, rows)
@@ -452,7 +462,7 @@ def test_a_resumed_run_makes_both_logs_again_from_its_checkpoint(done, tmp_path,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "append", stopping)
+        patch.setattr(logs, "append_rows", stopping)
         with pytest.raises(KeyboardInterrupt):
             run.train()
     assert run.status == "interrupted"
@@ -477,10 +487,23 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_both_logs_anew(done, t
     assert (run.folder / "histograms.csv").read_bytes() == (done.folder / "histograms.csv").read_bytes()
 
 
+def test_what_a_killed_writer_left_is_removed_when_the_run_goes_on(tmp_path):
+    run = open_run("losses", TINY, {"store": str(tmp_path), "keep_checkpoint": True})
+    (run.folder / "checkpoint").mkdir(parents=True)
+    left = ("checkpoint/.state.pt.1-2.pt", "checkpoint/.state.pt", ".run.yaml.1-2.yaml", ".samples.npz.1-2.npz")
+    for name in (*left, ".notebook.ipynb.1-2.ipynb"):
+        (run.folder / name).touch()
+    run.train()
+    hidden = {path.name for path in run.folder.rglob(".*")}
+    assert hidden == {".lock", ".notebook.ipynb.1-2.ipynb"}, "the notebook is written by another process"
+
+
 def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
     run = open_run("losses", TINY, {"store": str(tmp_path)})
     with monkeypatch.context() as patch:
-        patch.setattr("seqae.runs.experiment.train", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room")))
+        patch.setattr(
+            "seqae.runs.experiment.train_model", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
+        )
         with pytest.raises(MemoryError):
             run.train()
     assert run.status == "failed"
@@ -492,7 +515,7 @@ def test_a_failure_is_recorded_and_tried_again(tmp_path, monkeypatch):
 def test_a_stopped_run_is_interrupted_not_failed(tmp_path, monkeypatch):
     run = open_run("losses", TINY, {"store": str(tmp_path)})
     with monkeypatch.context() as patch:
-        patch.setattr("seqae.runs.experiment.train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("seqae.runs.experiment.train_model", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.train()
     assert run.status == "interrupted"
@@ -570,6 +593,7 @@ def _full_disk(given, results):
         results.put(str(error))
 
 
+@pytest.mark.soak
 def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path):
     context = multiprocessing.get_context("spawn")
     given, results = {"store": str(tmp_path)}, context.Queue()

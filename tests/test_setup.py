@@ -48,15 +48,27 @@ def test_conda_environment_installs_the_package_with_the_same_pins(project):
     assert f"-e '.[{','.join(extras)}]'" in makefile  # make and conda install the same
 
 
+@pytest.mark.processes
 def test_the_environment_is_made_once():
     planned = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     ready = (ROOT / ".venv" / ".ready").exists()
     assert ("pip install" in planned) is not ready
 
 
-def test_ci_calls_the_readmes_test_command():
-    assert "make test" in (ROOT / "README.md").read_text()
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
+def test_ci_calls_the_readmes_test_commands():
+    readme, run = ((ROOT / file).read_text() for file in ("README.md", ".ci/run"))
+    for command in ("make test", "make soak"):
+        assert command in readme
+        assert command in run.splitlines()
+
+
+@pytest.mark.processes
+def test_the_tiers_are_all_tests_and_no_test_is_in_both():
+    planned = [
+        subprocess.run(["make", "-n", tier], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for tier in ("test", "soak")
+    ]
+    assert [re.findall('-m ("not soak"|soak) ', line) for line in planned] == [['"not soak"'], ["soak"]]
 
 
 def test_links_of_the_pages_lead_somewhere():
@@ -70,6 +82,7 @@ def test_links_of_the_pages_lead_somewhere():
         assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings], (page, link, anchor)
 
 
+@pytest.mark.processes
 def test_nothing_of_this_machine_is_in_git():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     texts = {name: (ROOT / name).read_text(encoding="utf-8", errors="ignore") for name in listed}

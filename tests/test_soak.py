@@ -19,7 +19,10 @@ from test_sweep import TRAIN, make_project
 
 EPOCHS = 40
 KILLS, SEED = int(os.environ.get("SEQAE_SOAK", "5")), int(os.environ.get("SEQAE_SOAK_SEED", "1"))
-pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="kernels are forked on Linux alone")
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(not Path("/proc").exists(), reason="kernels are forked on Linux alone"),
+]
 
 
 def a_kill(sweep: Sweep, dice: random.Random) -> str:

@@ -20,7 +20,10 @@ from seqae.runs.run import Run
 from seqae.sweeps.cluster import LIBRARIES
 
 STOPPED = "seqae: stopped; the same command goes on from the last checkpoints\n"
-pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="kernels are forked on Linux alone")
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(not Path("/proc").exists(), reason="kernels are forked on Linux alone"),
+]
 
 GIVEN = {"epochs": 4, "train_sequences": 1200, "checkpoint_seconds": 3600}
 LONG = ("params/long", *(word for key, value in GIVEN.items() for word in ("-p", f"{key}={value}")))
@@ -106,15 +109,15 @@ def test_asked_to_end_it_ends_with_a_checkpoint_and_the_next_goes_on(long, tmp_p
 def test_what_is_not_to_be_interrupted_ends_first_unless_it_hangs(lasts, result):
     source = f"""if True:
         import time
-        from seqae import stopping
-        stopping.PATIENCE = 1.0
+        from seqae.sweeps import interrupts
+        interrupts.UNINTERRUPTED_SECONDS = 1.0
         def act():
             print("begun", flush=True)
             time.sleep({lasts})
             print("done", flush=True)
-        with stopping.ending_in_order():
+        with interrupts.interrupt_once():
             try:
-                stopping.uninterrupted(act)
+                interrupts.uninterrupted(act)
             except KeyboardInterrupt as ending:
                 print(ending.args[0])
     """
@@ -170,7 +173,12 @@ def kernels(worker: subprocess.Popen) -> set[int]:
 
 
 GONE = "seqae: the scheduler is gone: start it; the same command goes on from the last checkpoints\n"
-REGISTERED = "import sys, distributed, seqae.sweeps.kernels as k; distributed.Client(sys.argv[1]).register_plugin(k.StopKernels())"
+REGISTERED = """
+import sys
+from distributed import Client
+from seqae.sweeps.kernels import StopKernels
+Client(sys.argv[1]).register_plugin(StopKernels())
+"""
 
 
 def test_workers_of_a_cluster_come_and_go_and_so_does_its_scheduler(long, tmp_path, started, cluster):
@@ -203,7 +211,9 @@ def test_workers_of_a_cluster_come_and_go_and_so_does_its_scheduler(long, tmp_pa
 
 # --- two at once ---
 
-EXECUTED = "import os\nopen({!r}, 'a').write(os.environ['SEQAE_RUN'] + '\\n')"
+EXECUTED = (
+    "from seqae.runs.assignment import current_assignment\nopen({!r}, 'a').write(current_assignment().run + '\\n')"
+)
 
 
 def test_two_sweeps_of_one_folder_do_each_run_once(tmp_path, started):

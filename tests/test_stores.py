@@ -1,4 +1,4 @@
-"""Stores elsewhere: a real S3 server on loopback, machines that die, and two that want the same run."""
+"""Remote stores: a real S3 server on loopback, machines that die, and two that want the same run."""
 
 import errno
 import json
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, after_epoch, make_project, 
 from seqae import find_runs, open_run
 from seqae.commands.terminal import SweepView
 from seqae.files import store_folder
+from seqae.runs import assignment
 from seqae.runs.run import Run
 from seqae.stores import leases, mirror, transfer
 from seqae.stores.transfer import StoreError
@@ -39,7 +41,7 @@ QUICK = {"PUBLISH_SECONDS": 0.3, "BEAT_SECONDS": 0.5, "LEASE_SECONDS": 8.0, "SET
 
 @pytest.fixture(scope="module")
 def server():
-    """An S3 server with an empty bucket; the variable by which fsspec finds it."""
+    """An S3 server with an empty bucket; yields the environment variable by which fsspec finds it."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     address, port = server.get_host_and_port()
@@ -57,7 +59,7 @@ def s3(server, monkeypatch):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Become the machine of this name: one with a cache of its own."""
+    """A function that makes this process a machine of the given name, with a cache of its own."""
     monkeypatch.delenv("SEQAE_STORE", raising=False)
 
     def become(name: str) -> Path:
@@ -88,6 +90,19 @@ def test_a_new_label_of_a_finished_run_is_published(machine):
     assert (seen.name, seen.parameters.label) == (name, "the best")
 
 
+def test_a_run_that_a_sweep_assigned_is_published_by_its_worker_alone(machine, monkeypatch):
+    given, fs = TINY | {"store": "memory://runs"}, fsspec.filesystem("memory")
+    monkeypatch.setattr(assignment, "_current", assignment.Assignment(open_run("fam", DEFAULTS, given).name))
+    run = open_run("fam", DEFAULTS, given)
+    with mirror.working(run.folder):  # as the worker does; it holds the lease
+        assert run.train().status == "done"
+        assert run.train().status == "done"
+    assert f"/runs/fam/{run.name}/test.csv" in fs.find("/runs")
+    fs.store.clear()
+    replace(run, parameters=run.parameters.model_copy(update={"label": "another"})).train()
+    assert fs.find("/runs") == []
+
+
 # --- where the mirror is ---
 
 
@@ -107,7 +122,7 @@ def test_a_url_has_a_mirror_in_the_cache_and_a_folder_has_none(machine, tmp_path
 
 
 def write(folder: Path, name: str, text: str) -> None:
-    # As runs do it: whole, or appended to.
+    # As runs write their files: replaced at once, or appended to.
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     if name == "metrics.csv":
         with (folder / name).open("a") as file:
@@ -118,7 +133,7 @@ def write(folder: Path, name: str, text: str) -> None:
 
 
 def life(folder: Path, epochs: int = 4):
-    """A run step by step: what a trainer writes, in its order. A checkpoint says its epoch."""
+    """Write what a trainer writes, in its order, one step at a time. A checkpoint holds its epoch."""
     (folder / "metrics.csv").unlink(missing_ok=True)
     write(folder, "metrics.csv", "epoch,seconds,value\n")
     write(folder, "run.yaml", yaml.safe_dump({"parameters": {"seed": 1}, "status": "running"}))
@@ -153,7 +168,7 @@ def lease_of(fs, run: str) -> str:
 
 
 def check_true(files: dict[str, str]) -> None:
-    """What another machine finds in a store can be resumed, and is what it says it is."""
+    """Another machine can resume the run that a store holds, and its status is true."""
     if (checkpoint := files.get("checkpoint/state.pt")) is not None:
         logged = [int(line.split(",")[0]) for line in files["metrics.csv"].splitlines()[1:]]
         assert logged[: int(checkpoint)] == list(range(1, int(checkpoint) + 1))
@@ -170,9 +185,7 @@ def refuse(*paths):
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 60), st.booleans())
 def test_what_is_in_the_store_is_true_at_every_instant(tmp_path_factory, steps, breaks_off, links):
-    """The trainer goes on between any two files that are sent, and the sending breaks off anywhere; on a disk with hard
-    links and on one without.
-    """
+    """The trainer writes between any two files that are sent. Sending breaks off anywhere, with hard links or not."""
     folder, fs, run = tmp_path_factory.mktemp("run"), fsspec.filesystem("memory"), "/runs/fam/run"
     fs.store.clear()
     mine, trainer, todo, sent, put = lease_of(fs, run), life(folder), iter(steps), 0, transfer.put
@@ -213,7 +226,7 @@ def test_only_what_changed_is_sent_again(tmp_path, monkeypatch, links):
         monkeypatch.setattr("os.link", refuse)
     monkeypatch.setattr(transfer, "put", lambda fs, file, path: (sent.append(Path(path).name), put(fs, file, path)))
     live(tmp_path, 5)
-    for name in ("model.tmp", ".lock", ".notebook.ipynb.1", "tracker/.cache/x"):  # another process is at these
+    for name in ("model.tmp", ".lock", ".notebook.ipynb.1", "tracker/.cache/x"):  # another process is writing these
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half")
     mine = lease_of(fs, "/runs/fam/run")
@@ -239,7 +252,7 @@ def test_what_a_publisher_that_died_left_behind_is_no_harm(tmp_path):
 
 def published(machine, name: str, steps: int, store: str = "memory://runs") -> Path:
     machine(name)
-    folder = mirror.mirror(store) / "fam" / "run"
+    folder = mirror.mirror_folder(store) / "fam" / "run"
     with mirror.working(folder):
         live(folder, steps)
     return folder
@@ -256,7 +269,7 @@ def test_another_machine_gets_a_run_whole_and_goes_on(machine):
 
 
 def test_who_only_looked_at_a_run_is_not_further_than_its_checkpoint(machine):
-    """The logs go back when a run resumes; without the checkpoint, those seen before are nothing to go on from."""
+    """Logs are cut back when a run resumes, so a machine that fetched only the logs has nothing to resume from."""
     folder = published(machine, "a", 9)
     machine("b")
     seen = mirror.fetch("memory://runs") / "fam" / "run"
@@ -275,7 +288,7 @@ def test_who_only_looked_at_a_run_is_not_further_than_its_checkpoint(machine):
 def test_what_is_further_is_never_replaced(machine, there, here, kept, whole):
     published(machine, "a", there)
     machine("b")
-    folder = mirror.mirror("memory://runs") / "fam" / "run"
+    folder = mirror.mirror_folder("memory://runs") / "fam" / "run"
     live(folder, here)
     os.utime(folder / "metrics.csv", (0, 0))  # how old it is does not matter
     before = (folder / "metrics.csv").read_text()
@@ -285,14 +298,14 @@ def test_what_is_further_is_never_replaced(machine, there, here, kept, whole):
     assert yaml.safe_load((folder / "run.yaml").read_text())["status"] == ("done" if steps == DONE else "running")
     if steps < DONE and (whole or kept == "here"):
         assert (folder / "checkpoint" / "state.pt").read_text() == str((steps - 1) // 2)
-    else:  # none that is older than the logs
+    else:  # no checkpoint that is older than the logs
         assert not (folder / "checkpoint").exists()
 
 
 def test_finished_in_both_with_other_results_neither_is_replaced(machine):
     there = published(machine, "a", DONE)
     machine("b")
-    folder = mirror.mirror("memory://runs") / "fam" / "run"
+    folder = mirror.mirror_folder("memory://runs") / "fam" / "run"
     live(folder, DONE)
     (folder / "test.csv").write_text("mse,2\n")
     mirror.fetch("memory://runs", whole=True)
@@ -305,8 +318,8 @@ def test_finished_in_both_with_other_results_neither_is_replaced(machine):
 def test_finished_in_both_with_the_same_results_is_no_conflict(machine):
     published(machine, "a", DONE)
     machine("b")
-    folder = mirror.mirror("memory://runs") / "fam" / "run"
-    live(folder, DONE)  # at another time: other seconds
+    folder = mirror.mirror_folder("memory://runs") / "fam" / "run"
+    live(folder, DONE)  # with other times
     with mirror.working(folder):
         pass
 
@@ -316,7 +329,7 @@ def test_a_fetch_that_breaks_off_is_done_again(machine, monkeypatch):
     machine("b")
     fs, left = fsspec.filesystem("memory"), iter(range(3))
     get = type(fs).get_file
-    live(mirror.mirror("memory://runs") / "fam" / "run", 3)
+    live(mirror.mirror_folder("memory://runs") / "fam" / "run", 3)
 
     def breaking(self, *paths):
         if next(left, None) == 2:
@@ -404,7 +417,7 @@ def test_of_two_at_the_same_instant_the_second_by_name_gives_way_at_once(tmp_pat
 
 
 def test_what_died_here_does_not_keep_this_machine_waiting(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "_holder", None)  # it is not asked who it was
+    monkeypatch.setattr(leases, "_holder", None)  # nobody asks who holds the lease
     monkeypatch.setattr(leases.time, "sleep", None)
     fs = fsspec.filesystem("memory")
     (tmp_path / "token").write_text("ours")
@@ -415,14 +428,14 @@ def test_what_died_here_does_not_keep_this_machine_waiting(tmp_path, monkeypatch
 
 def test_who_lost_the_lease_publishes_no_more_and_keeps_what_it_has(machine):
     fs = fsspec.filesystem("memory")
-    folder = mirror.mirror("memory://runs") / "fam" / "run"
+    folder = mirror.mirror_folder("memory://runs") / "fam" / "run"
     work = mirror.working(folder)
     work.__enter__()
     live(folder, 5)
     (lease,) = (name for name in fs.find("/runs") if ".lease-" in name)
-    fs.rm_file(lease)  # as another machine does once this one seems dead
+    fs.rm_file(lease)  # as another machine does when the lease has expired
     live(folder, 7)
-    time.sleep(3 * leases.BEAT_SECONDS)  # nor does it claim it again
+    time.sleep(3 * leases.BEAT_SECONDS)  # it does not write a new lease either
     assert not [name for name in fs.find("/runs") if ".lease-" in name]
     with pytest.raises(StoreError, match="another machine took"):
         work.__exit__(None, None, None)
@@ -435,11 +448,11 @@ def test_who_lost_the_lease_publishes_no_more_and_keeps_what_it_has(machine):
 
 
 def test_another_machine_sees_that_a_run_is_trained(machine):
-    folder = mirror.mirror("memory://runs") / "fam" / "run"
+    folder = mirror.mirror_folder("memory://runs") / "fam" / "run"
     with mirror.working(folder):
         live(folder, 5)
         mirror.fetch("memory://runs")
-        assert not mirror.leased(folder)  # here it is known better
+        assert not mirror.leased(folder)  # this machine holds the lease itself
         machine("b")
         other = mirror.fetch("memory://runs") / "fam" / "run"
         assert mirror.leased(other)
@@ -460,7 +473,7 @@ def test_what_died_here_is_not_running(machine):
 
 def test_a_store_that_cannot_be_written_ends_with_a_reason_and_is_published_later(machine, monkeypatch):
     fs = fsspec.filesystem("memory")
-    folder = mirror.mirror("memory://runs") / "fam" / "run"
+    folder = mirror.mirror_folder("memory://runs") / "fam" / "run"
 
     def broken(fs, file, path):
         raise ConnectionError("no route")
@@ -485,6 +498,7 @@ def test_a_store_that_cannot_be_written_ends_with_a_reason_and_is_published_late
         ("nonsense://x", "nonsense://x cannot be reached: Protocol not known: nonsense"),
     ],
 )
+@pytest.mark.soak
 def test_a_store_that_is_not_there_is_one_line_and_exit_code_2(machine, s3, tmp_path, monkeypatch, place, message):
     monkeypatch.chdir(make_project(tmp_path, {"fam": []}, {"fam/a": {}, "fam/b": {"seed": 1}}))
     for command in ("run params/fam", "run params/fam --dry-run", "status", "status params/fam", "compare fam"):
@@ -514,7 +528,7 @@ SFTP_SERVER = """
 import asyncio, asyncssh, functools, sys
 class Server(asyncssh.SSHServer):
     def begin_auth(self, username):
-        return False  # anyone may come in
+        return False  # no password
 async def serve(key):
     root = functools.partial(asyncssh.SFTPServer, chroot=sys.argv[1])
     server = await asyncssh.listen("127.0.0.1", 0, server_factory=Server, server_host_keys=[key], sftp_factory=root)
@@ -535,6 +549,7 @@ def ssh(tmp_path, monkeypatch):
         server.kill()
 
 
+@pytest.mark.soak
 def test_on_an_ssh_server_it_is_the_same(machine, ssh, tmp_path):
     first = published(machine, "a", 7, ssh)
     names = {file.name for file in (tmp_path / "store" / "fam" / "run").rglob("*") if file.is_file()}
@@ -549,11 +564,12 @@ def test_on_an_ssh_server_it_is_the_same(machine, ssh, tmp_path):
 # --- runs ---
 
 
+@pytest.mark.soak
 def test_a_run_opened_in_jupyter_on_another_machine_is_there(machine, s3, monkeypatch):
     given = TINY | {"store": "s3://bucket/jupyter"}
     run = open_run("fam", DEFAULTS, given).train()
     machine("b")
-    monkeypatch.setattr("seqae.runs.experiment.train", None)
+    monkeypatch.setattr("seqae.runs.experiment.train_model", None)
     other = open_run("fam", DEFAULTS, given)
     assert other.folder != run.folder
     assert other.train().status == "done"
@@ -563,6 +579,7 @@ def test_a_run_opened_in_jupyter_on_another_machine_is_there(machine, s3, monkey
     assert "test.csv" in contents(s3, f"bucket/jupyter/fam/{run.name}")
 
 
+@pytest.mark.soak
 def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_again(machine, s3, monkeypatch):
     given = TINY | {"store": "s3://bucket/again"}
     with monkeypatch.context() as patched:
@@ -570,12 +587,13 @@ def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_agai
         patched.setattr(mirror.time, "sleep", lambda seconds: None)
         with pytest.raises(StoreError, match="nothing is lost"):
             open_run("fam", DEFAULTS, given).train()
-    monkeypatch.setattr("seqae.runs.experiment.train", None)
+    monkeypatch.setattr("seqae.runs.experiment.train_model", None)
     run = open_run("fam", DEFAULTS, given).train()
     assert run.status == "done"
     assert {"run.yaml", "test.csv"} <= contents(s3, f"bucket/again/fam/{run.name}").keys()
 
 
+@pytest.mark.processes
 def test_a_worker_on_another_machine_has_a_mirror_of_its_own(machine, tmp_path):
     project = make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}})
     (item,) = planning.plan([project / "params" / "fam"], scale="tiny", store="memory://runs")
@@ -589,11 +607,11 @@ def test_a_worker_on_another_machine_has_a_mirror_of_its_own(machine, tmp_path):
     assert {"run.yaml", "report.html", "model.safetensors"} <= files.keys()
     assert str(tmp_path) not in files["notebook.ipynb"]
     executed = files["notebook.ipynb"]
-    assert execution.execute(item).reason is None  # it is looked at, and not executed
+    assert execution.execute(item).reason is None  # it is done, so it is not executed again
     assert contents(fsspec.filesystem("memory"), f"/runs/fam/{item.run.name}")["notebook.ipynb"] == executed
     machine("a")
     mirror.fetch("memory://runs")
-    assert item.why() is None
+    assert item.reason_to_execute() is None
 
 
 WAITS = """
@@ -608,21 +626,21 @@ while not Path({go!r}).exists() and time.monotonic() < deadline:
 def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     stops, waits = after_epoch(3, "time.sleep(600)", once=root / "marker"), WAITS.format(go=str(root / "go"))
-    where = {name: "stores" if name == "PUBLISH_SECONDS" else "leases" for name in QUICK}
+    where = {name: "mirror" if name == "PUBLISH_SECONDS" else "leases" for name in QUICK}
     constants = "\n".join(f"{where[name]}.{name} = {seconds}" for name, seconds in QUICK.items())
-    (root / "site").mkdir()  # for every process of a sweep
-    (root / "site" / "sitecustomize.py").write_text(f"from seqae import leases, stores\n{constants}")
+    (root / "site").mkdir()  # every process of a sweep imports it
+    (root / "site" / "sitecustomize.py").write_text(f"from seqae.stores import leases, mirror\n{constants}")
     return make_project(root, {"fam": [ONE_THREAD, stops, TRAIN.format("fam"), waits]}, {"fam/a": {"epochs": 5}})
 
 
 @pytest.fixture(scope="module")
 def of_three(project, server, tmp_path_factory):
-    """A machine dies in mid-run, then two others want to go on with it.
+    """A machine dies during a run, then two others want to resume it.
 
     What the first left in the store; what each other said (stderr, stdout), its exit code and cache: last that which
     waited for the other.
     """
-    paths = os.pathsep.join([str(project / "site"), str(Path(mirror.__file__).parents[1])])
+    paths = os.pathsep.join([str(project / "site"), str(Path(mirror.__file__).parents[2])])
     environment = os.environ | server | {"SEQAE_STORE": "s3://bucket/three", "PYTHONPATH": paths}
     environment["PYTHONUNBUFFERED"] = "1"
     caches = [tmp_path_factory.mktemp(name) for name in ("first", "second", "third")]
@@ -660,12 +678,14 @@ def of_three(project, server, tmp_path_factory):
     return left, *sorted(ends, key=lambda end: "waiting for that one" in end[0][1])
 
 
+@pytest.mark.soak
 def test_a_machine_that_dies_leaves_its_checkpoint(of_three):
     left, *_ = of_three
     assert yaml.safe_load(left["run.yaml"])["status"] == "running"
     assert "\n1,2," in left["metrics.csv"]
 
 
+@pytest.mark.soak
 def test_exactly_one_of_two_machines_goes_on_with_a_run_and_the_other_waits(of_three, s3):
     _, (one, code, cache), (other, other_code, other_cache) = of_three
     assert (code, other_code) == (0, 0), (one, other)
@@ -677,6 +697,7 @@ def test_exactly_one_of_two_machines_goes_on_with_a_run_and_the_other_waits(of_t
     assert fetched.read_bytes() == executed.read_bytes()  # the other only fetched what was made
 
 
+@pytest.mark.soak
 def test_it_ends_as_an_unbroken_run_and_all_of_it_is_in_the_store(of_three, s3, tmp_path):
     (file,) = s3.glob("bucket/three/fam/*/run.yaml")
     unbroken = open_run("fam", DEFAULTS, TINY | {"epochs": 5, "store": str(tmp_path)}).train()
@@ -694,11 +715,12 @@ def test_it_ends_as_an_unbroken_run_and_all_of_it_is_in_the_store(of_three, s3, 
     assert f"fam/{unbroken.name}/report.html" in s3.cat_file("bucket/three/index.html").decode()
 
 
+@pytest.mark.soak
 def test_other_commands_work_on_what_is_there(of_three, s3, project, monkeypatch, machine):
     *_, (_, _, cache) = of_three
     monkeypatch.chdir(project)
     monkeypatch.setenv("SEQAE_STORE", "s3://bucket/three")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))  # of whom the other one was before
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))  # of the machine that waited
     assert "1 of 1 runs done" in call("run", "params/fam", "--scale", "tiny")
     machine("new")
     assert " done " in call("status")
@@ -715,13 +737,13 @@ def test_a_sweeps_bars_follow_what_workers_elsewhere_publish(machine):
     view = SweepView(1, done=0, stores={run.folder.parents[1]})
     for epoch in (1, 2):
         machine("a")
-        folder = mirror.mirror("memory://runs") / "fam" / run.name
+        folder = mirror.mirror_folder("memory://runs") / "fam" / run.name
         with mirror.working(folder):
             record = {"family": "fam", "parameters": {}, "differs": {}, "status": "running"}
             write(folder, "run.yaml", yaml.safe_dump(record))
             head = "epoch,step,seconds,split,branch,metric,value\n" if epoch == 1 else ""
             write(folder, "metrics.csv", f"{head}{epoch},{epoch},1.0,val,all,objective,0.5\n")
         machine("b")
-        view.next_look = 0.0
+        view.next_refresh = 0.0
         view.tick([run])
         assert view.bar.tasks[-1].completed == epoch

@@ -69,15 +69,15 @@ ENVIRONMENT = "import os\nprint('threads', os.environ['OMP_NUM_THREADS'], os.env
 AFTER_EPOCH = """
 import os, signal, time
 from pathlib import Path
-from seqae import experiment
-train = experiment.train
+from seqae.runs import experiment
+train = experiment.train_model
 def hooked(p, val, *, record, **others):
     def then(table, rows):
         record(table, rows)
         if table == "metrics" and rows[0]["epoch"] == {epoch}:
             {act}
     return train(p, val, record=then, **others)
-experiment.train = hooked
+experiment.train_model = hooked
 """
 
 
@@ -165,6 +165,7 @@ def fam(project: Path) -> list[Run]:
     return [Run.load(file.parent) for file in sorted((project / "reports").glob("fam/*/run.yaml"))]
 
 
+@pytest.mark.soak
 def test_runs_of_a_sweep_are_done_and_rendered(project, first):
     runs = fam(project)
     assert {run.status for run in runs} == {"done"}
@@ -176,11 +177,13 @@ def test_runs_of_a_sweep_are_done_and_rendered(project, first):
         assert hidden <= {".lock", ".execution.lock"}
 
 
+@pytest.mark.soak
 def test_two_files_that_define_one_run_are_run_once(project, first):
     # same-as-b is b; the first time there is nothing beside which z-fresh would be another run than a
     assert first.stdout.count("\nfam/") + first.stdout.startswith("fam/") == 2
 
 
+@pytest.mark.soak
 def test_executed_notebook_holds_no_path_of_this_machine(project, first):
     for run in fam(project):
         text = (run.folder / "notebook.ipynb").read_text()
@@ -188,12 +191,14 @@ def test_executed_notebook_holds_no_path_of_this_machine(project, first):
         assert json.loads(text)["metadata"]["papermill"]["output_path"].endswith(f"fam/{run.name}/notebook.ipynb")
 
 
+@pytest.mark.soak
 def test_kernels_share_the_processors(project, first):
     (run, _) = fam(project)
     threads = max(1, CPU_COUNT // 2)
     assert f'"threads {threads} None\\n"' in (run.folder / "notebook.ipynb").read_text()
 
 
+@pytest.mark.soak
 def test_bare_papermill_and_seqae_run_share_a_folder(project, papermilled, first):
     run, before = papermilled
     after = snapshot(run)
@@ -206,6 +211,7 @@ def test_bare_papermill_and_seqae_run_share_a_folder(project, papermilled, first
     assert told == yaml.safe_load(before["run.yaml"][1])
 
 
+@pytest.mark.soak
 def test_failures_are_isolated_and_listed(project, first):
     reasons = {
         "bad": "ValueError: no <b>such</b> thing",
@@ -227,6 +233,7 @@ def test_failures_are_isolated_and_listed(project, first):
     assert "2 of 6 runs done" in first.stdout
 
 
+@pytest.mark.soak
 def test_no_kernel_outlives_its_worker(project, first):
     pids = [int(pid) for pid in (project / "pids").read_text().split()]
     assert len(pids) == 2  # it was tried once more, and no more
@@ -236,12 +243,14 @@ def test_no_kernel_outlives_its_worker(project, first):
     assert not any(map(psutil.pid_exists, pids))
 
 
+@pytest.mark.soak
 def test_done_runs_are_left_alone(second):
     process, run, before = second
     assert snapshot(run) == before
     assert f"fam/{run.name}:" not in process.stdout
 
 
+@pytest.mark.soak
 def test_fresh_trains_beside_the_old_in_the_folder_planned(project, second):
     old, new = sorted((r for r in fam(project) if "pred" not in r.name), key=lambda r: len(r.name))
     assert new.name == f"{old.name}-2"
@@ -250,6 +259,7 @@ def test_fresh_trains_beside_the_old_in_the_folder_planned(project, second):
     pd.testing.assert_frame_equal(values(new), values(old))
 
 
+@pytest.mark.soak
 def test_failed_runs_are_tried_again(project, second):
     process, *_ = second
     assert process.returncode == 1
@@ -258,6 +268,7 @@ def test_failed_runs_are_tried_again(project, second):
     assert "5 of 6 runs done" in process.stdout
 
 
+@pytest.mark.soak
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(project, second, tmp_path, monkeypatch):
     monkeypatch.setenv("SEQAE_STORE", str(tmp_path))
     unbroken = open_run("killed", DEFAULTS, TINY | {"epochs": 4}).train()
@@ -272,6 +283,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(project, second, tmp_p
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.soak
 def test_index_lists_every_run(project, second):
     page = (project / "reports" / "index.html").read_text()
     runs = [Run.load(file.parent) for file in (project / "reports").glob("*/*/run.yaml")]
@@ -282,6 +294,7 @@ def test_index_lists_every_run(project, second):
 # --- interrupted ---
 
 
+@pytest.mark.soak
 def test_ctrl_c_leaves_no_process_and_a_run_to_resume(tmp_path):
     make_project(tmp_path, {"long": [TRAIN.format("long")]}, {"long/a": {}})
     command = [*SEQAE, "run", "params/long", "--scale", "tiny", "-p", "epochs=100000"]
@@ -366,8 +379,8 @@ def test_why_a_run_is_to_be_executed_while_it_ends(tmp_path, monkeypatch):
     (item,) = plan(tmp_path, "fam/a.yaml")
     states = ["running", "done", "done", "done", "done"]
     monkeypatch.setattr(Run, "status", property(lambda run: states.pop(0)))
-    assert item.why() == planning.BUSY
-    assert item.why() == "has no report yet"
+    assert item.reason_to_execute() == planning.BUSY
+    assert item.reason_to_execute() == "has no report yet"
 
 
 @pytest.mark.parametrize("where", ["option", "parameter", "environment"])
@@ -401,7 +414,7 @@ def test_plan_tells_every_fault_of_every_file(tmp_path):
         "fam/list.yaml": "must hold a mapping",
         "fam/torn.yaml": "is not YAML",
         "lost/a.yaml": "",
-        "stray.yaml": "must lie in params/FAMILY/",
+        "stray.yaml": "must be in params/FAMILY/",
         "fam/missing.yaml": "no parameter file",
         "empty": "no *.yaml in this folder",
     }

@@ -1,8 +1,8 @@
-"""Trackers mirror what metrics.csv holds: real ones, in stores on this disk."""
+"""Real trackers, with stores on this disk, get the same values as metrics.csv."""
 
 import pytest
 
-from seqae import files
+from seqae.runs import logs
 from seqae.runs.run import open_run
 
 TINY = {
@@ -18,7 +18,7 @@ pytestmark = [  # of the trackers' own making
 
 
 def recorded(run):
-    """metrics.csv by what a tracker calls each curve: the (step, value) of every epoch."""
+    """metrics.csv as curves by the names that trackers give them: (step, value) of every epoch."""
     table = run.metrics()
     names = table.split + "/" + table.branch + "/" + table.metric
     return {name: list(zip(part.step, part.value, strict=True)) for name, part in table.groupby(names)}
@@ -45,7 +45,7 @@ def mlflow(tmp_path, monkeypatch):
     module = pytest.importorskip("mlflow", reason="mlflow is optional")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no database
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
-    module.set_tracking_uri(None)  # that of the environment
+    module.set_tracking_uri(None)  # then it reads the environment variable
     yield module
     module.end_run()
 
@@ -59,6 +59,7 @@ def mirrored(mlflow):
         yield run.info.run_name, {name: [(m.step, m.value) for m in curve] for name, curve in curves.items()}
 
 
+@pytest.mark.processes  # git, by mlflow
 def test_mlflow_holds_the_same_metrics_under_the_runs_name(tmp_path, mlflow):
     run = open_run("losses", TINY, {"store": str(tmp_path), "tracker": "mlflow"}).train()
     [(name, curves)] = mirrored(mlflow)
@@ -66,9 +67,10 @@ def test_mlflow_holds_the_same_metrics_under_the_runs_name(tmp_path, mlflow):
     close(curves, recorded(run))
 
 
+@pytest.mark.processes  # git, by mlflow
 def test_what_was_interrupted_goes_on_with_mlflow_in_the_same_process(tmp_path, mlflow, monkeypatch):
-    """As in a notebook: the cell is stopped, and run again."""
-    append = files.append
+    """As in a notebook whose cell is stopped and executed again."""
+    append = logs.append_rows
 
     def stopped(log, rows):
         append(log, rows)
@@ -76,10 +78,19 @@ def test_what_was_interrupted_goes_on_with_mlflow_in_the_same_process(tmp_path, 
             raise KeyboardInterrupt
 
     run = open_run("losses", TINY, {"store": str(tmp_path), "tracker": "mlflow"})
-    monkeypatch.setattr(files, "append", stopped)
+    monkeypatch.setattr(logs, "append_rows", stopped)
     with pytest.raises(KeyboardInterrupt):
         run.train()
-    monkeypatch.setattr(files, "append", append)
+    monkeypatch.setattr(logs, "append_rows", append)
     assert run.train().status == "done"
     found = [curves["val/all/objective"] for _, curves in mirrored(mlflow)]
     assert sorted(step for curve in found for step, _ in curve) == [3, 6, 9]
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow", "wandb", "trackio"])
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(tracker, monkeypatch, tmp_path):
+    monkeypatch.setattr("seqae.runs.trackers.find_spec", lambda name: None)
+    run = open_run("losses", TINY, {"store": str(tmp_path), "tracker": tracker})
+    with pytest.raises(ValueError, match=f"tracker {tracker} is not installed: pip install {tracker}"):
+        run.train()
+    assert not (run.folder / "metrics.csv").exists()

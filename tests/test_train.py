@@ -1,10 +1,10 @@
-"""seqae.train: the loop, its exactness, what it records and what it does when something goes wrong."""
+"""seqae.training: the loop, its exactness, what it records and what it does when something goes wrong."""
 
 import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from seqae import training as module
+from seqae.checkpoint import Checkpointing
 from seqae.data import MovingMNIST, to_range
 from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
-from seqae.evaluation import Objective, evaluate, predict
+from seqae.evaluation import Evaluation, Objective, evaluate, predict
 from seqae.losses import activate, binary_cross_entropy, squared_error
-from seqae.metrics import UNITS
+from seqae.metrics import HISTOGRAM_EDGES, UNITS
 from seqae.models import SequenceAutoencoder
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.tasks import branch_targets
 from seqae.training import Fitted, Row, fit
+from seqae.updates import UpdateRule
 
 SEEN, FUTURE = 3, 2
 BOTH = ("recon", "pred")
@@ -37,7 +39,22 @@ def sequences(split: str, first: int, last: int) -> Tensor:
 
 
 TRAIN, VAL = sequences("train", 0, 10), sequences("val", 0, 6)
-OBJECTIVE = Objective("mse", (0.0, 1.0))
+
+
+def trains(
+    loss: str = "mse",
+    pixel_range: tuple[float, float] = (0.0, 1.0),
+    recon_weight: float = 1.0,
+    reduction: str = "mean",
+    *,
+    task: str = "both",
+    activation: str = "none",
+) -> Objective:
+    return Objective(task, SEEN, loss, activation, pixel_range, recon_weight, reduction)
+
+
+OBJECTIVE = trains()
+RULE = ("optimizer", "schedule", "schedule_per", "clip_norm", "clip_update", "precision")
 
 
 def same(epoch: int) -> Tensor:
@@ -92,11 +109,16 @@ def fitted(model: SequenceAutoencoder | None = None, *, loss: str = "mse", **giv
     log = Log()
     usual: dict[str, Any] = {
         "train": same, "val": VAL, "epochs": 4, "batch_size": 4, "device": "cpu", "seed": 6, "record": log,
-        "objective": Objective(loss, pixel_range),
+        "objective": trains(loss, pixel_range),
         "optimizer": optimizer_factory("Adam", learning_rate=0.01), "schedule": schedule_factory("none", steps=4),
     }  # fmt: skip
-    result = fit(model, **usual | given)
-    return Outcome(model, log, result)
+    told = usual | given
+    told["rule"] = UpdateRule(**{name: told.pop(name) for name in RULE if name in told})
+    told["objective"] = replace(told["objective"], task=model.task, activation=model.activation)
+    if "checkpoint" in told:
+        how = {"seconds": told.pop("checkpoint_seconds", 0.0), "resume": told.pop("resume", lambda epochs: None)}
+        told["checkpoint"] = Checkpointing(told["checkpoint"], **how)
+    return Outcome(model, log, fit(model, **told))
 
 
 def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
@@ -153,7 +175,6 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("stopped_by", [Stop, KeyboardInterrupt])
 @pytest.mark.parametrize(
     ("optimizer", "schedule", "train", "after", "more"),
     [
@@ -165,13 +186,13 @@ SCHEDULES: dict[str, dict[str, Any]] = {
         ("sgd", "StepLR", same, 2, {"schedule_per": "update"}),
         ("adam", "OneCycleLR", endless, 3, {"schedule_per": "update"}),
         ("lbfgs", "none", same, 3, {}),
-        ("sgd", "none", same, 3, {"clip_update": 1e-3, "objective": Objective("mse", (0, 1), 2.0, "sum")}),
-        ("adam", "none", same, 3, {"precision": "fp16", "objective": Objective("mse", (0, 1), 1e3, "sum")}),
+        ("sgd", "none", same, 3, {"clip_update": 1e-3, "objective": trains("mse", (0, 1), 2.0, "sum")}),
+        ("adam", "none", same, 3, {"precision": "fp16", "objective": trains("mse", (0, 1), 1e3, "sum")}),
         ("adam", "StepLR", same, 3, {"precision": "bf16"}),
     ],
 )
 def test_a_resumed_run_is_the_unbroken_run(
-    tmp_path: Path, optimizer: str, schedule: str, train: Any, after: int, more: Any, stopped_by: type[BaseException]
+    tmp_path: Path, optimizer: str, schedule: str, train: Any, after: int, more: Any
 ) -> None:
     steps = 15 if "schedule_per" in more else 5  # ten sequences in batches of four
     given: dict[str, Any] = {
@@ -188,12 +209,12 @@ def test_a_resumed_run_is_the_unbroken_run(
     def record(table: str, rows: list[Row]) -> None:
         first(table, rows)
         if first.calls == after:
-            raise stopped_by
+            raise Stop
 
-    with pytest.raises(stopped_by):
+    with pytest.raises(Stop):
         fitted(model_of(), checkpoint=file, checkpoint_seconds=0, record=record, **given)
     state = torch.load(file, weights_only=True)  # runs no code
-    assert len(state["progress"][2]) == after - 1  # the objective on val, an epoch each
+    assert len(state["progress"]["objectives"]) == after - 1  # the objective on val, an epoch each
     assert [f.name for f in file.parent.iterdir()] == [file.name]
 
     resumed_at: list[int] = []
@@ -205,7 +226,6 @@ def test_a_resumed_run_is_the_unbroken_run(
     assert [row for row in first.shares if row["epoch"] < after] + second.shares == unbroken.log.shares
     assert equal(resumed.fitted.weights, unbroken.fitted.weights)
     assert equal(resumed.model.state_dict(), unbroken.model.state_dict())
-    assert resumed.fitted.best_epoch == unbroken.fitted.best_epoch
     seconds = [row["seconds"] for row in first.rows[: -len(first.rows) // after] + second.rows]
     assert seconds == sorted(seconds)  # the clock goes on where it stood
 
@@ -216,7 +236,7 @@ def test_a_resumed_run_is_the_unbroken_run(
         ("sgd", "StepLR", same, {"schedule_per": "update", "clip_update": 1e-3}),
         ("rmsprop", "ReduceLROnPlateau", endless, {}),
         ("lbfgs", "none", same, {}),
-        ("adam", "none", same, {"precision": "fp16", "objective": Objective("mse", (0, 1), 1e3, "sum")}),
+        ("adam", "none", same, {"precision": "fp16", "objective": trains("mse", (0, 1), 1e3, "sum")}),
     ],
 )
 @pytest.mark.parametrize(("number", "training", "call"), [(signal.SIGTERM, True, 5), (signal.SIGINT, False, 2)])
@@ -239,7 +259,8 @@ def test_asked_to_stop_it_goes_on_with_the_next_update(
     with pytest.raises(KeyboardInterrupt):
         fitted(model, checkpoint=file, checkpoint_seconds=3600, record=first, **given)
     assert [*map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))] == handlers
-    step, _, objectives, _ = torch.load(file, weights_only=True)["progress"]
+    progress = torch.load(file, weights_only=True)["progress"]
+    step, objectives = progress["step"], progress["objectives"]
     assert 3 * len(objectives) < step <= 3 * len(objectives) + 3  # three updates an epoch: it stands in one
 
     second = fitted(model_of(seed=99), checkpoint=file, **given)
@@ -255,7 +276,7 @@ def test_resuming_a_finished_run_trains_nothing(tmp_path: Path) -> None:
     again = fitted(model_of(seed=99), checkpoint=file)
     assert again.log.rows == []
     assert equal(again.fitted.weights, done.fitted.weights)
-    assert again.fitted == Fitted(again.fitted.weights, done.fitted.best_epoch, 4, None, again.fitted.peak_memory)
+    assert again.fitted == Fitted(again.fitted.weights, 4, None, again.fitted.peak_memory)
 
 
 DENSE = sorted(  # every optimizer of this torch that takes dense gradients
@@ -271,7 +292,7 @@ def test_every_optimizer_trains_a_step_with_its_defaults_and_resumes_exactly(nam
     one, two = fitted(epochs=1, checkpoint=tmp_path / "state.pt", **given), fitted(epochs=2, **given)
     assert one.log.curve("train", "objective") == two.log.curve("train", "objective")[:1]
     assert all(not torch.equal(w, old) for w, old in zip(one.model.parameters(), model_of().parameters(), strict=True))
-    assert evaluate(one.model, TRAIN, 10, OBJECTIVE)["all", "objective"] < one.log.curve("train", "objective")[0]
+    assert evaluate(one.model, TRAIN, 10, OBJECTIVE).objective < one.log.curve("train", "objective")[0]
     resumed = fitted(model_of(seed=99), epochs=2, checkpoint=tmp_path / "state.pt", **given)
     assert resumed.log.numbers() == two.log.numbers(since=2)
     assert equal(resumed.model.state_dict(), two.model.state_dict())
@@ -300,12 +321,11 @@ def test_best_weights_are_those_of_the_least_val_objective_not_the_last() -> Non
     run = fitted(optimizer=worse_and_worse)
     curve = run.log.curve("val", "objective")
     assert curve == sorted(curve)
-    assert run.fitted.best_epoch == 1
     assert not equal(run.fitted.weights, run.model.state_dict())
     best = model_of()
     best.load_state_dict(run.fitted.weights)
-    again = evaluate(best, VAL, 4, Objective("mse", (0, 1)))
-    assert float(again["all", "objective"]) == pytest.approx(min(curve), rel=1e-6)
+    again = evaluate(best, VAL, 4, trains("mse", (0, 1)))
+    assert float(again.objective) == pytest.approx(min(curve), rel=1e-6)
 
 
 def test_best_is_judged_on_the_trained_objective_of_the_whole_task() -> None:
@@ -313,13 +333,15 @@ def test_best_is_judged_on_the_trained_objective_of_the_whole_task() -> None:
     curve = run.log.curve("val", "objective")
     assert curve != sorted(curve)
     assert curve != sorted(curve, reverse=True)
-    assert run.fitted.best_epoch == 1 + curve.index(min(curve))
+    best = model_of()
+    best.load_state_dict(run.fitted.weights)
+    assert float(evaluate(best, VAL, 4, OBJECTIVE).objective) == pytest.approx(min(curve), rel=1e-6)
 
 
 def told(monkeypatch: pytest.MonkeyPatch, *objectives: float) -> None:
     """Let val have these objectives, an epoch each."""
     values = iter(objectives)
-    found = lambda *a, **k: {("all", "objective"): torch.tensor(next(values), dtype=torch.float64)}  # noqa: E731
+    found = lambda *a, **k: Evaluation(torch.tensor(next(values), dtype=torch.float64))  # noqa: E731
     monkeypatch.setattr(module, "evaluate", found)
 
 
@@ -327,7 +349,6 @@ def test_of_equally_good_epochs_the_first_is_kept_as_it_is_told(monkeypatch: pyt
     second = fitted(epochs=2).model.state_dict()
     told(monkeypatch, 2.0, 1.0, 1.0, 1.5)
     run = fitted()
-    assert run.fitted.best_epoch == 2
     assert equal(run.fitted.weights, second)
 
 
@@ -360,7 +381,6 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_best(poison: float,
     assert run.fitted.diverged_at == 3
     assert log.calls == 3  # what happened is recorded, and no epoch more
     assert finite(run.fitted.weights)
-    assert run.fitted.best_epoch == healthy.fitted.best_epoch
     assert equal(run.fitted.weights, healthy.fitted.weights)
     # killed after that, it is found diverged at the same epoch
     again = fitted(model_of(), checkpoint=tmp_path / "state.pt")
@@ -370,7 +390,6 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_best(poison: float,
 def test_divergence_in_the_first_epoch_leaves_the_initial_weights() -> None:
     run = fitted(optimizer=optimizer_factory("SGD", learning_rate=1e38))
     assert run.fitted.diverged_at == 1
-    assert run.fitted.best_epoch == 0
     assert equal(run.fitted.weights, model_of().state_dict())
 
 
@@ -387,7 +406,6 @@ def test_an_epoch_that_diverged_in_training_alone_is_not_the_best_either() -> No
     assert run.fitted.diverged_at == run.fitted.epochs == 2
     first, second = run.log.curve("val", "objective")
     assert second < first
-    assert run.fitted.best_epoch == 1
     assert equal(run.fitted.weights, fitted(epochs=1, precision="fp16").fitted.weights)
 
 
@@ -422,7 +440,7 @@ def test_histograms_and_extremes_are_those_of_the_outputs_on_val(pixel_range: tu
     model = model_of()
     with torch.no_grad():  # so that outputs lie anywhere, beyond the bins at either end too
         model.readouts["recon"].bias.add_(torch.linspace(-3, 3, 256))  # type: ignore[union-attr, operator]
-    run = fitted(model, epochs=2, objective=Objective("mse", pixel_range))
+    run = fitted(model, epochs=2, objective=trains("mse", pixel_range))
     edges = np.linspace(-0.25, 1.25, 61)
     centres = ((edges[1:] + edges[:-1]) / 2).round(4)
     assert [(r["epoch"], r["branch"], r["output"]) for r in run.log.shares] == [
@@ -445,11 +463,14 @@ def test_histograms_and_extremes_are_those_of_the_outputs_on_val(pixel_range: tu
 
 def test_statistics_are_measured_only_where_asked_for() -> None:
     found = evaluate(model_of(), VAL, 4, OBJECTIVE)
-    assert {*found} == {("all", "objective"), ("recon", "mse"), ("pred", "mse")}
+    assert {branch: {*errors} for branch, errors in found.errors.items()} == {branch: {"mse"} for branch in BOTH}
+    assert found.histograms == {}
     more = evaluate(model_of(), VAL, 4, OBJECTIVE, statistics=True)
-    statistics = {(b, m) for b in BOTH for m in ("preactivation_min", "preactivation_max", "histogram")}
-    assert {*more} == {*found} | statistics
-    assert all(torch.equal(more[key], found[key]) for key in found)
+    assert torch.equal(more.objective, found.objective)
+    for branch, errors in more.errors.items():
+        assert {*errors} == {"mse", "preactivation_min", "preactivation_max"}
+        assert torch.equal(errors["mse"], found.errors[branch]["mse"])
+        assert more.histograms[branch].shape == (len(HISTOGRAM_EDGES) - 1,)
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux alone tells it of a process")
@@ -477,19 +498,19 @@ def test_the_peak_of_memory_is_the_runs_own() -> None:
 def test_bce_is_absent_where_it_does_not_exist(
     activation: str, pixel_range: tuple[float, float], has_bce: bool
 ) -> None:
-    run = fitted(model_of(activation=activation), epochs=1, objective=Objective("mse", pixel_range))
+    run = fitted(model_of(activation=activation), epochs=1, objective=trains("mse", pixel_range))
     assert ("bce" in {row["metric"] for row in run.log.rows}) == has_bce
 
 
 @pytest.mark.parametrize(("task", "branch"), [("recon", "recon"), ("recon_ordered", "recon"), ("pred", "pred")])
 def test_one_task_records_its_branch_alone(task: str, branch: str) -> None:
-    run = fitted(model_of(task), epochs=1, objective=Objective("mse", (0, 1), recon_weight=0.1))
+    run = fitted(model_of(task), epochs=1, objective=trains("mse", (0, 1), recon_weight=0.1))
     assert {row["branch"] for row in run.log.rows} == {"all", branch}
     assert run.log.curve("val", "objective") == pytest.approx(run.log.curve("val", "mse", branch))  # weight 1
 
 
 def test_the_objective_is_weighted_and_in_the_training_range_but_mse_never_is() -> None:
-    run = fitted(model_of(), objective=Objective("mse", (-1.0, 1.0), recon_weight=0.8))
+    run = fitted(model_of(), objective=trains("mse", (-1.0, 1.0), recon_weight=0.8))
     for split in ("train", "val"):
         objective, recon, pred = (
             np.array(run.log.curve(split, *key))
@@ -501,7 +522,7 @@ def test_the_objective_is_weighted_and_in_the_training_range_but_mse_never_is() 
 def test_the_recon_weight_reaches_the_gradients() -> None:
     def moved(weight: float) -> dict[str, float]:
         run = fitted(
-            epochs=1, batch_size=10, objective=Objective("mse", (0, 1), recon_weight=weight),
+            epochs=1, batch_size=10, objective=trains("mse", (0, 1), recon_weight=weight),
             optimizer=optimizer_factory("SGD", learning_rate=0.1),
         )  # fmt: skip
         before, after = model_of().state_dict(), run.model.state_dict()
@@ -621,7 +642,7 @@ def test_the_gradient_is_that_of_a_plain_mean_or_sum(loss: str, weight: float, r
     own, seen = watched(still)
     fitted(
         loss=loss, epochs=1, batch_size=10, optimizer=own,
-        objective=Objective(loss, (0.0, 1.0), weight, reduction),
+        objective=trains(loss, (0.0, 1.0), weight, reduction),
     )  # fmt: skip
     plain = model_of(activation=LOSSES[loss][0]).double()
     plain_objective(plain, TRAIN, task="both", loss=loss, weight=weight, reduction=reduction).backward()
@@ -637,7 +658,7 @@ def test_a_summed_gradient_is_the_mean_times_all_pixels_of_the_batch(task: str, 
         own, seen = watched(still)
         run = fitted(
             model_of(task), epochs=1, batch_size=10, optimizer=own,
-            objective=Objective("mse", (0.0, 1.0), reduction=reduction),
+            objective=trains("mse", (0.0, 1.0), reduction=reduction),
         )  # fmt: skip
         gradients.append(torch.cat([g.flatten() for g in seen.gradients[0]]))
         norms += run.log.curve("train", "grad_norm")
@@ -651,7 +672,7 @@ def test_a_smaller_batch_sums_less_and_averages_as_much() -> None:
     ten_times_the_same = TRAIN[:1].repeat(10, 1, 1, 1)
     for reduction, share in (("mean", 1.0), ("sum", 0.5)):
         own, seen = watched(still)
-        objective = Objective("mse", (0.0, 1.0), reduction=reduction)
+        objective = trains("mse", (0.0, 1.0), reduction=reduction)
         fitted(train=lambda epoch: ten_times_the_same, epochs=1, optimizer=own, objective=objective)
         first, _, last = seen.gradients  # of 4, 4 and 2 sequences
         for large, small in zip(first, last, strict=True):
@@ -660,7 +681,7 @@ def test_a_smaller_batch_sums_less_and_averages_as_much() -> None:
 
 def test_what_is_reported_is_the_mean_whatever_is_differentiated() -> None:
     mean, total = (
-        fitted(epochs=1, optimizer=still, objective=Objective("mse", (0.0, 1.0), 0.3, reduction))
+        fitted(epochs=1, optimizer=still, objective=trains("mse", (0.0, 1.0), 0.3, reduction))
         for reduction in ("mean", "sum")
     )  # fmt: skip
     for key in (("objective", "all"), ("mse", "recon"), ("mse", "pred")):
@@ -734,7 +755,7 @@ def test_lbfgs_takes_the_steps_of_a_plain_loop(reduction: str, search: str | Non
     arguments = {"max_iter": 2, "line_search_fn": search}
     run = fitted(
         epochs=2, batch_size=10, optimizer=optimizer_factory("LBFGS", learning_rate=rate, arguments=arguments),
-        objective=Objective("mse", (0.0, 1.0), 0.3, reduction),
+        objective=trains("mse", (0.0, 1.0), 0.3, reduction),
     )  # fmt: skip
     plain = model_of()
     optim = torch.optim.LBFGS(plain.parameters(), lr=rate, **arguments)  # type: ignore[arg-type]
@@ -804,7 +825,6 @@ def test_patience_by_hand(
     told(monkeypatch, *objectives)
     run = fitted(epochs=6, batch_size=10, patience=patience)
     assert run.fitted.epochs == run.log.calls == epochs
-    assert run.fitted.best_epoch == 1 + objectives.index(min(objectives[:epochs]))
     assert run.fitted.diverged_at is None
 
 
@@ -830,7 +850,7 @@ def test_a_resumed_run_loses_patience_where_the_unbroken_does(tmp_path: Path, af
     assert resumed.fitted.epochs == 5
     assert equal(resumed.fitted.weights, unbroken.fitted.weights)
     again = fitted(model_of(seed=99), checkpoint=file, **given)  # it has ended, and stays so
-    assert (again.log.calls, again.fitted.epochs, again.fitted.best_epoch) == (0, 5, unbroken.fitted.best_epoch)
+    assert (again.log.calls, again.fitted.epochs) == (0, 5)
 
 
 # ---- evaluate and predict ----
@@ -838,7 +858,7 @@ def test_a_resumed_run_loses_patience_where_the_unbroken_does(tmp_path: Path, af
 
 def test_evaluate_by_hand_whatever_the_batches() -> None:
     model = model_of(activation="sigmoid").eval()
-    objective = Objective("bce", (0.0, 1.0), recon_weight=0.5)
+    objective = trains("bce", (0.0, 1.0), recon_weight=0.5, activation="sigmoid")
     frames = to_range(VAL, (0, 1))
     targets = branch_targets(frames, task="both", frames_in=SEEN)
     with torch.no_grad():
@@ -847,17 +867,17 @@ def test_evaluate_by_hand_whatever_the_batches() -> None:
         found = evaluate(model, VAL, batch_size, objective, quality=True)
         for branch, z in outputs.items():
             error = (z.sigmoid() - targets[branch]).square().mean((0, 2, 3))
-            assert found[branch, "mse"].tolist() == pytest.approx(error.tolist(), rel=1e-5)  # of each frame step
-            assert {m for b, m in found if b == branch} == {*UNITS}
+            assert found.errors[branch]["mse"].tolist() == pytest.approx(error.tolist(), rel=1e-5)  # of each frame step
+            assert {*found.errors[branch]} == {*UNITS}
         expected = 0.5 * binary_cross_entropy(outputs["recon"], targets["recon"]).mean()
         expected += binary_cross_entropy(outputs["pred"], targets["pred"]).mean()
-        assert float(found["all", "objective"]) == pytest.approx(float(expected), rel=1e-5)
+        assert float(found.objective) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_evaluation_changes_nothing() -> None:
     model = model_of()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    evaluate(model, VAL, 4, Objective("mse", (0, 1)))
+    evaluate(model, VAL, 4, trains("mse", (0, 1)))
     assert equal(before, model.state_dict())
     assert all(p.grad is None for p in model.parameters())
 
@@ -867,7 +887,7 @@ def test_predictions_are_frames_on_the_unit_scale() -> None:
     with torch.no_grad():
         for readout in model.readouts.values():
             readout.bias.add_(torch.linspace(-3, 3, 256))  # type: ignore[union-attr, operator]
-    output = predict(model, VAL[:, :SEEN], pixel_range=(-1.0, 1.0))
+    output = predict(model, VAL[:, :SEEN], activation=model.activation, pixel_range=(-1.0, 1.0))
     assert {b: tuple(o.shape) for b, o in output.items()} == {"recon": (6, SEEN, 16, 16), "pred": (6, FUTURE, 16, 16)}
     with torch.no_grad():
         z = model(to_range(VAL[:, :SEEN], (-1.0, 1.0)))["pred"]
@@ -891,7 +911,7 @@ def test_a_model_keeps_nothing_of_the_precision_it_was_trained_in() -> None:
     half = fitted(precision="bf16")
     fresh = model_of()
     fresh.load_state_dict(half.model.state_dict())  # as loaded from a file
-    ours, theirs = (predict(m, VAL[:, :SEEN], pixel_range=(0, 1)) for m in (half.model, fresh))
+    ours, theirs = (predict(m, VAL[:, :SEEN], activation=m.activation, pixel_range=(0, 1)) for m in (half.model, fresh))
     assert equal(ours, theirs)
     # and can be trained on in another, in the same process
     after, reference = (fitted(m, precision="none") for m in (half.model, fresh))
@@ -914,7 +934,7 @@ def test_an_interrupted_fit_leaves_no_precision_behind_either() -> None:
 def test_val_is_measured_in_float32_whatever_the_precision() -> None:
     for precision in ("bf16", "fp16"):
         run = fitted(epochs=1, precision=precision)
-        found = evaluate(run.model, VAL, 4, OBJECTIVE)["all", "objective"]
+        found = evaluate(run.model, VAL, 4, OBJECTIVE).objective
         assert run.log.curve("val", "objective") == [float(found)]
 
 
@@ -930,7 +950,7 @@ def test_fp16_trains_and_is_close_on_a_cpu_as_well() -> None:
     assert full.log.curve("train", "overflows") == []  # told where there can be some
 
 
-HUGE = Objective("mse", (0.0, 1.0), 100.0, "sum")  # times the loss's scale, 65536, it is too much for fp16
+HUGE = trains("mse", (0.0, 1.0), 100.0, "sum")  # times the loss's scale, 65536, it is too much for fp16
 OF_EVERY_KIND = ["adam", "sgd", "rmsprop", "muon"]  # two of them fused, two not
 
 
@@ -948,7 +968,7 @@ def test_an_update_that_overflows_is_left_out_and_counted(name: str) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 10])
 def test_an_epoch_of_nothing_but_overflows_is_told(batch_size: int) -> None:
-    objective = Objective("mse", (0.0, 1.0), 1e6, "sum")
+    objective = trains("mse", (0.0, 1.0), 1e6, "sum")
     run = fitted(epochs=1, batch_size=batch_size, precision="fp16", objective=objective)
     assert run.log.curve("train", "overflows") == [-(-10 // batch_size)]
     assert run.log.curve("train", "grad_norm") == []
@@ -957,7 +977,7 @@ def test_an_epoch_of_nothing_but_overflows_is_told(batch_size: int) -> None:
 
 def test_the_gradient_norm_is_the_mean_over_the_updates_made() -> None:
     ten_times_the_same = TRAIN[:1].repeat(10, 1, 1, 1)
-    objective = Objective("mse", (0.0, 1.0), 1.0, "sum")
+    objective = trains("mse", (0.0, 1.0), 1.0, "sum")
     run = fitted(
         train=lambda epoch: ten_times_the_same, epochs=1, batch_size=2, precision="fp16", objective=objective,
         optimizer=still,
@@ -1046,18 +1066,6 @@ def test_auto_finds_a_device() -> None:
     assert make_accelerator(device="cpu").device == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert make_accelerator(device="auto").device.type == expected
-
-
-# ---- trackers ----
-
-
-@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow", "wandb", "trackio"])
-def test_a_tracker_that_is_not_installed_is_refused(
-    tracker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("seqae.device.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=f"tracker {tracker} is not installed: pip install {tracker}"):
-        fitted(tracker=tracker, tracker_folder=tmp_path)
 
 
 # ---- what it takes ----

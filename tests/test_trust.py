@@ -75,8 +75,9 @@ def test_this_test_sees_what_unpickles(code: str) -> None:
 
 def test_a_record_that_asks_for_an_object_is_refused(tmp_path: Path) -> None:
     """In a run folder, and in a parameter file, that someone else sent."""
-    from seqae.parameters import ParameterError, read_yaml
+    from seqae.parameters import ParameterError
     from seqae.runs.run import Run, RunError
+    from seqae.sweeps.parameter_files import read_yaml
 
     (tmp_path / "run.yaml").write_text("family: !!python/object/apply:os.system ['touch ran']\n")
     with pytest.raises(RunError, match="damaged"):

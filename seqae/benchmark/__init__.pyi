@@ -1,38 +1,13 @@
-from .estimates import (
-    H100 as H100,
-)
-from .estimates import (
-    H100_LAUNCH as H100_LAUNCH,
-)
-from .estimates import (
-    H100_SHARE as H100_SHARE,
-)
-from .estimates import (
-    estimate as estimate,
-)
-from .estimates import (
-    matmul_rate as matmul_rate,
-)
-from .estimates import (
-    precisions as precisions,
-)
-from .estimates import (
-    seconds_of as seconds_of,
-)
-from .tables import (
-    performances as performances,
-)
-from .tables import (
-    roofline as roofline,
-)
-from .tables import (
-    speedup_bars as speedup_bars,
-)
-from .tables import (
-    speedups as speedups,
-)
-from .tables import (
-    update_times as update_times,
-)
-from .timing import measure as measure
-from .timing import run_benchmark as run_benchmark
+from .cost_estimate import H100_LAUNCH_SECONDS as H100_LAUNCH_SECONDS
+from .cost_estimate import H100_RATES as H100_RATES
+from .cost_estimate import H100_SHARE as H100_SHARE
+from .cost_estimate import estimate_cost as estimate_cost
+from .cost_estimate import estimated_seconds as estimated_seconds
+from .figures import roofline as roofline
+from .figures import speedup_bars as speedup_bars
+from .figures import update_time_bars as update_time_bars
+from .machine_rates import precision_rates as precision_rates
+from .tables import benchmark_table as benchmark_table
+from .tables import speedup_table as speedup_table
+from .update_timing import run_benchmark as run_benchmark
+from .update_timing import time_update as time_update

@@ -1,6 +1,10 @@
-"""The command line, `seqae`: its commands, and what a terminal shows of runs.
+"""The command line, `seqae`. Commands parse options and print; the work is done in the other rooms.
 
-What the commands do is in the other rooms; no other room imports this one.
+main, options, messages    the command line put together; options and messages that commands share
+run_commands               run, worker, scheduler
+page_commands              compare, rerun, demo
+record_commands            gather, status, check
+terminal, checks           bars and tables of runs; what a planned run costs and can reach
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""What a terminal shows of runs: bars while they are trained, a table of what has become of them."""
+"""What a terminal shows of runs: progress bars while they are trained, a table of their status."""
 
 import re
 import time
@@ -20,18 +20,18 @@ from rich.text import Text
 from seqae.runs import RunError, progress, read_record, remembered, run_status
 from seqae.stores import fetch, refresh
 
-if TYPE_CHECKING:  # torch behind them takes seconds to import, and a look at records needs none
+if TYPE_CHECKING:  # these import torch, which takes seconds; the status table does not need it
     from seqae.runs import Run
     from seqae.sweeps import Outcome
 
-STATUS = ["run", "status", "verdict", "test mse", "seconds", "machine"]
-ORDER = ["running", "failed", "interrupted", "waiting", "done"]  # what one watches for comes first
-LOOK_SECONDS = 5.0  # between two looks at runs elsewhere, each followed by a new index, while they train;
-LOOK_SHARE = 0.05  # more where a look takes more than this share of them
+STATUS_COLUMNS = ["run", "status", "verdict", "test mse", "seconds", "machine"]
+STATUS_ORDER = ["running", "failed", "interrupted", "waiting", "done"]  # of --watch
+REFRESH_SECONDS = 5.0  # between two updates of remote runs and of the index while runs are trained;
+REFRESH_SHARE = 0.05  # longer if updates would take more than this share of the time
 
 
 class SweepView:
-    """A bar for all runs and one for each that is under way; elsewhere than on a terminal a line for each finished."""
+    """Progress bars on a terminal, one for all runs and one per run in progress. Also a line per finished run."""
 
     def __init__(self, total: int, *, done: int, stores: set[Path]) -> None:
         self.total, self.stores = total, stores
@@ -39,23 +39,23 @@ class SweepView:
         self.seconds: list[float] = []
         self.failed: list[Outcome] = []
         self.running: dict[Path, TaskID] = {}
-        self.next_look = 0.0
+        self.next_refresh = 0.0
         console, text, bars = Console(), partial(TextColumn, markup=False), (BarColumn(), MofNCompleteColumn())
         columns = text("{task.description}"), *bars, TimeElapsedColumn(), text("{task.fields[note]}")
         self.bar = Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal)
         self.all = self.bar.add_task("runs", total=total, note=f"{done} done before")
 
     def show(self, client: Any) -> None:
-        """Where one can look into the cluster while it works, and whether it has workers."""
+        """Print the address of the cluster's dashboard, and whether it still has no worker."""
         if find_spec("bokeh"):
-            self._tell(f"dashboard: {client.dashboard_link}")
+            self._print(f"dashboard: {client.dashboard_link}")
         if not client.nthreads():
-            self._tell("no worker yet: waiting for one")
+            self._print("no worker yet: waiting for one")
 
     def tick(self, running: "list[Run]") -> None:
-        """Show how far these runs are, each in a bar of its own, and how long all that is left will take."""
+        """Update the bar of each of these runs, and from time to time the index."""
         self.slots = max(1, len(running))
-        self._look(running)
+        self._refresh(running)
         for run in running:
             if run.folder not in self.running:
                 self.running[run.folder] = self.bar.add_task(run.name, total=run.parameters.epochs, note="")
@@ -63,13 +63,13 @@ class SweepView:
                 self.bar.update(self.running[run.folder], completed=logged[0], note=f"loss {logged[1]:.4g}")
 
     def busy(self, run: "Run") -> None:
-        """Say that another process trains this one."""
+        """Print that another process trains this run."""
         if (bar := self.running.pop(run.folder, None)) is not None:
             self.bar.remove_task(bar)
-        self._tell(f"{run.family}/{run.name}: another process trains it; waiting for that one")
+        self._print(f"{run.family}/{run.name}: another process trains it; waiting for that one")
 
     def finished(self, outcome: "Outcome") -> None:
-        """Say how a run ended, and count it."""
+        """Print how a run ended, and update the bar of all runs and the time that is left."""
         run = outcome.run
         self.seconds.append(outcome.seconds)
         self.failed += [outcome] if outcome.reason else []
@@ -78,28 +78,28 @@ class SweepView:
         left = sum(self.seconds) / len(self.seconds) * (self.total - len(self.seconds)) / self.slots
         self.bar.update(self.all, advance=1, note=f"{len(self.failed)} failed, {duration(left)} left")
         ending = f"failed: {outcome.reason}" if outcome.reason else run.verdict
-        self._tell(f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s")
+        self._print(f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s")
 
-    def tell_failed(self) -> None:
-        """A table of those that failed, and why, where there are any."""
+    def show_failed(self) -> None:
+        """Print a table of the runs that failed, and why, if there are any."""
         rows = [(f"{outcome.run.family}/{outcome.run.name}", str(outcome.reason)) for outcome in self.failed]
         if rows:
             print_table(["failed", "reason"], rows, err=True)
 
-    def _look(self, running: "list[Run]") -> None:
+    def _refresh(self, running: "list[Run]") -> None:
         from seqae.reports import update_index
         from seqae.stores import StoreError
 
-        if (began := time.monotonic()) >= self.next_look:
-            with suppress(OSError, StoreError):  # told at the end
-                for run in running:  # elsewhere a worker publishes what it has, not here
+        if (began := time.monotonic()) >= self.next_refresh:
+            with suppress(OSError, StoreError):  # the end of the command reports them
+                for run in running:  # workers publish remote runs; this process only reads them
                     refresh(run.folder.parents[1], f"{run.family}/{run.name}")
                 for store in self.stores:
                     update_index(store)
             took = time.monotonic() - began
-            self.next_look = time.monotonic() + max(LOOK_SECONDS, took / LOOK_SHARE)
+            self.next_refresh = time.monotonic() + max(REFRESH_SECONDS, took / REFRESH_SHARE)
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -118,7 +118,7 @@ def _status_row(folder: Path) -> list[str]:
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool = False) -> None:
-    """Columns with whole words: on a terminal as wide as that, in files and pipes a line a row."""
+    """Print a table: as wide as the terminal; in a file or pipe one line per row, of any width."""
     console = Console(stderr=err)
     if console.is_terminal:
         console.print(_table(head, rows))
@@ -126,9 +126,9 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool
     lines = [[" ".join(cell.split("\n")) for cell in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in lines]
-    try:  # not by rich, which takes a second for a thousand of them
+    try:  # rich takes a second for a thousand rows
         print("\n".join("  ".join(row).rstrip() for row in padded), file=console.file, flush=True)
-    except BrokenPipeError:  # of `| head`
+    except BrokenPipeError:  # for example `| head`
         console.on_broken_pipe()
 
 
@@ -140,8 +140,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def status_rows(places: Iterable[str | None], folders: Sequence[Path] = ()) -> list[list[str]]:
-    """Of the runs in these folders, begun or not, none: of all in these stores: run, status, verdict, test mse,
-    seconds, machine. Brings mirrors up to date first.
+    """The rows of the status table, with `STATUS_COLUMNS`; mirrors of remote stores are synced first.
+
+    places: stores, as folder or URL. folders: the runs to show, begun or not; by default all runs of the stores.
     """
     rows, roots = [], [fetch(place) for place in places]
     with ExitStack() as looks:
@@ -150,33 +151,35 @@ def status_rows(places: Iterable[str | None], folders: Sequence[Path] = ()) -> l
         for folder in folders or sorted(file.parent for root in roots for file in root.glob("*/*/run.yaml")):
             try:
                 rows.append(_status_row(folder))
-            except RunError as error:  # one damaged folder hides no other
+            except RunError as error:  # a damaged folder must not hide the others
                 rows.append(["/".join(folder.parts[-2:]), f"failed: {error}", "", "", "", ""])
     return rows
 
 
 def print_status(rows: Callable[[], list[list[str]]], *, watch: bool) -> None:
-    """The table of `status_rows`; watch: again every two seconds, as much as fits, above it how many have which status,
-    until none is waiting or running, or Ctrl-C.
+    """Print the table of `status_rows`.
+
+    watch: repeat it every two seconds, with the number of runs in each status above it, until none is running or
+    waiting. Rows that do not fit the terminal are left out.
     """
     if not watch:
-        print_table(STATUS, rows())
+        print_table(STATUS_COLUMNS, rows())
         return
     with Live(console=Console(), auto_refresh=False, vertical_overflow="ellipsis") as live:
         while True:
-            now = sorted(rows(), key=lambda row: ORDER.index(_state(row)))
+            now = sorted(rows(), key=lambda row: STATUS_ORDER.index(_state(row)))
             counts = Counter(map(_state, now))
             summary = Text(f"{len(now)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
-            live.update(Group(summary, _table(STATUS, now)), refresh=True)
+            live.update(Group(summary, _table(STATUS_COLUMNS, now)), refresh=True)
             if not counts["running"] + counts["waiting"]:
                 return
             time.sleep(2)
 
 
 def _state(row: Sequence[str]) -> str:
-    return re.split("[:,]", row[1])[0]  # failed: why; running, epoch 3 of 5
+    return re.split("[:,]", row[1])[0]  # "failed: reason", "running, epoch 3 of 5"
 
 
 def duration(seconds: float) -> str:
-    """12.3 s, or 0:02:05."""
+    """Seconds as text: 12.3 s, or 0:02:05 from one minute on."""
     return str(timedelta(seconds=round(seconds))) if seconds >= 60 else f"{seconds:.3g} s"

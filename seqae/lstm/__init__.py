@@ -1,6 +1,8 @@
-"""The recurrent core: LSTM layers over whole sequences, dense or convolutional, with their backward pass.
+"""The recurrent core: stacks of LSTM layers over whole sequences, dense or convolutional, and their backward pass.
 
-Architectures that are built of them are in `seqae.models`.
+`layers` has the modules, `recurrence` several layers over all time steps, `unrolled` one of them, `linear` the products
+with weights and their gradients, `step.c` the pointwise half of a step, which `compiled` compiles and loads. The
+architectures that are built of these are in `seqae.models`.
 """
 
 import lazy_loader

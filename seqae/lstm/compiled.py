@@ -1,7 +1,7 @@
-"""The pointwise half of an LSTM step in C, forward and backward: one pass over memory each, where torch takes seven.
+"""`step.c`, the pointwise half of an LSTM step, compiled and loaded: it passes over memory once, torch seven times.
 
-Compiled on first use where there is a C compiler and glibc's vector functions, so on Linux, and kept in the user's
-cache; elsewhere `step_library` gives None and `steps` does the same with torch, slower where layers are narrow.
+It is compiled on first use and kept in the user's cache. That needs Linux (glibc's vector functions) and a C compiler.
+Elsewhere `step_library` returns None, and `unrolled` makes the same steps with torch, slower where layers are narrow.
 """
 
 import ctypes
@@ -16,35 +16,40 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# OpenMP's symbols are found in what torch has loaded for all, so that its threads, and their number, are shared.
+# The library finds OpenMP in what torch has loaded, so that it shares torch's threads and their number.
 OPTIONS = ["-O3", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
-OPTIONS += ["-Werror=attributes"]  # a compiler that does not know the vector functions is no gain
+OPTIONS += ["-Werror=attributes"]  # a compiler that does not know the vector functions would gain nothing
 
 
 @lru_cache(maxsize=1)
 def step_library() -> Any:
-    """The library with `forward` and `backward` of step.c, which take addresses of float32; None where it cannot be."""
+    """The loaded library with `forward` and `backward` of step.c, or None, logged with its reason, where there is none.
+
+    Both functions take addresses of contiguous float32 data, see step.c for the shapes. $SEQAE_FUSED=0 turns the
+    library off, $CC names the compiler.
+    """
     try:
         return _load()
-    except (OSError, subprocess.CalledProcessError, AttributeError) as error:
-        why = getattr(error, "stderr", None) or str(error)
+    except (ImportError, OSError, subprocess.CalledProcessError, AttributeError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
         logging.getLogger("seqae").warning(
-            "LSTM steps in torch, not in C: %s", (why.strip() or repr(error)).splitlines()[0]
+            "LSTM steps are made by torch, not in C: %s", (reason.strip() or repr(error)).splitlines()[0]
         )
         return None
 
 
 def _load() -> Any:
+    """The library, from the cache or compiled; raises one of the errors that `step_library` expects."""
     if os.environ.get("SEQAE_FUSED") == "0":
         raise OSError("SEQAE_FUSED is 0")
     wanted = os.environ.get("CC", "cc")
     if platform.system() != "Linux":
-        raise OSError(f"{platform.system()} has not glibc's vector functions")
+        raise OSError(f"{platform.system()} does not have glibc's vector functions")
     if (compiler := shutil.which(wanted)) is None:
-        raise OSError(f"no C compiler {wanted} here")
+        raise OSError(f"the C compiler {wanted} is not on this machine")
     from pooch import os_cache
 
-    cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]  # the code runs on no other kind of processor
+    cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]  # the compiled code runs on this kind of processor only
     kind = [line for line in cpu.splitlines() if line.startswith(("flags", "Features", "model name"))]
     source = (Path(__file__).parent / "step.c").read_text(encoding="utf-8")
     digest = hashlib.sha256("\n".join([source, compiler, *OPTIONS, *kind]).encode()).hexdigest()[:16]
@@ -55,7 +60,7 @@ def _load() -> Any:
             built = Path(folder) / file.name
             command = [compiler, *OPTIONS, "-x", "c", "-", "-o", str(built), "-lmvec", "-lm"]
             subprocess.run(command, input=source, text=True, check=True, capture_output=True)
-            built.replace(file)  # whole, or not there
+            built.replace(file)  # other processes see the whole file or none
     library = ctypes.CDLL(str(file))
     address, size = ctypes.c_void_p, ctypes.c_long
     library.forward.argtypes = [address, address, size, size, *[address] * 6, size, size]

@@ -1,13 +1,15 @@
-/* The pointwise half of an LSTM step, forward and backward; compiled and called by compiled.py. */
+/* The pointwise half of an LSTM step, forward and backward. compiled.py compiles it, unrolled.py calls it. */
 __attribute__((simd("notinbranch"))) float expf(float);
 __attribute__((simd("notinbranch"))) float tanhf(float);
-enum { WIDE = 256, SMALL = 8192 }; /* columns in a buffer; elements from which on two threads took 0.6 of the time */
+enum { WIDE = 256, SMALL = 8192 }; /* columns of a buffer; from SMALL elements on, two threads took 0.6 of the time */
 static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-/* Matrices have features H rows and batch B columns, those of all gates 4 blocks of them: i, f, g, o. p: 3 H peepholes,
-   or 0. */
+/* A matrix has H rows (features) and B columns (sequences). A matrix of all gates has 4 H rows: i, f, g, o. p: the 3 H
+   peepholes of i, f and o, or 0. All are contiguous float32, unless a distance between rows or columns is given. */
 
-/* Of product (or 0) + add, whose rows and columns are add_row and add_column apart: z, which is i, f, tanh(c), o. */
+/* One step forward. Reads the sum of product (4 H, B), or 0, and add (4 H, B), whose rows are add_row and whose columns
+   are add_column elements apart, and before (H, B), the last c. Writes z (4 H, B), which is i, f, tanh(c), o; and g, c
+   and h, each (H, B). This function takes the rows from j to end. */
 static void forward_rows(const float *restrict product, const float *restrict add, long add_row, long add_column,
                          float *restrict z, float *restrict g, const float *restrict before, float *restrict c,
                          float *restrict h, const float *restrict p, long H, long B, long j, long end) {
@@ -33,8 +35,8 @@ static void forward_rows(const float *restrict product, const float *restrict ad
     }
 }
 
-/* From what forward left, and the gradients of h and of c, which becomes that of the c before: d, that of z, whose rows
-   are d_row apart. */
+/* One step backward. Reads what forward has left and d_h (H, B), the gradient of h. Writes d (4 H, B), the gradient of
+   product + add, whose rows are d_row elements apart. d_c (H, B), the gradient of c, becomes that of the c before. */
 static void backward_rows(const float *restrict z, const float *restrict g, const float *restrict before,
                           const float *restrict c, const float *restrict d_h, float *restrict d_c, float *restrict d,
                           long d_row, const float *restrict p, long H, long B, long j, long end) {
@@ -51,8 +53,8 @@ static void backward_rows(const float *restrict z, const float *restrict g, cons
   }
 }
 
-/* To each thread its rows j to end. Loops in the parallel region itself, where gcc loses `restrict`, took three times
-   as long. */
+/* Gives each thread its rows, j to end. The loops stand in functions of their own: in the parallel region itself gcc
+   loses `restrict`, and they took three times as long. */
 #define SHARED(call) \
   _Pragma("omp parallel if (H * B >= SMALL)") { \
     long n = omp_get_num_threads(), own = omp_get_thread_num(), j = H * own / n, end = H * (own + 1) / n; call; }

@@ -1,6 +1,6 @@
-"""What people read: a run's page, comparisons of many as tables and figures, moving frames, the index of a store.
+"""What people read: the page of a run, the index of a store, comparisons of many runs, figures, moving frames.
 
-All is read from run folders (`runs`); nothing here trains or executes a notebook (`sweeps`).
+Everything is made from run folders (`runs`). Nothing here trains a model or executes a notebook (`sweeps` does).
 """
 
 import lazy_loader

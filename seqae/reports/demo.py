@@ -1,6 +1,9 @@
-"""What a trained run makes of sequences it never saw: notebooks/demo.ipynb, its numbers, and its page."""
+"""The demo of a trained run on test sequences: which run, the error of each sequence shown, and the conclusion.
 
-from collections.abc import Mapping
+notebooks/demo.ipynb shows it; `seqae.sweeps` executes that notebook for `seqae demo`.
+"""
+
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -14,11 +17,14 @@ from seqae.tasks import branch_targets
 
 
 def shown_run(folder: str = "") -> Run:
-    """The run of a folder, a relative one seen from the store; empty: the newest finished run of the store."""
+    """The run of a folder, a relative one of the store; without a folder, the newest finished run of the store.
+
+    Raises RunError where there is none.
+    """
     if folder:
         return Run.load(fetch(None, folder, whole=True) / Path(folder).expanduser())
     store = fetch()
-    # A benchmark has no results: it trains nothing.
+    # A benchmark has no results, because it trains nothing.
     done = [run for run in find_runs(store) if run.status == "done" and run.record().get("results")]
     if not done:
         raise RunError(f"no finished run in {store}: seqae run params/losses --scale quick makes some")
@@ -27,9 +33,11 @@ def shown_run(folder: str = "") -> Run:
     return newest
 
 
-def errors(run: Run, outputs: Mapping[str, np.ndarray], sequences: list[int]) -> pd.DataFrame:
-    """MSE per pixel on [0, 1] of the pictures shown, 8 bits a pixel: sequence, branch, frame (step of the decoder, from
-    1), metric, value. outputs: as `Run.outputs` gives them for these sequences.
+def shown_errors(run: Run, outputs: Mapping[str, np.ndarray], sequences: Sequence[int]) -> pd.DataFrame:
+    """MSE per pixel on [0, 1] of the pictures shown: sequence, branch, frame (decoder step, from 1), metric, value.
+
+    outputs: as `Run.outputs` returns them for these sequences, uint8. An unbounded output is clipped in them, so the
+    MSE can be a little lower than in test.csv.
     """
     p, frames, rows = run.parameters, torch.from_numpy(outputs["frames"]), []
     for branch, target in branch_targets(frames, task=p.task, frames_in=p.frames_in).items():
@@ -39,8 +47,10 @@ def errors(run: Run, outputs: Mapping[str, np.ndarray], sequences: list[int]) ->
     return pd.DataFrame(rows, columns=["sequence", "branch", "frame", "metric", "value"])
 
 
-def conclude(run: Run, errors: pd.DataFrame) -> str:
-    """How good the sequences shown are beside all of test, and which is the best and the worst; a line a branch."""
+def demo_findings(run: Run, errors: pd.DataFrame) -> str:
+    """The verdict and, for each branch, the MSE of the sequences shown, of all test sequences and of the mean frame,
+    and the best and the worst sequence: Markdown. errors: as `shown_errors` returns them.
+    """
     test, levels = run.test().query("frame.isna() and metric == 'mse'"), run.baselines()
     verdict = run.verdict or "no verdict"
     lines = [f"**{escape(verdict[0].upper() + verdict[1:])}**, on val.\n"]
@@ -51,8 +61,8 @@ def conclude(run: Run, errors: pd.DataFrame) -> str:
         each = part.groupby("sequence")["value"].mean()
         lines.append(
             f"- {branch}: MSE {each.mean():.4f} per pixel on the {len(each)} sequences shown, "
-            f"{test[test.branch == branch]['value'].item():.4f} on all of test (the mean frame: "
-            f"{mean['value'].item():.4f}); best is test {each.idxmin()} with {each.min():.4f}, worst test "
+            f"{test[test.branch == branch]['value'].item():.4f} on all test sequences (mean frame "
+            f"{mean['value'].item():.4f}); the best is test {each.idxmin()} with {each.min():.4f}, the worst test "
             f"{each.idxmax()} with {each.max():.4f}."
         )
     return "\n".join(lines)

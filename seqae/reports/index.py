@@ -1,44 +1,119 @@
-"""The page of all runs of a store, written anew from what their folders say."""
+"""The index of a store: one page of all its runs, made from what their folders record."""
 
 import time
-from collections.abc import Mapping
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+from PIL import Image
 
-from seqae.reports.page import IndexRow, thumbnail, write_index
-from seqae.runs import Run, RunError, mse_rows, notes, read_record, remembered, run_status
+from seqae.metrics import MORE_IS_BETTER, UNITS
+from seqae.reports.rendering import write_page
+from seqae.runs import Run, RunError, label, mse_rows, notes, read_record, remembered, run_status
 from seqae.stores import publish, refresh
+
+THUMBNAIL = (240, 96)  # pixels; shown at half that size, so that it is sharp on screens of high density
+STALE_SECONDS = 3600  # a temporary index file of that age was left by a process that was killed
+
+
+class ComparisonData(TypedDict):
+    """What the index page needs to compare a finished run with others."""
+
+    steps: dict[str, list[float]]  # by branch: test MSE of each frame step
+    mean_frame: dict[str, float]  # by branch: test MSE of the mean frame
+    sequences: str  # which sequences the run's pictures show
+    recipe: str  # equal for runs that differ only by seed
+
+
+class FolderSummary(TypedDict):
+    """What the index shows of a run beyond its record."""
+
+    loss: str | None
+    beside: ComparisonData | None
+    picture: str | None
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One run in the index. `href` is an unquoted path relative to the index."""
+
+    family: str
+    name: str
+    href: str
+    status: str
+    verdict: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    picture: str | None = None  # a data URI, see `thumbnail`
+    started: str = ""
+    duration_s: float | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    comparison: ComparisonData | None = None  # with it, the run can be selected for comparison
+    defined: Mapping[str, str] = field(default_factory=dict)  # all parameters, for the filter
 
 
 def update_index(store: Path) -> None:
-    """Rewrite index.html of a store from the run folders and comparisons in it."""
+    """Rewrite index.html of a store from its run folders and comparison pages."""
     with remembered(store) as root:
         rows = [_row(file.parent) for file in sorted(root.glob("*/*/run.yaml"))]
-    pages = sorted(store.glob("*/compare.html"))
-    for left in store.glob(".index.html.*"):  # by a process that was killed while it wrote
+    comparisons = {
+        page.parent.name: page.relative_to(store).as_posix() for page in sorted(store.glob("*/compare.html"))
+    }
+    for left in store.glob(".index.html.*"):
         with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > 3600:
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink()
-    write_index(store / "index.html", rows, [(page.parent.name, page.relative_to(store).as_posix()) for page in pages])
+    write_index(store / "index.html", rows, comparisons)
 
 
 def publish_index(store: Path, *pages: str) -> None:
-    """Rewrite it with what other machines did meanwhile; where the store is elsewhere, publish it and those pages."""
+    """Update the index with the runs of other machines; publish it and `pages` where the store is remote."""
     refresh(store)
     update_index(store)
     publish(store, *pages, "index.html")
+
+
+def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Mapping[str, str]) -> None:
+    """Write the index page. comparisons: the path relative to the index, by title."""
+    columns = _metric_columns(rows)
+    pairs = {pair for row in rows for pair in row.defined.items()}
+    varying = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
+    shared = sorted(pair for pair in pairs if pair[0] not in varying)
+    defined = ["".join(f"{key}={value}\n" for key, value in r.defined.items() if key in varying) for r in rows]
+    write_page(
+        html,
+        "index.html.j2",
+        runs=list(zip(rows, defined, strict=True)),
+        columns={column: label(metric) for column, metric in columns.items()},
+        families=sorted(Counter(row.family for row in rows).items()),
+        best={column for column, metric in columns.items() if metric in MORE_IS_BETTER},
+        shared="".join(f"{key}={value}\n" for key, value in shared),
+        comparisons=comparisons,
+        pictured=any(row.picture for row in rows),
+        states=Counter(row.status for row in rows),
+    )
+
+
+def _metric_columns(rows: Sequence[IndexRow]) -> dict[str, str]:
+    # The metric of each column, "mse" of "recon mse": by metric in the order of UNITS, recon before pred.
+    metrics = {column: column.rpartition(" ")[2] for row in rows for column in row.metrics}
+    order = [*UNITS, *sorted({*metrics.values()} - UNITS.keys())]
+    ordered = sorted(metrics, key=lambda column: (order.index(metrics[column]), not column.startswith("recon"), column))
+    return {column: metrics[column] for column in ordered}
 
 
 def _row(folder: Path) -> IndexRow:
     family, name = folder.parts[-2:]
     try:
         record = read_record(folder)
-        known = _worked_out(folder, record)
+        known = _folder_summary(folder, record)
         status = run_status(folder, record)
-    except RunError as error:  # damaged: say so, and show the others
+    except RunError as error:  # a damaged record: the row says so, and the other runs are still listed
         return IndexRow(family, name, f"{family}/{name}/run.yaml", "failed", verdict=str(error))
     page = "report.html" if (folder / "report.html").exists() else "run.yaml"
     defined = {key: str(value) for key, value in record.get("parameters", {}).items()}
@@ -53,33 +128,31 @@ def _row(folder: Path) -> IndexRow:
         started=record.get("started", "")[:16].replace("T", " "),
         duration_s=record.get("seconds"),
         parameters={key: str(value) for key, value in record.get("differs", {}).items()},
+        comparison=known["beside"],
         defined=defined | ({"loss": known["loss"]} if known["loss"] else {}),
-        beside=known["beside"],
     )
 
 
-def _worked_out(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    # What takes more than a look at the record: with thousands of runs it is done once for each state of its files.
+def _folder_summary(folder: Path, record: Mapping[str, Any]) -> FolderSummary:
+    # Reading tables and pictures takes long for thousands of runs, so it is done once for each state of the files.
     files = [folder / name for name in ("frames.png", "test.csv", "baselines.csv")]
     state = [[stat.st_size, stat.st_mtime_ns] for file in files if file.exists() and (stat := file.stat())]
     kept = notes(folder)
     if kept.get("files") == state:
-        return kept
-    known: dict[str, Any] = {"loss": None, "beside": None, "picture": thumbnail(files[0])}
-    # Of another version: what it recorded is as true as ever. Or not all copied: the next index has it.
+        return FolderSummary(loss=kept["loss"], beside=kept["beside"], picture=kept["picture"])
+    known = FolderSummary(loss=None, beside=None, picture=thumbnail(files[0]))
+    # A run of another version still shows its record. A folder that is being copied is read again at the next index.
     with suppress(RunError, ValueError, TypeError, LookupError):
         run = Run.load(folder)
         known["loss"] = run.parameters.loss
         if record.get("status") == "done":
-            known["beside"] = beside_others(run)
+            known["beside"] = comparison_data(run)
             kept.update(known, files=state)
     return known
 
 
-def beside_others(run: Run) -> dict[str, Any] | None:
-    """What the index needs to set a finished run beside others: by branch the mse of each frame step on test and that
-    of the mean frame; which sequences its pictures show; and `recipe`, equal where only the seed differs.
-    """
+def comparison_data(run: Run) -> ComparisonData | None:
+    """What the index needs to compare a finished run with others; None while its tables are missing."""
     p = run.parameters
     try:
         test, levels = mse_rows(run.folder / "test.csv"), mse_rows(run.folder / "baselines.csv")
@@ -97,3 +170,15 @@ def beside_others(run: Run) -> dict[str, Any] | None:
         f"data seed {p.data_seed}",
         "recipe": f"{run.family} {p.model_copy(update={'seed': 0}).short_hash()}",
     }
+
+
+def thumbnail(path: Path) -> str | None:
+    """The first sequence of a frames.png as a small data URI; None where the file cannot be read."""
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB").crop((0, 0, image.width, min(image.height, 2 * image.width // 5)))
+    except OSError:  # missing or half written
+        return None
+    small.thumbnail(THUMBNAIL)
+    small.save(buffer := BytesIO(), "webp", quality=60, method=0)  # method 0 is the fastest, for a thousand runs
+    return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"

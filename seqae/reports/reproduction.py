@@ -1,43 +1,33 @@
-"""TODO"""
+"""A run beside the same run made again: curves, final figures, circumstances, and whether they are identical."""
 
-from pathlib import Path
+from html import escape
 
 import pandas as pd
 
-from seqae.files import store_folder
-from seqae.parameters import ParameterError, Parameters
-from seqae.runs import Run, read_record
+from seqae.runs import Run
 
 
-def recorded(folder: str | Path) -> Run:
-    """The run of a folder (a relative one seen from the store), also where today's code does not know its parameters:
-    then only what is recorded can be read. Raises RunError if the folder holds none.
-    """
-    folder = store_folder() / folder
-    try:
-        return Run.load(folder)
-    except ParameterError:
-        record = read_record(folder)
-        parameters = Parameters.model_construct(**record["parameters"])
-        return Run(folder.resolve(), record["family"], parameters, record["differs"])
+def paired_verdicts(then: Run, again: Run) -> str:
+    """Which run this is, and the verdicts of both, in a line of Markdown."""
+    return escape(f"{then.family}/{then.name}, then: {then.verdict}; again: {again.verdict}.")
 
 
-def curves(then: Run, again: Run) -> pd.DataFrame:
-    """Val metrics by epoch of both: the columns of metrics.csv, and made, "then" or "again"."""
+def paired_curves(then: Run, again: Run) -> pd.DataFrame:
+    """Val metrics by epoch of both runs: the columns of metrics.csv, and made, "then" or "again"."""
     tables = [run.metrics().query("split == 'val'") for run in (then, again)]
     return pd.concat([tables[0].assign(made="then"), tables[1].assign(made="again")], ignore_index=True)
 
 
-def finals(then: Run, again: Run) -> pd.DataFrame:
-    """Test metrics, means over frames, of both: branch, metric, unit, then, again, difference."""
+def paired_finals(then: Run, again: Run) -> pd.DataFrame:
+    """Test metrics of both runs, means over frames: branch, metric, unit, then, again, difference (again - then)."""
     keys = ["branch", "metric", "unit"]
     first, second = (run.test().query("frame.isna()")[[*keys, "value"]] for run in (then, again))
     both = first.merge(second, how="outer", on=keys).set_axis([*keys, "then", "again"], axis=1)
     return both.assign(difference=both.again - both.then)
 
 
-def circumstances(then: Run, again: Run) -> pd.DataFrame:
-    """Code, versions and machine of both, a row each: then, again, and whether they are the same."""
+def paired_circumstances(then: Run, again: Run) -> pd.DataFrame:
+    """Code, versions and machine of both runs, a row each: then, again, and same ("same" or "differs")."""
     sides = {}
     for made, run in (("then", then), ("again", again)):
         record = run.record()
@@ -47,19 +37,19 @@ def circumstances(then: Run, again: Run) -> pd.DataFrame:
     return table.assign(same=(table.then == table.again).map({True: "same", False: "differs"}))
 
 
-def conclude(then: Run, again: Run) -> str:
-    """In one line: the same to the last bit, or the largest relative difference of val mse and of the test figures."""
-    val = _paired(then, again, "metrics", ["split", "branch", "metric", "epoch"])
+def rerun_findings(then: Run, again: Run) -> str:
+    """One line: identical to the last bit, or the largest relative difference of val MSE and of the test metrics."""
+    val = _differences(then, again, "metrics", ["split", "branch", "metric", "epoch"])
     val = val.query("metric == 'mse' and split == 'val'")
-    test = _paired(then, again, "test", ["branch", "metric", "frame"])
+    test = _differences(then, again, "test", ["branch", "metric", "frame"])
     if (val.share == 0).all() and (test.share == 0).all():
-        return f"Identical to the last bit: all {len(val)} val mse by epoch and all {len(test)} figures on test."
-    return f"Not identical: val mse {_difference(val, 'epoch')}; figures on test {_difference(test, 'frame')}."
+        return f"Identical to the last bit: all {len(val)} values of val MSE by epoch and all {len(test)} test metrics."
+    return f"Not identical: val MSE values {_largest(val, 'epoch')}; test metrics {_largest(test, 'frame')}."
 
 
-def _paired(then: Run, again: Run, table: str, keys: list[str]) -> pd.DataFrame:
-    # What both recorded of the metrics that both have, read to the last bit, and the share by which again differs:
-    # infinite where one has nothing, or NaN, and the other a number.
+def _differences(then: Run, again: Run, table: str, keys: list[str]) -> pd.DataFrame:
+    # The values of the metrics that both runs recorded, read to the last bit, and share, the relative difference:
+    # infinite where one run has no value, or NaN, and the other a number.
     first, second = (pd.read_csv(run.folder / f"{table}.csv", float_precision="round_trip") for run in (then, again))
     both = first.merge(second, how="outer", on=keys, suffixes=("_then", "_again"))
     both = both[both.metric.isin({*first.metric} & {*second.metric})]
@@ -68,9 +58,9 @@ def _paired(then: Run, again: Run, table: str, keys: list[str]) -> pd.DataFrame:
     return both.assign(share=share.where(~same, 0.0))
 
 
-def _difference(both: pd.DataFrame, step: str) -> str:
+def _largest(both: pd.DataFrame, step: str) -> str:
     if (both.share == 0).all():
-        return f"identical to the last bit ({len(both)})"
+        return f"are identical to the last bit ({len(both)})"
     worst = both.loc[both.share.idxmax()]
     where = f"{worst.branch} {worst.metric}" + (f", {step} {worst[step]:.0f}" if worst[step] == worst[step] else "")
     most = f" by up to {100 * worst.share:.2g} %" if worst.share < float("inf") else ""

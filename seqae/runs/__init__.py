@@ -1,6 +1,11 @@
-"""A run: the cells and name that define it, its folder and record, its life from training to test, and gathering.
+"""A run: one notebook executed with one set of parameters, and the folder that keeps what became of it.
 
-How a model trains is in the core; pages and figures are in `reports`, executing notebooks in `sweeps`.
+    cells, naming, assignment, experiment    from a notebook's parameters to a name, a model and its data
+    run, ranks, live, trackers               training it, on one or several devices, and what is seen meanwhile
+    folder, records, provenance, git         what its folder says, and what code made it
+    pictures, gather                         its frames as pictures; runs of several machines in one store
+
+The training loop is in the core; pages and figures are in `reports`, executing notebooks in `sweeps`.
 """
 
 import lazy_loader

@@ -1,23 +1,36 @@
-"""The parameters cell of a notebook: read from its file, or from the kernel that executes it.
+"""The parameters cell of a notebook, read from the notebook's file or from the kernel that executes it.
 
-What git has of it are the family's defaults, from which runs are named; what was edited since is given, to each run.
+The cell as committed in git holds the family's defaults, from which runs are named. Values edited since then count as
+given to each run.
 """
 
 import ast
 import json
 import re
-import subprocess
 from hashlib import sha256
-from os import environ
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from seqae.files import project_root
 from seqae.parameters import ParameterError, merge, resolve
+from seqae.runs.assignment import current_assignment
+from seqae.runs.git import run_git
+
+
+class FamilyNotebook(NamedTuple):
+    """A family's notebook, its parameters cell split into what is committed and what was edited since.
+
+    text: the notebook's JSON, with the parameters cell as committed. defaults: the values of that cell. edits: the
+    values of the cell in the file that differ from the defaults.
+    """
+
+    text: str
+    defaults: dict[str, Any]
+    edits: dict[str, Any]
 
 
 def read_cell(source: str) -> dict[str, Any]:
-    """The literal assignments of a parameters cell. Raises `ParameterError` on anything but a literal."""
+    """The values that a parameters cell assigns, by name. Raises ParameterError for all but literal assignments."""
     values = {}
     try:
         statements = ast.parse(source).body
@@ -44,14 +57,15 @@ def read_cell(source: str) -> dict[str, Any]:
 
 
 def family_defaults(notebook: str | Path) -> dict[str, Any]:
-    """What the cell tagged `parameters` of a notebook file assigns."""
+    """The values that the cell tagged `parameters` of a notebook file assigns. Raises ParameterError."""
     return read_cell("".join(_tagged(json.loads(Path(notebook).read_text(encoding="utf-8")), notebook)["source"]))
 
 
-def family_notebook(notebook: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """A notebook's JSON text with its cell of parameters as it is committed, what that assigns, and what the file's
-    own says otherwise. The file as it is, and nothing else, where git knows no sound one. Raises ParameterError where
-    the file's own is not sound.
+def family_notebook(notebook: Path) -> FamilyNotebook:
+    """Read a family's notebook and separate its committed defaults from later edits.
+
+    If git has no sound committed cell, the file's own cell holds the defaults and there are no edits. Raises
+    ParameterError if the cell in the file is not sound.
     """
     text = notebook.read_text(encoding="utf-8")
     try:
@@ -64,28 +78,32 @@ def family_notebook(notebook: Path) -> tuple[str, dict[str, Any], dict[str, Any]
         resolve(own)
     except ParameterError as error:
         raise ParameterError(f"the cell of parameters of {notebook.name}: {error}") from None
-    defaults, edits = _apart(committed, own)
+    defaults, edits = _separated(committed, own)
     if edits:
         cell["source"] = committed
         text = json.dumps(content)
-    return text, defaults, edits
+    return FamilyNotebook(text, defaults, edits)
 
 
 def cells_hash(text: str) -> str:
-    """8 hex digits of the cells of a notebook's JSON text, but for the parameters that papermill injected."""
+    """8 hex digits of the cells of a notebook's JSON text, without the cell of parameters that papermill injected."""
     cells = [c for c in json.loads(text)["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
     return sha256("\0".join("".join(cell["source"]) for cell in cells).encode()).hexdigest()[:8]
 
 
 def parameter_cells(family: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A family's defaults, and what is given beside them: as executed so far in this kernel.
+    """The defaults of this notebook's family and the values given beside them, both as mappings for `open_run`.
 
-    The notebook's own cell is the last executed one that begins with `# Parameters of`, papermill's the last that
-    begins with `# Parameters` alone. Reading the cells, not the variables, finds a mistyped name. family: whose
-    notebook this is. Where git knows it, its defaults are those of the cell committed there, and what this one says
-    otherwise is given, so that it stands in a run's name.
+    family: the name of the family, to find its notebook in git. Its defaults are then those of the committed cell, and
+    values edited since are given, so that they appear in the run's name. Without `family`, and in a sweep's kernel,
+    whose sweep has separated the edits, the executed cell holds the defaults.
+
+    The values come from the cells executed so far in this kernel: the last one that begins with `# Parameters of`, and
+    the last one that begins with `# Parameters` alone, which papermill injects. Cells are read instead of variables
+    because that finds mistyped names. Raises ParameterError outside a notebook, before the cell was executed, and for
+    anything but literal assignments.
     """
-    from IPython import get_ipython  # only a notebook needs it
+    from IPython import get_ipython  # here, because only notebooks need it
 
     shell = get_ipython()
     if shell is None:
@@ -98,14 +116,14 @@ def parameter_cells(family: str | None = None) -> tuple[dict[str, Any], dict[str
             injected = read_cell(source)
     if not (values := read_cell(own)):
         raise ParameterError("no parameters: first run the cell that begins with '# Parameters of'")
-    if family is None or "SEQAE_RUN" in environ:  # a sweep has told them apart already
+    if family is None or current_assignment():
         return values, injected
-    defaults, edits = _apart(_committed(project_root() / "notebooks" / f"{family}.ipynb"), values)
+    defaults, edits = _separated(_committed(project_root() / "notebooks" / f"{family}.ipynb"), values)
     return defaults, merge(edits, injected) if edits else injected
 
 
 def _tagged(content: Any, notebook: str | Path) -> dict[str, Any]:
-    # Of JSON: nbformat costs more than a second to import, and every kernel imports this module.
+    # From JSON, because every kernel imports this module and nbformat takes more than a second to import.
     try:
         tagged = [cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     except (KeyError, TypeError, AttributeError):
@@ -116,17 +134,17 @@ def _tagged(content: Any, notebook: str | Path) -> dict[str, Any]:
 
 
 def _committed(notebook: Path) -> str | None:
-    command = ["git", "-C", str(notebook.parent), "cat-file", "blob", f"HEAD:./{notebook.name}"]
+    # The source of the committed parameters cell; None without git, outside it, or if no such cell was committed.
     try:
-        content = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-        return "".join(_tagged(content, notebook)["source"])
-    except (OSError, subprocess.CalledProcessError, ValueError, KeyError):  # no git, not in it, or no such cell then
+        found = run_git(notebook.parent, "cat-file", "blob", f"HEAD:./{notebook.name}")
+        return None if found.returncode else "".join(_tagged(json.loads(found.stdout), notebook)["source"])
+    except (ValueError, KeyError):
         return None
 
 
-def _apart(committed: str | None, own: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    # What is gone from the cell is the library's default again.
-    spelled = merge(own)  # raises where it contradicts itself
+def _separated(committed: str | None, own: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    # Defaults and edits. A parameter that was deleted from the cell is edited to the library's default.
+    spelled = merge(own)  # raises ParameterError where the cell contradicts itself
     try:
         resolve(defaults := read_cell(committed or ""))
     except ParameterError:

@@ -1,13 +1,12 @@
-"""From parameters to models, data, optimizers and a trained model: the one place that knows which goes where.
+"""From parameters to models, data, optimizers and a trained model: the only place that knows which goes where.
 
-`config` says what the values may be and the other modules do the work; nothing here touches a run's folder.
+`seqae.parameters` says which values are allowed, the core does the work; nothing here touches a run's folder.
 """
 
 import json
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -15,28 +14,33 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
+from seqae.checkpoint import Checkpointing
 from seqae.data import DIGITS, OFFICIAL_SHAPE, MovingMNIST, official_test, open_stream
 from seqae.device import make_accelerator
 from seqae.diagnosis import baselines, reachable_floor
 from seqae.evaluation import Objective, evaluate
 from seqae.metrics import UNITS
-from seqae.models import SequenceAutoencoder, initialise
+from seqae.models import ARCHITECTURES, SequenceAutoencoder, initialise
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parameters import Parameters, resolve
 from seqae.runs.ranks import launch
 from seqae.tasks import branch_targets
-from seqae.training import Fitted, fit
+from seqae.training import Fitted, Row, fit
+from seqae.updates import UpdateRule
 
 OFFICIAL_FILE = "mnist_test_seq.npy"
+Record = Callable[[str, list[Row]], None]
+Resume = Callable[[int], None]
 
 
-def check(p: Parameters) -> SequenceAutoencoder:
+def check_parameters(p: Parameters) -> SequenceAutoencoder:
     """Raise ValueError for what only torch or the model can tell (a frame size that does not fit, an unknown
     optimizer or argument); return the model on the meta device, which costs no memory.
     """
-    schedule, built = _schedule(p), optimizer(p)([torch.zeros(2, 2), torch.zeros(2)])
+    rule = update_rule(p)
+    optimizer = rule.optimizer([torch.zeros(2, 2), torch.zeros(2)])
     try:
-        schedule(built)
+        rule.schedule(optimizer)
     except Exception as error:  # each is sound, but they do not fit each other
         raise ValueError(f"schedule {p.schedule} does not go with optimizer {p.optimizer}: {error}") from None
     if p.digits not in DIGITS:
@@ -111,7 +115,8 @@ def train_stream(p: Parameters) -> Callable[[int], Tensor]:
 
 def reference_levels(p: Parameters) -> pd.DataFrame:
     """Baselines and the head's reachable floor on val and test: split, branch, baseline, metric, value."""
-    reach, parts, train = check(p).reach, [], sequences(p, "train").numpy()
+    reach = ARCHITECTURES[p.architecture].reach(p.gain)
+    parts, train = [], sequences(p, "train").numpy()
     for split in ("val", "test"):
         frames = sequences(p, split)
         targets = {b: t.numpy() for b, t in branch_targets(frames, task=p.task, frames_in=p.frames_in).items()}
@@ -123,9 +128,48 @@ def reference_levels(p: Parameters) -> pd.DataFrame:
     return pd.concat(parts)[["split", "branch", "baseline", "metric", "value"]]
 
 
-def objective(p: Parameters) -> Objective:
+def objective_of(p: Parameters) -> Objective:
     """What the parameters say is trained."""
-    return Objective(p.training_loss, p.pixel_range, p.recon_weight, p.reduction)
+    return Objective(
+        task=p.task,
+        frames_in=p.frames_in,
+        loss=p.training_loss,
+        activation=p.activation,
+        pixel_range=p.pixel_range,
+        recon_weight=p.recon_weight,
+        reduction=p.reduction,
+    )
+
+
+def update_rule(p: Parameters) -> UpdateRule:
+    """How the parameters say that weights are changed. Raises ValueError as `optimizer_of` and `schedule_factory`."""
+    updates = -(-p.train_sequences // p.batch_size)
+    schedule = schedule_factory(
+        p.schedule,
+        steps=p.epochs * (updates if p.schedule_per == "update" else 1),
+        every=p.schedule_every,
+        gamma=p.schedule_gamma,
+        arguments=p.schedule_arguments,
+    )
+    return UpdateRule(
+        optimizer=optimizer_of(p),
+        schedule=schedule,
+        schedule_per=p.schedule_per,
+        clip_norm=p.clip_norm,
+        clip_update=p.clip_update,
+        precision=p.precision,
+    )
+
+
+def optimizer_of(p: Parameters) -> Callable[[Iterable[Tensor]], Optimizer]:
+    """The optimizer that the parameters name, to be called with the weights. Raises ValueError, see `optimizers`."""
+    return optimizer_factory(
+        p.optimizer,
+        learning_rate=p.learning_rate,
+        momentum=p.momentum,
+        weight_decay=p.weight_decay,
+        arguments=p.optimizer_arguments,
+    )
 
 
 def new_model(p: Parameters) -> SequenceAutoencoder:
@@ -144,73 +188,58 @@ def new_model(p: Parameters) -> SequenceAutoencoder:
     return model
 
 
-def train(p: Parameters, val: Tensor, **recording: Any) -> tuple[SequenceAutoencoder, Fitted]:
-    """Fit a new model, on p.devices; it comes back with its best weights on val.
+def train_model(
+    p: Parameters, val: Tensor, *, record: Record, checkpoint: Path | None = None, resume: Resume = lambda epochs: None
+) -> tuple[SequenceAutoencoder, Fitted]:
+    """Train a new model, on p.devices processes, and return it with the weights that were best on val.
 
-    recording: record, checkpoint and resume, as for `fit`; all are called, and end up, in this process.
-    Raises `parallel.RankError` where one of several processes fails.
+    val: uint8 (N, frames_in + frames_out, H, W). record, resume: as for `fit` and `Checkpointing`; they are called in
+    this process. checkpoint: the file to go on from, and to replace. Raises `ranks.RankError` where one of several
+    processes fails.
     """
     model = new_model(p)
     if p.devices == 1:
-        fitted = _fit(p, val, model, **recording)
+        fitted = _fit(p, val, checkpoint, model, record=record, resume=resume)
     else:
-        fitted = launch(_fit, p.devices, p, val, device=p.device, **recording)
+        fitted = launch(_fit, p.devices, p, val, checkpoint, device=p.device, record=record, resume=resume)
         model.to(make_accelerator(device=p.device).device)
     model.load_state_dict(fitted.weights)
     return model, fitted
 
 
-def _fit(p: Parameters, val: Tensor, model: SequenceAutoencoder | None = None, **recording: Any) -> Fitted:
+def _fit(
+    p: Parameters,
+    val: Tensor,
+    checkpoint: Path | None,
+    model: SequenceAutoencoder | None = None,
+    *,
+    record: Record,
+    resume: Resume,
+) -> Fitted:
     return fit(
         model or new_model(p),
         train_stream(p),
         val,
-        objective=objective(p),
-        optimizer=optimizer(p),
-        schedule=_schedule(p),
+        objective=objective_of(p),
+        rule=update_rule(p),
         epochs=p.epochs,
         batch_size=p.batch_size,
-        schedule_per=p.schedule_per,
-        clip_norm=p.clip_norm,
-        clip_update=p.clip_update,
-        patience=p.patience,
+        record=record,
         seed=p.seed,
-        precision=p.precision,
+        patience=p.patience,
         device=p.device,
-        checkpoint_seconds=p.checkpoint_seconds,
-        **recording,
+        checkpoint=Checkpointing(checkpoint, p.checkpoint_seconds, resume) if checkpoint else None,
     )
 
 
 def test_table(model: SequenceAutoencoder, p: Parameters) -> pd.DataFrame:
     """The final figures: branch, frame (1, 2, …; empty: mean over frames), metric, value, unit, sequences."""
     test = sequences(p, "test")
-    final = evaluate(model, test, p.batch_size, objective(p), quality=True)
+    final = evaluate(model, test, p.batch_size, objective_of(p), quality=True)
     rows = [
         (branch, frame, metric, value, UNITS[metric], len(test))
-        for (branch, metric), steps in final.items()
-        if branch != "all"
+        for branch, errors in final.errors.items()
+        for metric, steps in errors.items()
         for frame, value in [("", float(steps.mean())), *enumerate(steps.tolist(), start=1)]
     ]
     return pd.DataFrame(rows, columns=["branch", "frame", "metric", "value", "unit", "sequences"])
-
-
-def optimizer(p: Parameters) -> Callable[[Iterable[Tensor]], Optimizer]:
-    """The optimizer that the parameters name, awaiting the weights."""
-    return optimizer_factory(
-        p.optimizer,
-        learning_rate=p.learning_rate,
-        momentum=p.momentum,
-        weight_decay=p.weight_decay,
-        arguments=p.optimizer_arguments,
-    )
-
-
-def _schedule(p: Parameters) -> Any:
-    return schedule_factory(
-        p.schedule,
-        steps=p.epochs * (-(-p.train_sequences // p.batch_size) if p.schedule_per == "update" else 1),
-        every=p.schedule_every,
-        gamma=p.schedule_gamma,
-        arguments=p.schedule_arguments,
-    )

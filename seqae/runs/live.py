@@ -1,34 +1,35 @@
-"""A curve that grows in the notebook cell that trains; no widgets, so what a page shows of it is the last picture."""
+"""A curve that grows in the notebook cell that trains. It is a picture, so a saved notebook keeps the last one."""
 
 import time
 from collections.abc import Callable
 from io import BytesIO
-from os import environ
-from typing import Any
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-SHARE = 0.05  # of the time may go into drawing
-Record = Callable[[str, list[dict[str, Any]]], None]
+from seqae.training import Row
+
+SHARE = 0.05  # the largest share of the time that goes into drawing
+RecordRows = Callable[[str, list[Row]], None]
 
 
-def watched(record: Record, metrics: Callable[[], pd.DataFrame], *, epochs: int) -> Record:
-    """`record`, which then draws what `metrics` reads, in the cell that runs; the last epoch always.
+def watched(record: RecordRows, metrics: Callable[[], pd.DataFrame], *, epochs: int, assigned: bool) -> RecordRows:
+    """A function that calls `record` and then draws, in the notebook cell that runs, what `metrics` reads.
 
-    Elsewhere than in a notebook, and in a sweep's, which nobody watches, it is `record` itself.
+    The last of the `epochs` is always drawn. Outside notebooks, and for a run that a sweep has assigned to this kernel
+    and nobody watches, it is `record` itself.
     """
     from IPython import get_ipython
 
-    if not hasattr(get_ipython(), "kernel") or "SEQAE_RUN" in environ:
+    if assigned or not hasattr(get_ipython(), "kernel"):
         return record
     from IPython.display import Image, display
 
     handle, due = display(display_id=True), 0.0
 
-    def record_and_draw(table: str, rows: list[dict[str, Any]]) -> None:
+    def record_and_draw(table: str, rows: list[Row]) -> None:
         nonlocal due
         record(table, rows)
         began = time.monotonic()
@@ -41,9 +42,10 @@ def watched(record: Record, metrics: Callable[[], pd.DataFrame], *, epochs: int)
 
 
 def live_curve(metrics: pd.DataFrame, *, epochs: int) -> tuple[bytes, str]:
-    """How far a training is: a PNG of the objective by epoch, the axis as long as all of it, and the same in words.
+    """A PNG of the objective by epoch, on an axis of all `epochs`, and a sentence for those who do not see it.
 
-    Drawn in a few hundredths of a second, without pyplot, which the notebook may be using. metrics: as metrics.csv.
+    metrics: as metrics.csv, of at least one epoch. Drawing takes a few hundredths of a second, without pyplot, whose
+    state belongs to the notebook.
     """
     figure = Figure(figsize=(6, 2.4), layout="constrained")
     axis = figure.subplots()

@@ -1,4 +1,4 @@
-"""What a run is called, and where runs are kept."""
+"""What a run is called: words for the parameters that differ from the family's defaults."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from seqae.parameters import EXECUTION, LOSS_FIELDS, Parameters
 
-WORDS = {  # how a parameter that differs stands in a run's name; others by their own name
+WORDS = {  # how a run's name spells a parameter; others are spelled by their own name, without underscores
     "learning_rate": "lr",
     "clip_norm": "clip",
     "batch_size": "batch",
@@ -21,18 +21,22 @@ WORDS = {  # how a parameter that differs stands in a run's name; others by thei
     "schedule_per": "per",
     "schedule_gamma": "gamma",
 }
-BARE = {"architecture", "optimizer", "digits", "optimizer_arguments", "schedule_arguments"}  # their values say enough
+BARE = {"architecture", "optimizer", "digits", "optimizer_arguments", "schedule_arguments"}  # named by value alone
 
 
 def differing(parameters: Parameters, usual: Parameters) -> dict[str, Any]:
-    """Parameters that differ from the family's defaults, for people to read."""
+    """The parameters whose values differ from the family's defaults `usual`, with these values, as JSON has them.
+
+    Parameters that only say how to execute a run are left out.
+    """
     mine, theirs = parameters.model_dump(mode="json"), usual.model_dump(mode="json")
     return {key: value for key, value in mine.items() if key not in EXECUTION and value != theirs[key]}
 
 
 def run_name(parameters: Parameters, defaults: Parameters) -> str:
-    """Loss, task and decoder input, then what else differs from the family's defaults, in words:
-    0sm-pred-zero, 0nm-recon-output-rmsprop-lr0.0001-clip0.25.
+    """Loss, task and decoder input, then a word for each other parameter that differs from the family's defaults.
+
+    For example 0sm-pred-zero or 0nm-recon-output-rmsprop-lr0.0001-clip0.25; at most 150 characters.
     """
     words = [parameters.loss, parameters.task, parameters.decoder_input]
     for key, value in differing(parameters, defaults).items():
@@ -46,8 +50,10 @@ def run_name(parameters: Parameters, defaults: Parameters) -> str:
 
 
 def known_as(name: str, runs: Path) -> str:
-    """What a run WORDS-HASH is called in a folder of runs that has it already: its words follow what a family's
-    defaults were then, the same hash is the same run. Those made anew beside it, WORDS-HASH-2, are their own.
+    """The name of the run in `runs`, a family's folder, that has the hash of `name`, WORDS-HASH; `name` if none has.
+
+    An existing folder with this hash is the same run, even if its words differ because the family's defaults were
+    others then. Runs trained anew beside it, WORDS-HASH-2 and so on, are runs of their own.
     """
     digits = name.rpartition("-")[2]
     if len(digits) < 8 or (runs / name / "run.yaml").exists():

@@ -1,60 +1,81 @@
-"""Frames as pictures: strips side by side, an animation as a GIF file or with controls in a page; no torch here."""
+"""Frames as pictures: strips in a PNG file, an animation in a GIF file. Nothing here needs torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-GREY = 90  # between the frames of a strip
+GREY = 90  # 0-255, of the lines between frames
 TITLE_BAND = 24  # pixels above the columns of an animation
-Strips = list[tuple[str, np.ndarray]]  # (title, uint8 (N, T, H, W), 0-255)
+
+
+class Strip(NamedTuple):
+    """Frames of N sequences under one title. frames: uint8 (N, T, H, W), 0 black to 255 white."""
+
+    title: str
+    frames: np.ndarray
+
+
+Strips = list[Strip]
+
+
+class BranchPair(NamedTuple):
+    """The strips of one branch, with the same times and sequences."""
+
+    truth: Strip
+    output: Strip
 
 
 def sample_strips(samples: Mapping[str, np.ndarray], *, task: str, frames_in: int) -> Strips:
-    """Truth and output of each branch in true time order. samples: as `Run.samples` gives them."""
+    """Truth and output of each branch, in the order of time. samples: as `Run.samples` returns them."""
     seen, future = samples["frames"][:, :frames_in], samples["frames"][:, frames_in:]
     strips: Strips = []
     if "recon" in samples:
         output = samples["recon"] if task == "recon_ordered" else samples["recon"][:, ::-1]
-        strips += [("seen", seen), ("reconstruction", output)]
+        strips += [Strip("seen", seen), Strip("reconstruction", output)]
     if "pred" in samples:
-        strips += [("future", future), ("prediction", samples["pred"])]
+        strips += [Strip("future", future), Strip("prediction", samples["pred"])]
     return strips
 
 
 def save_strips(strips: Strips, file: Path, *, sequences: int = 2) -> None:
-    """A PNG: for each of the first sequences its strips above each other, a grey line between the frames."""
-    rows = [tile(frames[i : i + 1]) for i in range(min(sequences, len(strips[0][1]))) for _, frames in strips]
+    """Write a PNG: the strips of each of the first sequences, one below the other, with grey lines between frames."""
+    count = min(sequences, len(strips[0].frames))
+    rows = [frame_rows(frames[i : i + 1]) for i in range(count) for _, frames in strips]
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 1), (0, width - row.shape[1])), constant_values=GREY) for row in rows]
     Image.fromarray(np.vstack(padded)).save(file)
 
 
 def save_gif(strips: Strips, file: Path, *, pixels: int = 112, milliseconds: int = 200) -> None:
-    """An endless animation: one row a sequence (at most 4), one picture a frame step, titles above the columns.
+    """Write an endless animation: a row for each of at most 4 sequences, a column for each strip, with its title.
 
-    strips: truth and output in turn, as `sample_strips` gives them; after each pair stands its `difference`. pixels: a
-    frame's side in the animation, about.
+    strips: truth and output in turn, as `sample_strips` returns them; their `difference` follows each pair. pixels:
+    the width of a frame in the animation, to the nearest multiple of its own. milliseconds: for each frame step.
     """
-    columns = [column for pair in pairs(strips) for column in (*pair, ("difference", difference(*pair)))]
-    scale = max(1, round(pixels / strips[0][1].shape[3]))
+    columns: Strips = []
+    for truth, output in branch_pairs(strips):
+        columns += [truth, output, Strip("difference", difference(truth, output))]
+    scale = max(1, round(pixels / strips[0].frames.shape[3]))
     pictures = []
     for t in range(max(frames.shape[1] for _, frames in columns)):
-        tiles = [tile(frames[:4, min(t, frames.shape[1] - 1)][:, None]) for _, frames in columns]
+        tiles = [frame_rows(frames[:4, min(t, frames.shape[1] - 1)][:, None]) for _, frames in columns]
         pictures.append(_titled(np.hstack(tiles).repeat(scale, 0).repeat(scale, 1), [title for title, _ in columns]))
     pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
 
 
-def difference(truth: tuple[str, np.ndarray], output: tuple[str, np.ndarray]) -> np.ndarray:
-    """Output minus truth, of two strips, as uint8: mid-grey 128 where there is none, lighter where the output is too
-    bright, darker where it is too dark, white and black at ±1 of the unit range.
+def difference(truth: Strip, output: Strip) -> np.ndarray:
+    """Output minus truth as uint8 (N, T, H, W): 128 for no difference, 255 where a black pixel became white.
+
+    Lighter than 128 is too bright, darker is too dark; 0 is a white pixel that became black.
     """
-    return (128 + (output[1].astype(int) - truth[1]) / 2).round().clip(0, 255).astype(np.uint8)
+    return (128 + (output.frames.astype(int) - truth.frames) / 2).round().clip(0, 255).astype(np.uint8)
 
 
 def _titled(picture: np.ndarray, titles: Sequence[str]) -> Image.Image:
-    # White on black above columns of equal width, as large as the longest title allows.
+    # Titles in white on black above columns of equal width, as large as the longest title allows.
     width = picture.shape[1] // len(titles)
     longest = max(ImageFont.load_default(100).getlength(title) for title in titles)
     size = min(16, int(100 * 0.94 * width / longest))
@@ -65,12 +86,13 @@ def _titled(picture: np.ndarray, titles: Sequence[str]) -> Image.Image:
     return image
 
 
-def pairs(strips: Strips) -> list[tuple[tuple[str, np.ndarray], tuple[str, np.ndarray]]]:
-    return list(zip(strips[::2], strips[1::2], strict=True))
+def branch_pairs(strips: Strips) -> list[BranchPair]:
+    """The strips of each branch, truth and output. strips: as `sample_strips` returns them."""
+    return [BranchPair(truth, output) for truth, output in zip(strips[::2], strips[1::2], strict=True)]
 
 
-def tile(frames: np.ndarray) -> np.ndarray:
-    # (N, T, H, W) -> one row of frames a sequence, a line of grey right of and below each
+def frame_rows(frames: np.ndarray) -> np.ndarray:
+    """One picture of frames (N, T, H, W): a row for each sequence, a grey line right of and below each frame."""
     padded = np.pad(frames, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=GREY)
     n, t, h, w = padded.shape
     return padded.transpose(0, 2, 1, 3).reshape(n * h, t * w)

@@ -1,7 +1,7 @@
-"""`launch`: one function in several processes of this machine, a rank each, joined into one torch process group.
+"""`launch`: runs one function in several processes of this machine, the ranks of one torch process group.
 
-Not `accelerate.notebook_launcher`: it forks, which a notebook's kernel that has computed, or has touched a GPU, cannot.
-Ranks are new interpreters that import what they call; between notebook and rank there is one socket, and no port.
+`accelerate.notebook_launcher` forks instead, which fails in a kernel that has computed or has used a GPU. Here each
+rank is a new interpreter that imports the function. A socket pair connects it to this process; no port is opened.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -22,20 +23,30 @@ from typing import Any
 
 import torch
 
-GRACE = 2.0  # seconds after a first fault in which other ranks may tell theirs: the first told need not be the cause
+FAULT_GRACE_SECONDS = 2.0  # for other ranks to report theirs: the first fault reported need not be the cause
 
 
 class RankError(RuntimeError):
-    """A rank raised an error, or died; the message says which one and why. All ranks are stopped."""
+    """A rank raised an error or died; the message says which one and why. All ranks have been stopped."""
+
+
+@dataclass(frozen=True)
+class _Fault:
+    # when: by the monotonic clock of the machine; 0 for a rank that died, since errors of others may follow from that.
+    when: float
+    rank: int
+    reason: str | None
+    trace: str | None
 
 
 def launch(function: Callable[..., Any], count: int, *args: Any, device: str, **named: Any) -> Any:
     """Call function(*args, **named) in `count` processes and return what rank 0 returns.
 
-    function: a module's own, found by its name; args, named and the result are pickled. Callables among `named` stay
-    here: rank 0's calls of them are made in this process and waited for, those of other ranks do nothing. device: cpu
-    joins ranks by gloo, others rank N's GPU N by NCCL; Accelerate finds them joined. This process's threads are shared
-    among them. None outlives this call, or, on Linux, this process. Raises RankError, or what a callable here raises.
+    function: must be at the top level of a module. args, named and the result are pickled. Callables among `named`
+    stay in this process: rank 0 calls them here and waits for them, calls of other ranks do nothing. device: `cpu`
+    connects the ranks with gloo; otherwise rank N has GPU N, and NCCL connects them. Accelerate uses this process
+    group. The ranks share the number of threads of this process. All ranks end with this call and, on Linux, with this
+    process. Raises RankError, or what one of the callables raises.
     """
     calls = {name: value for name, value in named.items() if callable(value)}
     given = {name: value for name, value in named.items() if name not in calls}
@@ -46,7 +57,7 @@ def launch(function: Callable[..., Any], count: int, *args: Any, device: str, **
             for rank in range(count):
                 here, there = Pipe()
                 with there:
-                    command = f"from seqae.runs.ranks import serve; serve({there.fileno()}, {os.getpid()})"
+                    command = f"from seqae.runs.ranks import serve_rank; serve_rank({there.fileno()}, {os.getpid()})"
                     processes.append(
                         subprocess.Popen(
                             [sys.executable, "-c", command],
@@ -59,7 +70,7 @@ def launch(function: Callable[..., Any], count: int, *args: Any, device: str, **
                 pipes.append(here)
             request = pickle.dumps((f"file://{folder}/store", device, function, args, given, [*calls]))
             for pipe in pipes:
-                with suppress(OSError):  # it died, as reading from it will tell
+                with suppress(OSError):  # it died; `_answer` reports that
                     pipe.send_bytes(request)
             return _answer(processes, pipes, calls)
         finally:
@@ -73,8 +84,8 @@ def launch(function: Callable[..., Any], count: int, *args: Any, device: str, **
 
 def _environment(rank: int, count: int) -> dict[str, str]:
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    ranks["FORK_LAUNCHED"] = 1  # Accelerate then leaves the process group to whoever made it
-    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DDP warns where every weight has a gradient, and that it would look
+    ranks["FORK_LAUNCHED"] = 1  # then Accelerate uses the existing process group
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DDP warns of its search for unused weights
     ranks["OMP_NUM_THREADS"] = max(1, torch.get_num_threads() // count)
     path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     local = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
@@ -82,16 +93,17 @@ def _environment(rank: int, count: int) -> dict[str, str]:
 
 
 def _answer(processes: list[subprocess.Popen], pipes: list[Connection], calls: dict[str, Callable[..., Any]]) -> Any:
-    # Serve the ranks until all are done; after a fault until all have told theirs, or are silent: they wait for it.
+    # Answers calls until all ranks are done. After a fault it waits for other reports for FAULT_GRACE_SECONDS: ranks
+    # without a fault of their own hang in an exchange with the one that failed.
     result, running = None, {pipe: rank for rank, pipe in enumerate(pipes)}
-    faults: list[tuple[Any, ...]] = []  # when, rank, reason, traceback
-    while running and (ready := wait([*running], GRACE if faults else None)):
+    faults: list[_Fault] = []
+    while running and (ready := wait([*running], FAULT_GRACE_SECONDS if faults else None)):
         for pipe in ready:
             assert isinstance(pipe, Connection)
             try:
                 kind, *content = pickle.loads(pipe.recv_bytes())
             except (EOFError, OSError):
-                kind, content = "died", [0.0, None, None]  # before any error, which may be what others make of it
+                kind, content = "died", [0.0, None, None]
             if kind == "call":
                 name, args = content
                 answer = pickle.dumps(calls[name](*args))
@@ -102,13 +114,13 @@ def _answer(processes: list[subprocess.Popen], pipes: list[Connection], calls: d
             if kind == "done":
                 result = content[0] if rank == 0 else result
             else:
-                faults.append((content[0], rank, *content[1:]))
+                faults.append(_Fault(content[0], rank, *content[1:]))
     if not faults:
         return result
-    _, rank, reason, trace = min(faults, key=lambda fault: fault[:2])
-    error = RankError(f"rank {rank} of {len(pipes)}: {reason or _death(processes[rank])}")
-    if trace:
-        error.add_note(trace)
+    first = min(faults, key=lambda fault: (fault.when, fault.rank))
+    error = RankError(f"rank {first.rank} of {len(pipes)}: {first.reason or _death(processes[first.rank])}")
+    if first.trace:
+        error.add_note(first.trace)
     raise error
 
 
@@ -119,9 +131,9 @@ def _death(process: subprocess.Popen) -> str:
     return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def serve(descriptor: int, parent: int) -> None:
-    """Be a rank: what `launch` runs in a new interpreter, with its end of a socket and its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts a kernel's whole group; the kernel then stops us
+def serve_rank(descriptor: int, parent: int) -> None:
+    """What `launch` runs in a new interpreter. descriptor: of its end of the socket pair. parent: its process id."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts the whole group; the kernel stops its ranks
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
@@ -129,7 +141,7 @@ def serve(descriptor: int, parent: int) -> None:
     rank, count, pipe = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Connection(descriptor)
     try:
         where, device, function, args, given, calls = pickle.loads(pipe.recv_bytes())
-        # Metrics of val are summed on the CPU, on machines with GPUs as well.
+        # gloo on machines with GPUs, too: metrics of val are summed on the CPU.
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         torch.distributed.init_process_group(backend, init_method=where, rank=rank, world_size=count)
         named = {name: partial(_call, pipe, name) if rank == 0 else lambda *_: None for name in calls}

@@ -1,19 +1,18 @@
-"""A run: its name, its folder, its life. Puts parameters, data, model and training together.
+"""A run's life, from its first epoch to its test: what is written into its folder, and when.
 
-`open_run` finds or makes the folder that a family's parameters define; a `Run` trains once and ever after shows what
-is recorded there. Sweeps, reports and the command line build on this; plots take what `Run` reads.
+`open_run` finds the folder that a family's parameters define. A `Run` trains once; from then on it shows what is
+recorded there.
 """
 
 import errno
 import json
 import platform
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from glob import escape
-from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -28,36 +27,42 @@ from seqae.device import make_accelerator, mixed_precision
 from seqae.diagnosis import verdict
 from seqae.files import store_folder
 from seqae.models import SequenceAutoencoder
-from seqae.parameters import EXECUTION, resolve
-from seqae.runs import experiment, pictures
+from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
+from seqae.runs import experiment, logs, pictures
+from seqae.runs.assignment import current_assignment
+from seqae.runs.folder import SAMPLES, RunFolder, images
 from seqae.runs.live import watched
 from seqae.runs.naming import differing, known_as, run_name
-from seqae.runs.provenance import circumstances, code_version, now
-from seqae.runs.recorded import SAMPLES, RunFolder, images
+from seqae.runs.provenance import code_version, now, provenance_of
 from seqae.runs.records import RunError, read_record, remembered
 from seqae.runs.trackers import check_tracker, tracking
 from seqae.stores import fetch, unpublished, working
-from seqae.training import Fitted
+from seqae.training import Fitted, Row
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more says no name
-RECORDED = {"device", "devices", "keep_checkpoint", "label"}  # of what names no run, what run.yaml tells all the same
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
+RECORDED = {"device", "devices", "keep_checkpoint", "label"}  # they do not define a run, but run.yaml has them
+WRITTEN = (  # by the process that trains
+    *("run.yaml", "metrics.csv", "histograms.csv", "baselines.csv", "test.csv", "performance.csv"),
+    *("samples.npz", "frames.png", "frames.gif", "model.safetensors", "checkpoint/state.pt"),
+)
 
 
 def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> "Run":
-    """The run of `family` that `given`, merged over the family's `defaults`, defines; its folder need not exist yet.
-    What a store elsewhere has of it is fetched.
+    """The run that the parameters `given`, merged over the family's `defaults`, define. Its folder need not exist yet.
 
-    defaults: the values of its notebook's cell, there the first of `parameter_cells()`; what neither they nor `given`
-    say is the library's default, the diary's full size: 64×64 pixels, 200 epochs.
+    defaults: the values of the parameters cell of the family's notebook; in that notebook the first of the two that
+    `parameter_cells()` returns. Parameters in neither have the library's default, the diary's full size: 64×64 pixels,
+    200 epochs. What a remote store has of the run is fetched.
 
-    Raises ParameterError or ValueError for parameters that are unknown, do not go together or do not fit torch,
-    before anything is written, and StoreError where a store cannot be reached.
+    Raises ParameterError or ValueError for parameters that are unknown, contradict each other or do not fit torch,
+    before anything is written, and StoreError if a remote store cannot be reached.
     """
     usual, parameters = resolve(defaults), resolve(defaults, given or {})
-    experiment.check(parameters)
-    digits, chosen = parameters.short_hash(), environ.get("SEQAE_RUN", "")
-    if re.search(rf"-{digits}(-\d+)?$", chosen):  # in a sweep's kernel: its folder
-        return Run(store_folder(parameters.store) / family / chosen, family, parameters, differing(parameters, usual))
+    experiment.check_parameters(parameters)
+    digits, assignment = parameters.short_hash(), current_assignment()
+    if assignment and assignment.is_of(digits):
+        folder = store_folder(parameters.store) / family / assignment.run
+        return Run(folder, family, parameters, differing(parameters, usual), assigned=True)
     name = known_as(f"{run_name(parameters, usual)}-{digits}", fetch(parameters.store, family) / family)
     folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
     if parameters.fresh:
@@ -69,10 +74,10 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
 def find_runs(
     store: str | Path | None = None, family: str | None = None, *, names: Collection[str] = ()
 ) -> "list[Run]":
-    """Every run of the store (of one family), in the order of their names; a damaged one is told and left out.
+    """All runs of a store, sorted by family and name. A damaged run gives a warning and is left out.
 
-    store: a folder, any URL of fsspec, or None: where a run without parameter `store` would be. names: of run folders,
-    none: all.
+    store: a folder or any URL of fsspec; by default where runs are that give no parameter `store`. family: only runs
+    of this one. names: only run folders with these names. Raises StoreError if a remote store cannot be reached.
     """
     folder, runs = store if isinstance(store, Path) else fetch(store, family or ""), []
     with remembered(folder) as root:
@@ -80,56 +85,72 @@ def find_runs(
         for file in sorted({file for pattern in wanted for file in root.glob(pattern)}):
             try:
                 runs.append(Run.load(file.parent))
-            except (RunError, ValueError) as error:  # damaged, or its parameters are not known to this version
+            except (RunError, ValueError) as error:  # damaged, or with parameters of another version
                 warnings.warn(f"{file.parent} left out: {error}", stacklevel=2)
     return runs
 
 
+def recorded_run(folder: str | Path) -> "Run":
+    """The run recorded in a folder, even if its parameters are of another version. A relative path is of the store.
+
+    If this version does not know the parameters, only what is recorded can be read. Raises RunError if the folder
+    holds no run.
+    """
+    folder = store_folder() / folder
+    try:
+        return Run.load(folder)
+    except ParameterError:
+        record = read_record(folder)
+        parameters = Parameters.model_construct(**record["parameters"])
+        return Run(folder.resolve(), record["family"], parameters, record["differs"])
+
+
+@dataclass(frozen=True, repr=False)
 class Run(RunFolder):
-    """One run and its life; what is known of it is in `RunFolder`. `open_run` and `load` make it."""
+    """One run that can be trained; `open_run` and `load` make it. What can be read of it is in `RunFolder`.
+
+    assigned: whether a sweep gave this run to this kernel. The sweep's worker then publishes it.
+    """
+
+    assigned: bool = field(default=False, compare=False)
 
     def train(self) -> "Run":
-        """Train, resume or, when done already, do nothing. Afterwards everything of the run is in its folder."""
+        """Train the run, resume it, or do nothing if it is done. Its folder then holds all of `RunFolder`.
+
+        Raises RunError if another process trains the run or its folder cannot be written, StoreError as `working`, and
+        ValueError for a device that is not there.
+        """
         return self.once(self._train)
 
     def once(self, work: Callable[[], None]) -> "Run":
-        """Do `work`, which has to end with `record(status="done", results=…)`, in this run's folder and under its lock;
-        when done already, do nothing.
+        """Call `work` with the run's folder locked, unless the run is done.
+
+        work: has to end with `update(status="done", results=…)`. Raises as `train`, and what `work` raises.
         """
         if "results" in (record := self.record()):
-            changes: dict[str, Any] = {}
-            if record["status"] == "failed":  # in its notebook, after it was trained
-                changes |= {"status": "done", "reason": None}
-            if record["parameters"].get("label") != self.parameters.label:
-                changes["parameters"] = record["parameters"] | {"label": self.parameters.label}
-            if changes or unpublished(self.folder):
-                with working(self.folder):
-                    if changes:
-                        self.update(**changes)
-            if record["parameters"].get("keep_checkpoint") is False:  # its process died between its last two steps
-                self._drop_checkpoint()
+            self._mend(record)
             return self
-        with working(self.folder), self._writing():
+        with self._published(), self._writing():
             before = self.record()
             if before.get("status") == "done":  # by another process, while this one waited for the lock
                 return self
-            made = circumstances(device=self.parameters.device, devices=self.parameters.devices)
-            if self._checkpoint.exists():  # what began the run stays on record; what goes on with it is added
-                again = {"at": now(), "commit": made["commit"], "machine": made["machine"]}
-                self.update(status="running", reason=None, resumed=[*before.get("resumed", []), again])
+            made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
+            if self._checkpoint.exists():  # keep what began the run on record
+                resumed = [*before.get("resumed", []), {"commit": made["commit"]}]
+                self.update(status="running", reason=None, resumed=resumed)
             else:
                 self.update(status="running", reason=None, started=now(), **made)
             work()
         return self
 
     def fail(self, reason: str) -> None:
-        """Record a failure that the run itself could not: its process died, or its notebook has an error."""
+        """Record a failure that the run itself could not record: its process died, or its notebook has an error."""
         commit, dirty = code_version()
         here = {"commit": commit, "dirty": dirty, "machine": platform.node(), "device": self.parameters.device}
         self.update(**({} if "machine" in self.record() else here), status="failed", reason=reason, ended=now())
 
     def rendered(self, cells: str) -> None:
-        """Record of which notebook there is a report now; see `planning.Planned.cells`."""
+        """Record that there is a report now, of a notebook with these cells. cells: as `cells_hash` returns them."""
         if self.record().get("cells") != cells:
             self.update(cells=cells)
 
@@ -139,33 +160,51 @@ class Run(RunFolder):
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint" / "state.pt"
 
+    def _mend(self, record: Mapping[str, Any]) -> None:
+        # Of a trained run: what its notebook, or the process that trained it, could not finish; and its label.
+        changes: dict[str, Any] = {}
+        if record["status"] == "failed":  # its notebook failed after the training
+            changes |= {"status": "done", "reason": None}
+        if record["parameters"].get("label") != self.parameters.label:
+            changes["parameters"] = record["parameters"] | {"label": self.parameters.label}
+        if changes or unpublished(self.folder):
+            with self._published():
+                if changes:
+                    self.update(**changes)
+        if record["parameters"].get("keep_checkpoint") is False:  # its process may have died before it removed it
+            self._drop_checkpoint()
+
+    def _published(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.assigned else working(self.folder)
+
     def update(self, **changes: Any) -> None:
-        """Write these entries into run.yaml."""
+        """Write these entries into run.yaml, which keeps its others."""
         parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED))
         base = {"family": self.family, "parameters": parameters, "differs": dict(self.differs)}
         files.replace_text(self.folder / "run.yaml", yaml.safe_dump(base | self.record() | changes, sort_keys=False))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        # One process trains a run; whatever ends it leaves a status and a reason.
-        lock = filelock.FileLock(self.folder / ".lock")  # acquired, it makes the folder
+        # One process at a time trains a run. Whatever ends it, the record has a status and a reason.
+        lock = filelock.FileLock(self.folder / ".lock")  # `acquire` makes the folder
         try:
-            lock.acquire(timeout=2)  # longer than `status` holds it, and than a kernel outlives its parent
+            lock.acquire(timeout=2)  # seconds: `status` holds it for less, and kernels outlive their parents by less
         except filelock.Timeout:
             raise RunError(f"{self.folder} is being trained by another process: wait for it, or stop it") from None
         except OSError as error:
             raise RunError(f"cannot write to {self.folder}: {error.strerror}; choose another folder as store") from None
         try:
+            files.remove_leftovers(*(self.folder / name for name in WRITTEN))
             yield
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if not isinstance(error, KeyboardInterrupt):  # stopped, not failed: it resumes when run again
+            if not isinstance(error, KeyboardInterrupt):  # an interrupted run has not failed; it resumes when run again
                 with suppress(OSError):
                     self.fail(reason)
             if not isinstance(error, OSError):
                 raise
             where = Path(str(error.filename or ""))
-            if self.folder not in (where, *where.parents) and error.errno not in FULL:  # of the data, say
+            if self.folder not in (where, *where.parents) and error.errno not in FULL:  # of the data, for example
                 raise
             raise RunError(
                 f"cannot write to {self.folder}: {error.strerror}; free space there or choose another store; run it "
@@ -177,26 +216,26 @@ class Run(RunFolder):
     def _train(self) -> None:
         p, folder = self.parameters, self.folder
         mixed_precision(make_accelerator(device=p.device, devices=p.devices).device, p.precision)
-        check_tracker(p.tracker)  # all told before data is made
+        check_tracker(p.tracker)  # errors come before the work of making data
         files.replace_text(folder / "baselines.csv", experiment.reference_levels(p).to_csv(index=False))
-        checkpoint, tables = self._checkpoint, [folder / f"{name}.csv" for name in files.COLUMNS]
-        for log in tables:
-            if not checkpoint.exists():
+        checkpoint, tables = self._checkpoint, [folder / f"{name}.csv" for name in logs.LOG_COLUMNS]
+        if not checkpoint.exists():
+            for log in tables:
                 log.unlink(missing_ok=True)
         val = experiment.sequences(p, "val")
-        with tracking(p.tracker, folder / "tracker") as log:
+        with tracking(p.tracker, folder / "tracker") as track:
 
-            def record(table: str, rows: list[dict[str, Any]]) -> None:
-                files.append(folder / f"{table}.csv", rows)
+            def record(table: str, rows: list[Row]) -> None:
+                logs.append_rows(folder / f"{table}.csv", rows)
                 if table == "metrics":
-                    log({f"{r['split']}/{r['branch']}/{r['metric']}": r["value"] for r in rows}, rows[0]["step"])
+                    track({f"{r['split']}/{r['branch']}/{r['metric']}": r["value"] for r in rows}, rows[0]["step"])
 
-            model, fitted = experiment.train(
+            model, fitted = experiment.train_model(
                 p,
                 val,
-                record=watched(record, metrics=self.metrics, epochs=p.epochs),
+                record=watched(record, metrics=self.metrics, epochs=p.epochs, assigned=self.assigned),
                 checkpoint=checkpoint,
-                resume=lambda epoch: files.truncate(tables, epoch),
+                resume=lambda epoch: logs.truncate_logs(tables, epoch),
             )
         self._finish(model, val, fitted)
         if not p.keep_checkpoint:

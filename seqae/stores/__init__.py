@@ -1,6 +1,10 @@
-"""A store elsewhere, at a URL of fsspec: its mirror here, what is copied either way, whose lease a run is.
+"""Remote stores: folders of runs at any URL of fsspec, such as s3://bucket/runs.
 
-What a run is, and what a folder of runs holds, is in `runs`; where the store is, in `seqae.files`.
+    mirror      the local copy of a store that all other code reads and writes; fetching and publishing
+    transfer    one run copied between the mirror and the store; which of two copies is further along
+    leases      only one machine at a time trains a run
+
+What a run folder holds is in `runs`; where the store is, is decided by `seqae.files.store_location`.
 """
 
 import lazy_loader

@@ -1,57 +1,19 @@
-from .mirror import (
-    MARK as MARK,
-)
-from .mirror import (
-    UNPUBLISHED as UNPUBLISHED,
-)
-from .mirror import (
-    check_writable as check_writable,
-)
-from .mirror import (
-    fetch as fetch,
-)
-from .mirror import (
-    leased as leased,
-)
-from .mirror import (
-    located as located,
-)
-from .mirror import (
-    mirror_folder as mirror_folder,
-)
-from .mirror import (
-    publish as publish,
-)
-from .mirror import (
-    publish_run_folder as publish_run_folder,
-)
-from .mirror import (
-    refresh as refresh,
-)
-from .mirror import (
-    unpublished as unpublished,
-)
-from .mirror import (
-    working as working,
-)
-from .transfer import (
-    CHECKPOINT as CHECKPOINT,
-)
-from .transfer import (
-    BusyError as BusyError,
-)
-from .transfer import (
-    Record as Record,
-)
-from .transfer import (
-    StoreError as StoreError,
-)
-from .transfer import (
-    compare_records as compare_records,
-)
-from .transfer import (
-    is_passing as is_passing,
-)
-from .transfer import (
-    record_of as record_of,
-)
+from .mirror import MARK as MARK
+from .mirror import UNPUBLISHED_MARK as UNPUBLISHED_MARK
+from .mirror import check_writable as check_writable
+from .mirror import fetch as fetch
+from .mirror import leased as leased
+from .mirror import located as located
+from .mirror import mirror_folder as mirror_folder
+from .mirror import publish as publish
+from .mirror import publish_run_folder as publish_run_folder
+from .mirror import refresh as refresh
+from .mirror import unpublished as unpublished
+from .mirror import working as working
+from .transfer import CHECKPOINT as CHECKPOINT
+from .transfer import BusyError as BusyError
+from .transfer import RunState as RunState
+from .transfer import StoreError as StoreError
+from .transfer import compare_run_states as compare_run_states
+from .transfer import is_passing as is_passing
+from .transfer import read_run_state as read_run_state

@@ -1,4 +1,4 @@
-"""One machine a run: who may train a run of a store elsewhere, and publish it."""
+"""Leases: only one machine at a time may train a run of a remote store, and publish it."""
 
 import json
 import platform
@@ -11,30 +11,32 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from seqae.files import replace_text
 from seqae.stores.transfer import BusyError, StoreError, modified, on_disk
 
 PREFIX = ".lease-"
-LEASE_SECONDS = 60.0  # whose lease is not renewed for so long counts as dead
-BEAT_SECONDS = 10.0
-SETTLE_SECONDS = 5.0  # for another that wants the run at the same instant to give way
+LEASE_SECONDS = 60.0  # a lease that is not renewed for so long has expired
+BEAT_SECONDS = 10.0  # between renewals
+SETTLE_SECONDS = 5.0  # how long to wait for another machine, which wants the run at the same instant, to give way
 
 
 @contextmanager
 def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
-    """Hold the run whose folder in the store is `run`, for one machine alone; yields the path of the lease there.
+    """Hold a run for this machine alone; yields the path of its lease in the store.
 
-    token: a file that names this machine's lease on this run. What a process of this machine that died left behind is
-    its own, so no two processes here may do this at once: hold a lock. Raises BusyError where another machine holds
-    the run; one that died is waited for until its lease is dead.
+    run: the run's folder in the store. token: a local file that names this machine's lease on this run, so that what a
+    killed process of this machine left is recognised as its own. Hold a local lock: no two processes of a machine may
+    do this at once. Raises BusyError if another machine holds the run. The lease of a machine that died is waited out.
 
-    Each machine that wants a run writes a lease of its own, then lists them: who sees no other that lives holds the
-    run. So no two hold it at once where a file is listed as soon as it is written, as S3, Google's and Azure's stores,
-    disks and SFTP servers do it. Of two that came at the same instant the second by name gives way. A lease that is
-    not renewed for LEASE_SECONDS, by the store's clock alone, is dead and removed. A machine that only slept, or was
-    cut off so long, is not stopped: it finds its lease gone and publishes no more, but for what it was sending.
+    Each machine that wants a run writes a lease of its own, then lists all of them. The one that sees no other living
+    lease holds the run. So no two hold it at once in stores that list a file as soon as it is written, such as S3,
+    Google's and Azure's stores, disks and SFTP servers. Of two that come at the same instant the second by name gives
+    way. A lease that is not renewed for LEASE_SECONDS, by the store's clock alone, has expired and is removed. A
+    machine that slept or was cut off for so long is not stopped: it finds its lease gone and publishes nothing more,
+    except the file that it was sending.
     """
     if not token.exists():
-        token.write_text(uuid4().hex)
+        replace_text(token, uuid4().hex)
     mine, seen = f"{run}/{PREFIX}{token.read_text()}", dict[str, float]()
 
     def write(*, holds: bool) -> None:
@@ -42,7 +44,7 @@ def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
 
     def renew() -> None:
         fs.invalidate_cache()
-        if fs.exists(mine):  # else it was taken for dead, and renewed now it would be a second
+        if fs.exists(mine):  # otherwise it has expired, and another machine may hold the run
             write(holds=True)
 
     if on_disk(fs):
@@ -64,13 +66,13 @@ def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
         with every(BEAT_SECONDS, renew):
             yield mine
     finally:
-        with suppress(Exception):  # it dies by itself
+        with suppress(Exception):  # a lease that cannot be removed expires
             fs.rm_file(mine)
 
 
 @contextmanager
 def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """Meanwhile do something again and again, in a thread; what fails once is tried again the next time."""
+    """Call `act` every so many seconds in a thread, until the block ends. Its errors are ignored."""
     ended = threading.Event()
 
     def repeat() -> None:
@@ -88,7 +90,7 @@ def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
 
 
 def _living(fs: Any, run: str, mine: str) -> dict[str, float]:
-    # The leases of others, and when they were written; those of the dead are removed.
+    # The leases of other machines, and when they were written. Removes those that have expired.
     fs.invalidate_cache()
     when = {i["name"]: modified(i) for i in fs.ls(run, detail=True) if i["name"].rpartition("/")[2].startswith(PREFIX)}
     if mine not in when:
@@ -103,6 +105,6 @@ def _living(fs: Any, run: str, mine: str) -> dict[str, float]:
 def _holder(fs: Any, path: str) -> str | None:
     try:
         found = json.loads(fs.cat_file(path))
-    except (FileNotFoundError, ValueError):  # let go, or being written
+    except (FileNotFoundError, ValueError):  # just removed, or being written
         return None
     return f"{found['machine']} (process {found['pid']})" if found["holds"] else None

@@ -1,7 +1,7 @@
-"""A store elsewhere, at an fsspec URL such as s3://bucket/runs, and its mirror in a folder here.
+"""The local mirror of a remote store, a folder for any fsspec URL such as s3://bucket/runs.
 
-All that reads or writes run folders does so in the mirror (`naming.store_folder`). `fetch` brings there what others
-made; `working` fetches a run whole, and publishes what becomes of it: `transfer` copies one run.
+All code reads and writes run folders in the mirror (`seqae.files.store_folder`). `fetch` copies there what other
+machines made; `working` fetches one run whole and publishes what becomes of it.
 """
 
 import os
@@ -16,33 +16,34 @@ from typing import Any
 
 import filelock
 
-from seqae.files import store_folder
+from seqae.files import replace_text, store_folder, store_location
 from seqae.stores.leases import LEASE_SECONDS, PREFIX, every, lease
 from seqae.stores.transfer import BusyError, StoreError, fetch_run, listing, modified, publish_run, put
 
-PUBLISH_SECONDS = 10.0
-MARK = ".seqae-store"  # in a mirror: the URL
-UNPUBLISHED = ".unpublished"  # in a run's folder of a mirror: not all of it may be in the store yet
-LEASED = ".leased"  # there: since when another machine has shown that it trains the run
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "ssh": "sshfs", "sftp": "paramiko", "az": "adlfs"}
+PUBLISH_SECONDS = 10.0  # between two looks at what is new in a run's folder
+MARK = ".seqae-store"  # a file of a mirror: holds the URL
+UNPUBLISHED_MARK = ".unpublished"  # a file of a run's folder in a mirror: not all of it may be in the store yet
+LEASED_MARK = ".leased"  # another: its time is that of another machine's lease on the run
+STORE_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "ssh": "sshfs", "sftp": "paramiko", "az": "adlfs"}
 
 
 def fetch(store: str | None = None, under: str = "", *, whole: bool = False) -> Path:
-    """The folder of a store (none: $SEQAE_STORE, else reports/); of one elsewhere its mirror, brought up to date.
+    """The folder of a store's runs, by default that of `store_location`. For a URL the mirror, brought up to date.
 
-    under: FAMILY or FAMILY/NAME: nothing else is looked at. whole: with models, checkpoints and notebooks, else only
-    what tables, indexes and the planning of runs are made from. Raises StoreError; see `refresh`.
+    under: FAMILY or FAMILY/NAME, to fetch only what is there. whole: with models, checkpoints and notebooks; otherwise
+    only what tables, the index and planning need. Raises StoreError if the store cannot be read; see `refresh`.
     """
-    url = store or os.environ.get("SEQAE_STORE") or ""
-    if "://" not in url:
-        return store_folder(store)
-    refresh(folder := mirror_folder(url), under, whole=whole)
+    where = store_location(store)
+    if "://" not in where:
+        return store_folder(where)
+    refresh(folder := mirror_folder(where), under, whole=whole)
     return folder
 
 
 def located(run: Path) -> Path:
-    """The folder of a run, as seen from here, or else FAMILY/NAME in the store, brought up to date. Raises
-    FileNotFoundError where there is neither.
+    """The folder of a run, brought up to date. run: its path from here, or else FAMILY/NAME in the store.
+
+    Raises FileNotFoundError if there is neither, and StoreError as `refresh`.
     """
     if not run.exists():
         store = fetch(None, run.as_posix(), whole=True)
@@ -55,7 +56,7 @@ def located(run: Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder where there is none; raises OSError, which says what to do, where nothing can be written to it."""
+    """Make a folder if it is missing. Raises OSError, which says what to do, if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
@@ -64,28 +65,26 @@ def check_writable(folder: Path) -> None:
 
 
 def mirror_folder(url: str) -> Path:
-    """The folder here of the store at `url`, made where there is none."""
+    """The folder of the mirror of the store at `url`; it is made if it is missing."""
     folder = store_folder(url)
     if not (folder / MARK).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{MARK}-{os.getpid()}"
-        temporary.write_text(url, encoding="utf-8")
-        temporary.replace(folder / MARK)
+        replace_text(folder / MARK, url)
     return folder
 
 
 def refresh(folder: Path, under: str = "", *, whole: bool = False) -> None:
-    """Bring a mirror up to date, as `fetch` does; nothing where the folder is none.
+    """Bring a mirror up to date, as `fetch` does. Does nothing if the folder is not a mirror.
 
-    A run that is further here than there, or finished in both with other results, stays as it is here, and so does
-    one that is worked on here. What was deleted there stays here. Raises StoreError where the store cannot be read.
+    A run stays as it is here if it is further along here, was finished in both with other results, or is being worked
+    on here. What was deleted in the store stays here. Raises StoreError if the store cannot be read.
     """
     url = _url(folder)
     if url is None:
         return
     with _reaching(url) as (fs, root):
         family = under.partition("/")[0]
-        runs: dict[str, dict[str, Any]] = defaultdict(dict)  # FAMILY/NAME, or FAMILY: its files
+        runs: dict[str, dict[str, Any]] = defaultdict(dict)  # FAMILY/NAME of a run, or FAMILY: its files
         for name, info in listing(fs, f"{root}/{family}".rstrip("/")).items():
             parts = f"{family}/{name}".strip("/").split("/")
             if "/".join(parts[:2]).startswith(under):
@@ -102,11 +101,12 @@ def refresh(folder: Path, under: str = "", *, whole: bool = False) -> None:
 
 @contextmanager
 def working(folder: Path) -> Iterator[None]:
-    """Work on a run: where its folder is of a mirror, fetch it whole, publish it every PUBLISH_SECONDS and at the end.
+    """Work on a run. In a mirror: fetch it whole first, publish it every PUBLISH_SECONDS and once more at the end.
 
-    Meanwhile it is this machine's alone, see `leases.lease`. Raises StoreError before anything is done where another
-    machine works on it, finished it with other results, or the store cannot be reached; and at the end, with nothing
-    lost, where the last of it could not be published: it is `unpublished`, and will be with the next `working`.
+    In the meantime this machine holds the run's lease; see `leases.lease`. Raises StoreError before anything is done
+    if another machine works on the run (BusyError), finished it with other results, or the store cannot be reached.
+    Raises it at the end, with nothing lost, if the last files could not be published: the run then is `unpublished`,
+    and the next `working` publishes it. Outside mirrors it does nothing.
     """
     url = _url(folder.parent.parent)
     if url is None:
@@ -120,41 +120,41 @@ def working(folder: Path) -> Iterator[None]:
         with _reaching(url) as (fs, root):
             run = f"{root}/{folder.parent.name}/{folder.name}"
             mine = held.enter_context(lease(fs, run, folder / ".token"))
-            (folder / LEASED).unlink(missing_ok=True)
+            (folder / LEASED_MARK).unlink(missing_ok=True)
             if not fetch_run(fs, run, folder, listing(fs, run), whole=True):
                 raise StoreError(f"{run} was finished elsewhere, with other results than {folder}: remove one of them")
-        (folder / UNPUBLISHED).touch()
+        (folder / UNPUBLISHED_MARK).touch()
         try:
             with every(PUBLISH_SECONDS, lambda: publish_run(fs, run, folder, mine)):
                 yield
         finally:
             with _reaching(url):
                 _try_again(lambda: publish_run(fs, run, folder, mine))
-            (folder / UNPUBLISHED).unlink()
+            (folder / UNPUBLISHED_MARK).unlink()
 
 
 def unpublished(folder: Path) -> bool:
-    """Whether a run's folder may hold what its store elsewhere does not."""
-    return (folder / UNPUBLISHED).exists()
+    """Whether a run's folder in a mirror may hold something that its store does not."""
+    return (folder / UNPUBLISHED_MARK).exists()
 
 
 def leased(folder: Path) -> bool:
-    """Whether another machine trained the run when its store was last looked at, less than LEASE_SECONDS ago."""
+    """Whether another machine trains the run, as far as the last `refresh` knows, and its lease has not expired."""
     with suppress(FileNotFoundError):
-        return time.time() - (folder / LEASED).stat().st_mtime < LEASE_SECONDS
+        return time.time() - (folder / LEASED_MARK).stat().st_mtime < LEASE_SECONDS
     return False
 
 
 def publish_run_folder(folder: Path) -> None:
-    """Publish what is new in a run's folder; nothing where the store is here. Raises as `working`."""
+    """Publish what is new in a run's folder. Does nothing outside mirrors. Raises StoreError as `working`."""
     with working(folder):
         pass
 
 
 def publish(folder: Path, *names: str) -> None:
-    """Copy pages of a mirror, by their names in it, to its store; nothing where the folder is none, or a page missing.
+    """Copy files of a mirror that lie beside the runs, such as index.html, to its store. Runs need `working`.
 
-    For what lies beside the runs; a run itself is published by `working`.
+    names: their paths in the mirror; missing ones are left out. Does nothing if the folder is not a mirror.
     """
     if (url := _url(folder)) is not None:
         with _reaching(url) as (fs, root):
@@ -167,26 +167,26 @@ def publish(folder: Path, *names: str) -> None:
 
 
 def _url(folder: Path) -> str | None:
-    # In a sweep's kernel there is no store elsewhere: its worker does what is to be done.
+    # The URL of the store that the folder mirrors; None if it is no mirror.
     with suppress(FileNotFoundError, NotADirectoryError):
-        return None if "SEQAE_RUN" in os.environ else (folder / MARK).read_text(encoding="utf-8")
+        return (folder / MARK).read_text(encoding="utf-8")
     return None
 
 
 @contextmanager
 def _reaching(url: str) -> Iterator[tuple[Any, str]]:
     try:
-        from fsspec.core import url_to_fs  # its own configuration says with what credentials, and where a server is
+        from fsspec.core import url_to_fs  # credentials and the server's address are in fsspec's own configuration
 
         fs, root = url_to_fs(url)
         yield fs, root.rstrip("/")
     except StoreError:
         raise
     except ImportError as error:
-        package = PACKAGES.get(url.partition("://")[0])
+        package = STORE_PACKAGES.get(url.partition("://")[0])
         advice = f"pip install {package}" if package else "install that package"
         raise StoreError(f"{url}: {error}; {advice}") from None
-    except Exception as error:  # every kind of store has its own
+    except Exception as error:  # each kind of store raises errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StoreError(f"{url} cannot be reached: {reason}; nothing is lost: see {store_folder(url)}") from error
 
@@ -197,7 +197,7 @@ def _try_again(act: Callable[[], None]) -> None:
             return act()
         except StoreError:
             raise
-        except Exception:  # what the network does may be over in a moment
+        except Exception:  # network errors may be over in a moment
             time.sleep(seconds)
     return act()
 
@@ -211,9 +211,9 @@ def _locked(folder: Path) -> filelock.BaseFileLock:
 
 def _tell_lease(folder: Path, theirs: Mapping[str, Any]) -> None:
     token = folder / ".token"
-    own = PREFIX + token.read_text() if token.exists() else ""  # left by a process that died here: the lock is ours
+    own = PREFIX + token.read_text() if token.exists() else ""  # left by a dead process: the caller holds the lock
     when = max((modified(theirs[name]) for name in theirs if name.startswith(PREFIX) and name != own), default=0.0)
-    (folder / LEASED).unlink(missing_ok=True)
+    (folder / LEASED_MARK).unlink(missing_ok=True)
     if when:
-        (folder / LEASED).touch()
-        os.utime(folder / LEASED, (when, when))
+        (folder / LEASED_MARK).touch()
+        os.utime(folder / LEASED_MARK, (when, when))

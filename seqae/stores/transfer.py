@@ -1,14 +1,15 @@
-"""One run copied between a folder here and a store elsewhere, and which of two records of it is further.
+"""Copies one run between its folder here and a remote store, and tells which of two copies is further along.
 
-A file here is that of the store where size and time of modification agree: what is copied either way gets the time
-that the store gave it.
+A local file counts as equal to the store's where size and modification time agree: every copy, in either direction,
+gets the time that the store gave it.
 """
 
 import csv
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
@@ -21,61 +22,89 @@ from seqae.files import load_yaml
 from seqae.parameters import EXECUTION
 
 CHECKPOINT = "checkpoint/state.pt"
-TOLD = ("run.yaml", "metrics.csv", "test.csv", "performance.csv")  # these tell how far a run is
+TOLD = ("run.yaml", "metrics.csv", "test.csv", "performance.csv")  # what `read_run_state` reads
 SHOWN = {*TOLD, "histograms.csv", "baselines.csv", "samples.npz", "frames.png", "report.html", "compare.html"}
-RESOLUTION = 2e-6  # seconds: what a float keeps of a time of modification
-
-Record = tuple[Mapping[str, Any], tuple[int, int], Any]  # see `record_of`
+RESOLUTION = 2e-6  # seconds: the precision of a modification time stored as a float
 
 
 class StoreError(RuntimeError):
-    """A store elsewhere cannot be reached, or a run in it is another machine's. What is in the mirror here stays."""
+    """A remote store cannot be reached, or a run in it belongs to another machine. The local mirror keeps its files."""
 
 
 class BusyError(StoreError):
-    """Another process, here or elsewhere, works on the run."""
+    """Another process, on this machine or another, works on the run."""
 
 
-def compare_records(one: Record, other: Record) -> Literal["one", "other", "same", "different"]:
-    """Which of two records of one run is further, `one` or `other`; `different`: both were trained to the end, with
-    other results, or they are not of the same parameters.
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is, and what it recorded.
+
+    parameters: those that define the run. trained: 2 if it is done, 1 if it is trained but not finished, else 0.
+    epochs: how many a resumed run would start from. metrics: the rows of metrics.csv without their times. test,
+    performance: the text of test.csv and performance.csv, empty if missing.
     """
-    (parameters, far, results), (parameters_2, far_2, results_2) = one, other
-    if (parameters and parameters_2 and parameters != parameters_2) or (far[0] and far_2[0] and results != results_2):
+
+    parameters: Mapping[str, Any]
+    trained: int
+    epochs: int
+    metrics: Sequence[Mapping[str, Any]]
+    test: str
+    performance: str
+
+
+def compare_run_states(one: RunState, other: RunState) -> Literal["one", "other", "same", "different"]:
+    """Which of two copies of a run is further along: `one`, `other`, or the `same` for both.
+
+    `different` if both were trained to the end with other results, or if their parameters differ.
+    """
+    results, others = ((state.metrics, state.test, state.performance) for state in (one, other))
+    if one.parameters and other.parameters and one.parameters != other.parameters:
         return "different"
-    return "same" if far == far_2 else "one" if far > far_2 else "other"
+    if one.trained and other.trained and results != others:
+        return "different"
+    reached, others_reached = (one.trained, one.epochs), (other.trained, other.epochs)
+    return "same" if reached == others_reached else "one" if reached > others_reached else "other"
 
 
-def record_of(file: Callable[[str], Path], *, resumable: bool) -> Record:
-    """What a run's folder tells: the parameters; how far it is (2: done, 1: trained, 0: not yet; the epochs that it can
-    go on from); and what it recorded but the time it took. file: where those of these names lie, or would.
+def read_run_state(file: Callable[[str], Path], *, resumable: bool) -> RunState:
+    """Read how far a run is from the files of its folder. A damaged run.yaml counts as not trained.
+
+    file: maps each name of `TOLD` to its path, which need not exist. resumable: whether there is a checkpoint.
     """
     texts = {name: file(name).read_text(encoding="utf-8") if file(name).exists() else "" for name in TOLD}
     try:
         record = load_yaml(texts["run.yaml"]) or {}
         parameters = {key: value for key, value in record.get("parameters", {}).items() if key not in EXECUTION}
         trained = 2 if record.get("status") == "done" else int("results" in record)
-    except (yaml.YAMLError, AttributeError):  # damaged: any other is further
+    except (yaml.YAMLError, AttributeError):
         parameters, trained = {}, 0
-    rows = [*csv.DictReader(StringIO(texts["metrics.csv"].rpartition("\n")[0]))]  # whole lines
-    epochs = int(rows[-1]["epoch"]) if rows and (trained or resumable) else 0
-    results = [{**row, "seconds": None} for row in rows], texts["test.csv"], texts["performance.csv"]
-    return parameters, (trained, epochs), results
+    rows = [*csv.DictReader(StringIO(texts["metrics.csv"].rpartition("\n")[0]))]  # without a torn last line
+    return RunState(
+        parameters=parameters,
+        trained=trained,
+        epochs=int(rows[-1]["epoch"]) if rows and (trained or resumable) else 0,
+        metrics=[{**row, "seconds": None} for row in rows],
+        test=texts["test.csv"],
+        performance=texts["performance.csv"],
+    )
 
 
 def is_passing(name: str) -> bool:
-    """Whether a file of a run's folder is only for the process that works there: hidden or temporary."""
+    """Whether a file of a run's folder is temporary or hidden, so only for the process that works there. Never copied.
+
+    name: its path in the folder, with slashes.
+    """
     return name.endswith(".tmp") or any(part.startswith(".") for part in name.split("/"))
 
 
 def listing(fs: Any, path: str) -> dict[str, Any]:
-    """Every file below a folder, by its path from there: fsspec's information. None where there is no such folder."""
+    """fsspec's information on every file below a folder, by its path in it; empty if there is no such folder."""
     fs.invalidate_cache()
     return {name.removeprefix(path).lstrip("/"): info for name, info in fs.find(path, detail=True).items()}
 
 
 def put(fs: Any, file: Path, path: str) -> None:
-    """Copy a file to a store, where it is seen when it is whole."""
+    """Copy a file to a store, where others see it only once it is whole."""
     if not on_disk(fs):
         fs.put_file(str(file), path)
         return
@@ -86,7 +115,7 @@ def put(fs: Any, file: Path, path: str) -> None:
 
 
 def modified(info: Mapping[str, Any]) -> float:
-    """When a file was written, by the clock of its store; 0 where the store does not say. info: as fsspec has it."""
+    """When a file was written, in seconds since 1970 by its store's clock; 0 if unknown. info: fsspec's on it."""
     keys = ("LastModified", "mtime", "last_modified", "updated", "created")
     when = next((info[key] for key in keys if info.get(key)), 0.0)
     when = datetime.fromisoformat(when) if isinstance(when, str) else when
@@ -94,16 +123,17 @@ def modified(info: Mapping[str, Any]) -> float:
 
 
 def on_disk(fs: Any) -> bool:
-    """Whether a store has folders, and shows a file while it is being written; in an object store it is whole."""
+    """Whether a store has folders and shows files that are still being written. Object stores show whole files only."""
     protocols = {fs.protocol} if isinstance(fs.protocol, str) else {*fs.protocol}
     return protocols.isdisjoint(("s3", "gs", "gcs", "az", "abfs", "memory"))
 
 
 def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, whole: bool) -> bool:
-    """Bring what a store has of a run, its files `theirs`, to its folder here, unless that is further; False where it
-    is finished both here and there, with other results.
+    """Copy a run from a store to its folder here, unless that is further along.
 
-    run: its folder there. whole: with what `SHOWN` leaves out.
+    Returns False, and copies nothing, if the run was finished in both with other results or has other parameters.
+    run: its folder in the store. theirs: the files there, as `listing` returns them. whole: copy all files, not only
+    those in `SHOWN`.
     """
     new = [name for name in theirs if not is_passing(name) and (whole or name in SHOWN)]
     new = sorted((name for name in new if _differs(_state(folder / name), theirs[name])), key=_order)
@@ -114,20 +144,20 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
     def bring(names: Iterable[str]) -> None:
         for name in names:
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # removed since it was listed
+            with suppress(FileNotFoundError):  # it was removed after it was listed
                 fs.get_file(f"{run}/{name}", str(stage / name))
                 os.utime(stage / name, (modified(theirs[name]),) * 2)
 
     def told(name: str) -> Path:
         return (stage if name in new or name not in theirs else folder) / name
 
-    with _emptied(stage):  # first what tells how far it is
+    with _emptied(stage):  # first the files that tell how far the run is
         bring(name for name in reversed(new) if name in TOLD)
-        here = record_of(folder.joinpath, resumable=(folder / CHECKPOINT).exists())
-        further = compare_records(here, record_of(told, resumable=CHECKPOINT in theirs))
+        here = read_run_state(folder.joinpath, resumable=(folder / CHECKPOINT).exists())
+        further = compare_run_states(here, read_run_state(told, resumable=CHECKPOINT in theirs))
         if further in ("one", "different"):
             return further == "one"
-        if further == "same":  # then what is missing here or older
+        if further == "same":  # then only files that are missing or older here
             states = {name: _state(folder / name) for name in new}
             new = [n for n, s in states.items() if s is None or s.st_mtime < modified(theirs[n]) - RESOLUTION]
         bring(name for name in reversed(new) if name not in TOLD)
@@ -136,15 +166,16 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (stage / name).replace(folder / name)
         if further == "other" and not (whole and CHECKPOINT in theirs):
-            shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # one that is less far
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # it is older than the logs now
     return True
 
 
 def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
-    """Send what is new in a run's folder here to its folder `run` there. Raises StoreError if the lease `mine` is gone.
+    """Copy what is new in a run's folder here to its folder `run` in the store.
 
-    Checkpoint and run.yaml are taken before all else and sent after it: what resumes from a checkpoint has the logs up
-    to there, and what run.yaml says is true of what lies beside it, wherever this breaks off.
+    Raises StoreError if the lease `mine` is gone. Checkpoint and run.yaml are read before all other files and sent
+    after them. Wherever sending breaks off, the store then has the logs up to its checkpoint, and the files that its
+    run.yaml speaks of.
     """
     theirs = listing(fs, run)
     if mine.rpartition("/")[2] not in theirs:
@@ -163,25 +194,25 @@ def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
         new = [name for name, (_, state) in files.items() if _differs(state, theirs.get(name))]
         for name in sorted(new, key=lambda name: (_order(name), -files[name][1].st_size)):
             put(fs, files[name][0], f"{run}/{name}")
-        for name in {CHECKPOINT, "report.html"} & theirs.keys() - files.keys():  # no longer true
+        for name in {CHECKPOINT, "report.html"} & theirs.keys() - files.keys():  # removed here, so out of date there
             fs.rm_file(f"{run}/{name}")
         sent = listing(fs, run) if new else {}
         for name in new:
             source, state = files[name]
-            for file in (source, folder / name):  # one file, but for a copy
+            for file in (source, folder / name):  # the same file, unless `_held` had to copy it
                 now = _state(file)
                 if name in sent and now and (now.st_size, now.st_mtime_ns) == (sent[name]["size"], state.st_mtime_ns):
                     os.utime(file, (modified(sent[name]),) * 2)
 
 
 def _held(file: Path, aside: Path) -> None:
-    # As it is now, whatever replaces it: it is never written to.
+    # Keeps the present content: writers replace this file and never write into it.
     try:
         os.link(file, aside)
     except FileNotFoundError:
         raise
-    except OSError:  # no links on this disk
-        state = file.stat()  # first: a file that replaces it meanwhile has another time
+    except OSError:  # this disk has no hard links
+        state = file.stat()  # before the copy: a file that replaces it meanwhile has another time
         shutil.copyfile(file, aside)
         os.utime(aside, ns=(state.st_atime_ns, state.st_mtime_ns))
 
@@ -204,7 +235,7 @@ def _differs(state: os.stat_result | None, info: Mapping[str, Any] | None) -> bo
 
 @contextmanager
 def _emptied(folder: Path) -> Iterator[Path]:
-    shutil.rmtree(folder, ignore_errors=True)  # what a process left that died
+    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
     folder.mkdir()
     try:
         yield folder

@@ -1,6 +1,13 @@
-"""Many runs: what parameter files define, notebooks executed in kernels, on workers of this machine or of many.
+"""Sweeps: many runs, planned from parameter files and executed as notebooks, on this machine or on many.
 
-What becomes of a run is recorded by the run itself (`runs`); what a terminal shows is in `commands`.
+    planning                       which runs files define, which of them have to be executed (again), and why
+    dispatch, cluster, machines    runs are given to the workers of this machine, of others, or of a batch queue
+    execution, gpus                a worker executes one run; GPUs are given out
+    kernels, forkserver            a Jupyter kernel is started, executes a notebook, is stopped
+    pages, reproduce               notebooks about finished runs; a finished run reproduced by the code that made it
+    interrupts                     Ctrl-C and SIGTERM
+
+A run's training and its record are in `runs`; what a terminal shows is in `commands`.
 """
 
 import lazy_loader

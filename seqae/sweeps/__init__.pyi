@@ -1,27 +1,20 @@
 from .cluster import connect as connect
 from .cluster import serve_scheduler as serve_scheduler
 from .cluster import serve_workers as serve_workers
+from .cluster import show_run_log as show_run_log
 from .cluster import tls as tls
 from .dispatch import sweep as sweep
 from .execution import Outcome as Outcome
-from .forkserver import prepare as prepare
+from .forkserver import start_fork_server as start_fork_server
 from .gpus import slots as slots
-from .interrupts import ENDINGS as ENDINGS
-from .interrupts import ending_in_order as ending_in_order
+from .interrupts import interrupt_once as interrupt_once
 from .kernels import obey_signals as obey_signals
 from .machines import credentials_from_stdin as credentials_from_stdin
-from .pages import (
-    compare_runs as compare_runs,
-)
-from .pages import (
-    execute_page as execute_page,
-)
-from .pages import (
-    show_both as show_both,
-)
-from .pages import (
-    show_demo as show_demo,
-)
+from .pages import Page as Page
+from .pages import comparison_page as comparison_page
+from .pages import demo_page as demo_page
+from .pages import rerun_page as rerun_page
 from .planning import Planned as Planned
 from .planning import plan as plan
-from .reproduce import make_again as make_again
+from .reproduce import Rerun as Rerun
+from .reproduce import reproduce_run as reproduce_run

@@ -1,7 +1,6 @@
-"""Where runs are executed: on workers of this machine, or on those of a Dask cluster; and the GPU each has to itself.
+"""Dask clusters: workers of this machine, of machines that ssh reaches, of a batch queue, or of a given scheduler.
 
-A GPU belongs to a run, by a lock of its machine, not to a worker: whoever started the workers, and however many sweeps
-use them, no two runs compute on one, and what dies lets go of its own.
+Also the `seqae worker` and `seqae scheduler` that such a cluster consists of.
 """
 
 import asyncio
@@ -21,31 +20,32 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Nanny, Scheduler, Security
 from distributed.core import Status
 
-from seqae.parameters import read_yaml
 from seqae.sweeps.interrupts import uninterrupted
 from seqae.sweeps.machines import address_towards, over_ssh
+from seqae.sweeps.parameter_files import read_yaml
 
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "oar": "OARCluster",
           "htcondor": "HTCondorCluster"}  # fmt: skip
 CONNECT_SECONDS = 10.0
 CONFIG = {
-    "distributed.scheduler.allowed-failures": 0,  # `sweep` itself counts deaths
-    "distributed.scheduler.worker-ttl": "60s",  # a machine cut off is given up after
+    "distributed.scheduler.allowed-failures": 0,  # `sweep` counts the deaths of workers itself
+    "distributed.scheduler.worker-ttl": "60s",  # the runs of a machine that does not answer are then given to others
     "distributed.deploy.lost-worker-timeout": "5s",  # a job that ended is then replaced
-    "distributed.worker.profile.enabled": False,  # of a thread that waits for a kernel
+    "distributed.worker.profile.enabled": False,  # the worker's thread only waits for a kernel
 }
-TELLS = "SEQAE_WORKER_TELLS"  # in the environment of those workers whose runs no other command tells of
-ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, this machine only
+RUN_LOG = "seqae.runs.executed"  # the logger of the beginning and end of executions, see `show_run_log`
+ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, reachable from this machine only
 UNSEEN: Any = {"dashboard_address": ANYWHERE, "silence_logs": logging.CRITICAL}
-PRELOAD = (  # run in each worker's process first
-    "from seqae.sweeps import obey_signals, prepare; obey_signals(); prepare()"
-)
+# Each worker process executes this before it connects.
+PRELOAD = "from seqae.sweeps import obey_signals, start_fork_server; obey_signals(); start_fork_server()"
+SHOW_LOG = "from seqae.sweeps import show_run_log; show_run_log()"
 
 
 def tls(ca: Path | None, cert: Path | None, key: Path | None) -> Security | None:
-    """What clients, schedulers and workers trust and show, from PEM files; None without any. Raises ValueError for a
-    file that is missing.
+    """TLS for clients, schedulers and workers, from PEM files: a certificate authority, a certificate and its key.
+
+    Returns None if no file is given. Raises ValueError if one is missing.
     """
     files = {"--tls-ca": ca, "--tls-cert": cert, "--tls-key": key}
     if not any(files.values()):
@@ -62,14 +62,17 @@ def tls(ca: Path | None, cert: Path | None, key: Path | None) -> Security | None
 def connect(
     cluster: str | None, *, jobs: int, workers: int, per_gpu: int = 1, security: Security | None = None
 ) -> Iterator[Client]:
-    """A client of the cluster, which lives as long as this does where it has to be started.
+    """Connect to a cluster. A cluster that has to be started ends with the block.
 
-    cluster: None starts `workers` of the `jobs` that this machine's cores are divided among; tcp://HOST:PORT or
-    tls://HOST:PORT is a scheduler; ssh:FILE names machines (`machines.read_hosts`); slurm:FILE.yaml (pbs, sge, lsf,
-    oar, htcondor alike) has the arguments of dask-jobqueue's cluster, and `jobs`, how many are kept in the queue or at
-    work.
+    cluster:
 
-    Raises ValueError for another cluster and what is wrong in its file, OSError where no scheduler answers.
+    - None: start `workers` workers on this machine, each with one of `jobs` equal shares of its cores
+    - tcp://HOST:PORT or tls://HOST:PORT: the scheduler there
+    - ssh:FILE: start workers on the machines that the file names, see `machines.read_hosts`
+    - slurm:FILE.yaml, also pbs, sge, lsf, oar, htcondor: submit jobs. The file has the arguments of dask-jobqueue's
+      cluster class, and `jobs`: how many jobs are kept queued or running
+
+    Raises ValueError for another cluster or a faulty file, and OSError if no scheduler answers.
     """
     kind, _, rest = (cluster or "local").partition(":")
     with ExitStack() as stack:
@@ -84,23 +87,23 @@ def connect(
             address = cluster
         elif security:
             raise ValueError(
-                "--tls-ca, --tls-cert and --tls-key go with --cluster: here nothing listens to the network"
+                "--tls-ca, --tls-cert and --tls-key need --cluster: without it nothing listens to the network"
             )
         else:
-            # half started, Dask's cluster ends in a traceback
+            # a Dask cluster that is interrupted while it starts ends with a traceback
             local = uninterrupted(lambda: _local(workers, threads=max(1, CPU_COUNT // jobs)))
             address = stack.enter_context(local)
         _quiet()
         try:
             client = Client(address, timeout=CONNECT_SECONDS, security=security)
         except OSError as error:
-            remedy = "start it (seqae scheduler), or, if it is one with certificates, say tls:// and give them"
+            remedy = "start it (seqae scheduler); if it uses TLS, write tls:// and give the certificates"
             raise OSError(f"no scheduler answers at {cluster} ({error}): {remedy}") from None
         yield stack.enter_context(client)
 
 
 def check_address(address: str, security: Security | None) -> None:
-    """Raises ValueError for what is no address of a scheduler, and where TLS is not what it says."""
+    """Raise ValueError if this is no scheduler's address, or if certificates are missing or not needed for it."""
     kind = address.partition("://")[0]
     if kind not in ("tcp", "tls"):
         raise ValueError(
@@ -108,7 +111,7 @@ def check_address(address: str, security: Security | None) -> None:
             f"slurm:FILE.yaml (or {', '.join(QUEUES)}); not {address!r}"
         )
     if (kind == "tls") != bool(security):
-        raise ValueError(f"{address}: --tls-ca, --tls-cert and --tls-key go with tls://, and tls:// with them")
+        raise ValueError(f"{address}: tls:// needs --tls-ca, --tls-cert and --tls-key, and they need tls://")
 
 
 def _local(workers: int, *, threads: int) -> LocalCluster:
@@ -117,7 +120,7 @@ def _local(workers: int, *, threads: int) -> LocalCluster:
         threads_per_worker=1,
         host="127.0.0.1",
         worker_dashboard_address=ANYWHERE,
-        memory_limit=0,  # kernels take the memory, not workers
+        memory_limit=0,  # kernels use the memory, not workers
         **UNSEEN,
         env=_threads(threads),
         preload=[PRELOAD],
@@ -136,28 +139,31 @@ def _queued(kind: str, file: Path, security: Security | None) -> Any:
     given, queue = read_yaml(file), getattr(dask_jobqueue, QUEUES[kind])
     jobs, cores, processes = given.pop("jobs", 1), given.setdefault("cores", 1), given.setdefault("processes", 1)
     if not all(isinstance(number, int) and number > 0 for number in (jobs, cores, processes)):
-        raise ValueError(f"{file}: jobs, cores and processes must be whole numbers from 1 on")
+        raise ValueError(f"{file}: jobs, cores and processes must be whole numbers of at least 1")
     if shutil.which(submit := queue.job_cls.submit_command.split()[0]) is None:
-        raise ValueError(f"{kind}: there is no {submit} here: do this on a machine from which jobs are submitted")
-    # A process executes one run, on its share of the job's cores. It is small: kernels take the memory.
+        raise ValueError(f"{kind}: there is no {submit} on this machine: use a machine from which jobs are submitted")
+    # A process executes one run on its share of the job's cores. Its memory is not limited, as kernels use the memory.
     worker = ["--nthreads", "1", "--memory-limit", "0", "--dashboard-address", ANYWHERE]
     threads = [f"export {name}={number}" for name, number in _threads(max(1, cores // processes)).items()]
     given["worker_extra_args"] = [*given.get("worker_extra_args", []), *worker]
     given["job_script_prologue"] = [*threads, *given.get("job_script_prologue", [])]
     given["scheduler_options"] = {"dashboard_address": ANYWHERE} | given.get("scheduler_options", {})
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that its certificates are temporary
+        with warnings.catch_warnings(
+            action="ignore", category=UserWarning
+        ):  # it warns that its certificates are temporary
             cluster = queue(**{"security": security or True, "protocol": "tls://"} | given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from None
-    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # submits another for one that ended, as at its time's limit
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # replaces a job that ended, for example at its time limit
     return cluster
 
 
 def serve_workers(address: str, *, count: int, security: Security | None, tell: Callable[[str], None]) -> None:
-    """Be `count` workers, a process each, for the scheduler at an address, until stopped by SIGINT or SIGTERM.
+    """Run `count` workers, each in a process, for the scheduler at this address, until SIGINT or SIGTERM.
 
-    Those whose scheduler is gone, or not there yet, wait for one. Raises ValueError as `check_address`.
+    While no scheduler answers, they try again every second. Raises ValueError as `check_address`. tell: called with a
+    line when a worker has connected.
     """
     check_address(address, security)
     _quiet()
@@ -165,21 +171,21 @@ def serve_workers(address: str, *, count: int, security: Security | None, tell: 
 
     async def serve_slot(number: int) -> None:
         while True:
-            with suppress(OSError, RuntimeError):  # nobody answers, as dask tells it
+            with suppress(OSError, RuntimeError):  # Dask raises these if no scheduler answers
                 async with Nanny(
                     address,
                     nthreads=1,
                     host=host,
                     memory_limit=0,
                     security=security,
-                    env=_threads(max(1, CPU_COUNT // count)) | {TELLS: "1"},
-                    preload=[PRELOAD],
+                    env=_threads(max(1, CPU_COUNT // count)),
+                    preload=[PRELOAD, SHOW_LOG],
                     **UNSEEN,
                 ) as nanny:
                     tell(f"worker {number} of {count} is there for {address}")
                     while nanny.status not in (Status.closing_gracefully, Status.closing, Status.closed, Status.failed):
                         await asyncio.sleep(0.5)
-                    # Closed now, else a worker without scheduler waits half a minute for its run.
+                    # Close it now: by itself a worker without scheduler waits 30 s for its run.
             await asyncio.sleep(1)
 
     async def serve() -> None:
@@ -191,12 +197,15 @@ def serve_workers(address: str, *, count: int, security: Security | None, tell: 
 def serve_scheduler(
     host: str, port: int, *, security: Security | None, without_tls: bool, tell: Callable[[str], None]
 ) -> None:
-    """Be the scheduler of a cluster until stopped. Raises ValueError for a host that others reach, without TLS."""
+    """Run the scheduler of a cluster until SIGINT or SIGTERM. tell: called with its address.
+
+    Raises ValueError if the host can be reached from other machines and there is neither TLS nor `without_tls`.
+    """
     found = {ipaddress.ip_address(address[0]) for *_, address in socket.getaddrinfo(host, None)}
     if security is None and not without_tls and not all(address.is_loopback for address in found):
         raise ValueError(
-            f"host {host} listens to the network: give --tls-ca, --tls-cert and --tls-key, or say --without-tls in a "
-            "network of your own"
+            f"host {host} listens to the network: give --tls-ca, --tls-cert and --tls-key, or --without-tls in a "
+            "network that only you use"
         )
     _quiet()
 
@@ -212,8 +221,19 @@ def serve_scheduler(
         asyncio.run(serve())
 
 
+def show_run_log() -> None:
+    """Show the run log of this process on stderr.
+
+    Workers of `seqae worker` do this. For others, the command that started the sweep shows what they do.
+    """
+    log = logging.getLogger(RUN_LOG)
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
 def _quiet() -> None:
-    for name in ("distributed", "distributed.client"):  # what has to be told is a message of ours
+    for name in ("distributed", "distributed.client"):  # this package reports errors itself
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

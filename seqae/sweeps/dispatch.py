@@ -1,4 +1,4 @@
-"""Many runs executed by the workers of a Dask cluster, of this machine or of many; whatever dies, none is lost."""
+"""Execute many runs on the workers of a Dask cluster. Runs of workers and machines that die are executed again."""
 
 import time
 from collections import Counter, deque
@@ -13,13 +13,13 @@ from distributed.scheduler import KilledWorker
 
 from seqae.runs import Run, RunError
 from seqae.stores import StoreError, refresh
-from seqae.sweeps.execution import STOPPED, Outcome, conclude_lost, execute, run_here
-from seqae.sweeps.kernels import GRACE, NOT_STARTED, StopKernels, stop_kernels
+from seqae.sweeps.execution import STOPPED, Outcome, execute, record_lost, run_here
+from seqae.sweeps.kernels import CHECKPOINT_GRACE_SECONDS, NOT_STARTED, StopKernels, stop_kernels
 from seqae.sweeps.planning import BUSY, Planned
 
 KILLED = "its worker process died twice: killed, or out of memory"
-TRIES: Mapping[str | None, int] = {KILLED: 2, NOT_STARTED: 3, STOPPED: 10}  # executions that may end so; else 1
-LOOK_SECONDS = 2.0  # between looks at a run that another process trains
+TRIES: Mapping[str | None, int] = {KILLED: 2, NOT_STARTED: 3, STOPPED: 10}  # reason -> executions; 1 for others
+BUSY_SECONDS = 2.0  # between two tries of a run that another process trains
 
 
 def sweep(
@@ -32,24 +32,26 @@ def sweep(
     tick: Callable[[list[Run]], None] = lambda running: None,
     busy: Callable[[Run], None] = lambda run: None,
 ) -> list[Outcome]:
-    """Execute planned runs on the workers of a Dask client, one at a time on each.
+    """Execute planned runs on the workers of a Dask client, one run at a time on each worker.
 
-    jobs: at most so many at a time. per_gpu: how many share a GPU. finished: called after each. tick: about once a
-    second, with those under way. busy: called once for a run that another process trains; this one waits for that, and
-    takes the run over if it is not done then. On KeyboardInterrupt the kernels are stopped; the same sweep goes on from
-    their checkpoints. Raises RunError when the scheduler is lost.
+    jobs: the largest number of runs at a time. per_gpu: how many runs may share a GPU. finished: called after each run.
+    tick: called about once a second with the runs in progress. busy: called once for a run that another process trains;
+    the sweep waits for that process, and takes the run over if it is not done then.
+
+    On KeyboardInterrupt the kernels are stopped. The same sweep, started again, resumes from their checkpoints. Raises
+    RunError if the scheduler is lost.
     """
     running = dict[Future, Planned]()
     waiting, outcomes = deque(planned), list[Outcome]()
-    tried = Counter[tuple[Path, str | None]]()  # a run's folder, how an execution of it ended
-    elsewhere, next_look = list[Planned](), 0.0  # runs of other processes, and when to look after them
-    with _ending_told(client, running):
+    tried = Counter[tuple[Path, str | None]]()  # executions by the run's folder and the reason why they failed
+    elsewhere, next_try = list[Planned](), 0.0  # runs that other processes train, and when to try them again
+    with _cancelled_cleanly(client, running):
         client.register_plugin(StopKernels())
         while waiting or running or elsewhere:
-            if not waiting and time.monotonic() >= next_look:
+            if not waiting and time.monotonic() >= next_try:
                 waiting.extend(elsewhere)
-                elsewhere, next_look = [], time.monotonic() + LOOK_SECONDS
-            # As many as there are slots: a restarted worker would get nothing that queues at another one.
+                elsewhere, next_try = [], time.monotonic() + BUSY_SECONDS
+            # Submit one run per slot. Runs queued at one worker would not move to a worker that starts later.
             slots = min(jobs or len(planned), max(1, sum(client.nthreads().values())))
             while waiting and len(running) < slots:
                 item = waiting.popleft()
@@ -66,9 +68,9 @@ def sweep(
                     if tried[item.run.folder, BUSY] == 1:
                         busy(item.run)
                 elif tried[item.run.folder, outcome.reason] < TRIES.get(outcome.reason, 1):
-                    waiting.appendleft(item)  # from its checkpoint
+                    waiting.appendleft(item)  # it resumes from its checkpoint
                 else:
-                    with suppress(StoreError):  # the next command shows it
+                    with suppress(StoreError):  # the next command reports it
                         refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
                     outcomes.append(outcome)
                     finished(outcome)
@@ -76,12 +78,12 @@ def sweep(
 
 
 @contextmanager
-def _ending_told(client: Client, running: Mapping[Future, Planned]) -> Iterator[None]:
+def _cancelled_cleanly(client: Client, running: Mapping[Future, Planned]) -> Iterator[None]:
     try:
         yield
     except (OSError, CancelledError) as error:
         if not isinstance(error, CancelledError | CommClosedError) and client.status == "running":
-            raise  # of another thing, such as a full disk
+            raise  # another error, such as a full disk
         raise RunError("the scheduler is gone: start it; the same command goes on from the last checkpoints") from None
     except KeyboardInterrupt:
         _stop(client, running)
@@ -91,11 +93,11 @@ def _ending_told(client: Client, running: Mapping[Future, Planned]) -> Iterator[
 def _outcome(future: Future, item: Planned, *, killed_before: bool) -> Outcome:
     error = future.exception()
     if isinstance(error, KilledWorker):
-        return Outcome(item.run, conclude_lost(item, KILLED) if killed_before else KILLED, 0.0)
+        return Outcome(item.run, record_lost(item, KILLED) if killed_before else KILLED, 0.0)
     if error:
-        return Outcome(item.run, conclude_lost(item, str(error)), 0.0)
+        return Outcome(item.run, record_lost(item, str(error)), 0.0)
     outcome = future.result()
-    future.release()  # dask makes a result anew when the worker that holds it dies
+    future.release()  # else Dask computes the result again if the worker that holds it dies
     return outcome
 
 
@@ -104,9 +106,9 @@ def _stop(client: Client, running: Mapping[Future, Planned]) -> None:
         with suppress(Exception):
             client.run(_stop_kernels_of, [*running.values()], on_error="ignore")
 
-    Thread(target=stop, daemon=True).start()  # a worker may not answer
+    Thread(target=stop, daemon=True).start()  # in a thread, since a worker may not answer
     with suppress(Exception):
-        wait([*running], timeout=GRACE + 2)
+        wait([*running], timeout=CHECKPOINT_GRACE_SECONDS + 2)
 
 
 def _stop_kernels_of(items: Iterable[Planned]) -> None:

@@ -1,10 +1,9 @@
-"""Notebooks executed in this process: a run's, whose failure is recorded and whose report is rendered, and pages.
+"""Execute a planned run in a worker: its notebook in a kernel, on GPUs of its own; then record and render the result.
 
-What became of a run is read from its run.yaml, never from its notebook.
+Whether a run is done is read from its run.yaml, never from its notebook.
 """
 
-import os
-import sys
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,21 +13,21 @@ import filelock
 from seqae.reports import Facts, advice, render_notebook
 from seqae.runs import Run
 from seqae.stores import BusyError, StoreError, mirror_folder, working
-from seqae.sweeps.cluster import TELLS
+from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
 from seqae.sweeps.kernels import StoppedError, execute_notebook, stoppable
-from seqae.sweeps.planning import BUSY, UNPUBLISHED, Planned
+from seqae.sweeps.planning import BUSY, NOT_PUBLISHED, Planned
 
 STOPPED = "its kernel was interrupted"
-# What a report links to.
-FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
+# The files that a report links to.
+LINKED_FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one execution ended; reason: why it failed, None when the run is done.
+    """How one execution ended. reason: why it failed; None if the run is done.
 
-    After BUSY, and after what TRIES holds, `sweep` executes it again.
+    `sweep` executes the run again if the reason is BUSY or one of TRIES.
     """
 
     run: Run
@@ -37,14 +36,17 @@ class Outcome:
 
 
 def execute(item: Planned, per_gpu: int = 1) -> Outcome:
-    """In a worker: execute the run's notebook, on GPUs that are its own, record a failure, render the report."""
+    """In a worker: execute the run's notebook, on GPUs of its own, record a failure, render the report.
+
+    per_gpu: how many runs may share a GPU.
+    """
     began, here = time.monotonic(), replace(item, run=run_here(item))
     folder, name = here.run.folder, f"{here.run.family}/{here.run.name}"
-    _tell_here(f"{name} begins")
+    logging.getLogger(RUN_LOG).info("%s begins", name)
     try:
         with stoppable(folder / "notebook.ipynb"), _alone(folder), working(folder):
-            # another may have done it since it was planned
-            reason = None if here.why() in (None, UNPUBLISHED) else _execute(here, per_gpu)
+            # another process may have finished it since it was planned
+            reason = None if here.reason_to_execute() in (None, NOT_PUBLISHED) else _execute(here, per_gpu)
     except (BusyError, filelock.Timeout):
         reason = BUSY
     except StoppedError:
@@ -54,23 +56,18 @@ def execute(item: Planned, per_gpu: int = 1) -> Outcome:
     except OSError as error:
         reason = f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - began
-    _tell_here(f"{name}: {f'failed: {reason}' if reason else 'done'}, {seconds:.0f} s")
+    logging.getLogger(RUN_LOG).info("%s: %s, %.0f s", name, f"failed: {reason}" if reason else "done", seconds)
     return Outcome(item.run, reason, seconds)
 
 
-def _tell_here(line: str) -> None:
-    # On the terminal of `seqae worker`; what other workers do, the command that started them says.
-    if TELLS in os.environ:
-        sys.stderr.write(f"{line}\n")
-
-
 def _alone(folder: Path) -> filelock.BaseFileLock:
-    # One sweep at a time executes and renders a run; who dies lets go. The lock of the run itself is its kernel's.
-    return filelock.FileLock(folder / ".execution.lock", timeout=0)  # makes the folder
+    # One worker at a time executes and renders a run. The kernel holds another lock, that of the run itself. Both are
+    # released when their process dies. Acquiring this one makes the folder.
+    return filelock.FileLock(folder / ".execution.lock", timeout=0)
 
 
 def run_here(item: Planned) -> Run:
-    """The planned run with its folder on this machine: of a store elsewhere each has a mirror_folder of its own."""
+    """The planned run with its folder on this machine, which for a remote store is in this machine's mirror."""
     if "://" not in item.store:
         return item.run
     return replace(item.run, folder=mirror_folder(item.store) / item.run.family / item.run.name)
@@ -83,7 +80,7 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
     if run.status != "done":  # else, trained but killed before it is rendered, it would have the report of a failure
         (run.folder / "report.html").unlink(missing_ok=True)
     for left in [*run.folder.glob(".notebook.ipynb.*"), *run.folder.glob(".report.html.*")]:
-        left.unlink(missing_ok=True)  # by a worker that was killed while it wrote
+        left.unlink(missing_ok=True)  # temporary files of a killed worker
     gpus = run.parameters.devices * (run.parameters.device in ("auto", "cuda"))
     with held_gpus(gpus, per_gpu=per_gpu) as environment:
         reason = execute_notebook(
@@ -91,21 +88,22 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
             run.folder / "notebook.ipynb",
             name=f"{run.family}/{run.name}",
             parameters=item.given,
-            environment=environment | {"SEQAE_STORE": str(run.folder.parents[1]), "SEQAE_RUN": run.name},
+            environment=environment | {"SEQAE_STORE": str(run.folder.parents[1])},
+            run=run.name,
         )
     if reason is None and run.status != "done":
         reason = f"the notebook ended without training this run: it must open family {run.family!r} and call train()"
-    return _conclude(item, reason)
+    return _record_and_render(item, reason)
 
 
-def _conclude(item: Planned, reason: str | None) -> str | None:
-    # Whatever is wrong here, a full disk or output that cannot be rendered, is a reason, not an error of the sweep.
+def _record_and_render(item: Planned, reason: str | None) -> str | None:
+    # Any error here, such as a full disk, is the reason why this run failed. It does not end the sweep.
     run = item.run
     try:
         if reason is not None and _free(run):
             run.fail(reason)
         error = reason and f"{reason}\n{advice(reason)}"
-        facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error, FILES)
+        facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error, LINKED_FILES)
         render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts)
         run.rendered(item.cells)
     except Exception as error:
@@ -113,14 +111,14 @@ def _conclude(item: Planned, reason: str | None) -> str | None:
     return reason
 
 
-def conclude_lost(item: Planned, reason: str) -> str | None:
-    """Record why a run failed whose worker could not; BUSY where another process goes on with it, None if it is done.
+def record_lost(item: Planned, reason: str) -> str | None:
+    """Record why a run failed whose worker died. Returns the reason, BUSY if another process trains it, None if done.
 
-    A worker of another machine that died leaves its lease in a store elsewhere, which has to run out first.
+    A dead worker's lease in a remote store has to expire first; until then the run is BUSY.
     """
     try:
         with _alone(item.run.folder), working(item.run.folder):
-            return None if item.why() in (None, UNPUBLISHED) else _conclude(item, reason)
+            return None if item.reason_to_execute() in (None, NOT_PUBLISHED) else _record_and_render(item, reason)
     except (BusyError, filelock.Timeout):
         return BUSY
     except (StoreError, OSError):
@@ -128,7 +126,7 @@ def conclude_lost(item: Planned, reason: str) -> str | None:
 
 
 def _free(run: Run) -> bool:
-    # The kernel of a worker that died lives until it sees that, up to a second.
+    # The kernel of a dead worker lives for up to a second, until it notices.
     deadline = time.monotonic() + 5
     while run.status == "running":
         if time.monotonic() > deadline:

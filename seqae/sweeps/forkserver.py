@@ -1,7 +1,7 @@
-"""A process that has imported what kernels need, and forks a kernel whenever it is asked for one.
+"""The fork server: a process that has imported what kernels need, and forks a kernel for every request.
 
-Importing torch, seaborn and the rest takes a kernel as long as a small run trains. Forked, every run still has a
-process of its own. The server never computes: a process that has started no threads can be forked safely.
+Importing torch, seaborn and the rest takes as long as a small run trains. A forked kernel skips the imports, and every
+run still has its own process. The server computes nothing, so it has no threads and can be forked safely.
 """
 
 import atexit
@@ -22,7 +22,7 @@ IMPORTS = (
 
 
 class Forked:
-    """A kernel forked by the server: as much of `subprocess.Popen` as jupyter_client asks for."""
+    """A kernel forked by the server, with the part of the interface of `subprocess.Popen` that jupyter_client uses."""
 
     stdin = stdout = stderr = None
 
@@ -33,7 +33,7 @@ class Forked:
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
-            return 0  # how it ended the server does not tell; run.yaml tells what became of the run
+            return 0  # the exit code is unknown, and not needed: run.yaml records how the run ended
         return None
 
     def wait(self) -> int | None:
@@ -53,11 +53,11 @@ class _Server:
     def __init__(self) -> None:
         self.lock = Lock()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from seqae.sweeps.forkserver import serve; serve()"],
+            [sys.executable, "-c", "from seqae.sweeps.forkserver import serve_forks; serve_forks()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # numpy's BLAS starts its threads at import; torch its own with the first computation, in the kernel
+            # numpy's BLAS would start threads at import. torch starts its own at the first computation, in the kernel.
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
             start_new_session=True,
         )
@@ -65,7 +65,7 @@ class _Server:
 
     def close(self) -> None:
         atexit.unregister(self.close)
-        self.process.kill()  # at the end of stdin it would end in the same way, but after its imports
+        self.process.kill()  # at the end of its stdin it would end as well, but only after its imports
         for stream in (self.process.stdin, self.process.stdout):
             with suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
@@ -80,12 +80,12 @@ class _Server:
             return int(self.process.stdout.readline())
 
 
-_servers: list[_Server] = []  # the one of this process; none before the first kernel
+_servers: list[_Server] = []  # at most one, started for the first kernel
 _starting = Lock()
 
 
 def _server(instead_of: _Server | None = None) -> _Server:
-    # The one that is there, or another for one that died; of threads that used that one, the first makes it.
+    # The running server, started if needed. instead_of: a server that died; the first thread to ask replaces it.
     with _starting:
         if instead_of in _servers:
             _servers.pop().close()
@@ -94,17 +94,17 @@ def _server(instead_of: _Server | None = None) -> _Server:
         return _servers[0]
 
 
-def prepare() -> None:
-    """Begin now what the first kernel would wait for: the server's imports, four seconds of them. On Linux alone."""
+def start_fork_server() -> None:
+    """Start the server, so that its imports (four seconds) are done when the first kernel is needed. Linux only."""
     if sys.platform == "linux":
         _server()
 
 
 def fork_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> Forked:
-    """A kernel started with these arguments of ipykernel, in an environment and a folder of its own.
+    """Start a kernel: a fork of the server that runs ipykernel with these arguments, environment and working folder.
 
-    It leads its own process group. When this process dies, the server sees it and dies, and the kernel after it.
-    Raises OSError if the server dies, and another in its place as well.
+    The kernel leads its own process group. When this process dies, the server ends, and then the kernel. Raises OSError
+    if the server dies and the one that replaces it dies, too.
     """
     request = {"arguments": list(arguments), "env": dict(env), "cwd": cwd}
     server = None
@@ -117,30 +117,34 @@ def fork_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | 
     raise OSError(f"the process that forks kernels died twice: {reason}")
 
 
-def serve() -> None:
-    """Import, then answer each line of stdin, a request as JSON, with the process id of a new kernel; until its end."""
-    for stop in (signal.SIGINT, signal.SIGTERM):  # Slurm sends it to all; kernels still have a checkpoint to write
+def serve_forks() -> None:
+    """The server's main function: import, then answer requests until the end of stdin.
+
+    A request is a line of JSON on stdin: arguments, env, cwd. The answer is the process id of a new kernel, on stdout.
+    """
+    # Slurm sends SIGTERM to all processes. If this one died of it, kernels would end before they write a checkpoint.
+    for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)
     answers = os.dup(1)
     with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 1)
     for name in IMPORTS:
-        with suppress(ImportError):  # the kernel that needs it will say so
+        with suppress(ImportError):  # the kernel that needs the module reports the error
             __import__(name)
     with suppress(ImportError):
         from seqae.runs import keep_code_version
 
         keep_code_version()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for kernels: leave no zombies
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for kernels: leave no zombies
     while line := sys.stdin.buffer.readline():
         if (pid := os.fork()) == 0:
             os.close(answers)
             _become_kernel(json.loads(line))
-        with suppress(OSError):  # here as well as in the kernel: whoever comes first, nobody sees it otherwise
+        with suppress(OSError):  # also called in the kernel; either call may come first
             os.setpgid(pid, pid)
-        with suppress(BrokenPipeError):  # who asked has died: so will this, with the end of stdin, and the kernel
+        with suppress(BrokenPipeError):  # the parent has died: stdin ends, so this process and the kernel end, too
             os.write(answers, f"{pid}\n".encode())
-    os._exit(0)  # at once: whoever asked waits, and the end of all that is imported takes a second
+    os._exit(0)  # the usual exit would take a second, to tear down all imported modules
 
 
 def _become_kernel(request: Mapping[str, Any]) -> None:
@@ -156,11 +160,11 @@ def _become_kernel(request: Mapping[str, Any]) -> None:
         os.environ.update(request["env"])
         if request["cwd"]:
             os.chdir(request["cwd"])
-        sys.modules["numpy"].random.seed()  # else all kernels would draw the same numbers; Python's own reseeds itself
+        sys.modules["numpy"].random.seed()  # else all kernels would draw the same numbers; `random` reseeds itself
         from ipykernel.kernelapp import IPKernelApp
 
-        # The kernel ends when this parent does: ipykernel has read JPY_PARENT_PID when it was imported. Figures become
-        # pictures: pyplot makes itself known to IPython when it is imported, which was before there was one.
+        # ipykernel read JPY_PARENT_PID at import, in the server: parent_handle makes the kernel end with the server.
+        # pyplot registers with IPython at import, when there was no IPython yet: --matplotlib does it now.
         arguments = [*request["arguments"], f"--IPKernelApp.parent_handle={server}", "--matplotlib=inline"]
         sys.argv = ["ipykernel_launcher", *arguments]
         IPKernelApp.launch_instance(argv=arguments)

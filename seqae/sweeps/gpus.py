@@ -1,4 +1,8 @@
-"""TODO"""
+"""The GPUs of this machine: how many runs may execute at a time, and which GPUs a run gets.
+
+A GPU is held by a run through a file lock of the machine, not by a worker. So two runs never share a GPU by accident,
+whichever sweeps and workers they belong to, and the lock of a process that dies is released.
+"""
 
 import getpass
 import os
@@ -17,12 +21,12 @@ from dask.system import CPU_COUNT
 
 
 def slots(per_gpu: int = 1) -> int:
-    """How many runs this machine executes at a time: per_gpu on each of its GPUs, or else one on each of its cores."""
+    """How many runs this machine executes at a time: `per_gpu` on each GPU, or one on each core if it has no GPU."""
     return len(visible_gpus()) * per_gpu or CPU_COUNT
 
 
 def visible_gpus() -> list[str]:
-    """NVIDIA GPUs of this machine, those that $CUDA_VISIBLE_DEVICES leaves, by their UUIDs."""
+    """The UUIDs of this machine's NVIDIA GPUs, limited to those in $CUDA_VISIBLE_DEVICES if that is set."""
     if (tool := shutil.which("nvidia-smi")) is None:
         return []
     command = [tool, "--query-gpu=index,uuid", "--format=csv,noheader"]
@@ -36,8 +40,10 @@ def visible_gpus() -> list[str]:
 
 @contextmanager
 def held_gpus(count: int, *, per_gpu: int = 1) -> Iterator[dict[str, str]]:
-    """Wait for `count` GPUs of this machine, each shared by at most `per_gpu` runs; the environment in which CUDA sees
-    those alone. Empty where there is no GPU, or none is asked for. Raises ValueError where there are fewer.
+    """Wait for `count` GPUs of this machine and hold them; at most `per_gpu` runs share one.
+
+    Yields the environment variables that limit CUDA to these GPUs: none if `count` is 0 or the machine has no GPU.
+    Raises ValueError if the machine has fewer GPUs.
     """
     gpus = visible_gpus() if count else []
     if not gpus:
@@ -49,9 +55,10 @@ def held_gpus(count: int, *, per_gpu: int = 1) -> Iterator[dict[str, str]]:
     folder.mkdir(exist_ok=True)
     held: list[str] = []
     with ExitStack() as stack:
-        with filelock.FileLock(folder / "next"):  # one at a time, or two that want two would wait for each other
+        # One run at a time: two runs that need two GPUs and hold one each would wait forever.
+        with filelock.FileLock(folder / "next"):
             while True:
-                # The first share of every GPU before the second of any.
+                # Take the first share of every GPU before the second share of any.
                 for share, gpu in product(range(per_gpu), gpus):
                     if len(held) < count and gpu not in held:
                         with suppress(filelock.Timeout):

@@ -1,4 +1,4 @@
-"""TODO"""
+"""How a command reacts to Ctrl-C, SIGTERM and a closed terminal: one KeyboardInterrupt, which cleaning up survives."""
 
 import signal
 import threading
@@ -9,50 +9,52 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import TypeVar
 
-from seqae.signals import _heard
+from seqae.signals import collect_signals
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-PATIENCE = 10.0  # seconds that what is under way has to come to its end, when asked to
-
-
-T = TypeVar("T")
+# SIGHUP, of a closed terminal, exists on Linux and macOS only. The others exist everywhere.
+STOP_SIGNALS: tuple[int, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+UNINTERRUPTED_SECONDS = 10.0  # `uninterrupted` waits this long after a stop signal
+_T = TypeVar("_T")
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Ctrl-C, a closed terminal and SIGTERM all raise KeyboardInterrupt(their number), and only once: what cleans up
-    is not disturbed, and neither is the end of the process.
-    """
-    ended = False
+def interrupt_once() -> Iterator[None]:
+    """The first of `STOP_SIGNALS` raises KeyboardInterrupt(its number); all later ones are ignored.
 
-    def end(number: int, frame: object) -> None:
-        nonlocal ended
-        ended = True
-        for ending in heard:
-            signal.signal(ending, signal.SIG_IGN)
+    They stay ignored after the block, so that neither cleaning up nor the end of the process is disturbed.
+    """
+    interrupted = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        for caught_number in caught:
+            signal.signal(caught_number, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
-    # nohup ignores one; another may not have been set from Python, and could not be given back
-    heard = [ending for ending in ENDINGS if signal.getsignal(ending) not in (signal.SIG_IGN, None)]
-    before = {ending: signal.signal(ending, end) for ending in heard}
+    # nohup ignores SIGHUP: leave it so. None is a handler that was not set from Python: it could not be restored.
+    caught = [number for number in STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, interrupt) for number in caught}
     try:
         yield
     finally:
-        for ending, handler in () if ended else before.items():
-            signal.signal(ending, handler)
+        for number, handler in () if interrupted else before.items():
+            signal.signal(number, handler)
 
 
-def uninterrupted(act: Callable[[], T]) -> T:
-    """Do what must not be left half done, in a thread: an ending that comes meanwhile comes when it is over, or
-    PATIENCE later. Processes started in it do not hear Ctrl-C, which a terminal sends to them as well, until they
-    unblock SIGINT.
+def uninterrupted(act: Callable[[], _T]) -> _T:
+    """Call `act` in a thread and return its result. Stop signals that arrive meanwhile take effect when it has ended.
+
+    They take effect after `UNINTERRUPTED_SECONDS` if it has not ended by then. Processes that `act` starts have SIGINT
+    blocked, since a terminal sends Ctrl-C to them as well; they unblock it themselves. No signal reaches a thread other
+    than the main one: there, `act` is called directly.
     """
-    if threading.current_thread() is not threading.main_thread():  # to another one no signal comes
+    if threading.current_thread() is not threading.main_thread():
         return act()
-    resource_tracker.ensure_running()  # multiprocessing's, which when it starts unblocks SIGINT
-    result: Future[T] = Future()
+    resource_tracker.ensure_running()  # when multiprocessing starts this process, it unblocks SIGINT
+    result: Future[_T] = Future()
 
     def work() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -61,11 +63,11 @@ def uninterrupted(act: Callable[[], T]) -> T:
         except BaseException as error:
             result.set_exception(error)
 
-    with _heard(ENDINGS) as asked:
+    with collect_signals(STOP_SIGNALS) as arrived:
         threading.Thread(target=work, daemon=True).start()
         deadline = float("inf")
         while not wait([result], timeout=0.1).done and time.monotonic() < deadline:
-            deadline = min(deadline, time.monotonic() + PATIENCE) if asked else deadline
-    if asked:
-        signal.raise_signal(asked[0])
+            deadline = min(deadline, time.monotonic() + UNINTERRUPTED_SECONDS) if arrived else deadline
+    if arrived:
+        signal.raise_signal(arrived[0])
     return result.result()

@@ -1,6 +1,6 @@
-"""A notebook executed by papermill in a kernel of this process, which dies with it.
+"""Start a Jupyter kernel, execute a notebook in it with papermill, and stop it. A kernel dies with this process.
 
-Dask runs this in its workers; several may run in one process, each in a thread.
+Dask's workers call this. A process may execute several notebooks at a time, each in a thread.
 """
 
 import logging
@@ -21,20 +21,21 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
+from seqae.files import replace_text
 from seqae.sweeps.forkserver import fork_kernel
 
-SCHEME = "seqae:"  # begins papermill's names of our files, so that an executed notebook holds no machine's paths
+SCHEME = "seqae:"  # prefix of papermill's names for files, so that an executed notebook contains no local path
 AUTOSAVE = 2  # seconds between saves of a notebook within a cell
-NOT_STARTED = "the kernel died before it ran anything"  # of ports that another one took meanwhile, say
-TICK = 0.05  # seconds between looks at a kernel that is to end
-GRACE = 5  # seconds that an interrupted kernel has to end the update under way and write a checkpoint
-_sources: dict[str, str] = {}  # papermill's name: a notebook's JSON text
-_targets: dict[str, Path] = {}  # papermill's name: the file to write
-_kernels: dict[Path, int | None] = {}  # the file written: process id of its kernel, 0 before; None: to be stopped
+NOT_STARTED = "the kernel died before it ran anything"  # for example, another process took its ports
+TICK = 0.05  # seconds between two looks at a kernel that has been asked to stop
+CHECKPOINT_GRACE_SECONDS = 5  # an interrupted kernel ends the current update and writes a checkpoint in this time
+_sources: dict[str, str] = {}  # papermill's name -> a notebook's JSON text
+_targets: dict[str, Path] = {}  # papermill's name -> the file to write
+_kernels: dict[Path, int | None] = {}  # the file to write -> its kernel's process id, 0 before it starts, None to stop
 
 
 class ForkedProvisioner(LocalProvisioner):
-    """Starts kernels by `forkserver`; an entry point of this package, named `seqae-fork`."""
+    """Starts kernels with `forkserver`. jupyter_client finds it by the entry point `seqae-fork` of this package."""
 
     async def launch_kernel(self, cmd: list[str], **arguments: Any) -> KernelConnectionInfo:
         # cmd is: python -m ipykernel_launcher, and what that takes
@@ -44,22 +45,32 @@ class ForkedProvisioner(LocalProvisioner):
 
 
 class StoppedError(Exception):
-    """The kernel was interrupted, by `stop_kernels` or somebody else; its run goes on when it is executed again."""
+    """The kernel was interrupted, by `stop_kernels` or by a user. Executed again, its run resumes."""
 
 
 def execute_notebook(
-    source: str, target: Path, *, name: str, parameters: Mapping[str, Any], environment: Mapping[str, str]
+    source: str,
+    target: Path,
+    *,
+    name: str,
+    parameters: Mapping[str, Any],
+    environment: Mapping[str, str],
+    run: str | None = None,
 ) -> str | None:
-    """Execute a notebook's JSON text into the file `target`; return why it failed, or None. May raise `StoppedError`.
+    """Execute a notebook, given as JSON text, into the file `target`. Returns why it failed, or None.
 
-    name: what the executed notebook calls itself. environment: set for the kernel, over this process's own.
+    name: what the executed notebook calls itself. environment: the kernel's variables beside those of this process.
+    run: the name of the run folder that the kernel has to execute, for `runs.Assignment`; pages execute no run. Raises
+    StoppedError if the kernel was interrupted.
     """
     import papermill  # takes a second
     from papermill.iorw import papermill_io
 
     if SCHEME not in dict(papermill_io._handlers):
         papermill_io.register(SCHEME, _Files)
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of parameters that only our model knows
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # else it warns of parameters that the cell leaves out
+    # Not in a cell, which would be in the notebook and in IPython's In, nor in exec_lines, which users may have set.
+    assigned = [f"--IPKernelApp.code_to_run=__import__('seqae.runs').runs.assign({run!r})"] if run else []
     origin, written = f"{SCHEME}{name}/source.ipynb", f"{SCHEME}{name}/{target.name}"
     _sources[origin], _targets[written] = source, target
     try:
@@ -73,10 +84,11 @@ def execute_notebook(
             progress_bar=False,
             autosave_cell_every=AUTOSAVE,
             start_timeout=120,
-            extra_arguments=["--log-level=CRITICAL"],  # a kernel whose worker died says so, on the user's terminal
+            # Without this log level, a kernel whose worker died writes to the terminal.
+            extra_arguments=["--log-level=CRITICAL", *assigned],
         )
     except papermill.PapermillExecutionError as error:
-        if error.ename == "KeyboardInterrupt" or _stopped(target):  # asked to stop, a cell may say so in other words
+        if error.ename == "KeyboardInterrupt" or _stopped(target):  # a stopped cell may raise another error
             raise StoppedError from None
         return f"{error.ename}: {error.evalue}".rstrip(": ")
     except Exception as error:
@@ -93,7 +105,7 @@ def execute_notebook(
 
 @contextmanager
 def stoppable(target: Path) -> Iterator[None]:
-    """Meanwhile `stop_kernels` knows of a kernel that writes this file, though it may not have been started yet."""
+    """Inside the block, `stop_kernels` stops the kernel that writes this file, even before the kernel has started."""
     _kernels[target] = 0
     try:
         yield
@@ -102,10 +114,10 @@ def stoppable(target: Path) -> Iterator[None]:
 
 
 def stop_kernels(targets: set[Path] | None = None) -> None:
-    """Stop the kernels that write these files, none: all of this process; what they were doing is to be resumed.
+    """Stop the kernels that write these files, or all kernels of this process. Their runs can be resumed.
 
-    They are interrupted, so that training leaves a checkpoint, and killed if they live on for `GRACE` seconds. Does not
-    wait for that.
+    They are interrupted, so that training leaves a checkpoint, and killed after `CHECKPOINT_GRACE_SECONDS` if they have
+    not ended. This function does not wait for their end.
     """
     for target in [*_kernels] if targets is None else targets & _kernels.keys():
         pid, _kernels[target] = _kernels[target], None
@@ -118,22 +130,22 @@ def _stopped(target: Path) -> bool:
 
 
 def _end(pid: int) -> None:
-    # A kernel and what it has started: it leads its own process group. Asked once a cell, since what ends in order is
-    # not to be disturbed; where it cannot be seen whether it hears, again and again.
+    # A kernel leads a process group, so this also reaches the processes that it started. Send SIGINT once per cell,
+    # since a second one would disturb the writing of a checkpoint. Without /proc, send it again every 0.5 s.
     asked = False
     with suppress(ProcessLookupError):
-        for tick in range(int(GRACE / TICK)):
-            hears = _hears(pid)
-            if (hears and not asked) or (hears is None and tick % 10 == 0):
+        for tick in range(int(CHECKPOINT_GRACE_SECONDS / TICK)):
+            accepts = _accepts_sigint(pid)
+            if (accepts and not asked) or (accepts is None and tick % 10 == 0):
                 os.killpg(pid, signal.SIGINT)
-            asked = bool(hears)
+            asked = bool(accepts)
             time.sleep(TICK)
             os.killpg(pid, 0)
         os.killpg(pid, signal.SIGKILL)
 
 
-def _hears(pid: int) -> bool | None:
-    # Before its first cell, and between cells, a kernel ignores SIGINT. None: this system does not say.
+def _accepts_sigint(pid: int) -> bool | None:
+    # Before its first cell and between cells a kernel ignores SIGINT. None on systems without /proc.
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -143,44 +155,44 @@ def _hears(pid: int) -> bool | None:
 
 
 class StopKernels(WorkerPlugin):
-    """For Dask's workers: one that closes, because it was told to or has lost its scheduler, stops its kernels."""
+    """Makes a Dask worker stop its kernels when it closes, on request or because it has lost its scheduler."""
 
     name = "seqae-stop-kernels"
-    idempotent = True  # registered anew by a second sweep, it would first be torn down
+    idempotent = True  # else a second sweep that registers it would first tear it down
 
     def teardown(self, worker: Any) -> None:
         stop_kernels()
 
 
 def obey_signals() -> None:
-    """In a worker's process: SIGTERM stops its kernels, then itself. Ctrl-C is for the process that started it."""
+    """In a worker process: SIGTERM stops its kernels and then the process. SIGINT is left to the parent process."""
 
     def stop() -> None:
-        deadline = time.monotonic() + GRACE + 2
+        deadline = time.monotonic() + CHECKPOINT_GRACE_SECONDS + 2
         stop_kernels()
         while _kernels and time.monotonic() < deadline:
             time.sleep(0.05)
         os._exit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # for the kernels, which are to hear it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # kernels inherit the mask, and must receive it
     signal.signal(signal.SIGTERM, lambda number, frame: Thread(target=stop, daemon=True).start())
 
 
 def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
     class Kernel(AsyncKernelManager):
-        transport_encryption = "auto"  # other users of this machine can reach its ports
+        transport_encryption = "auto"  # because other users of this machine can reach its ports
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            # This interpreter, not what a user has installed as `python3`; forked where that is safe.
+            # This interpreter, not what a user has installed as `python3`. Forking is safe on Linux only.
             spec = KernelSpec(**get_kernel_dict())
             if sys.platform == "linux":
                 spec.metadata = spec.metadata | {"kernel_provisioner": {"provisioner_name": "seqae-fork"}}
             return spec
 
         async def start_kernel(self, **arguments: Any) -> None:  # type: ignore[override]
-            # Dask's workers trim memory eagerly, which slows torch's large tensors.
+            # Dask sets this variable in its workers. It makes glibc return memory at once, which slows large tensors.
             inherited = {key: value for key, value in os.environ.items() if key != "MALLOC_TRIM_THRESHOLD_"}
             await super().start_kernel(env=inherited | dict(environment), **arguments)
             assert isinstance(self.provisioner, LocalProvisioner)
@@ -194,7 +206,7 @@ def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
 
 
 class _Files:
-    """papermill's way to notebooks: read from memory; written so that a reader finds a whole one at any instant."""
+    """How papermill reads and writes notebooks: it reads from memory and replaces the written file atomically."""
 
     @staticmethod
     def read(path: str) -> str:
@@ -204,14 +216,10 @@ class _Files:
     def write(text: str, path: str) -> None:
         target = _targets[path]
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(target)
+            replace_text(target, text)
         except OSError as error:  # a full disk says no name
             raise OSError(error.errno, error.strerror, str(target)) from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @staticmethod
     def pretty_path(path: str) -> str:

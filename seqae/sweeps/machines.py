@@ -1,4 +1,4 @@
-"""Workers on machines that ssh reaches: there for as long as a command here needs them, and gone with it."""
+"""Workers on other machines, started by ssh for one command and stopped with it."""
 
 import json
 import logging
@@ -12,19 +12,27 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distributed import LocalCluster, Security
 from distributed.comm.addressing import get_local_address_for
 
-AGAIN_SECONDS = 5.0  # until a machine whose connection ended is tried again
-END_SECONDS = 15.0  # that its workers have to leave checkpoints
+AGAIN_SECONDS = 5.0  # from the end of a connection to the next try
+END_SECONDS = 15.0  # time for the workers there to write checkpoints
 
 
-def read_hosts(file: Path) -> list[tuple[str, str]]:
-    """A machine a line: its name for ssh, and the `seqae` there, by default at the path that it has here.
+class Host(NamedTuple):
+    """A machine: its name for ssh, and the path of `seqae` there."""
 
-    Raises ValueError for a file that is missing, empty, or has other lines.
+    name: str
+    command: str
+
+
+def read_hosts(file: Path) -> list[Host]:
+    """The machines that a file names, one per line: HOST, or HOST PATH/TO/seqae.
+
+    The default path is that of `seqae` on this machine. Raises ValueError if the file is missing, empty or has other
+    lines.
     """
     try:
         lines = [line.partition("#")[0].split() for line in file.read_text(encoding="utf-8").splitlines()]
@@ -32,10 +40,12 @@ def read_hosts(file: Path) -> list[tuple[str, str]]:
         raise ValueError(f"{file}: {error}") from None
     here = str(Path(sys.executable).with_name("seqae"))
     if wrong := [" ".join(line) for line in lines if "".join(line)[:1] == "-" or len(line) > 2]:
-        raise ValueError(f"{file}: a line is HOST, or HOST PATH/TO/seqae; not {wrong[0]!r}; options: ~/.ssh/config")
-    hosts = [(line[0], line[1] if len(line) == 2 else here) for line in lines if line]
+        raise ValueError(
+            f"{file}: a line is HOST, or HOST PATH/TO/seqae; not {wrong[0]!r}; options of ssh go into ~/.ssh/config"
+        )
+    hosts = [Host(line[0], line[1] if len(line) == 2 else here) for line in lines if line]
     if not hosts:
-        raise ValueError(f"{file}: names no machine; write one a line")
+        raise ValueError(f"{file}: names no machine; write one per line")
     return hosts
 
 
@@ -43,11 +53,12 @@ def read_hosts(file: Path) -> list[tuple[str, str]]:
 def over_ssh(
     file: Path, *, arguments: list[str], security: Security | None, **scheduler: object
 ) -> Iterator[LocalCluster]:
-    """A scheduler on this machine, which those in the file reach, and on each of them `seqae worker` with these
-    arguments, started again when its connection ends. All speak TLS; without certificates given they are made for this
-    once, and go to the machines through ssh, to no file.
+    """Start a scheduler on this machine, and `seqae worker` with these arguments on each machine of the file.
 
-    Raises ValueError as `read_hosts`, and OSError for a machine whose name leads nowhere.
+    A worker whose connection ends is started again. All use TLS. Without `security`, certificates are made for this
+    block; they are sent through ssh and never written to a file there. scheduler: further arguments of the cluster.
+
+    Raises ValueError as `read_hosts`, and OSError for a machine whose address is unknown.
     """
     hosts = read_hosts(file)
     if security is None:
@@ -56,22 +67,22 @@ def over_ssh(
         except ImportError:
             raise ValueError("ssh: needs cryptography: pip install -e '.[queues]'") from None
     with LocalCluster(
-        n_workers=0, host=_address_towards(hosts[0][0]), protocol="tls://", security=security, **scheduler
+        n_workers=0, host=_address_towards(hosts[0].name), protocol="tls://", security=security, **scheduler
     ) as cluster:
-        told, given = ["worker", cluster.scheduler_address, *arguments], _credentials(security)
-        kept = [_Kept(host, [command, *told], given) for host, command in hosts]
+        worker, credentials = ["worker", cluster.scheduler_address, *arguments], _credentials(security)
+        kept = [_Kept(host.name, [host.command, *worker], credentials) for host in hosts]
         try:
             yield cluster
         finally:
             for machine in kept:
                 machine.closing.set()
-                machine.let_go()
+                machine.close_stdin()
             for machine in kept:
                 machine.end()
 
 
 class _Kept:
-    """`ssh HOST COMMAND`, again whenever it ends."""
+    """`ssh HOST COMMAND`, started again whenever it ends."""
 
     def __init__(self, host: str, command: list[str], credentials: str) -> None:
         self.host, self.command, self.closing = host, [*command, "--credentials-from-stdin"], threading.Event()
@@ -88,15 +99,15 @@ class _Kept:
             with self.process:
                 with suppress(BrokenPipeError):
                     print(credentials, file=self.process.stdin, flush=True)
-                for line in self.process.stderr:  # until it ends
+                for line in self.process.stderr:  # until the process ends
                     last = line.strip() or last
-            if not self.closing.is_set() and last != told:  # once
+            if not self.closing.is_set() and last != told:  # the same message only once
                 logging.getLogger("seqae").warning("%s: %s", self.host, last)
                 told = last
             self.closing.wait(AGAIN_SECONDS)
 
-    def let_go(self) -> None:
-        """The end of its stdin is what the command there ends at, however this process ends."""
+    def close_stdin(self) -> None:
+        """Close its stdin, at whose end the command there ends. The same happens if this process is killed."""
         if self.process is not None:
             with suppress(OSError):
                 self.process.stdin.close()
@@ -108,8 +119,9 @@ class _Kept:
 
 
 def credentials_from_stdin() -> Security:
-    """What `over_ssh` writes; once stdin ends, as it does when the command at its other end is gone, by SIGTERM this
-    process does.
+    """Read the certificates that `over_ssh` writes to stdin. At the end of stdin, this process gets SIGTERM.
+
+    stdin ends when the command that started this worker has ended.
     """
     security = Security(require_encryption=True, **json.loads(sys.stdin.readline()))
 
@@ -122,20 +134,23 @@ def credentials_from_stdin() -> Security:
 
 
 def _credentials(security: Security) -> str:
-    """The texts of the certificates, on one line."""
+    """The certificates and keys as JSON on one line."""
     given = {name: getattr(security, name) for name in Security.__slots__ if name.endswith(("_file", "_cert", "_key"))}
     return json.dumps({k: v if "\n" in v else Path(v).read_text(encoding="ascii") for k, v in given.items()})
 
 
 def _address_towards(host: str) -> str:
-    # By the name that ssh has for it.
+    # ~/.ssh/config may give another host name.
     told = subprocess.run(["ssh", "-G", host], capture_output=True, text=True)
     found = re.search(r"^hostname (.*)$", told.stdout, re.MULTILINE)
     return address_towards(f"tcp://{found[1] if found else host}:22", called=host)
 
 
 def address_towards(address: str, *, called: str | None = None) -> str:
-    """This machine's address in the network that reaches tcp://HOST:PORT; raises OSError where none does."""
+    """This machine's address in the network that leads to tcp://HOST:PORT. Raises OSError if the host is unknown.
+
+    called: the name of the host in the error.
+    """
     try:
         return get_local_address_for(address).partition("://")[2].strip("[]")
     except OSError as error:

@@ -1,50 +1,86 @@
-"""TODO"""
+"""Execute a notebook about finished runs into an HTML page: a comparison, a demo of one run, a run beside its rerun."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from seqae.device import make_accelerator
 from seqae.files import project_around, project_root
-from seqae.reports import Facts, recorded, render_notebook
-from seqae.runs import Run, RunError, family_defaults
+from seqae.reports import Facts, render_notebook
+from seqae.runs import Run, RunError, family_defaults, recorded_run
 from seqae.stores import fetch
 from seqae.sweeps.kernels import execute_notebook
 
 
-def show_demo(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | None = None) -> tuple[Path, str | None]:
-    """Execute notebooks/demo.ipynb on a run, into demo.html in its folder; that page, and why it failed.
+class Page(NamedTuple):
+    """A page, and why its notebook failed; None if it did not. The page of a failed notebook ends with the error."""
 
-    given: other parameters of the notebook. Raises RunError or ValueError, before it starts, for a folder without a
-    trained run, a device that is not there and parameters that the notebook does not have.
-    """
-    run = Run.load(folder)
-    run.model_file()
-    make_accelerator(device=device)
-    source, page = project_around(run.folder) / "notebooks" / "demo.ipynb", run.folder / "demo.html"
-    parameters = {**(given or {}), "run": run.name, "device": device}
-    if source.exists() and (strange := [key for key in parameters if key not in family_defaults(source)]):
-        raise ValueError(f"-p {strange[0]}: no parameter of {source}; it has {', '.join(family_defaults(source))}")
-    rows = [("verdict", run.verdict or "none"), ("device", device), ("sequences", "of the test split")]
-    title = f"{run.family}/{run.name}: demo"
-    return page, execute_page(source, page, title=title, rows=rows, store=run.folder.parent, parameters=parameters)
+    file: Path
+    reason: str | None
 
 
-def compare_runs(family: str, runs: Collection[Run], *, store: str | None = None) -> tuple[Path, str | None]:
-    """Execute notebooks/compare/FAMILY.ipynb, or else compare.ipynb, on runs of a family, none: those it chooses; its
-    page, and why it failed.
+def comparison_page(family: str, runs: Collection[Run], *, store: str | None = None) -> Page:
+    """Execute notebooks/compare/FAMILY.ipynb, or else notebooks/compare.ipynb, into compare.html beside the runs.
+
+    runs: those to compare; if empty, the notebook chooses. store: where runs are kept. Raises ValueError if the family
+    has no runs there, or if a run is of another family.
     """
     folder, notebooks = fetch(store, family) / family, project_root() / "notebooks"
     own = notebooks / "compare" / f"{family}.ipynb"
     source = own if own.exists() else notebooks / "compare.ipynb"
     if not any(folder.glob("*/run.yaml")):
         raise ValueError(f"no run of family {family!r} in {folder.parent}")
-    if strangers := [run.name for run in runs if run.family != family]:
-        raise ValueError(f"{strangers[0]} is no run of family {family}")
-    page, parameters = folder / "compare.html", {"family": family, "runs": [run.name for run in runs]}
-    rows = [("store", folder.parent.name)]
-    return page, execute_page(
-        source, page, title=f"{family}: comparison", rows=rows, store=folder.parent, parameters=parameters
+    if others := [run.name for run in runs if run.family != family]:
+        raise ValueError(f"{others[0]} is no run of family {family}")
+    return execute_page(
+        source,
+        folder / "compare.html",
+        title=f"{family}: comparison",
+        rows=[("store", folder.parent.name)],
+        store=folder.parent,
+        parameters={"family": family, "runs": [run.name for run in runs]},
+    )
+
+
+def demo_page(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | None = None) -> Page:
+    """Execute notebooks/demo.ipynb on a run, into demo.html in the run's folder.
+
+    given: further parameters of the notebook. Raises RunError or ValueError, before it starts, for a folder without a
+    trained run, a missing device, or parameters that the notebook does not have.
+    """
+    run = Run.load(folder)
+    run.model_file()
+    make_accelerator(device=device)
+    source = project_around(run.folder) / "notebooks" / "demo.ipynb"
+    parameters = {**(given or {}), "run": run.name, "device": device}
+    if source.exists() and (unknown := [key for key in parameters if key not in family_defaults(source)]):
+        raise ValueError(f"-p {unknown[0]}: no parameter of {source}; it has {', '.join(family_defaults(source))}")
+    return execute_page(
+        source,
+        run.folder / "demo.html",
+        title=f"{run.family}/{run.name}: demo",
+        rows=[("verdict", run.verdict or "none"), ("device", device), ("sequences", "of the test split")],
+        store=run.folder.parent,
+        parameters=parameters,
+    )
+
+
+def rerun_page(original: Run, again: Path) -> Page:
+    """Execute notebooks/rerun.ipynb on a run and its rerun, into rerun.html in the rerun's store.
+
+    again: the folder of the rerun.
+    """
+    source, store = project_around(original.folder) / "notebooks" / "rerun.ipynb", again.parents[1]
+    records = {"then": original.record(), "again": recorded_run(again).record()}
+    rows = [(made, r["commit"] + (" and uncommitted changes" if r["dirty"] else "")) for made, r in records.items()]
+    return execute_page(
+        source,
+        store / "rerun.html",
+        title=f"{original.family}/{original.name}: made again",
+        rows=rows,
+        store=store,
+        # relative to the store, so that the executed notebook contains no path of this machine
+        parameters={"original": "../..", "again": again.relative_to(store).as_posix()},
     )
 
 
@@ -56,10 +92,11 @@ def execute_page(
     rows: Sequence[tuple[str, str]],
     store: Path,
     parameters: Mapping[str, Any],
-) -> str | None:
-    """Execute the notebook `source`, on `store`, into `page` (HTML) and the notebook beside it; why it failed, or None.
+) -> Page:
+    """Execute the notebook `source` into the HTML file `page` and an .ipynb file of the same name beside it.
 
-    title, rows: what stands at the top of the page.
+    title, rows: the head of the page, rows as (what, value). store: the notebook's $SEQAE_STORE. Raises RunError if
+    there is no such notebook.
     """
     if not source.exists():
         raise RunError(f"there is no {source}: do this in the folder of the project, or below it")
@@ -68,15 +105,4 @@ def execute_page(
     reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment)
     beside = (notebook.name, page.with_suffix(".gif").name)
     render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, beside))
-    return reason
-
-
-def show_both(original: Run, again: Path) -> tuple[Path, str | None]:
-    """Execute notebooks/rerun.ipynb on a run and the same made again; its page, and why it failed."""
-    source, store = project_around(original.folder) / "notebooks" / "rerun.ipynb", again.parents[1]
-    records = {"then": original.record(), "again": recorded(again).record()}
-    rows = [(made, r["commit"] + (" and uncommitted changes" if r["dirty"] else "")) for made, r in records.items()]
-    # Both as seen from the store, so that the executed notebook names no folder of this machine.
-    parameters = {"original": "../..", "again": again.relative_to(store).as_posix()}
-    page, title = store / "rerun.html", f"{original.family}/{original.name}: made again"
-    return page, execute_page(source, page, title=title, rows=rows, store=store, parameters=parameters)
+    return Page(page, reason)

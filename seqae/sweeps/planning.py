@@ -1,36 +1,36 @@
-"""What parameter files define: runs to execute, and why each has to be."""
+"""Plan: which runs parameter files define, and whether and why each has to be executed (again)."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seqae.files import project_root
-from seqae.parameters import LOSS_FIELDS, merge, read_yaml
+from seqae.files import project_root, store_location
+from seqae.parameters import merge
 from seqae.runs import Run, cells_hash, family_notebook, open_run, progress
 from seqae.stores import fetch, unpublished
+from seqae.sweeps.parameter_files import read_yaml
 
 BUSY = "another process trains it"
-UNPUBLISHED = "not all of it is in the store yet"
-_hash = cache(cells_hash)  # all runs of a family have one
+NOT_PUBLISHED = "not all of it is in the store yet"
+_hash = cache(cells_hash)  # all runs of a family have the same notebook
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that a parameter file defines, and all that a worker needs to execute it."""
+    """A run that a parameter file defines, with all that a worker needs to execute it."""
 
     run: Run
-    notebook: str  # JSON text: a worker elsewhere needs the package alone
-    given: Mapping[str, Any]
-    store: str = ""  # where its runs are, as given: the folder of a URL's mirror is another on each machine
-    edits: Mapping[str, Any] = field(default_factory=dict)  # of the notebook's own cell, not committed
+    notebook: str  # the family's notebook as JSON text: workers on other machines have the package only
+    given: Mapping[str, Any]  # the parameters that papermill injects
+    store: str = ""  # where runs are kept, as given: the mirror of a URL is in another folder on each machine
+    edits: Mapping[str, Any] = field(default_factory=dict)  # uncommitted edits of the notebook's parameters cell
 
-    def why(self) -> str | None:
-        """Why it has to be executed; None when it is done and has its report."""
+    def reason_to_execute(self) -> str | None:
+        """Why the run has to be executed, or executed again; None if it is done and its report is up to date."""
         report = self.run.folder / "report.html"
-        match status := self.run.status:  # read once: it may change meanwhile
+        match status := self.run.status:  # read once, because another process may change it
             case "interrupted":
                 logged = progress(self.run.folder)
                 return f"interrupted after epoch {logged[0]}" if logged else "interrupted"
@@ -41,12 +41,12 @@ class Planned:
             case "done" if (cells := self.run.record().get("cells")) != self.cells:
                 return "its notebook was edited" if cells else "its report is of an older version"
             case "done":
-                return UNPUBLISHED if unpublished(self.run.folder) else None
+                return NOT_PUBLISHED if unpublished(self.run.folder) else None
         return {"waiting": "new", "running": BUSY}[status]
 
     @property
     def cells(self) -> str:
-        """What run.yaml says of the notebook when a report is made of it: one of other cells is made again."""
+        """The hash of the notebook's cells. run.yaml records it with a report; other cells need a new report."""
         return _hash(self.notebook)
 
 
@@ -58,18 +58,21 @@ def plan(
     store: str | None = None,
     tell: Callable[[str], None] = lambda message: None,
 ) -> list[Planned]:
-    """The runs that parameter files, or all below folders, define; two files that define the same run count once.
+    """The runs that parameter files define. Files that define the same run give one.
 
-    scale: a name in params/scale (and in scale/ of the folders below it, which win), or a file. given: what the
-    command line says. Later ones win: notebook < scale < file < given, key by key, as `config.merge` has it. store:
-    where runs are kept, else what the parameters, $SEQAE_STORE or the files' project say. tell: called with a line for
-    each family whose notebook's parameters are edited, if that reaches a run. Raises ValueError with the faults of all
-    files at once, and for a scale or parameters of no files, StoreError where a store elsewhere cannot be reached.
+    files: parameter files, or folders: all parameter files below them. scale: a file, or a name: the files of that name
+    in params/scale/ and in scale/ of each folder from params/ down to the file, of which later ones win. given: the
+    command line's parameters. Layers are merged by `parameters.merge`: notebook < scale < file < given. store: where
+    runs are kept; by default what the parameters, $SEQAE_STORE or the files' project say. tell: called with a line for
+    each family whose parameters cell has uncommitted edits that apply to a run.
+
+    Raises ValueError with the faults of all files, or if scale or parameters are given without files, and StoreError if
+    a remote store cannot be reached.
     """
     files = list(files)
     if not files and (scale or given):
-        raise ValueError("--scale and -p are for parameter files: name some, as params/losses")
-    folder_of, notebook_of = cache(fetch), cache(family_notebook)  # once for all that are in it
+        raise ValueError("--scale and -p apply to parameter files: name some, such as params/losses")
+    folder_of, notebook_of = cache(fetch), cache(family_notebook)  # read each store and notebook once
     faults: dict[str, list[Path]] = {}
     planned: dict[Path, Planned] = {}
     for named in files:
@@ -83,12 +86,12 @@ def plan(
         more = {message: f" and {len(where) - 1} more" if len(where) > 1 else "" for message, where in faults.items()}
         lines = (f"{where[0]}{more[message]}: {message}" for message, where in faults.items())
         raise ValueError("\n".join(line.replace("\n", "\n  ") for line in lines))
-    for line in _told_edits(planned.values()):
+    for line in _edit_notes(planned.values()):
         tell(line)
     return list(planned.values())
 
 
-def _told_edits(planned: Iterable[Planned]) -> Iterable[str]:
+def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:
     reached: dict[str, dict[str, Any]] = {}
     for item in planned:
         p = item.run.parameters
@@ -96,8 +99,8 @@ def _told_edits(planned: Iterable[Planned]) -> Iterable[str]:
         reached.setdefault(item.run.family, {}).update(edits)
     for family, edits in reached.items():
         if edits:
-            told = ", ".join(f"{key} {value}" for key, value in edits.items())
-            yield f"seqae: {family}.ipynb is edited, for all runs whose scale or file does not say otherwise: {told}"
+            listed = ", ".join(f"{key} {value}" for key, value in edits.items())
+            yield f"seqae: {family}.ipynb is edited; all runs whose scale or file sets no other value have: {listed}"
 
 
 def _parameter_files(named: Path) -> list[Path]:
@@ -107,7 +110,7 @@ def _parameter_files(named: Path) -> list[Path]:
 
 
 def _scale_files(file: Path, scale: str | None, root: Path) -> list[Path]:
-    # params/scale/NAME.yaml, and over it those beside the file: a family of large frames has a quick scale of its own.
+    # params/scale/NAME.yaml comes first, so that a folder's own scale/NAME.yaml overrides it.
     if scale is None:
         return []
     if scale.endswith(".yaml"):
@@ -132,18 +135,14 @@ def _planned(
     try:
         family = file.resolve().relative_to(root / "params").parts[:-1][0]
     except (ValueError, IndexError):
-        raise ValueError("must lie in params/FAMILY/ of a project that has notebooks/FAMILY.ipynb") from None
+        raise ValueError("must be in params/FAMILY/ of a project that has notebooks/FAMILY.ipynb") from None
     source = root / "notebooks" / f"{family}.ipynb"
     if not source.exists():
         raise ValueError(f"family {family} has no notebook {source}")
     notebook, defaults, edits = notebook_of(source)
-    layers = [edits, *map(read_yaml, _scale_files(file, scale, root)), read_yaml(file), given]
-    merged = {key: value for layer in layers for key, value in layer.items()}
-    if "loss" in merged and not merged.keys().isdisjoint(LOSS_FIELDS):  # a layer changes one of what another's loss is
-        merged = merge(*layers)
+    merged = merge(edits, *map(read_yaml, _scale_files(file, scale, root)), read_yaml(file), given)
     usual = (defaults | edits).get("store")
-    stores = (store, merged.pop("store", None), usual, os.environ.get("SEQAE_STORE"), root / "reports")
-    where = str(next(place for place in stores if place))
+    where = store_location(store, merged.pop("store", None), usual, root=root)
     if defaults.get("store"):  # the kernel has it from $SEQAE_STORE, unless its own cell says another
         merged["store"] = where
     run = open_run(family, defaults, merged | {"store": str(folder_of(where))})

@@ -1,6 +1,7 @@
-"""Figures: data frames in, matplotlib figures out, units on every axis. Curves by epoch and frame step; grids and bars.
+"""Figures: data frames in, matplotlib figures out, units on every axis.
 
-Colours, names of axes and the lines of reference levels are in `style`.
+Curves by epoch and by frame step are in `curves`; grids, bars, bands and histograms in `grids`; colours, labels of axes
+and lines of reference levels in `style`.
 """
 
 import lazy_loader

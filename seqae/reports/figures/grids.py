@@ -1,4 +1,4 @@
-"""Figures of what is no curve: grids, bars, bands, histograms. As `plots`: data frames in, units on every axis."""
+"""Grids, bars, bands and histograms: data frames in, matplotlib figures out, units on every axis."""
 
 from collections.abc import Mapping
 
@@ -9,17 +9,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from seqae.reports.figures.style import BRANCH_ORDER, TASK_ORDER, UNITS, level_line, no_values, ordered
+from seqae.reports.figures.style import AXIS_LABELS, level_line, no_values, ordered
+from seqae.tasks import BRANCHES
 
 
 def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str = "column") -> Figure:
-    """What learned and what did not: in each cell how far below the mean frame it ended on test, in percent.
+    """What learned and what did not: each cell says how far below the mean frame the best of its runs ends on test, in
+    percent. Blue is better than the mean frame, red is worse; the colours end at 50 %.
 
-    table: as `compare.below_mean_frame`, with a column for the rows and one for the columns of the grid; of several
-    runs in a cell the best. Blue is better than the mean frame, red is worse; colours end at 50 %.
+    table: as `compare.below_mean_frame`. rows, columns: which columns of it make the grid.
     """
     cells = 100 * table.pivot_table(index=rows, columns=columns, values="below", aggfunc="max", sort=False)
-    cells = cells.reindex(columns=ordered(table[columns], TASK_ORDER)).round() + 0.0  # no -0
+    cells = cells.reindex(columns=ordered(table[columns], BRANCHES)).round() + 0.0  # no -0
     figure, axis = plt.subplots(figsize=(1.5 * len(cells.columns) + 2.5, 0.42 * len(cells) + 1.6))
     sns.heatmap(cells, annot=True, fmt=".0f", cmap="vlag_r", center=0, vmin=-50, vmax=50, linewidths=1, ax=axis,
                 cbar_kws={"label": "% below the mean frame, test MSE"})  # fmt: skip
@@ -30,12 +31,13 @@ def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str
 
 
 def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | None = None) -> Figure:
-    """Horizontal bars, the best on top: by prediction where any run predicts, and those that do not, or diverged, last.
+    """Horizontal bars, the best run at the top. Where any run predicts, the order is by prediction; runs that do not
+    predict, or diverged, are last.
 
-    table: columns run, branch, value (in `unit`, less is better), of several seeds a row each; levels: other values to
-    compare with, as named upright lines.
+    table: columns run, branch, value (in `unit`, less is better), a row for each seed. levels: other values to compare
+    with, drawn as named vertical lines.
     """
-    branches = ordered(table.branch, BRANCH_ORDER)
+    branches = ordered(table.branch, BRANCHES["both"])
     by = table[table.branch == "pred"] if "pred" in branches else table
     order = by.groupby("run")["value"].mean().reindex(table.run.unique()).sort_values(kind="stable").index
     figure, axis = plt.subplots(figsize=(8, 0.3 * len(order) * max(1, 0.8 * table.branch.nunique()) + 1.4))
@@ -53,10 +55,10 @@ def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | Non
 
 
 def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure:
-    """The last layer's output before its activation, through training: a panel a run, the band from the least to the
-    largest value of a frame (means over val), a colour a branch.
+    """The last layer's output before its activation, by epoch: a panel for each run, a band for each branch from the
+    least to the largest value of a frame (means over val).
 
-    curves: columns run, epoch, branch, metric, value. reaches: each run's largest possible |value|, drawn where finite.
+    curves: columns run, epoch, branch, metric, value. reaches: by run the largest possible |value|, drawn where finite.
     """
     curves = curves[curves.metric.isin(["preactivation_min", "preactivation_max"])]
     if not (runs := list(dict.fromkeys(curves.run))):
@@ -76,10 +78,10 @@ def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure
 
 
 def output_histograms(histograms: pd.DataFrame, targets: pd.Series | None = None) -> Figure:
-    """What share of the output pixels has which value, through training: a panel a run (and branch), an epoch a row.
+    """The share of output pixels by value, a panel for each run and branch, a row for each epoch.
 
-    histograms: columns run, branch, epoch, output, share. targets: the true pixels' share at the same outputs, shown
-    as the topmost row.
+    histograms: columns run, branch, epoch, output, share. targets: the share of the true pixels at the same outputs,
+    shown as the top row.
     """
     parts = list(histograms.groupby(["run", "branch"], sort=False))
     if not parts:
@@ -96,8 +98,9 @@ def output_histograms(histograms: pd.DataFrame, targets: pd.Series | None = None
 
 
 def floor_and_reached(table: pd.DataFrame) -> Figure:
-    """For each run the floor of its last layer, and what it reached on test. table: columns run, branch, floor,
-    reached, mean_frame (MSE per pixel on [0, 1]).
+    """For each run the floor of its last layer, its error on test and the mean frame's.
+
+    table: columns run, branch, floor, reached, mean_frame (MSE per pixel on [0, 1]), as `compare.below_mean_frame`.
     """
     table = table.sort_values("reached", ascending=False).assign(name=lambda t: t.run + ", " + t.branch)
     figure, axis = plt.subplots(figsize=(8, 0.34 * len(table) + 1.5))
@@ -105,7 +108,7 @@ def floor_and_reached(table: pd.DataFrame) -> Figure:
     axis.scatter(table.floor, table.name, marker="|", s=140, color="black", label="floor: the least it can reach")
     axis.scatter(table.reached, table.name, color="tab:blue", label="reached")
     axis.scatter(table.mean_frame, table.name, marker="x", color="tab:red", label="mean frame")
-    axis.set(xlabel=UNITS["mse"])
+    axis.set(xlabel=AXIS_LABELS["mse"])
     axis.legend(fontsize=8)
     sns.despine(figure)
     figure.tight_layout()

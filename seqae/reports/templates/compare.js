@@ -23,7 +23,7 @@
     return made;
   }
 
-  // Runs that differ only by seed are one line, their mean, in a band from the least to the largest.
+  // Runs that differ only by seed are drawn as one line, their mean, with a band from the least to the largest value.
   function groups(runs) {
     const found = new Map();
     for (const one of runs) found.set(one.recipe, [...(found.get(one.recipe) ?? []), one]);

@@ -9,14 +9,14 @@ if (table) {
   }));
   const shared = pairs(table.dataset.shared);
   const known = new Set([shared, ...rows.map((entry) => entry.defined)].flatMap((some) => [...some].map((pair) => pair.split("=")[0])));
-  // A parameter's value as a whole, gain=1 but not gain=10; anything else wherever it stands.
+  // parameter=value matches the whole value, gain=1 but not gain=10; any other word matches anywhere.
   const holds = (entry, word) => word.includes("=") && known.has(word.split("=")[0])
     ? entry.defined.has(word) || shared.has(word) : entry.text.includes(word);
   const filter = document.querySelector("#filter");
   const families = Array.from(document.querySelectorAll(".families button"));
   const headings = Array.from(table.querySelectorAll("thead th"));
   const names = headings.map((heading) => heading.querySelector("button")?.textContent);
-  const state = new URLSearchParams(location.hash.slice(1)); // kept in the address, so that a reload keeps the view
+  const state = new URLSearchParams(location.hash.slice(1)); // the view is kept in the address, so that a reload keeps it
 
   const value = (row, column, type) => {
     const cell = row.cells[column];
@@ -28,7 +28,7 @@ if (table) {
     const type = headings[column].dataset.type;
     const keyed = rows.map((entry) => ({ entry, key: value(entry.row, column, type) }));
     keyed.sort(({ key: a }, { key: b }) => {
-      if (a === "" || b === "") return (a === "") - (b === ""); // the empty last, either way
+      if (a === "" || b === "") return (a === "") - (b === ""); // empty cells are last in both orders
       return direction * (type === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
     });
     body.append(...keyed.map(({ entry }) => entry.row));

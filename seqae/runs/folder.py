@@ -1,4 +1,4 @@
-"""What is known of a run: everything that is read from its folder, or follows from its parameters. Writes nothing."""
+"""What can be read of a run: from its folder, or from its parameters alone. Nothing here writes."""
 
 import csv
 import html
@@ -12,24 +12,29 @@ import numpy as np
 import pandas as pd
 import torch
 
-from seqae import files
 from seqae.data import to_range
 from seqae.device import make_accelerator
-from seqae.diagnosis import explain_head, prognosis, saturated_since
+from seqae.diagnosis import prognosis, saturated_since
 from seqae.evaluation import predict
-from seqae.metrics import HISTOGRAM_CENTRES, four_digits, histogram, label
+from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import ARCHITECTURES, SequenceAutoencoder
 from seqae.parameters import Parameters, resolve
 from seqae.runs import experiment
+from seqae.runs.explanation import explain_head
+from seqae.runs.logs import whole_lines
 from seqae.runs.provenance import code_version
 from seqae.runs.records import RunError, read_record, run_status
+from seqae.runs.wording import four_digits, label
 
-SAMPLES = 8  # sequences shown
+SAMPLES = 8  # how many val sequences a run shows
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder, read; see the table of files in CONTRIBUTING.md."""
+    """A run's folder, as its files are now; CONTRIBUTING.md has a table of them.
+
+    differs: the parameters that differ from the family's defaults.
+    """
 
     folder: Path
     family: str
@@ -38,7 +43,10 @@ class RunFolder:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The run recorded in a folder, wherever it was moved to. Raises RunError if the folder holds none."""
+        """The run recorded in a folder, which may have been moved. Raises RunError if there is none or it is damaged.
+
+        Raises ParameterError if its parameters are of another version; see `recorded_run`.
+        """
         folder = Path(folder).resolve()
         if not (record := read_record(folder)):
             raise RunError(f"{folder} is no run folder: it has no run.yaml")
@@ -54,38 +62,44 @@ class RunFolder:
         return self.folder.name
 
     def record(self) -> dict[str, Any]:
-        """run.yaml as it stands; empty before the run began."""
+        """The content of run.yaml; empty before the run began."""
         return read_record(self.folder)
 
     @property
     def status(self) -> str:
-        """waiting, running, interrupted (its process is gone; it resumes when run again), done or failed."""
+        """waiting, running, interrupted, done or failed.
+
+        An interrupted run has lost its process, and resumes when it is run again.
+        """
         return run_status(self.folder, self.record())
 
     def performance(self) -> pd.DataFrame:
-        """performance.csv: implementation, D, H, B, decoder_input, part, median_ms, min_ms, repeats, memory_mb."""
+        """performance.csv: implementation, D, H, B, decoder_input, part, median_ms, min_ms, repeats, memory_mb.
+
+        Only benchmarks have it; raises FileNotFoundError for others.
+        """
         return pd.read_csv(self.folder / "performance.csv")
 
     def metrics(self) -> pd.DataFrame:
         """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out."""
-        return pd.read_csv(StringIO("\n".join(files.whole_lines(self.folder / "metrics.csv"))))
+        return pd.read_csv(StringIO("\n".join(whole_lines(self.folder / "metrics.csv"))))
 
     def histograms(self) -> pd.DataFrame:
-        """histograms.csv so far: epoch, branch, output (a bin's centre on [0, 1]), share of val's pixels in it."""
-        return pd.read_csv(StringIO("\n".join(files.whole_lines(self.folder / "histograms.csv"))))
+        """histograms.csv so far: epoch, branch, output (centre of a bin, in units of [0, 1]), share of pixels."""
+        return pd.read_csv(StringIO("\n".join(whole_lines(self.folder / "histograms.csv"))))
 
     def true_shares(self) -> pd.Series:
-        """The same of the true pixels of val: share by output."""
+        """The share of val's true pixels by bin, as `histograms` has it for the outputs."""
         share = histogram(to_range(experiment.sequences(self.parameters, "val"), (0.0, 1.0))).mean(0)
         return pd.Series(share.numpy(), index=HISTOGRAM_CENTRES)
 
     @property
     def reach(self) -> float:
-        """The largest |pre-activation| that any weights can give; see `SequenceAutoencoder.reach`."""
+        """The largest |pre-activation| that any weights can give, often infinite; see `SequenceAutoencoder.reach`."""
         return ARCHITECTURES[self.parameters.architecture].reach(self.parameters.gain)
 
     def marks(self) -> dict[str, int]:
-        """Epochs to mark on a curve: `best` on val, and, where there are any, `saturated`, `stopped` and `diverged`."""
+        """Epochs to mark on a curve: `best` on val and, if the run has them, `saturated`, `stopped` and `diverged`."""
         table = self.metrics().query("metric == 'objective'")
         objective = table[table.split == "val"]["value"].to_list()
         if not objective or not np.isfinite(table[table.epoch == len(objective)]["value"]).all():
@@ -96,27 +110,27 @@ class RunFolder:
         return {name: epoch for name, epoch in marks.items() if epoch}
 
     def test(self) -> pd.DataFrame:
-        """test.csv: branch, frame (1, 2, …; none: mean over frames), metric, value, unit, sequences."""
+        """test.csv: branch, frame (1, 2, …; missing for the mean over frames), metric, value, unit, sequences."""
         return pd.read_csv(self.folder / "test.csv").astype({"frame": "Int64"})
 
     def baselines(self) -> pd.DataFrame:
-        """What no model would score, and the head's floor: split, branch, baseline, metric, value."""
+        """Scores without any model, and the floor of the head: split, branch, baseline, metric, value."""
         file = self.folder / "baselines.csv"
         return pd.read_csv(file) if file.exists() else experiment.reference_levels(self.parameters)
 
     def samples(self) -> dict[str, np.ndarray]:
-        """Fixed val sequences: `frames` (8, T, H, W) and each branch's output (8, T, H, W), uint8 0-255."""
+        """Fixed val sequences, at most 8: `frames` (N, T, H, W) and each branch's output (N, T, H, W), uint8 0-255."""
         with np.load(self.folder / "samples.npz", allow_pickle=False) as arrays:
             return dict(arrays)
 
     def model_file(self) -> Path:
-        """model.safetensors; raises RunError before there is one."""
+        """The path of model.safetensors. Raises RunError if nothing is trained yet."""
         if not (file := self.folder / "model.safetensors").exists():
             raise RunError(f"{self.folder} has no trained model, it is {self.status}: finish it with seqae run first")
         return file
 
     def model(self, device: str = "cpu") -> SequenceAutoencoder:
-        """The best weights on val, on any device."""
+        """The model with the weights that were best on val, on any device. Raises RunError if none is trained yet."""
         return experiment.load_model(self.model_file(), device)[0]
 
     def outputs(
@@ -127,11 +141,11 @@ class RunFolder:
         device: str = "cpu",
         data_folder: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """Sequences of a split through the trained model, in the form of `samples`: `frames` and each branch's output.
+        """What the trained model makes of sequences of a split, in the form of `samples`.
 
-        indices: which ones of the split, none: the first 8. device, data_folder: as the parameters; neither has to be
-        what the run was trained with. Raises RunError where nothing is trained yet, ValueError for an index or a
-        device that there is not.
+        split: train, val or test. indices: of the sequences, by default the first 8. device, data_folder: as the
+        parameters of these names; they may differ from those in training. Raises RunError if nothing is trained yet,
+        ValueError for an index or a device that does not exist.
         """
         p = self.parameters.model_copy(update={"data_folder": data_folder or self.parameters.data_folder})
         model, _ = experiment.load_model(self.model_file(), str(make_accelerator(device=device).device))
@@ -142,12 +156,12 @@ class RunFolder:
         return images(model, sequences[chosen], p)
 
     def prognosis(self) -> str:
-        """Before training: can this head learn on this data at all?"""
+        """A sentence, known before training: whether this head can learn on this data at all."""
         floor, mean = self._levels()
         return prognosis(floor, min(mean.values()))
 
     def explain(self) -> str:
-        """Why, in a paragraph computed from this run's data and last layer; see `diagnose.explain_head`."""
+        """A paragraph: the reason for `prognosis`, computed from the data and the last layer; see `explain_head`."""
         if "explanation" in self.record():
             return self.record()["explanation"]
         p, targets = self.parameters, experiment.sequences(self.parameters, "val").numpy()
@@ -161,13 +175,13 @@ class RunFolder:
 
     @property
     def verdict(self) -> str | None:
-        """The computed line on a finished run; None before."""
+        """The verdict on a finished run, one computed line; None before."""
         return self.record().get("verdict")
 
     def facts(self) -> list[tuple[str, str]]:
-        """Label and value of what a reader wants to know first."""
+        """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""
         record, p = self.record(), self.parameters
-        weights = record.get("weights") or sum(w.numel() for w in experiment.check(p).parameters())
+        weights = record.get("weights") or _count_weights(p)
         facts = [
             ("task", f"{p.task}, decoder reads {p.decoder_input}"),
             (
@@ -196,7 +210,7 @@ class RunFolder:
             facts.append(("made with code", then + today))
         return facts
 
-    def __repr__(self) -> str:  # stands in executed notebooks, which name no folder of this machine
+    def __repr__(self) -> str:  # without the folder: executed notebooks should not name folders of this machine
         return f"Run({self.family}/{self.name})"
 
     def _repr_html_(self) -> str:
@@ -207,7 +221,7 @@ class RunFolder:
     # --- inside ---
 
     def _results(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
-        # The final metrics, each beside what no model would score where there is such a number.
+        # The final metrics, each with the baselines of the same metric.
         results, facts = record.get("results", {}), []
         levels = self.baselines().query("split == 'test' and baseline != 'floor'") if results else pd.DataFrame()
         for key, value in results.items():
@@ -220,7 +234,7 @@ class RunFolder:
         return facts
 
     def _levels(self) -> tuple[float, dict[str, float]]:
-        # The floor (the worst branch's) and each branch's mean frame, mse on val.
+        # The mse on val of the floor, of the branch where it is highest, and of each branch's mean frame.
         file = self.folder / "baselines.csv"
         rows = mse_rows(file) if file.exists() else self.baselines().query("metric == 'mse'").to_dict("records")
         known = [(row["baseline"], row["branch"], float(row["value"])) for row in rows if row["split"] == "val"]
@@ -229,13 +243,18 @@ class RunFolder:
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:
-    """The rows of mse in one of a run's tables; without pandas, which takes twenty times as long for each of many."""
+    """The rows of mse in one of a run's tables. For many runs: pandas would take 20 times as long."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return list(csv.DictReader([*lines[:1], *(line for line in lines[1:] if ",mse," in line)]))
 
 
+def _count_weights(p: Parameters) -> int:
+    with torch.device("meta"):  # costs neither memory nor time
+        return sum(weights.numel() for weights in experiment.build_model(p).parameters())
+
+
 def images(model: SequenceAutoencoder, sequences: torch.Tensor, p: Parameters) -> dict[str, np.ndarray]:
-    """Sequences (n, T, H, W) as `frames`, and each branch's output for them, uint8 0-255."""
-    outputs = predict(model, sequences[:, : p.frames_in], pixel_range=p.pixel_range)
+    """Run a model on sequences, uint8 (N, T, H, W): these as `frames`, and each branch's output, uint8 (N, T, H, W)."""
+    outputs = predict(model, sequences[:, : p.frames_in], activation=p.activation, pixel_range=p.pixel_range)
     images = {branch: (255 * output).round().byte().numpy() for branch, output in outputs.items()}
     return {"frames": sequences.numpy(), **images}

@@ -1,0 +1,61 @@
+"""Figures of benchmarks: bars of times, bars of ratios, the roofline."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from seqae.reports import figures
+
+
+def update_time_bars(table: pd.DataFrame) -> Figure:
+    """Median milliseconds of one update: a panel for each part, a bar for each implementation.
+
+    table: columns TIMING_COLUMNS, as `Run.performance`.
+    """
+    grid = sns.catplot(
+        table, x="median_ms", y="implementation", col="part", kind="bar", sharex=False, height=3, aspect=1.4, color="C0"
+    )
+    for axis in grid.axes.flat:
+        axis.bar_label(axis.containers[0], fmt="%.4g", padding=2, fontsize=8)
+    grid.set_axis_labels("milliseconds", "")
+    grid.set_titles("{col_name}")
+    return grid.figure
+
+
+def speedup_bars(table: pd.DataFrame) -> Figure:
+    """How many times as long as seqae each implementation takes, by size; a panel for each decoder input.
+
+    table: as `speedup_table` makes it.
+    """
+    named = table.assign(size=table.D.astype(str) + ", " + table.H.astype(str) + ", " + table.B.astype(str))
+    ratios = named.melt(["size", "decoder_input"], [name for name in table if name.startswith("× ")]).dropna()
+    grid = sns.catplot(
+        ratios, x="value", y="size", hue="variable", col="decoder_input", kind="bar", palette="colorblind", height=4
+    )
+    grid.set(xscale="log")
+    for axis in grid.axes.flat:
+        axis.axvline(1, color="0.3", linewidth=1, linestyle="--")
+    grid.set_axis_labels("time of an update / that of seqae", "D, H, B")
+    grid.set_titles("decoder reads {col_name}")
+    return grid.figure
+
+
+def roofline(table: pd.DataFrame) -> Figure:
+    """GFLOP/s of each implementation's necessary products over their intensity, in FLOP/byte (Williams et al., 2009).
+
+    A line shows what the machine allows: the lesser of its rate in a large product and its memory's rate. table: as
+    `benchmark_table` makes it.
+    """
+    table = table[table.part == "forward_backward"]
+    grid = sns.relplot(
+        table, x="intensity", y="gflops", hue="implementation", style="decoder_input", height=4.4, aspect=1.5, s=60,
+        palette=figures.coloured(table.implementation.unique()),
+    )  # fmt: skip
+    span = np.geomspace(table.intensity.min() / 2, table.intensity.max() * 2, 100)
+    peak, memory = table.matmul_gflops.max(), table.copy_gbs.max()
+    grid.ax.plot(span, np.minimum(peak, span * memory), color="0.4", linewidth=1)
+    grid.ax.text(span[-1], peak, f"{peak:.0f} GFLOP/s, large product", ha="right", va="bottom", fontsize=7, color="0.4")
+    grid.ax.set(xscale="log", yscale="log")
+    grid.set_axis_labels("operations per byte of the products' operands, FLOP/byte", "GFLOP/s of an update")
+    return grid.figure

@@ -1,0 +1,46 @@
+"""How fast this machine is: rates of a large matrix product and of a copy, the precisions of its devices."""
+
+import platform
+import timeit
+from pathlib import Path
+
+import torch
+
+from seqae.device import DTYPES, make_accelerator, mixed_precision
+
+
+def matmul_rate(*, device: str = "auto", precision: str = "none", size: int = 2048) -> float:
+    """Floating-point operations a second in a product of two size × size matrices on the device, the best of four.
+
+    Raises ValueError where the device is not available.
+    """
+    square = torch.ones(size, size, device=make_accelerator(device=device).device, dtype=DTYPES[precision])
+    times = timeit.repeat(lambda: (square @ square).sum().item(), number=1, repeat=4)  # .item() waits for the device
+    return 2 * size**3 / min(times)
+
+
+def copy_rate() -> float:
+    """Bytes read and written a second by a copy of 256 MiB in memory, the best of five."""
+    source = torch.ones(2**26)
+    target = torch.empty_like(source)
+    return 8 * source.numel() / min(timeit.repeat(lambda: target.copy_(source), number=1, repeat=5))
+
+
+def precision_rates(device: str = "auto") -> dict[str, str]:
+    """For each precision its rate in a matrix product on the device, with the unit, or why the device refuses it."""
+    found = {}
+    for precision in DTYPES:
+        try:
+            mixed_precision(make_accelerator(device=device).device, precision)
+            found[precision] = f"{matmul_rate(device=device, precision=precision, size=512) / 1e9:,.1f} GFLOP/s"
+        except (ValueError, RuntimeError) as error:
+            found[precision] = f"refused: {error}"
+    return found
+
+
+def processor_name() -> str:
+    """The processor's name, as /proc/cpuinfo or, without that, Python's `platform` gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

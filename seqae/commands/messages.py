@@ -1,0 +1,44 @@
+"""What every command says when it ends: an error in one line and its exit code, or the page that it wrote."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from seqae.sweeps import Page
+
+tell = partial(typer.echo, err=True)
+
+
+@contextmanager
+def errors_in_one_line(*, needs_kernel: bool = False) -> Iterator[None]:
+    """Show an expected error as one line, exit code 2. An interrupt has exit code 128 + the signal's number.
+
+    needs_kernel: start the fork server at once, so that it imports on another core while this process imports, too.
+    """
+    from seqae.runs import RunError
+    from seqae.stores import StoreError
+    from seqae.sweeps import start_fork_server
+
+    try:
+        if needs_kernel:
+            start_fork_server()
+        yield
+    except (ValueError, RunError, StoreError, OSError) as error:
+        tell(f"seqae: {error}")
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt as stop:
+        tell("seqae: stopped; the same command goes on from the last checkpoints")
+        raise typer.Exit(128 + next(iter(stop.args), signal.SIGINT)) from None
+
+
+def show_page(page: "Page", *, failed: str) -> None:
+    """Print where a page is. If its notebook failed, print what `failed` says and the reason; exit code 1."""
+    if page.reason:
+        tell(f"seqae: {failed}: {page.reason}; see {page.file}")
+        raise typer.Exit(1)
+    typer.echo(page.file)

@@ -1,0 +1,83 @@
+"""The commands that show finished runs in an HTML page: `seqae compare`, `seqae rerun` and `seqae demo`."""
+
+from typing import Annotated
+
+import typer
+
+from seqae.commands.messages import errors_in_one_line, show_page, tell
+from seqae.commands.options import Folder, Given, Scale, SomeFiles, Store, given_parameters
+
+
+def compare(
+    family: str, files: SomeFiles = None, scale: Scale = None, given: Given = None, store: Store = None
+) -> None:
+    """Execute notebooks/compare/FAMILY.ipynb (or compare.ipynb) on its finished runs, into compare.html beside them.
+
+    \b
+    seqae compare losses
+    seqae compare losses params/losses/fixes --scale quick
+    """
+    with errors_in_one_line(needs_kernel=True):
+        from seqae.reports import publish_index
+        from seqae.sweeps import comparison_page, plan
+
+        planned = plan(files or [], scale=scale, given=given_parameters(given), store=store, tell=tell)
+        page = comparison_page(family, [item.run for item in planned], store=store)
+        publish_index(page.file.parents[1], f"{family}/compare.ipynb", f"{family}/compare.html")
+    show_page(page, failed=f"{family} could not be compared")
+
+
+def rerun(
+    run: Folder,
+    here: Annotated[bool, typer.Option("--here", help="Use today's code instead.")] = False,
+    given: Given = None,
+) -> None:
+    """Make a finished RUN again with the code of the commit that made it, and show both side by side.
+
+    The code is checked out from git. The rerun is kept in reruns/ in the run's
+    folder and is not repeated. -p takes only parameters that say how to
+    execute it.
+
+    \b
+    seqae rerun reports/losses/0nm-recon-output-1a2b3c4d
+    seqae rerun reports/losses/0nm-recon-output-1a2b3c4d --here
+    seqae rerun reports/paper/composite-5e6f7a8b -p device=cpu -p data_folder=/data/mnist
+    """
+    with errors_in_one_line(needs_kernel=True):
+        from seqae.reports import rerun_findings
+        from seqae.runs import recorded_run
+        from seqae.stores import located, publish_run_folder
+        from seqae.sweeps import Page, reproduce_run, rerun_page
+
+        original = recorded_run(located(run))
+        again, reason = reproduce_run(original, here=here, given=given_parameters(given), tell=tell)
+        report = again / "report.html"
+        page = Page(report if report.exists() else again, reason) if reason else rerun_page(original, again)
+        publish_run_folder(original.folder)
+    if not page.reason:
+        typer.echo(rerun_findings(original, recorded_run(again)))
+    show_page(page, failed=f"the rerun of {original.family}/{original.name} failed")
+
+
+def demo(
+    run: Folder,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:N, mps or auto; need not be the device of training.")
+    ] = "cpu",
+    given: Given = None,
+) -> None:
+    """Show what a trained RUN makes of test sequences: strips, an animation, the error of each, into its folder.
+
+    -p takes the other parameters of notebooks/demo.ipynb.
+
+    \b
+    seqae demo reports/losses/0nm-recon-output-1a2b3c4d
+    seqae demo reports/losses/0nm-recon-output-1a2b3c4d --device cuda -p sequences=[4,8,15]
+    """
+    with errors_in_one_line(needs_kernel=True):
+        from seqae.stores import located, publish_run_folder
+        from seqae.sweeps import demo_page
+
+        page = demo_page(located(run), device=device, given=given_parameters(given))
+        publish_run_folder(page.file.parent)
+    show_page(page, failed=f"{run} could not be shown")

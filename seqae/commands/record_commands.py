@@ -1,0 +1,77 @@
+"""The commands that read or copy runs and execute none: `seqae gather`, `seqae status` and `seqae check`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqae.commands.messages import errors_in_one_line, tell
+from seqae.commands.options import Files, Given, Scale, SomeFiles, Store, given_parameters
+
+
+def gather(
+    places: Annotated[list[str], typer.Argument(metavar="SRC... DST", help="Folders or URLs of runs.")],
+) -> None:
+    """Merge the runs of several machines, SRC…, into DST; of the same run in both, what is further along is kept.
+
+    If a run was finished in both with different results, DST keeps its own, and
+    the exit code is 1. Runs in training are not copied.
+
+    \b
+    seqae gather laptop/reports gpu/reports all/reports
+    seqae gather laptop/reports s3://bucket/seqae
+    """
+    with errors_in_one_line():
+        from seqae.commands.terminal import print_table
+        from seqae.reports import publish_index
+        from seqae.runs import OUTCOMES, PROBLEMS, merge_stores
+
+        folder, rows = merge_stores(places[:-1], places[-1])
+        publish_index(folder)
+        different = [row for row in rows if row.outcome != OUTCOMES["same"]]
+        print_table(["run", "what", "from"], different)
+        same = len(rows) - len(different)
+        typer.echo(f"{folder / 'index.html'}: {len(rows)} runs looked at, {same} the same in both")
+    if any(row.outcome.startswith(PROBLEMS) for row in rows):
+        raise typer.Exit(1)
+
+
+def status(
+    files: SomeFiles = None,
+    scale: Scale = None,
+    given: Given = None,
+    store: Store = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until no run is running or waiting.")] = False,
+) -> None:
+    """What is done, running, interrupted, failed or, of the FILES given, still waiting.
+
+    \b
+    seqae status
+    seqae status params/losses --scale quick
+    seqae status params/losses --scale quick --watch
+    """
+    with errors_in_one_line():
+        from seqae.commands.terminal import print_status, status_rows
+
+        folders, places = list[Path](), {store}
+        if files or scale or given:  # planning imports torch, which takes seconds, so do it only if needed
+            from seqae.sweeps import plan
+
+            planned = plan(files or [], scale=scale, given=given_parameters(given), store=store, tell=tell)
+            folders, places = [item.run.folder for item in planned], {item.store for item in planned}
+        print_status(lambda: status_rows(places, folders), watch=watch)
+
+
+def check(files: Files, scale: Scale = None, given: Given = None, store: Store = None) -> None:
+    """Are these parameters valid? How large and how long is the run, and what can it reach at best?
+
+    \b
+    seqae check params/losses/0sb-pred-zero.yaml
+    seqae check params/losses/0nm-recon-output.yaml --scale paper -p architecture=srivastava
+    """
+    with errors_in_one_line():
+        from seqae.commands.checks import check_lines
+        from seqae.sweeps import plan
+
+        for item in plan(files, scale=scale, given=given_parameters(given), store=store, tell=tell):
+            typer.echo("\n".join(check_lines(item)))

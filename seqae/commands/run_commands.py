@@ -1,0 +1,122 @@
+"""The commands that execute runs: `seqae run`, and the `seqae worker` and `seqae scheduler` of a cluster."""
+
+from typing import Annotated
+
+import typer
+
+from seqae.commands.messages import errors_in_one_line, tell
+from seqae.commands.options import (
+    Cluster,
+    Files,
+    Given,
+    Jobs,
+    PerGpu,
+    Scale,
+    Store,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    WithoutTls,
+    given_parameters,
+)
+from seqae.sweeps import interrupt_once
+
+
+def run(
+    files: Files,
+    scale: Scale = None,
+    given: Given = None,
+    jobs: Jobs = None,
+    store: Store = None,
+    cluster: Cluster = None,
+    per_gpu: PerGpu = 1,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List which runs would be executed, and why.")] = False,
+) -> None:
+    """Train the runs that parameter files define, each by executing its family's notebook; render their reports.
+
+    Runs that are done are skipped, interrupted ones are resumed, failed ones
+    are tried again. If another process trains one of them, this command waits
+    for it. Ctrl-C and SIGTERM leave checkpoints. The exit code is 1 if a run
+    failed.
+
+    \b
+    seqae run params/losses --scale quick
+    seqae run params/losses/0sm-pred-zero.yaml --scale smoke -p epochs=5 -p seed=7
+    seqae run params/losses --scale paper --cluster tcp://head:8786 --store /shared/reports
+    """
+    with errors_in_one_line(), interrupt_once():
+        from seqae.commands.checks import plan_lines
+        from seqae.commands.terminal import SweepView
+        from seqae.reports import publish_index
+        from seqae.stores import check_writable
+        from seqae.sweeps import connect, plan, slots, sweep, tls
+
+        planned = plan(files, scale=scale, given=given_parameters(given), store=store, tell=tell)
+        reasons = [item.reason_to_execute() for item in planned]
+        todo = [item for item, reason in zip(planned, reasons, strict=True) if reason]
+        if dry_run:
+            typer.echo("\n".join(plan_lines(planned, reasons, jobs or slots(per_gpu))))
+            return
+        # Counted over all runs, done or not: threads per run depend on it, and a run that is resumed with the same
+        # number of threads computes the same to the last bit.
+        count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
+        stores = {item.run.folder.parents[1] for item in planned}
+        view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
+        for folder in stores:
+            check_writable(folder)
+        if todo:
+            connected = connect(cluster, jobs=count, workers=min(count, len(todo)), per_gpu=per_gpu, security=security)
+            with view.bar, connected as client:
+                view.show(client)
+                sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick, busy=view.busy)
+        view.show_failed()  # before the index, which cannot be written on a full disk
+        for folder in stores:
+            publish_index(folder)
+            typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
+    if view.failed:
+        raise typer.Exit(1)
+
+
+def worker(
+    scheduler: Annotated[str, typer.Argument(metavar="ADDRESS", help="Scheduler: tcp://HOST:PORT or tls://HOST:PORT")],
+    jobs: Jobs = None,
+    per_gpu: PerGpu = 1,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    from_stdin: Annotated[bool, typer.Option("--credentials-from-stdin", hidden=True)] = False,
+) -> None:
+    """Let this machine execute runs: a worker for each of its GPUs, or else for each of its cores. Until Ctrl-C.
+
+    \b
+    seqae worker tcp://head:8786
+    seqae worker tls://head:8786 --per-gpu 4 --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key
+    """
+    with errors_in_one_line():
+        from seqae.sweeps import credentials_from_stdin, serve_workers, slots, tls
+
+        security = credentials_from_stdin() if from_stdin else tls(tls_ca, tls_cert, tls_key)
+        serve_workers(scheduler, count=jobs or slots(per_gpu), security=security, tell=tell)
+
+
+def scheduler(
+    host: Annotated[str, typer.Option(help="The address that it listens at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port that it listens at; 0: any free port.")] = 8786,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    without_tls: WithoutTls = False,
+) -> None:
+    """Hand the runs of `seqae run --cluster` to the workers of several machines. Until Ctrl-C.
+
+    \b
+    seqae scheduler
+    seqae scheduler --host 0.0.0.0 --tls-ca ca.pem --tls-cert head.pem --tls-key head.key
+    """
+    with errors_in_one_line():
+        from seqae.sweeps import serve_scheduler, tls
+
+        serve_scheduler(host, port, security=tls(tls_ca, tls_cert, tls_key), without_tls=without_tls, tell=tell)

@@ -1,0 +1,83 @@
+"""What a page concludes, in sentences of Markdown: every number is computed from the runs."""
+
+from collections.abc import Sequence
+from html import escape
+
+import pandas as pd
+
+from seqae.reports.compare import below_mean_frame
+from seqae.reports.published import diary_results
+from seqae.runs import Run
+
+LISTED = 20  # lines of one kind
+
+
+def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
+    """A run's verdict and, for each branch, its test error beside that of the mean frame: Markdown.
+
+    test: as `Run.test`; levels: as `Run.baselines`. MSE per pixel on [0, 1]; BCE, where there is one, in nats/pixel.
+    """
+    mean = levels[(levels.split == "test") & (levels.baseline == "mean_frame")].set_index(["branch", "metric"])["value"]
+    lines = [f"**{escape(verdict[0].upper() + verdict[1:])}**, on val.", ""]
+    for row in test[test.frame.isna() & test.metric.isin(["mse", "bce"])].itertuples():
+        unit = {"mse": "per pixel", "bce": "nats/pixel"}[row.metric]
+        level = f"mean frame {mean[row.branch, row.metric]:.4f}"
+        lines.append(f"- {row.branch}: {row.metric.upper()} {row.value:.4f} {unit} on test, {level}")
+    return "\n".join(lines)
+
+
+def comparison_findings(
+    grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss", branch: str | None = None
+) -> str:
+    """How far below the mean frame the compared runs end on test, as a list in Markdown.
+
+    Names the best run of each branch, then gives the range for each value of the column `by` of `compare.curves`, the
+    best first, then the error of each of `fixes`. branch: the only one to report; None: all.
+    """
+    below = below_mean_frame(grid)
+    below = below[(below.branch == branch) | (branch is None)]
+    lines = []
+    for name in dict.fromkeys(below.branch[below.below.notna()]):  # by branch: a reconstruction is the easier task
+        best = below.loc[below.below[below.branch == name].idxmax()]
+        lines.append(f"Best {name}: **{escape(best.run)}**, {_beside_mean_frame(best.below)}.")
+    spans = below.groupby(by)["below"].agg(["min", "max", "size"])
+    for value, least, most, size in spans.nlargest(LISTED, "max").itertuples():
+        ends = " to ".join(dict.fromkeys([_beside_mean_frame(least), _beside_mean_frame(most)]))
+        lines.append(f"`{escape(str(value))}`: {ends}{f', {size} branches' if size > 1 else ''}.")
+    fixed = below_mean_frame(fixes) if fixes else below.head(0)
+    for row in fixed.nlargest(LISTED, "below").itertuples():
+        lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} {_beside_mean_frame(row.below)}.")
+    if (found := max(len(spans), len(fixed))) > LISTED:
+        lines.append(f"This list holds the {LISTED} with the least error of {found:,}; the table holds all.")
+    return "\n".join(f"- {line}".replace("%", " %") for line in lines)
+
+
+def diary_order(grid: Sequence[Run]) -> str:
+    """Whether the losses rank as in the diary, in a sentence of Markdown.
+
+    For each way and branch with at least three losses: Spearman's rank correlation of the final test MSE, a mean over
+    seeds, with the diary's MSE on val. Only runs of the diary's own architecture count. A diverged run ranks last, and
+    losses that are equal in the diary may stand in either order.
+    """
+    each = ["task", "decoder_input", "branch"]
+    table = below_mean_frame(grid).query("architecture == 'lstm_copy' and gain == 1")
+    ours = table.groupby([*each, "loss"])["reached"].mean().reset_index()
+    both = ours.merge(diary_results(), on=[*each, "loss"]).groupby(each)
+    ranked = [part[["reached", "mse"]].rank(na_option="bottom") for _, part in both if len(part) > 2]
+    correlations = [ranks.reached.corr(ranks.mse) for ranks in ranked]  # Pearson's of the ranks is Spearman's
+    if not correlations:
+        return "Too few losses to compare their order with the diary's."
+    same = sum(ranks.sort_values(["mse", "reached"]).reached.is_monotonic_increasing for ranks in ranked)
+    return (
+        f"In **{same} of {len(correlations)}** branches the losses have the order of the diary's own runs; "
+        f"Spearman's rank correlation is {min(correlations):.2f} or more."
+    )
+
+
+def _beside_mean_frame(share: float) -> str:
+    # share: as the column below of `below_mean_frame`
+    if share != share:
+        return "no number, because it diverged"
+    if round(100 * share) == 0:
+        return "at the mean frame"
+    return f"{abs(share):.0%} {'below' if share > 0 else 'above'} the mean frame"

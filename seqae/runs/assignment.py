@@ -1,0 +1,33 @@
+"""Which run this kernel has to execute. A sweep says so once, when it starts the kernel; other processes have none."""
+
+import re
+from dataclasses import dataclass
+
+_current: "Assignment | None" = None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The run that a sweep's kernel executes. The sweep's worker has chosen its folder, and publishes and renders it.
+
+    run: the name of the folder, NAME-HASH, or NAME-HASH-2 and so on for a run trained anew beside it.
+    """
+
+    run: str
+
+    def is_of(self, short_hash: str) -> bool:
+        """Whether parameters of this hash are those of the assigned run. A notebook may open other runs as well."""
+        return re.search(rf"-{short_hash}(-\d+)?$", self.run) is not None
+
+
+def assign(run: str) -> None:
+    """Assign a run to this process, by the name of its folder. Raises RuntimeError if it has one already."""
+    global _current
+    if _current is not None:
+        raise RuntimeError(f"this kernel was given run {_current.run}, it cannot be given {run} as well")
+    _current = Assignment(run)
+
+
+def current_assignment() -> Assignment | None:
+    """The assignment of this process; None outside a sweep's kernels."""
+    return _current

@@ -1,0 +1,37 @@
+"""Why a run can or cannot learn, told in a paragraph."""
+
+import numpy as np
+
+from seqae.diagnosis import reachable_floor, reachable_pixels
+
+
+def explain_head(
+    targets: np.ndarray, *, reach: float, activation: str, pixel_range: tuple[float, float], mean_frame: float
+) -> str:
+    """A paragraph on why a head can or cannot learn, with the floor's parts. mean_frame: its mse on [0, 1].
+
+    The other arguments are those of `reachable_floor`.
+    """
+    low, high = reachable_pixels(reach=reach, activation=activation, pixel_range=pixel_range)
+    floor = reachable_floor(targets, reach=reach, activation=activation, pixel_range=pixel_range)["mse"]
+    through = "" if activation == "none" else f" through {activation}"
+    if floor < 1e-6:
+        head = "a weighted sum of h" if np.isinf(reach) else f"{reach:g} · h"
+        reaches = "can reach every pixel value, so this model can learn. Whether it did, see the curve."
+        return f"The output is {head}{through}. It {reaches}"
+    ends = [("black, 0", (targets == 0).mean(), low), ("white, 1", (targets == 255).mean(), 1 - high)]
+    missed = [(name, share, distance) for name, share, distance in ends if distance > 0 and round(share, 3) > 0]
+    told = [
+        f"{share:.1%} of these pixels are {name}: each costs at least {distance:.3f}² = {distance**2:.4f}, which adds "
+        f"{share * distance**2:.4f} to the MSE."
+        for name, share, distance in missed
+    ]
+    if (rest := floor - sum(share * distance**2 for _, share, distance in missed)) > 5e-5:
+        told.append(f"Grey pixels out of reach add {rest:.4f}.")
+    return " ".join([
+        f"An LSTM's h lies in (-1, 1), so {reach:g} · h{through} only gives values from {low:.3f} to {high:.3f} on the "
+        "[0, 1] scale of the pixels.",
+        *told,
+        f"No weights can reach an MSE below {floor:.4f}. The mean frame, which needs no model, has {mean_frame:.4f}:",
+        "no optimizer can change that." if floor > mean_frame else "there is room to learn, down to that floor.",
+    ])  # fmt: skip

@@ -1,0 +1,14 @@
+"""Metrics as people read them: their units beside their names, their values with four digits."""
+
+from seqae.metrics import UNITS
+
+
+def label(metric: str) -> str:
+    """A metric with its unit, for an axis or the head of a column; any other word comes back unchanged."""
+    unit = UNITS.get(metric, "1")
+    return metric if unit == "1" else f"{metric} {unit}" if unit.startswith("per ") else f"{metric}, {unit}"
+
+
+def four_digits(value: float) -> str:
+    """A number with four significant digits, for tables and texts."""
+    return f"{value:#.4g}".removesuffix(".")

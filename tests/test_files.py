@@ -1,0 +1,71 @@
+"""Files are replaced at once by any number of writers, and where runs are kept is decided in one place."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier
+
+import pooch
+
+from seqae.files import cache_folder, remove_leftovers, replace_text, store_folder, store_location, whole
+from seqae.runs.git import run_git
+
+
+def test_several_threads_write_one_file_and_each_writes_a_whole_one(tmp_path):
+    file, barrier = tmp_path / "run.yaml", Barrier(4)
+    texts = [str(n) * 1000 for n in range(4)]
+
+    def write(text):
+        with whole(file) as temporary:
+            temporary.write_text(text)
+            barrier.wait()  # all temporary files are there at once
+        return temporary
+
+    with ThreadPoolExecutor(4) as pool:
+        temporaries = {*pool.map(write, texts)}
+    assert len(temporaries) == 4
+    assert all(path.name.startswith(".run.yaml.") and path.suffix == ".yaml" for path in temporaries)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+    assert file.read_text() in texts
+
+
+def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path):
+    replace_text(tmp_path / "a.csv", "old")
+    with suppress(ValueError), whole(tmp_path / "a.csv") as temporary:
+        temporary.write_text("half")
+        raise ValueError
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
+    kept = {"state.pt", ".other.pt.1-2.pt", ".lock", "x.state.pt.1"}
+    for name in (*kept, ".state.pt", ".state.pt.1-2.pt", ".state.pt.99"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "state.pt", tmp_path / "none" / "file")
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_the_store_is_the_first_given_else_the_environment_else_the_projects_reports(tmp_path, monkeypatch):
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert store_location() == str(tmp_path / "reports")
+    assert store_location(None, "", root=tmp_path / "other") == str(tmp_path / "other" / "reports")
+    monkeypatch.setenv("SEQAE_STORE", "s3://bucket/runs")
+    assert store_location(None) == "s3://bucket/runs"
+    assert store_location(None, "first", "second") == "first"
+
+
+def test_the_cache_is_that_of_pooch_which_need_not_be_installed(tmp_path, monkeypatch):
+    for value in (str(tmp_path), " ", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder() == pooch.os_cache("seqae")
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert store_folder("s3://bucket/runs").parent == (cache_folder() / "stores").resolve()
+
+
+def test_git_that_is_missing_or_finds_nothing_is_an_exit_code(tmp_path, monkeypatch):
+    assert run_git(tmp_path, "rev-parse", "HEAD").returncode == 128
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = run_git(tmp_path, "--version")
+    assert missing.returncode == 127
+    assert missing.stderr.startswith("git cannot be run: ")
