@@ -2,6 +2,8 @@
 
 import ast
 import html
+import importlib
+import inspect
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from seqae.optimizers import UNFIT
 from seqae.parameters import resolve
 from seqae.reports.index import update_index
 from seqae.runs.cells import family_defaults
-from seqae.runs.run import find_runs, open_run
+from seqae.runs.run import Run, find_runs, open_run
 from seqae.sweeps.parameter_files import read_yaml
 from seqae.sweeps.planning import plan
 
@@ -56,6 +58,36 @@ def test_form(path):
     after_parameters = kinds[kinds.index("code") :]
     assert "markdown" in after_parameters
     assert notebook.cells[-2].source.startswith("##") or notebook.cells[-3].source.startswith("##")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT / "notebooks")))
+def test_what_a_notebook_asks_of_the_library_is_there(path):
+    """Every name that it imports, and of these, and of a run, every attribute and every argument."""
+    code = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    nodes, missing = [*ast.walk(ast.parse("\n".join(code)))], []
+    known = dict.fromkeys(("run", "original", "again", "shown"), Run(Path(), "f", resolve(), {}))
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "seqae":
+            module = importlib.import_module(node.module)
+            missing += [f"{node.module}.{alias.name}" for alias in node.names if not hasattr(module, alias.name)]
+            known |= {alias.asname or alias.name: getattr(module, alias.name, None) for alias in node.names}
+    for node in nodes:
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in known:
+                called = known[name]
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name in known:
+                missing += [f"{name}.{attribute}"] if attribute not in dir(known[name]) else []
+                continue
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=attribute)) if name in known:
+                called = getattr(known[name], attribute, None)
+            case _:
+                continue
+        if callable(called) and not any(isinstance(given, ast.Starred) for given in node.args):
+            try:
+                inspect.signature(called).bind_partial(*node.args, **{given.arg: 0 for given in node.keywords if given.arg})
+            except TypeError as error:
+                missing.append(f"{ast.unparse(node)}: {error}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda folder: folder.name)

@@ -161,7 +161,8 @@ def test_unsound_parameters_are_refused_before_anything_is_written(given, messag
 )
 def test_every_option_reaches_the_training(usual, more):
     def objectives(given):
-        p, rows = resolve(TINY, {"epochs": 2}, given), []
+        small = {"epochs": 2, "architecture": "srivastava", "hidden": 8, "width": 1}
+        p, rows = resolve(TINY, small, given), []
         experiment.train_model(p, sequences(p, "val"), record=lambda table, found: rows.extend(found))
         return [row["value"] for row in rows if row.get("metric") == "objective"]
 

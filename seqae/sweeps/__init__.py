@@ -1,6 +1,6 @@
 """Sweeps: many runs, planned from parameter files and executed as notebooks, on this machine or on many.
 
-    planning                       which runs files define, which of them have to be executed (again), and why
+    planning, parameter_files      which runs files define, which of them have to be executed (again), and why
     dispatch, cluster, machines    runs are given to the workers of this machine, of others, or of a batch queue
     execution, gpus                a worker executes one run; GPUs are given out
     kernels, forkserver            a Jupyter kernel is started, executes a notebook, is stopped

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import filelock
 
+from seqae.files import remove_leftovers
 from seqae.reports import Facts, advice, render_notebook
 from seqae.runs import Run
 from seqae.stores import BusyError, StoreError, mirror_folder, working
@@ -77,10 +78,9 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
     run = item.run
     if not _free(run):
         return BUSY
-    if run.status != "done":  # else, trained but killed before it is rendered, it would have the report of a failure
+    if run.status != "done":  # remove the report of an earlier failure: if this worker dies, it would be out of date
         (run.folder / "report.html").unlink(missing_ok=True)
-    for left in [*run.folder.glob(".notebook.ipynb.*"), *run.folder.glob(".report.html.*")]:
-        left.unlink(missing_ok=True)  # temporary files of a killed worker
+    remove_leftovers(run.folder / "notebook.ipynb", run.folder / "report.html")
     gpus = run.parameters.devices * (run.parameters.device in ("auto", "cuda"))
     with held_gpus(gpus, per_gpu=per_gpu) as environment:
         reason = execute_notebook(

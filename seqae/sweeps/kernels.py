@@ -38,7 +38,7 @@ class ForkedProvisioner(LocalProvisioner):
     """Starts kernels with `forkserver`. jupyter_client finds it by the entry point `seqae-fork` of this package."""
 
     async def launch_kernel(self, cmd: list[str], **arguments: Any) -> KernelConnectionInfo:
-        # cmd is: python -m ipykernel_launcher, and what that takes
+        # cmd is: python -m ipykernel_launcher ARGUMENTS
         forked = fork_kernel(cmd[3:], env=arguments["env"], cwd=arguments.get("cwd"))
         self.process, self.pid, self.pgid = forked, forked.pid, forked.pid  # type: ignore[assignment]
         return self.connection_info
@@ -197,7 +197,7 @@ def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
             await super().start_kernel(env=inherited | dict(environment), **arguments)
             assert isinstance(self.provisioner, LocalProvisioner)
             assert self.provisioner.pid
-            if _stopped(target):  # before it was started
+            if _stopped(target):  # `stop_kernels` was called before the kernel started
                 os.killpg(self.provisioner.pid, signal.SIGKILL)
             else:
                 _kernels[target] = self.provisioner.pid

@@ -10,7 +10,7 @@ from seqae.files import project_root, store_location
 from seqae.parameters import merge
 from seqae.runs import Run, cells_hash, family_notebook, open_run, progress
 from seqae.stores import fetch, unpublished
-from seqae.sweeps.parameter_files import read_yaml
+from seqae.sweeps.parameter_files import files_below, read_yaml, scale_files
 
 BUSY = "another process trains it"
 NOT_PUBLISHED = "not all of it is in the store yet"
@@ -76,7 +76,7 @@ def plan(
     faults: dict[str, list[Path]] = {}
     planned: dict[Path, Planned] = {}
     for named in files:
-        for file in _parameter_files(named):
+        for file in files_below(named):
             try:
                 item = _planned(file, scale, given or {}, store, folder_of, notebook_of)
                 planned.setdefault(item.run.folder, item)
@@ -103,24 +103,6 @@ def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:
             yield f"seqae: {family}.ipynb is edited; all runs whose scale or file sets no other value have: {listed}"
 
 
-def _parameter_files(named: Path) -> list[Path]:
-    if not named.is_dir():
-        return [named]
-    return [file for file in sorted(named.rglob("*.yaml")) if file.parent.name != "scale"] or [named]
-
-
-def _scale_files(file: Path, scale: str | None, root: Path) -> list[Path]:
-    # params/scale/NAME.yaml comes first, so that a folder's own scale/NAME.yaml overrides it.
-    if scale is None:
-        return []
-    if scale.endswith(".yaml"):
-        return [Path(scale)]
-    params = root / "params"
-    folders = [folder for folder in file.resolve().parents if folder == params or params in folder.parents]
-    found = [path for folder in folders[::-1] if (path := folder / "scale" / f"{scale}.yaml").exists()]
-    return found or [params / "scale" / f"{scale}.yaml"]
-
-
 def _planned(
     file: Path,
     scale: str | None,
@@ -140,10 +122,10 @@ def _planned(
     if not source.exists():
         raise ValueError(f"family {family} has no notebook {source}")
     notebook, defaults, edits = notebook_of(source)
-    merged = merge(edits, *map(read_yaml, _scale_files(file, scale, root)), read_yaml(file), given)
+    merged = merge(edits, *map(read_yaml, scale_files(file, scale, root)), read_yaml(file), given)
     usual = (defaults | edits).get("store")
     where = store_location(store, merged.pop("store", None), usual, root=root)
-    if defaults.get("store"):  # the kernel has it from $SEQAE_STORE, unless its own cell says another
+    if defaults.get("store"):  # else the kernel reads $SEQAE_STORE
         merged["store"] = where
     run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
     return Planned(run, notebook, merged, where, edits)
