@@ -9,12 +9,13 @@ import IPython
 import nbformat
 import papermill
 import pytest
-from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan, seqae
+from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan
 
 from seqae.parameters import ParameterError, resolve
 from seqae.runs import assignment
 from seqae.runs.cells import cells_hash, family_notebook, parameter_cells, read_cell
 from seqae.runs.run import Run, open_run
+from seqae.sweeps.execution import execute
 
 pytestmark = [
     pytest.mark.processes,  # git
@@ -86,12 +87,13 @@ def test_whatever_was_edited_stands_in_the_name(project, old, new, words):
     assert item.run.parameters.defining() == of_its_kernel.defining() == of_the_file.defining()
 
 
-@pytest.mark.soak
 def test_the_same_run_is_found_under_another_name(project):
+    def executed():
+        (item,) = plan(project, "fam/a.yaml", scale="tiny")
+        assert execute(item).reason is None
+
     edit(project, "batch_size", "gain = 4.0\nbatch_size")
-    run = seqae("run", "params/fam/a.yaml", "--scale", "tiny", project=project)
-    assert run.returncode == 0, run.stderr
-    assert "seqae: fam.ipynb is edited" in run.stderr
+    executed()
     trained = one_run(project / "reports", "fam")
     assert dict(trained.differs)["gain"] == 4.0
     assert "-gain4-" in trained.name
@@ -100,13 +102,12 @@ def test_the_same_run_is_found_under_another_name(project):
     made = page.stat().st_mtime_ns
     git(project, "commit", "-qam", "the new default")
     os.utime(project / "notebooks" / "fam.ipynb")  # as a checkout does
-    again = seqae("run", "params/fam/a.yaml", "--scale", "tiny", project=project)
-    assert "1 of 1 runs done" in again.stdout
+    executed()
     assert one_run(project / "reports", "fam") == trained
     assert page.stat().st_mtime_ns > made, "its cells are others now: the default is in the first"
     made = page.stat().st_mtime_ns
     os.utime(project / "notebooks" / "fam.ipynb")
-    seqae("run", "params/fam/a.yaml", "--scale", "tiny", project=project)
+    executed()
     assert page.stat().st_mtime_ns == made, "the same cells: touched, not edited"
     record = trained.folder / "run.yaml"
     record.write_text(re.sub("cells: .*", "", record.read_text()))

@@ -16,9 +16,10 @@ import psutil
 import pytest
 from distributed import Security
 from test_cli import call
-from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, seqae
+from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, plan, seqae
 
 from seqae.sweeps import cluster, gpus
+from seqae.sweeps.execution import execute
 
 LIMIT = 300  # seconds, after which something hangs
 RUN = ["run", "params/fam", "--scale", "tiny"]
@@ -403,11 +404,13 @@ def test_only_gpus_left_visible_are_used(two_gpus, monkeypatch, chosen, visible)
     assert gpus.slots() == (len(visible) or gpus.CPU_COUNT)
 
 
-@pytest.mark.soak
+@pytest.mark.processes
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of what opens kernels
 def test_a_kernel_sees_its_own_gpu_alone(project, two_gpus):
     cells = ["import os\nprint('gpus', os.environ.get('CUDA_VISIBLE_DEVICES'))", TRAIN.format("fam")]
     make_project(project, {"fam": cells}, {"fam/b": {"loss": "0sm", "device": "cpu"}})
-    seqae("run", "params/fam/a.yaml", "params/fam/b.yaml", "--scale", "tiny", "--jobs", "1", project=project)
+    for item in plan(project, "fam", scale="tiny"):
+        assert execute(item).reason is None
     seen = [
         re.search(r"gpus (\S+)\\n", (folder / "notebook.ipynb").read_text())[1]
         for folder in sorted((project / "reports" / "fam").iterdir())

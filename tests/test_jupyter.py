@@ -126,7 +126,8 @@ def test_in_a_sweep_nothing_is_drawn(kernel, package):
 
 def test_code_that_is_edited_is_reloaded_and_objects_of_before_follow(kernel, package):
     kernel.text("%load_ext autoreload\n%autoreload 2\nfrom seqae.reports.figures import style")
-    assert kernel.text("print(style.AXIS_LABELS['learning_rate'], run.name == run.folder.name)") == "learning rate True"
+    said = kernel.text("print(style.AXIS_LABELS['learning_rate'], run.name == run.folder.name)")
+    assert said == "learning rate True"
     for name, old, new in (("reports/figures/style", '"learning rate"', '"pace"'),
                            ("runs/folder", "        return self.folder.name\n", "        return 'edited'\n")):  # fmt: skip
         file = package / "seqae" / f"{name}.py"

@@ -23,6 +23,8 @@ from seqae.parameters import resolve
 from seqae.reports.index import update_index
 from seqae.runs.cells import family_defaults
 from seqae.runs.run import Run, find_runs, open_run
+from seqae.sweeps import execution
+from seqae.sweeps.kernels import execute_notebook
 from seqae.sweeps.parameter_files import read_yaml
 from seqae.sweeps.planning import plan
 
@@ -84,7 +86,8 @@ def test_what_a_notebook_asks_of_the_library_is_there(path):
                 continue
         if callable(called) and not any(isinstance(given, ast.Starred) for given in node.args):
             try:
-                inspect.signature(called).bind_partial(*node.args, **{given.arg: 0 for given in node.keywords if given.arg})
+                named = dict.fromkeys(given.arg for given in node.keywords if given.arg)
+                inspect.signature(called).bind_partial(*node.args, **named)
             except TypeError as error:
                 missing.append(f"{ast.unparse(node)}: {error}")
     assert missing == []
@@ -176,14 +179,20 @@ def smoke_store(tmp_path_factory):
     told = CliRunner().invoke(app, ["run", *files, "--scale", "smoke", "--store", str(store)])
     assert told.exit_code == 0, told.output
     for file, *given in UNUSUAL:
-        options = [part for pair in given for part in ("-p", pair)]
-        told = CliRunner().invoke(app, ["run", str(ROOT / file), *options, "--scale", "smoke", "--store", str(store)])
-        assert told.exit_code == 0, told.output
+        values = dict(pair.split("=") for pair in given)
+        (item,) = plan([ROOT / file], scale="smoke", given=values, store=str(store))
+        assert execution.execute(item).reason is None
     for file in store.glob("*/*/run.yaml"):  # a label is shown as text everywhere
         record = yaml.safe_load(file.read_text())
         record["parameters"]["label"] = f"{EVIL} {file.parent.name}"
         file.write_text(yaml.safe_dump(record))
     return store
+
+
+def executed(notebook: Path, out: Path, parameters: dict, **environment: str) -> None:
+    """In a forked kernel, which starts in a second."""
+    text = notebook.read_text(encoding="utf-8")
+    assert execute_notebook(text, out, name="x", parameters=parameters, environment=environment) is None
 
 
 pytestmark = [
@@ -242,9 +251,7 @@ def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
 def test_the_diarys_minibatches_see_few_sequences(tmp_path):
     """24 sequences in batches of 4 are 6 batches: 4 sequences in the first and one new one in each of the others."""
     small = {"width": 0.01, "train_sequences": 24, "val_sequences": 8, "batch_size": 4, "epochs": 2}
-    papermill.execute_notebook(
-        ROOT / "notebooks/diary.ipynb", tmp_path / "out.ipynb", small, kernel_name="python3", progress_bar=False
-    )
+    executed(ROOT / "notebooks/diary.ipynb", tmp_path / "out.ipynb", small)
     cells = [cell for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells if cell.cell_type == "code"]
     told = [output.data.get("text/markdown", "") for cell in cells for output in cell.outputs if "data" in output]
     assert any("sees 24 sequences, one of *sliding* **9** of them" in text for text in told)
@@ -253,13 +260,12 @@ def test_the_diarys_minibatches_see_few_sequences(tmp_path):
 
 @pytest.mark.parametrize("notebook", [*SMOKE, "compare"])
 @pytest.mark.soak
-def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, monkeypatch, notebook):
-    monkeypatch.setenv("SEQAE_STORE", str(smoke_store))
+def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, notebook):
     family, out = ("losses" if notebook == "compare" else notebook), tmp_path / "compare.ipynb"
     source = ROOT / "notebooks" / ("compare.ipynb" if notebook == "compare" else f"compare/{notebook}.ipynb")
     names = [run.name for run in find_runs(smoke_store, family)] if notebook == "compare" else []
     parameters = {"family": family, "runs": names}  # without names, the notebook chooses all
-    papermill.execute_notebook(source, out, parameters, kernel_name="python3", progress_bar=False)
+    executed(source, out, parameters, SEQAE_STORE=str(smoke_store))
     cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
     figures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(figures) >= 2
