@@ -129,7 +129,7 @@ def test_code_that_is_edited_is_reloaded_and_objects_of_before_follow(kernel, pa
     said = kernel.text("print(style.AXIS_LABELS['learning_rate'], run.name == run.folder.name)")
     assert said == "learning rate True"
     for name, old, new in (("reports/figures/style", '"learning rate"', '"pace"'),
-                           ("runs/folder", "        return self.folder.name\n", "        return 'edited'\n")):  # fmt: skip
+                           ("runs/folder", "    return self.folder.name\n", "    return 'edited'\n")):  # fmt: skip
         file = package / "seqae" / f"{name}.py"
         text = file.read_text()
         assert old in text

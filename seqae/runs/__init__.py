@@ -2,8 +2,9 @@
 
     cells, naming, assignment, experiment    from a notebook's parameters to a name, a model and its data
     run, ranks, live, trackers               training it, on one or several devices, and what is seen meanwhile
-    folder, records, provenance, git         what its folder says, and what code made it
-    pictures, gather                         its frames as pictures; runs of several machines in one store
+    folder, records, logs, provenance, git   what its folder says, and what code made it
+    explanation, wording, pictures           what it shows in words and pictures
+    gather                                   runs of several machines in one store
 
 The training loop is in the core; pages and figures are in `reports`, executing notebooks in `sweeps`.
 """
