@@ -91,7 +91,7 @@ def save_checkpoint(file: Path, state: TrainingState, trained: Trained) -> None:
         # not asdict, which would copy every weight
         "progress": {name: getattr(state, name) for name in ("step", "seconds", "objectives", "diverged_at")},
         "epoch": asdict(state.epoch),
-        "weights": state.best,
+        "weights": state.best,  # the best on val; `model` has the current ones
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -2,6 +2,8 @@
 
 One class serves every architecture. A row says how a frame becomes a vector and back, how wide and deep the LSTMs are,
 what is handed to the decoders and what they read. The LSTMs themselves are in `lstm`.
+
+To add an architecture, add a row; a new way from frame to vector goes to `embeddings`, a new kind of layer to `lstm`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
+from seqae.tasks import Activation, DecoderInput, Task
 
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
 # These say where and how a run is executed, not what it computes. Its name and hash leave them out.
@@ -51,12 +52,12 @@ class Parameters(BaseModel):
     data_seed: int = Field(1, ge=0, lt=2**32, description="which sequences are made; `seed` does not change them")
 
     pixel_range: tuple[float, float] = Field((0.0, 1.0), description="range that pixels are scaled to for training")
-    activation: Literal["none", "tanh", "sigmoid"] = Field("none", description="applied after the last layer")
+    activation: Activation = Field("none", description="applied after the last layer")
     training_loss: str = Field("mse", description="the loss that is minimised: mse or bce; both are recorded")
     gain: float = Field(1.0, gt=0, description="factor on the last layer before the activation")
 
-    task: Literal["recon", "recon_ordered", "pred", "both"] = Field("recon", description="which frames are decoded")
-    decoder_input: Literal["zero", "output", "truth"] = Field("output", description="what a decoder reads at each step")
+    task: Task = Field("recon", description="which frames are decoded")
+    decoder_input: DecoderInput = Field("output", description="what a decoder reads at each step")
     recon_weight: float = Field(1.0, gt=0, description="the loss of task `both` is recon_weight · recon + pred")
     recon_truth: bool = Field(False, description="with decoder_input truth: recon also reads true frames in evaluation")
 

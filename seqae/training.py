@@ -90,7 +90,7 @@ def fit(
     accelerator = make_accelerator(device=device)
     ranks, steps = accelerator.num_processes, -(-len(train(1)) // batch_size)
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
-    held = memory(accelerator.device)
+    before = memory(accelerator.device)
     net = accelerator.prepare_model(model)
     optimizer = rule.optimizer(list(model.parameters()))
     if scaler.is_enabled():  # else fused SGD, whose first update was left out, reads uninitialised momentum
@@ -102,27 +102,29 @@ def fit(
     state = TrainingState(best=_copy(model))
     if checkpoint and checkpoint.file.exists():
         state = load_checkpoint(checkpoint.file, trained)
-        state.epoch.divide(ranks, accelerator.device)  # one process may have summed it up
+        state.epoch.divide(ranks, accelerator.device)  # what was saved is of all; each rank keeps its part
         checkpoint.resume(len(state.objectives))
 
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     val, val_share = _share(val, accelerator)
     stopping: AbstractContextManager[list[int]] = stop_asked() if ranks == 1 else nullcontext([])
-    how: Any = {"unit": "step", "leave": False, "mininterval": 0.5, "disable": not accelerator.is_main_process}
-    with stopping as stop, tqdm(total=epochs * steps, initial=state.step, **how) as bar:
+    shown: Any = {"unit": "step", "leave": False, "mininterval": 0.5, "disable": not accelerator.is_main_process}
+    # Once asked to stop, `stop` is not empty, and leaving the block raises KeyboardInterrupt.
+    with stopping as stop, tqdm(total=epochs * steps, initial=state.step, **shown) as bar:
         while len(state.objectives) < epochs and state.diverged_at is None and not stop:
             done = len(state.objectives)
             if patience and done and done - plateau_begins(state.objectives) >= patience:
                 break
-            frames = train(done + 1)
-            order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + done + 1))
+            epoch = done + 1
+            frames = train(epoch)
+            order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
             net.train()
             for indices in order.split(batch_size)[state.step - done * steps :]:
                 mine, share = _share(indices, accelerator)
                 batch = frames[mine].to(accelerator.device)  # (B, T, H, W) uint8
-                # Gradients are averaged over the ranks: N times a rank's part of the mean, or of the sum.
-                factor = ranks * (share if objective.reduction == "mean" else share > 0)
-                last = state.step + 1 == (done + 1) * steps
+                # DDP averages gradients over the ranks, so each takes `ranks` times its part of the mean or the sum.
+                factor = ranks * (share if objective.reduction == "mean" else float(share > 0))
+                last = state.step + 1 == epoch * steps
                 result = update(
                     net, trained, batch, objective=objective, rule=rule, autocast=autocast, factor=factor,
                     accelerator=accelerator, watched=last,
@@ -146,29 +148,29 @@ def fit(
                 if file:
                     save_checkpoint(file, state, trained)
                 break
-            found, epoch = _over_ranks(found, state.epoch, val_share, accelerator)
+            found, totals = _over_ranks(found, state.epoch, val_share, accelerator)
             state.epoch = EpochTotals()
             state.objectives.append(float(found.objective))
-            if not (math.isfinite(float(epoch.objective or 0)) and math.isfinite(state.objectives[-1])):
-                state.diverged_at = done + 1
+            if not (math.isfinite(float(totals.objective or 0)) and math.isfinite(state.objectives[-1])):
+                state.diverged_at = epoch
             elif all(state.objectives[-1] < earlier for earlier in state.objectives[:-1]):
                 state.best = _copy(model)
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(state.objectives[-1])
-            elif scheduler and rule.schedule_per == "epoch" and epoch.overflows < steps:
+            elif scheduler and rule.schedule_per == "epoch" and totals.overflows < steps:
                 scheduler.step()
 
             state.seconds = time.monotonic() - began
-            at = {"epoch": done + 1, "step": state.step, "seconds": round(state.seconds, 3)}
-            record("histograms", _histogram_rows(done + 1, found))
+            at = {"epoch": epoch, "step": state.step, "seconds": round(state.seconds, 3)}
+            record("histograms", _histogram_rows(epoch, found))
             # The last thing that an epoch leaves: where this is, the epoch is whole.
-            record("metrics", _metric_rows(at, epoch, found, overflows=rule.precision == "fp16"))
-            bar.set_postfix(epoch=f"{done + 1}/{epochs}", val=f"{state.objectives[-1]:.4g}", refresh=False)
+            record("metrics", _metric_rows(at, totals, found, overflows=rule.precision == "fp16"))
+            bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{state.objectives[-1]:.4g}", refresh=False)
             if file and checkpoint and (stop or time.monotonic() - saved >= checkpoint.seconds):
                 save_checkpoint(file, state, trained)
                 saved = time.monotonic()
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
-    peak = None if held is None else memory(accelerator.device, since=held)
+    peak = None if before is None else memory(accelerator.device, since=before)
     return Fitted(state.best, len(state.objectives), state.diverged_at, peak)
 
 
@@ -183,41 +185,43 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
-def _add(epoch: EpochTotals, result: Updated, share: float) -> None:
+def _add(totals: EpochTotals, result: Updated, share: float) -> None:
     def plus(total: Tensor | None, values: Tensor) -> Tensor:
         mean = values.mean() * share
         return mean if total is None else total + mean
 
-    epoch.objective = plus(epoch.objective, result.objective)
+    totals.objective = plus(totals.objective, result.objective)
     if result.grad_norm is not None:
-        epoch.grad_norm = plus(epoch.grad_norm, result.grad_norm)
+        totals.grad_norm = plus(totals.grad_norm, result.grad_norm)
     for branch, errors in result.errors.items():
-        totals = epoch.errors.setdefault(branch, {})
+        of_branch = totals.errors.setdefault(branch, {})
         for metric, values in errors.items():
-            totals[metric] = plus(totals.get(metric), values)
-    epoch.update_ratio = epoch.update_ratio if result.ratio is None else result.ratio
+            of_branch[metric] = plus(of_branch.get(metric), values)
+    totals.update_ratio = totals.update_ratio if result.ratio is None else result.ratio
 
 
 def _over_ranks(
-    found: Evaluation, epoch: EpochTotals, share: float, accelerator: Accelerator
+    found: Evaluation, totals: EpochTotals, share: float, accelerator: Accelerator
 ) -> tuple[Evaluation, EpochTotals]:
     # The sums over all ranks: of what each found on its share of val, and on its parts of the epoch's batches.
     if accelerator.num_processes == 1:
-        return found, epoch
+        return found, totals
     ours = recursively_apply(lambda mean: mean * share, [found.objective, found.errors, found.histograms])
     objective, errors, histograms = accelerator.reduce(ours, "sum")
-    norm = None if epoch.grad_norm is None else accelerator.reduce(epoch.grad_norm, "sum")
-    own, of_branches = accelerator.reduce([epoch.objective, epoch.errors], "sum")
-    return Evaluation(objective, errors, histograms), replace(epoch, objective=own, errors=of_branches, grad_norm=norm)
+    norm = None if totals.grad_norm is None else accelerator.reduce(totals.grad_norm, "sum")
+    objective_on_train, of_branches = accelerator.reduce([totals.objective, totals.errors], "sum")
+    return Evaluation(objective, errors, histograms), replace(
+        totals, objective=objective_on_train, errors=of_branches, grad_norm=norm
+    )
 
 
-def _metric_rows(at: Row, epoch: EpochTotals, found: Evaluation, *, overflows: bool) -> list[Row]:
-    values: list[tuple[str, str, str, Any]] = [("train", "all", "objective", epoch.objective)]
-    values += [("train", branch, metric, v) for branch, of in epoch.errors.items() for metric, v in of.items()]
-    if epoch.grad_norm is not None:
-        values.append(("train", "all", "grad_norm", float(epoch.grad_norm) / (1 - epoch.left_out)))
-    values += [("train", "all", name, getattr(epoch, name)) for name in ("learning_rate", "update_ratio")]
-    values += [("train", "all", "overflows", epoch.overflows)] if overflows else []
+def _metric_rows(at: Row, totals: EpochTotals, found: Evaluation, *, overflows: bool) -> list[Row]:
+    values: list[tuple[str, str, str, Any]] = [("train", "all", "objective", totals.objective)]
+    values += [("train", branch, metric, v) for branch, of in totals.errors.items() for metric, v in of.items()]
+    if totals.grad_norm is not None:
+        values.append(("train", "all", "grad_norm", float(totals.grad_norm) / (1 - totals.left_out)))
+    values += [("train", "all", name, getattr(totals, name)) for name in ("learning_rate", "update_ratio")]
+    values += [("train", "all", "overflows", totals.overflows)] if overflows else []
     values.append(("val", "all", "objective", found.objective))
     values += [("val", branch, metric, v.mean()) for branch, of in found.errors.items() for metric, v in of.items()]
     columns = ("split", "branch", "metric")

@@ -5,6 +5,8 @@ first tier that start a process; `guard` fails those that do so without it.
 """
 
 import shutil
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +15,15 @@ import torch
 from guard import pytest_configure, pytest_runtest_call, pytest_runtest_protocol  # noqa: F401
 
 torch.set_num_threads(1)
-# The soak tier's groups that take minutes, the longest first: begun last, they would keep one core waiting.
-LONG = ["jupyter", "notebooks", "sweep", "cluster", "soak", "stop", "stores", "rerun", "hosts"]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; tests send themselves Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+# jsonschema parses a grammar of IRIs at its import, for 2.5 seconds, where that package is installed. Nothing here
+# checks an IRI, and every worker of xdist would parse it.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+# Files of the soak tier that take minutes, the longest first: begun last, they would keep one core waiting.
+LONG = ["jupyter", "notebooks", "sweep", "stop", "cluster", "soak", "stores", "hosts", "rerun"]
+# Fixtures that take long to make: the tests of the soak tier that share one stay on one worker.
+SHARED = ["lab", "kernel", "smoke_store", "papermilled", "of_three", "doubled", "both"]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -22,8 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "browser" in fixtures:
             item.add_marker(pytest.mark.processes)
+        if shared := [name for name in SHARED if name in fixtures]:
+            item.add_marker(pytest.mark.xdist_group(shared[0]))
 
 
 @pytest.fixture(scope="module")  # while it runs, asyncio.run does not

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from test_sweep import DEFAULTS, TINY, make_project, one_run
 from typer.testing import CliRunner
 
 from seqae.benchmark import cost_estimate
+from seqae.benchmark.machine_rates import matmul_rate
 from seqae.commands.main import app
 from seqae.parameters import resolve
 from seqae.runs.cells import cells_hash
@@ -232,6 +234,7 @@ def test_what_is_for_parameter_files_is_refused_without_any(project, command, op
 
 def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
     monkeypatch.setattr(cost_estimate, "SMALL", 0)  # nothing is trained
+    monkeypatch.setattr(cost_estimate, "matmul_rate", partial(matmul_rate, size=256))
     given = {"architecture": "lstm", "decoder_input": "zero", "frame_size": 16, "batch_size": 3, "train_sequences": 7}
     found = cost_estimate.estimate_cost(resolve(given))
     # Per step one product of (4·256, 256) and (256, 3). Encoder: 10 of frames and 9 of h forward (the first h is

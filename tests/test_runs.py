@@ -21,7 +21,7 @@ from seqae.parameters import ParameterError, resolve
 from seqae.runs import experiment, logs
 from seqae.runs.cells import parameter_cells
 from seqae.runs.experiment import load_model, sequences
-from seqae.runs.naming import run_name
+from seqae.runs.naming import name_words
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, find_runs, open_run
 
@@ -67,7 +67,7 @@ def values(run):
     ],
 )
 def test_names_say_what_differs(given, name):
-    assert run_name(resolve(TINY, given), resolve(TINY)) == name
+    assert name_words(resolve(TINY, given), resolve(TINY)) == name
 
 
 def test_every_parameter_that_defines_a_run_changes_its_folder(tmp_path):

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import asyncssh
 import fsspec
 import pandas as pd
 import psutil
@@ -22,7 +21,6 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from sweeps import ONE_THREAD
 from test_cli import call
 from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, after_epoch, make_project, values
@@ -42,6 +40,8 @@ QUICK = {"PUBLISH_SECONDS": 0.3, "BEAT_SECONDS": 0.5, "LEASE_SECONDS": 8.0, "SET
 @pytest.fixture(scope="module")
 def server():
     """An S3 server with an empty bucket; yields the environment variable by which fsspec finds it."""
+    from moto.server import ThreadedMotoServer  # what that imports takes a second
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     address, port = server.get_host_and_port()
@@ -490,16 +490,21 @@ def test_a_store_that_cannot_be_written_ends_with_a_reason_and_is_published_late
     assert "status: done" in contents(fs, "/runs/fam/run")["run.yaml"]
 
 
+NO_BUCKET = "s3://no-such-bucket/runs cannot be reached: The specified bucket does not exist"
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("s3://no-such-bucket/runs", "s3://no-such-bucket/runs cannot be reached: The specified bucket does not exist"),
+        pytest.param("s3://no-such-bucket/runs", NO_BUCKET, marks=pytest.mark.soak),
         ("gs://bucket/runs", "gs://bucket/runs: Please install gcsfs to access Google Storage; pip install gcsfs"),
         ("nonsense://x", "nonsense://x cannot be reached: Protocol not known: nonsense"),
     ],
 )
-@pytest.mark.soak
-def test_a_store_that_is_not_there_is_one_line_and_exit_code_2(machine, s3, tmp_path, monkeypatch, place, message):
+@pytest.mark.processes  # `compare` prepares a kernel before it looks for the store
+def test_a_store_that_is_not_there_is_one_line_and_exit_code_2(machine, request, tmp_path, monkeypatch, place, message):
+    if place.startswith("s3:"):
+        request.getfixturevalue("s3")
     monkeypatch.chdir(make_project(tmp_path, {"fam": []}, {"fam/a": {}, "fam/b": {"seed": 1}}))
     for command in ("run params/fam", "run params/fam --dry-run", "status", "status params/fam", "compare fam"):
         output = call(*command.split(), "--store", place, code=2)
@@ -543,6 +548,8 @@ def ssh(tmp_path, monkeypatch):
     """The URL of a store on an SFTP server whose root is tmp_path."""
     with subprocess.Popen([sys.executable, "-c", SFTP_SERVER, tmp_path], stdout=subprocess.PIPE, text=True) as server:
         port, key = server.stdout.readline().strip().split(" ", 1)
+        import asyncssh  # here: no other test needs it
+
         known = asyncssh.import_known_hosts(f"[127.0.0.1]:{port} {key}")
         monkeypatch.setitem(fsspec.config.conf, "ssh", {"known_hosts": known, "client_keys": None})
         yield f"ssh://me@127.0.0.1:{port}/store"
@@ -564,9 +571,8 @@ def test_on_an_ssh_server_it_is_the_same(machine, ssh, tmp_path):
 # --- runs ---
 
 
-@pytest.mark.soak
-def test_a_run_opened_in_jupyter_on_another_machine_is_there(machine, s3, monkeypatch):
-    given = TINY | {"store": "s3://bucket/jupyter"}
+def test_a_run_opened_in_jupyter_on_another_machine_is_there(machine, monkeypatch):
+    given = TINY | {"store": "memory://runs"}
     run = open_run("fam", DEFAULTS, given).train()
     machine("b")
     monkeypatch.setattr("seqae.runs.experiment.train_model", None)
@@ -576,12 +582,11 @@ def test_a_run_opened_in_jupyter_on_another_machine_is_there(machine, s3, monkey
     assert (other.verdict, other.facts()) == (run.verdict, run.facts())
     pd.testing.assert_frame_equal(values(other), values(run))
     assert other.model().state_dict().keys() == run.model().state_dict().keys()
-    assert "test.csv" in contents(s3, f"bucket/jupyter/fam/{run.name}")
+    assert "test.csv" in contents(fsspec.filesystem("memory"), f"/runs/fam/{run.name}")
 
 
-@pytest.mark.soak
-def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_again(machine, s3, monkeypatch):
-    given = TINY | {"store": "s3://bucket/again"}
+def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_again(machine, monkeypatch):
+    given = TINY | {"store": "memory://runs"}
     with monkeypatch.context() as patched:
         patched.setattr(transfer, "put", None)
         patched.setattr(mirror.time, "sleep", lambda seconds: None)
@@ -590,7 +595,7 @@ def test_what_jupyter_could_not_publish_it_publishes_when_the_notebook_runs_agai
     monkeypatch.setattr("seqae.runs.experiment.train_model", None)
     run = open_run("fam", DEFAULTS, given).train()
     assert run.status == "done"
-    assert {"run.yaml", "test.csv"} <= contents(s3, f"bucket/again/fam/{run.name}").keys()
+    assert {"run.yaml", "test.csv"} <= contents(fsspec.filesystem("memory"), f"/runs/fam/{run.name}").keys()
 
 
 @pytest.mark.processes

@@ -4,7 +4,7 @@ main, options, messages    the command line put together; options and messages t
 run_commands               run, worker, scheduler
 page_commands              compare, rerun, demo
 record_commands            gather, status, check
-terminal, checks           bars and tables of runs; what a planned run costs and can reach
+terminal, estimates        bars and tables of runs; what a planned run costs and can reach
 """
 
 import lazy_loader

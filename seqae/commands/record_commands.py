@@ -70,7 +70,7 @@ def check(files: Files, scale: Scale = None, given: Given = None, store: Store =
     seqae check params/losses/0nm-recon-output.yaml --scale paper -p architecture=srivastava
     """
     with errors_in_one_line():
-        from seqae.commands.checks import check_lines
+        from seqae.commands.estimates import check_lines
         from seqae.sweeps import plan
 
         for item in plan(files, scale=scale, given=given_parameters(given), store=store, tell=tell):

@@ -48,7 +48,7 @@ def run(
     seqae run params/losses --scale paper --cluster tcp://head:8786 --store /shared/reports
     """
     with errors_in_one_line(), interrupt_once():
-        from seqae.commands.checks import plan_lines
+        from seqae.commands.estimates import plan_lines
         from seqae.commands.terminal import SweepView
         from seqae.reports import publish_index
         from seqae.stores import check_writable

@@ -1,4 +1,10 @@
-"""What people read: the page of a run, the index of a store, comparisons of many runs, figures, moving frames.
+"""What people read, made from finished runs.
+
+    page, index, rendering     the page of a run, the index of a store
+    compare, findings          many runs as tables, and in sentences
+    figures, frames            curves, grids and bars; strips and moving frames
+    demo, reproduction         test sequences through a trained run; a run and the same made again
+    published                  figures of others, and of the diary
 
 Everything is made from run folders (`runs`). Nothing here trains a model or executes a notebook (`sweeps` does).
 """

@@ -16,7 +16,7 @@ from pandas.io.formats.style import Styler
 from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.reports.published import diary_results
-from seqae.runs import Run, Strip, Strips, find_runs, finished, label, run_name, sample_strips, whole_lines
+from seqae.runs import Run, Strip, Strips, find_runs, finished, label, name_words, sample_strips, whole_lines
 from seqae.stores import fetch
 
 # Runs that are equal in these parameters are tested on the same sequences, so they can be compared.
@@ -196,7 +196,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
     common = Parameters.model_construct(**{name: getattr(p, name) for name, p in usual.items()})
-    names = [run.parameters.label or run_name(run.parameters, common) for run in runs]
+    names = [run.parameters.label or name_words(run.parameters, common) for run in runs]
     seeded = [(name, f"{name}, seed {run.parameters.seed}") for run, name in zip(runs, names, strict=True)]
     names = [longer if names.count(name) > 1 else name for name, longer in seeded]
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]

@@ -12,7 +12,7 @@ from .gather import PROBLEMS as PROBLEMS
 from .gather import merge_stores as merge_stores
 from .git import run_git as run_git
 from .logs import whole_lines as whole_lines
-from .naming import run_name as run_name
+from .naming import name_words as name_words
 from .pictures import Strip as Strip
 from .pictures import Strips as Strips
 from .pictures import branch_pairs as branch_pairs
@@ -35,5 +35,5 @@ from .run import Run as Run
 from .run import find_runs as find_runs
 from .run import open_run as open_run
 from .run import recorded_run as recorded_run
-from .wording import four_digits as four_digits
-from .wording import label as label
+from .units import four_digits as four_digits
+from .units import label as label

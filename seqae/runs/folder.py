@@ -24,7 +24,7 @@ from seqae.runs.explanation import explain_head
 from seqae.runs.logs import whole_lines
 from seqae.runs.provenance import code_version
 from seqae.runs.records import RunError, read_record, run_status
-from seqae.runs.wording import four_digits, label
+from seqae.runs.units import four_digits, label
 
 SAMPLES = 8  # how many val sequences a run shows
 

@@ -34,6 +34,11 @@ def differing(parameters: Parameters, usual: Parameters) -> dict[str, Any]:
 
 
 def run_name(parameters: Parameters, defaults: Parameters) -> str:
+    """The name of a run's folder: `name_words` and the hash of the parameters that define the run."""
+    return f"{name_words(parameters, defaults)}-{parameters.short_hash()}"
+
+
+def name_words(parameters: Parameters, defaults: Parameters) -> str:
     """Loss, task and decoder input, then a word for each other parameter that differs from the family's defaults.
 
     For example 0sm-pred-zero or 0nm-recon-output-rmsprop-lr0.0001-clip0.25; at most 150 characters.

@@ -63,7 +63,7 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     if assignment and assignment.is_of(digits):
         folder = store_folder(parameters.store) / family / assignment.run
         return Run(folder, family, parameters, differing(parameters, usual), assigned=True)
-    name = known_as(f"{run_name(parameters, usual)}-{digits}", fetch(parameters.store, family) / family)
+    name = known_as(run_name(parameters, usual), fetch(parameters.store, family) / family)
     folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
     if parameters.fresh:
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]

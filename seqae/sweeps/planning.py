@@ -28,7 +28,11 @@ class Planned:
     edits: Mapping[str, Any] = field(default_factory=dict)  # uncommitted edits of the notebook's parameters cell
 
     def reason_to_execute(self) -> str | None:
-        """Why the run has to be executed, or executed again; None if it is done and its report is up to date."""
+        """Why the run is not finished; None if it is done, its report up to date and its store has it.
+
+        BUSY: another process trains it, so wait for that one. NOT_PUBLISHED: only its store lacks it. All other reasons
+        mean that it has to be executed, or executed again.
+        """
         report = self.run.folder / "report.html"
         match status := self.run.status:  # read once, because another process may change it
             case "interrupted":
