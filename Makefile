@@ -28,7 +28,7 @@ test: .venv/.ready  ## the fast tests: what a change can break, in minutes
 	$(PYTEST) -m "not soak" --dist worksteal
 
 soak: .venv/.ready  ## the slow tests: kills, other machines, ssh, queues, JupyterLab, every notebook
-	$(PYTEST) -m soak --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) -m soak --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check

@@ -22,21 +22,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 # Files of the soak tier that take minutes, the longest first: begun last, they would keep one core waiting.
 LONG = ["jupyter", "notebooks", "sweep", "stop", "cluster", "soak", "stores", "hosts", "rerun"]
-# Fixtures that take long to make: the tests of the soak tier that share one stay on one worker.
-SHARED = ["lab", "kernel", "smoke_store", "papermilled", "of_three", "doubled", "both"]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
     for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "browser" in fixtures:
+        if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.processes)
-        if shared := [name for name in SHARED if name in fixtures]:
-            item.add_marker(pytest.mark.xdist_group(shared[0]))
 
 
 @pytest.fixture(scope="module")  # while it runs, asyncio.run does not
