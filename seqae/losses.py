@@ -1,6 +1,7 @@
 """Activations of the last layer and training losses. A loss has one value for each sequence; the caller averages.
 
-To add a loss, write a function of z, target and activation, add it to TRAINING_LOSSES, and a short name to LOSSES.
+To add a loss, write a function of z, target and activation, add it to TRAINING_LOSSES (and to NEEDS_PROBABILITY, if it
+needs a probability), and a short name to LOSSES.
 torch is imported inside the functions, so that parameters are checked without it.
 """
 
@@ -67,7 +68,10 @@ def pixel_cross_entropy(z: "Tensor", target: "Tensor") -> "Tensor":
     return F.binary_cross_entropy_with_logits(z, target, reduction="none")
 
 
-TRAINING_LOSSES: "dict[str, Callable[..., Tensor]]" = {"mse": squared_error, "bce": binary_cross_entropy}
+TRAINING_LOSSES: "dict[str, Callable[..., Tensor]]" = {
+    "mse": squared_error,
+    "bce": binary_cross_entropy,
+}
 NEEDS_PROBABILITY = ("bce",)  # losses of a sigmoid's output, with pixels in (0, 1)
 
 
