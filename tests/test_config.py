@@ -1,4 +1,4 @@
-"""seqae.config: what may be said, how it may be spelled, what is refused and in which words."""
+"""seqae.parameters: what may be said, how it may be spelled, what is refused and in which words."""
 
 import ast
 from pathlib import Path

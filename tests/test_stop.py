@@ -49,8 +49,9 @@ def interrupted(store: Path) -> Path:
     (folder,) = records(store)
     run = Run.load(folder)
     assert (run.status, run.record()["reason"]) == ("interrupted", None)
-    step, _, objectives, _ = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)["progress"]
-    assert STEPS * len(objectives) < step <= STEPS * (len(objectives) + 1)
+    progress = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)["progress"]
+    finished = len(progress["objectives"])
+    assert STEPS * finished < progress["step"] <= STEPS * (finished + 1)
     return folder
 
 

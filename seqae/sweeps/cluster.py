@@ -227,7 +227,7 @@ def show_run_log() -> None:
     Workers of `seqae worker` do this. For others, the command that started the sweep shows what they do.
     """
     log = logging.getLogger(RUN_LOG)
-    log.addHandler(logging.StreamHandler())
+    log.handlers = [logging.StreamHandler()]  # one, however often Dask preloads this in a process
     log.setLevel(logging.INFO)
     log.propagate = False
 
