@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?=
 SEEDS ?= 6
+SOAK ?=
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -28,7 +29,7 @@ test: .venv/.ready  ## the fast tests: what a change can break, in minutes
 	$(PYTEST) -m "not soak" --dist worksteal
 
 soak: .venv/.ready  ## the slow tests: kills, other machines, ssh, queues, JupyterLab, every notebook
-	$(PYTEST) -m soak --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m soak --dist loadfile --no-loadscope-reorder $(SOAK)
 
 lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check
