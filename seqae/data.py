@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,13 @@ class IdxFile(NamedTuple):
     shape: tuple[int, int, int]
 
 
+class Sequences(Protocol):
+    """The sequences of one split. Sequence i is always the same, whichever others are asked for."""
+
+    def sequences(self, indices: Iterable[int]) -> np.ndarray:
+        """uint8 (len(indices), frames, H, W), 0–255, in the order of `indices`."""
+
+
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
 MNIST_FILES = {
     "train-images-idx3-ubyte": IdxFile("f68b3c2dcbeaaa9fbdd348bbdeb94873", (60_000, 28, 28)),
@@ -51,8 +58,8 @@ def load_digits(digits: str = "mnist5k", folder: str | Path | None = None) -> di
     cache, from $SEQAE_MNIST_URL or MNIST_URL. Raises ValueError for an unknown name or an unsound file,
     FileNotFoundError for a file that is not in `folder`, OSError where the download failed.
     """
-    if digits not in DIGITS:
-        raise ValueError(f"digits must be one of {DIGITS}; not {digits!r}")
+    if digits not in ("mnist5k", "mnist"):
+        raise ValueError(f"digits must be mnist5k or mnist; not {digits!r}")
     if digits == "mnist":
         full, test = (_mnist_images(name, folder) for name in MNIST_FILES)
         return {"train": full[:55_000], "val": full[55_000:], "test": test}
@@ -70,7 +77,7 @@ def load_digits(digits: str = "mnist5k", folder: str | Path | None = None) -> di
 
 def open_stream(
     digits: str, *, split: str, seed: int, frame_size: int = 64, frames: int = 20, folder: str | None = None
-) -> "MovingMNIST":
+) -> Sequences:
     """The endless sequences of one split, uint8 (n, frames, frame_size, frame_size) by `.sequences(indices)`.
 
     digits, folder: as for `load_digits`, whose errors this raises; the digits last loaded are kept in memory. The other

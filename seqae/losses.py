@@ -54,10 +54,8 @@ def binary_cross_entropy(z: "Tensor", target: "Tensor", *, activation: str = "si
     """Binary cross-entropy of sigmoid(z) for each sequence, in nats per pixel, computed from the logits z.
 
     z, target: (B, T, H, W), target in [0, 1]. Returns (B,). Srivastava et al. (2015), §3.2, report its sum over a
-    frame, which is 4096 times as much at 64×64. Raises ValueError for an activation other than sigmoid.
+    frame, which is 4096 times as much at 64×64. `training_loss` refuses another activation than sigmoid.
     """
-    if activation != "sigmoid":
-        raise ValueError(f"bce needs a probability, so activation must be sigmoid; not {activation!r}")
     return pixel_cross_entropy(z, target).flatten(1).mean(1)
 
 
@@ -79,8 +77,10 @@ def training_loss(z: "Tensor", target: "Tensor", *, kind: str, activation: str) 
     """The training loss `kind` of each sequence, (B,), by the function of that name in TRAINING_LOSSES.
 
     z: (B, T, H, W) pre-activations; target: (B, T, H, W) in the training range. The unit is that function's. Raises
-    ValueError for an unknown kind.
+    ValueError for an unknown kind, and for one in NEEDS_PROBABILITY with another activation than sigmoid.
     """
     if kind not in TRAINING_LOSSES:
         raise ValueError(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {kind!r}")
+    if kind in NEEDS_PROBABILITY and activation != "sigmoid":
+        raise ValueError(f"{kind} needs a probability, so activation must be sigmoid; not {activation!r}")
     return TRAINING_LOSSES[kind](z, target, activation=activation)

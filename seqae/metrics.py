@@ -25,7 +25,7 @@ UNITS = {  # of every metric, as written in test.csv; tables and axes read them 
 
 
 def frame_errors(output: "Tensor", target: "Tensor", logits: "Tensor | None") -> "dict[str, Tensor]":
-    """Errors of each frame, (B, T) each: `mse` per pixel and, with logits, `bce` in nats per pixel.
+    """Errors of each frame, (B, T) each, in the units of UNITS: `bce` with logits only, the others always.
 
     output: (B, T, H, W) on the [0, 1] scale; a linear output may lie outside and is not clipped. target: (B, T, H, W)
     in [0, 1]. logits: (B, T, H, W) with output = sigmoid(logits), or None where the output is no probability; `bce` is

@@ -6,7 +6,7 @@ what is handed to the decoders and what they read. The LSTMs themselves are in `
 To add an architecture, add a row; a new way from frame to vector goes to `embeddings`, a new kind of layer to `lstm`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class Architecture:
     hand_over: the decoder gets the encoder's top h alone, as the h of its first layer, or every layer's h and c.
     feedback: what `decoder_input: output` returns to the decoder, the output frame or the top h. lstm_kernel_size: of
     convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep (ConvLSTM); None: the
-    LSTMs are fully connected.
+    LSTMs are fully connected. stack: what builds the recurrent layers.
     """
 
     hidden: int
@@ -48,6 +48,7 @@ class Architecture:
     feedback: Literal["frame", "top_h"] = "frame"
     peepholes: bool = False
     lstm_kernel_size: int | None = None
+    stack: Callable[..., Any] = LSTMStack
 
     def reach(self, gain: float) -> float:
         """The largest |pre-activation| that any weights can give.
@@ -136,11 +137,11 @@ class SequenceAutoencoder(nn.Module):
             cells |= {"kernel_size": row.lstm_kernel_size, "side": sides[-1]}
 
         self.embedding = _embedding(row, channels, sides, widths)
-        self.encoder = LSTMStack(top if row.channels or row.linear else pixels, [top] * depth, **cells)
+        self.encoder = row.stack(top if row.channels or row.linear else pixels, [top] * depth, **cells)
         self.decoders, self.readouts = nn.ModuleDict(), nn.ModuleDict()
         hidden_sizes = [*[top] * (depth - 1), pixels if row.readout == "h" else top]
         for branch in BRANCHES[task]:
-            self.decoders[branch] = LSTMStack(top if row.feedback == "top_h" else pixels, hidden_sizes, **cells)
+            self.decoders[branch] = row.stack(top if row.feedback == "top_h" else pixels, hidden_sizes, **cells)
             self.readouts[branch] = _readout(row, channels, sides, widths, top)
 
     @property
@@ -186,8 +187,8 @@ class SequenceAutoencoder(nn.Module):
 
     def _decode(self, branch: str, states: list[LSTMState], before: Tensor, truth: Tensor | None) -> Tensor:
         """Pre-activations (T, B, H·W). before: (B, H·W), the frame before the first; truth: (B, T, H, W)."""
-        decoder, readout, steps = self.decoders[branch], self.readouts[branch], self.steps[branch]
-        assert isinstance(decoder, LSTMStack)
+        decoder: Any = self.decoders[branch]
+        readout, steps = self.readouts[branch], self.steps[branch]
         initial = [*states, *[None] * (len(decoder.layers) - len(states))]
         if self.decoder_input == "zero":
             return self._read(branch, decoder(None, initial, steps=steps)[0])
@@ -264,7 +265,7 @@ def initialise(
     if readout_bias is not None and model.row.readout == "h":
         raise ValueError(f"readout_bias {readout_bias:g} needs a readout, and this frame is h itself: leave it out")
     layers = [module for module in model.modules() if isinstance(module, LSTMLayer)]
-    if peephole_range and layers[0].peephole_i is None:
+    if peephole_range and all(layer.peephole_i is None for layer in layers):
         raise ValueError(f"peephole_range {peephole_range:g} needs peepholes: set peepholes: true, or leave it out")
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):

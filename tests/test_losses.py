@@ -92,6 +92,12 @@ def test_unknown_names_list_the_known() -> None:
         training_loss(z, z, kind="mae", activation="none")
 
 
+def test_bce_of_what_is_no_probability_is_refused() -> None:
+    z = torch.zeros(1, 1, 1, 1)
+    with pytest.raises(ValueError, match="bce needs a probability, so activation must be sigmoid; not 'tanh'"):
+        training_loss(z, z, kind="bce", activation="tanh")
+
+
 # ---- metrics ----
 
 

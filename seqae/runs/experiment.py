@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from seqae.checkpoint import Checkpointing
-from seqae.data import DIGITS, OFFICIAL_SHAPE, MovingMNIST, official_test, open_stream
+from seqae.data import DIGITS, OFFICIAL_SHAPE, Sequences, official_test, open_stream
 from seqae.device import make_accelerator
 from seqae.diagnosis import baselines, reachable_floor
 from seqae.evaluation import Objective, evaluate
@@ -88,7 +88,7 @@ def load_model(file: str | Path, device: str = "cpu") -> tuple[SequenceAutoencod
     return model.to(device), parameters
 
 
-def _stream(p: Parameters, split: str) -> MovingMNIST:
+def _stream(p: Parameters, split: str) -> Sequences:
     frames, folder = p.frames_in + p.frames_out, p.data_folder
     return open_stream(p.digits, split=split, seed=p.data_seed, frame_size=p.frame_size, frames=frames, folder=folder)
 
