@@ -16,7 +16,7 @@ from seqae.benchmark import cost_estimate
 from seqae.benchmark.machine_rates import matmul_rate
 from seqae.commands.main import app
 from seqae.parameters import resolve
-from seqae.runs.cells import cells_hash
+from seqae.runs.notebook_cells import cells_hash
 from seqae.runs.run import open_run
 
 COMMANDS = ["run", "worker", "scheduler", "compare", "rerun", "demo", "gather", "status", "check"]

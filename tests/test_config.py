@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import seqae
 from seqae.losses import LOSSES
 from seqae.parameters import EXECUTION, ParameterError, Parameters, merge, resolve
-from seqae.runs.cells import family_defaults, family_notebook, read_cell
+from seqae.runs.notebook_cells import family_defaults, family_notebook, read_cell
 from seqae.sweeps.parameter_files import read_yaml
 
 # Another value than the default for every parameter, beside what else it needs to be sound.

@@ -16,8 +16,8 @@ from seqae.commands.main import app
 from seqae.evaluation import predict
 from seqae.reports import demo
 from seqae.runs import pictures
-from seqae.runs.cells import family_defaults
 from seqae.runs.experiment import sequences
+from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
 from seqae.sweeps.parameter_files import read_yaml

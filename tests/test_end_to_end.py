@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from seqae.commands.main import app
 from seqae.runs import logs
-from seqae.runs.cells import family_defaults
+from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.run import Run, find_runs, open_run
 from seqae.sweeps.parameter_files import read_yaml
 

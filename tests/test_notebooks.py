@@ -21,10 +21,10 @@ from seqae.models import ARCHITECTURES
 from seqae.optimizers import UNFIT
 from seqae.parameters import resolve
 from seqae.reports.index import update_index
-from seqae.runs.cells import family_defaults
+from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.run import Run, find_runs, open_run
 from seqae.sweeps import execution
-from seqae.sweeps.kernels import execute_notebook
+from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import read_yaml
 from seqae.sweeps.planning import plan
 

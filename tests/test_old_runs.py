@@ -10,7 +10,7 @@ import pytest
 
 from seqae.reports.compare import comparable_runs, finals, recipes, table
 from seqae.reports.index import update_index
-from seqae.runs.cells import family_defaults
+from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.run import find_runs, open_run
 
 DATA = Path(__file__).parent / "data" / "runs-before-rooms"

@@ -26,7 +26,7 @@ from seqae.reports import figures, reproduction
 from seqae.runs.provenance import code_version
 from seqae.runs.run import Run, open_run, recorded_run
 from seqae.sweeps import reproduce
-from seqae.sweeps.kernels import ForkedProvisioner
+from seqae.sweeps.notebooks import ForkedProvisioner
 
 ROOT = Path(__file__).parents[1]
 BEFORE_ROOMS = "d7aaa166f6bf"  # the commit that made the runs in OLD_RUNS, when all modules were in one folder

@@ -19,9 +19,9 @@ from seqae.evaluation import predict
 from seqae.files import project_root, store_folder
 from seqae.parameters import ParameterError, resolve
 from seqae.runs import experiment, logs
-from seqae.runs.cells import parameter_cells
 from seqae.runs.experiment import load_model, sequences
 from seqae.runs.naming import name_words
+from seqae.runs.notebook_cells import parameter_cells
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, find_runs, open_run
 

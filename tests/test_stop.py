@@ -168,7 +168,7 @@ def kernels(worker: subprocess.Popen) -> set[int]:
     parents = {}
     for process in psutil.Process(worker.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # one that ends as it is looked at; a zombie's command line is empty
-            if "seqae.sweeps.forkserver" in " ".join(process.cmdline()):
+            if "seqae.sweeps.forked_kernels" in " ".join(process.cmdline()):
                 parents[process.pid] = process.ppid()
     return {pid for pid, parent in parents.items() if parent in parents}
 
@@ -177,7 +177,7 @@ GONE = "seqae: the scheduler is gone: start it; the same command goes on from th
 REGISTERED = """
 import sys
 from distributed import Client
-from seqae.sweeps.kernels import StopKernels
+from seqae.sweeps.notebooks import StopKernels
 Client(sys.argv[1]).register_plugin(StopKernels())
 """
 

@@ -1,7 +1,7 @@
 """A run: one notebook executed with one set of parameters, and the folder that keeps what became of it.
 
-    cells, naming, assignment, experiment    from a notebook's parameters to a name, a model and its data
-    run, ranks, live, trackers               training it, on one or several devices, and what is seen meanwhile
+    notebook_cells, naming, assignment       from a notebook's parameters to a run's name; which run a kernel executes
+    experiment, run, ranks, live, trackers   model and data of its parameters; training on one or several devices
     folder, records, logs, provenance, git   what its folder says, and what code made it
     explanation, units, pictures             why it can learn, in words; metrics with their units; its frames
     gather                                   runs of several machines in one store

@@ -1,9 +1,5 @@
 from . import experiment as experiment
 from .assignment import assign as assign
-from .cells import cells_hash as cells_hash
-from .cells import family_defaults as family_defaults
-from .cells import family_notebook as family_notebook
-from .cells import parameter_cells as parameter_cells
 from .experiment import build_model as build_model
 from .experiment import load_model as load_model
 from .folder import mse_rows as mse_rows
@@ -13,6 +9,10 @@ from .gather import merge_stores as merge_stores
 from .git import run_git as run_git
 from .logs import whole_lines as whole_lines
 from .naming import name_words as name_words
+from .notebook_cells import cells_hash as cells_hash
+from .notebook_cells import family_defaults as family_defaults
+from .notebook_cells import family_notebook as family_notebook
+from .notebook_cells import parameter_cells as parameter_cells
 from .pictures import Strip as Strip
 from .pictures import Strips as Strips
 from .pictures import branch_pairs as branch_pairs

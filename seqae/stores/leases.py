@@ -53,7 +53,7 @@ def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
         while True:
             write(holds=False)
             deadline = time.monotonic() + SETTLE_SECONDS
-            while (others := _living(fs, run, mine)) and min(others) > mine and time.monotonic() < deadline:
+            while (others := remove_expired(fs, run, mine)) and min(others) > mine and time.monotonic() < deadline:
                 time.sleep(SETTLE_SECONDS / 10)
             if not others:
                 break
@@ -89,8 +89,11 @@ def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
-def _living(fs: Any, run: str, mine: str) -> dict[str, float]:
-    # The leases of other machines, and when they were written. Removes those that have expired.
+def remove_expired(fs: Any, run: str, mine: str) -> dict[str, float]:
+    """Remove the leases of a run that have expired; return those of other machines, and when they were written.
+
+    mine: the path of this machine's lease. Raises StoreError if the store does not list it.
+    """
     fs.invalidate_cache()
     when = {i["name"]: modified(i) for i in fs.ls(run, detail=True) if i["name"].rpartition("/")[2].startswith(PREFIX)}
     if mine not in when:

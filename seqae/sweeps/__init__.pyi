@@ -5,11 +5,11 @@ from .cluster import show_run_log as show_run_log
 from .cluster import tls as tls
 from .dispatch import sweep as sweep
 from .execution import Outcome as Outcome
-from .forkserver import start_fork_server as start_fork_server
+from .forked_kernels import start_fork_server as start_fork_server
 from .gpus import slots as slots
 from .interrupts import interrupt_once as interrupt_once
-from .kernels import obey_signals as obey_signals
 from .machines import credentials_from_stdin as credentials_from_stdin
+from .notebooks import obey_signals as obey_signals
 from .pages import Page as Page
 from .pages import comparison_page as comparison_page
 from .pages import demo_page as demo_page

@@ -14,7 +14,7 @@ from distributed.scheduler import KilledWorker
 from seqae.runs import Run, RunError
 from seqae.stores import StoreError, refresh
 from seqae.sweeps.execution import STOPPED, Outcome, execute, record_lost, run_here
-from seqae.sweeps.kernels import CHECKPOINT_GRACE_SECONDS, NOT_STARTED, StopKernels, stop_kernels
+from seqae.sweeps.notebooks import CHECKPOINT_GRACE_SECONDS, NOT_STARTED, StopKernels, stop_kernels
 from seqae.sweeps.planning import BUSY, Planned
 
 KILLED = "its worker process died twice: killed, or out of memory"

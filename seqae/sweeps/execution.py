@@ -16,7 +16,7 @@ from seqae.runs import Run
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
-from seqae.sweeps.kernels import StoppedError, execute_notebook, stoppable
+from seqae.sweeps.notebooks import StoppedError, execute_notebook, stoppable
 from seqae.sweeps.planning import BUSY, NOT_PUBLISHED, Planned
 
 STOPPED = "its kernel was interrupted"

@@ -9,7 +9,7 @@ from seqae.files import project_around, project_root
 from seqae.reports import Facts, render_notebook
 from seqae.runs import Run, RunError, family_defaults, recorded_run
 from seqae.stores import fetch
-from seqae.sweeps.kernels import execute_notebook
+from seqae.sweeps.notebooks import execute_notebook
 
 
 class Page(NamedTuple):

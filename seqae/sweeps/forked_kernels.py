@@ -53,7 +53,7 @@ class _Server:
     def __init__(self) -> None:
         self.lock = Lock()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from seqae.sweeps.forkserver import serve_forks; serve_forks()"],
+            [sys.executable, "-c", "from seqae.sweeps.forked_kernels import serve_forks; serve_forks()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -100,7 +100,7 @@ def start_fork_server() -> None:
         _server()
 
 
-def fork_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> Forked:
+def start_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> Forked:
     """Start a kernel: a fork of the server that runs ipykernel with these arguments, environment and working folder.
 
     The kernel leads its own process group. When this process dies, the server ends, and then the kernel. Raises OSError

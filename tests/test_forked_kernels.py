@@ -12,9 +12,9 @@ import nbformat
 import psutil
 import pytest
 
-from seqae.sweeps import kernels
-from seqae.sweeps.forkserver import fork_kernel
-from seqae.sweeps.kernels import execute_notebook
+from seqae.sweeps import notebooks
+from seqae.sweeps.forked_kernels import start_kernel
+from seqae.sweeps.notebooks import execute_notebook
 
 pytestmark = [
     pytest.mark.processes,
@@ -71,11 +71,11 @@ def test_a_prepared_server_forks_the_first_kernel(tmp_path):
     prepared = """if True:
         import psutil, nbformat
         from pathlib import Path
-        from seqae.sweeps import forkserver, kernels
-        forkserver.start_fork_server()
+        from seqae.sweeps import forked_kernels, notebooks
+        forked_kernels.start_fork_server()
         (server,) = psutil.Process().children()
         source, target = Path("look.ipynb").read_text(), Path("done.ipynb")
-        reason = kernels.execute_notebook(source, target, name="look", parameters={}, environment={})
+        reason = notebooks.execute_notebook(source, target, name="look", parameters={}, environment={})
         assert reason is None, reason
         print(server.pid, nbformat.read(target, 4).cells[-1].outputs[0].text)"""
     command = [sys.executable, "-W", "ignore", "-c", prepared]
@@ -107,19 +107,19 @@ def test_a_kernel_that_dies_is_told_and_the_next_one_works(tmp_path):
 
 def test_a_kernel_that_dies_before_it_runs_anything_is_told_apart(tmp_path, monkeypatch):
     def dying(*arguments, **options):
-        os.kill((forked := fork_kernel(*arguments, **options)).pid, signal.SIGKILL)
+        os.kill((forked := start_kernel(*arguments, **options)).pid, signal.SIGKILL)
         return forked
 
-    monkeypatch.setattr(kernels, "fork_kernel", dying)
+    monkeypatch.setattr(notebooks, "start_kernel", dying)
     found = execute_notebook(notebook("1"), tmp_path / "out.ipynb", name="x", parameters={}, environment={})
-    assert found == kernels.NOT_STARTED
+    assert found == notebooks.NOT_STARTED
 
 
 def test_a_kernel_that_is_to_be_stopped_while_it_starts_never_runs(tmp_path):
     target, source = tmp_path / "out.ipynb", notebook(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with kernels.stoppable(target):
-        kernels.stop_kernels({target})
-        with pytest.raises(kernels.StoppedError):
+    with notebooks.stoppable(target):
+        notebooks.stop_kernels({target})
+        with pytest.raises(notebooks.StoppedError):
             execute_notebook(source, target, name="x", parameters={}, environment={})
     assert not (tmp_path / "ran").exists()
 
@@ -145,17 +145,17 @@ except KeyboardInterrupt:
 @pytest.mark.soak
 def test_a_kernel_that_does_not_hear_it_is_asked_again_and_then_left_to_end(tmp_path, monkeypatch, ends, seen):
     if not seen:  # where there is no /proc; then its end may be disturbed
-        monkeypatch.setattr(kernels, "_accepts_sigint", lambda pid: None)
+        monkeypatch.setattr(notebooks, "_accepts_sigint", lambda pid: None)
     target, source = tmp_path / "out.ipynb", notebook(DEAF.format(str(tmp_path), ends))
 
     def stop():
         while not (tmp_path / "deaf").exists():
             time.sleep(0.01)
-        kernels.stop_kernels({target})
+        notebooks.stop_kernels({target})
 
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(stop)
-        with pytest.raises(kernels.StoppedError):
+        with pytest.raises(notebooks.StoppedError):
             execute_notebook(source, target, name="x", parameters={}, environment={})
         asked.result()
     assert (tmp_path / "heard").exists()
@@ -179,7 +179,7 @@ def test_all_who_find_the_server_dead_get_their_kernels_from_one_other(tmp_path)
     assert gone([server])
 
     def parent(_: int) -> int:
-        kernel = fork_kernel([], env=os.environ | {"JUPYTER_RUNTIME_DIR": str(tmp_path)}, cwd=None)
+        kernel = start_kernel([], env=os.environ | {"JUPYTER_RUNTIME_DIR": str(tmp_path)}, cwd=None)
         found = psutil.Process(kernel.pid).ppid()
         kernel.kill()
         return found
@@ -192,7 +192,7 @@ def test_all_who_find_the_server_dead_get_their_kernels_from_one_other(tmp_path)
 PARENT = """
 from pathlib import Path
 from tests_notebook import notebook
-from seqae.sweeps.kernels import execute_notebook
+from seqae.sweeps.notebooks import execute_notebook
 source = notebook(
     "import os, time, pathlib\\n"
     "pathlib.Path('pids').write_text(f'{os.getpid()} {os.getppid()}')\\n"

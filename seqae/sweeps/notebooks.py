@@ -22,7 +22,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
 from seqae.files import replace_text
-from seqae.sweeps.forkserver import fork_kernel
+from seqae.sweeps.forked_kernels import start_kernel
 
 SCHEME = "seqae:"  # prefix of papermill's names for files, so that an executed notebook contains no local path
 AUTOSAVE = 2  # seconds between saves of a notebook within a cell
@@ -35,11 +35,11 @@ _kernels: dict[Path, int | None] = {}  # the file to write -> its kernel's proce
 
 
 class ForkedProvisioner(LocalProvisioner):
-    """Starts kernels with `forkserver`. jupyter_client finds it by the entry point `seqae-fork` of this package."""
+    """Starts kernels with `forked_kernels`. jupyter_client finds it by the entry point `seqae-fork` of this package."""
 
     async def launch_kernel(self, cmd: list[str], **arguments: Any) -> KernelConnectionInfo:
         # cmd is: python -m ipykernel_launcher ARGUMENTS
-        forked = fork_kernel(cmd[3:], env=arguments["env"], cwd=arguments.get("cwd"))
+        forked = start_kernel(cmd[3:], env=arguments["env"], cwd=arguments.get("cwd"))
         self.process, self.pid, self.pgid = forked, forked.pid, forked.pid  # type: ignore[assignment]
         return self.connection_info
 
