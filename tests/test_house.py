@@ -229,6 +229,15 @@ def test_what_needs_no_torch_imports_none() -> None:
     assert {"torch", "accelerate", "torchmetrics"} & {*loaded} == set()
 
 
+@pytest.mark.processes("a Python that has imported nothing yet")
+def test_what_draws_nothing_imports_no_figures() -> None:
+    """Commands and workers import these, some of them thousands of times a day."""
+    code = "import sys, seqae.sweeps.planning, seqae.sweeps.execution, seqae.sweeps.dispatch; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded
+    assert {"seaborn", "matplotlib", "scipy", "papermill", "nbformat", "jsonschema"} & {*loaded} == set()
+
+
 def test_this_test_sees_what_is_imported() -> None:
     found = {*imports(parsed(FOLDER / "runs" / "run.py"))}
     assert ("seqae.parameters", "resolve") in found

@@ -5,9 +5,6 @@ from collections.abc import Callable
 from io import BytesIO
 
 import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from seqae.training import Row
 
@@ -47,6 +44,11 @@ def live_curve(metrics: pd.DataFrame, *, epochs: int) -> tuple[bytes, str]:
     metrics: as metrics.csv, of at least one epoch. Drawing takes a few hundredths of a second, without pyplot, whose
     state belongs to the notebook.
     """
+    # Here, because commands and workers import this module too, draw nothing, and would wait a second.
+    import seaborn as sns
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(6, 2.4), layout="constrained")
     axis = figure.subplots()
     objective = metrics[metrics.metric == "objective"]

@@ -38,7 +38,11 @@ RUN_LOG = "seqae.runs.executed"  # the logger of the beginning and end of execut
 ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, reachable from this machine only
 UNSEEN: Any = {"dashboard_address": ANYWHERE, "silence_logs": logging.CRITICAL}
 # Each worker process executes this before it connects.
-PRELOAD = "from seqae.sweeps import obey_signals, start_fork_server; obey_signals(); start_fork_server()"
+# Where JupyterLab is installed, jsonschema imports rfc3987_syntax, for a format that no notebook has: a second.
+PRELOAD = (
+    "import sys; sys.modules.setdefault('rfc3987_syntax', None); "
+    "from seqae.sweeps import obey_signals, start_fork_server; obey_signals(); start_fork_server()"
+)
 SHOW_LOG = "from seqae.sweeps import show_run_log; show_run_log()"
 
 
