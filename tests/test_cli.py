@@ -12,6 +12,7 @@ import pytest
 from test_sweep import DEFAULTS, TINY, make_project, one_run
 from typer.testing import CliRunner
 
+from seqae import sweeps
 from seqae.benchmark import cost_estimate
 from seqae.benchmark.machine_rates import matmul_rate
 from seqae.commands.main import app
@@ -107,6 +108,24 @@ def test_dry_run_says_what_would_run_and_why(project):
     assert [why.pop(run.name) for run in runs] == expected
     assert list(why.values()) == ["new", "new"]
     assert {path.name for path in {*project.rglob("*")} - {*before}} <= {".lock"}
+
+
+def test_a_sweep_that_goes_on_shares_the_processors_as_it_did_at_first(project, monkeypatch):
+    """Other numbers of threads round otherwise, and a resumed run has to end as an unbroken one."""
+    done = open_run("fam", DEFAULTS, TINY)
+    done.folder.mkdir(parents=True)
+    done.update(status="done", results={})
+    done.rendered(cells_hash((project / "notebooks" / "fam.ipynb").read_text()))
+    (done.folder / "report.html").touch()
+    asked = []
+
+    def connect(cluster, **given):
+        asked.append((given["jobs"], given["workers"]))
+        raise ValueError("that is all")
+
+    monkeypatch.setattr(sweeps, "connect", connect)
+    assert call("run", "params/fam", "--scale", "tiny", "--jobs", "2", code=2) == "seqae: that is all\n"
+    assert asked == [(2, 1)]
 
 
 def test_nothing_to_do_is_done(project):

@@ -524,11 +524,19 @@ def test_a_stopped_run_is_interrupted_not_failed(tmp_path, monkeypatch):
 
 
 def test_a_run_finished_by_another_process_meanwhile_is_left_alone(tmp_path, monkeypatch):
-    run = open_run("losses", TINY, {"store": str(tmp_path)}).train()
-    before = (run.folder / "metrics.csv").stat().st_mtime_ns
-    monkeypatch.setattr(Run, "status", "waiting")  # what this process saw before it got the lock
+    run, other = (open_run("losses", TINY, {"store": str(tmp_path)}) for _ in range(2))
+    written, publishing = [], Run._published
+
+    def meanwhile(self):  # after this process has seen that the run is not done, before it has the lock
+        monkeypatch.setattr(Run, "_published", publishing)
+        other.train()
+        written.append((run.folder / "metrics.csv").stat().st_mtime_ns)
+        return publishing(self)
+
+    monkeypatch.setattr(Run, "_published", meanwhile)
     run.train()
-    assert (run.folder / "metrics.csv").stat().st_mtime_ns == before
+    assert run.status == "done"
+    assert [(run.folder / "metrics.csv").stat().st_mtime_ns] == written
 
 
 def test_a_damaged_run_does_not_hide_the_others(done, tmp_path):
