@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -396,6 +397,20 @@ def test_the_published_figures_name_their_source() -> None:
     assert table[["mse_per_frame", "nats_per_frame"]].notna().any(axis=1).all()
     assert table.nats_per_frame.dropna().between(86.3, 670).all(), "between the data's own entropy and the mean frame"
     assert table.mse_per_frame.dropna().between(0, 0.0372 * 4096).all(), "below the mean frame"
+
+
+def test_what_is_quoted_from_memory_says_so_wherever_it_is_shown() -> None:
+    doubtful = {350.2, 344.9, 343.5}
+    table = published_results()
+    marked = table[table.source.str.contains("from memory")]
+    assert {*marked.nats_per_frame} == doubtful
+    shown = standing(pd.DataFrame([("pred", None, "mse", 0.02)], columns=["branch", "frame", "metric", "value"]),
+                     pd.DataFrame(columns=["split", "branch", "baseline", "metric", "value"]))  # fmt: skip
+    assert shown[shown.nats_per_frame.isin(doubtful)].source.str.contains("from memory").all()
+    root = Path(__file__).parents[1]
+    for page in [root / "README.md", *root.glob("docs/*.md"), *root.glob("notebooks/**/*.ipynb")]:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            assert "from memory" in line or not any(str(value) in line for value in doubtful), (page.name, line)
 
 
 def test_a_run_stands_between_baselines_and_published_figures() -> None:
