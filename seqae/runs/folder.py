@@ -181,7 +181,9 @@ class RunFolder:
     def facts(self) -> list[tuple[str, str]]:
         """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""
         record, p = self.record(), self.parameters
-        weights = record.get("weights") or _count_weights(p)
+        weights, hidden = record.get("weights"), record.get("hidden")
+        if weights is None or hidden is None:
+            weights, hidden = _sizes(p)
         facts = [
             ("task", f"{p.task}, decoder reads {p.decoder_input}"),
             (
@@ -190,7 +192,7 @@ class RunFolder:
                 f"{'no activation' if p.activation == 'none' else p.activation}, {p.training_loss}"
                 + (f", gain {p.gain:g}" if p.gain != 1 else ""),
             ),
-            ("architecture", f"{p.architecture}, width {p.width:g}, {weights:,} weights"),
+            ("architecture", f"{p.architecture}, width {p.width:g}, hidden {hidden:,}, {weights:,} weights"),
             (
                 "data",
                 f"{p.frames_in} + {p.frames_out} frames of {p.frame_size}×{p.frame_size} pixels, digits {p.digits}, "
@@ -248,9 +250,11 @@ def mse_rows(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader([*lines[:1], *(line for line in lines[1:] if ",mse," in line)]))
 
 
-def _count_weights(p: Parameters) -> int:
+def _sizes(p: Parameters) -> tuple[int, int]:
+    # The number of weights, and the LSTM's units as built.
     with torch.device("meta"):  # costs neither memory nor time
-        return sum(weights.numel() for weights in experiment.build_model(p).parameters())
+        model = experiment.build_model(p)
+    return sum(weights.numel() for weights in model.parameters()), model.hidden
 
 
 def images(model: SequenceAutoencoder, sequences: torch.Tensor, p: Parameters) -> dict[str, np.ndarray]:
