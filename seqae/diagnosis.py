@@ -70,11 +70,18 @@ def baselines(train: np.ndarray, targets: Mapping[str, np.ndarray], last_seen: n
     return pd.DataFrame(rows, columns=["branch", "baseline", "metric", "value"])
 
 
-def prognosis(floor: float, mean_frame: float) -> str:
-    """One line before training: whether the head can learn at all. floor, mean_frame: mse per pixel on [0, 1]."""
-    if floor > mean_frame:
-        return f"cannot learn: floor {floor:.3f} > mean frame {mean_frame:.3f}"
-    return f"can learn: floor {floor:.3f} < mean frame {mean_frame:.3f}"
+def prognosis(floor: Mapping[str, float], mean_frame: Mapping[str, float]) -> str:
+    """One line before training: whether the head can learn at all, of the branch with the most room between both.
+
+    floor, mean_frame: mse per pixel on [0, 1], for each branch. Where one branch can learn and another cannot, of both.
+    """
+    by_room = sorted(mean_frame, key=lambda branch: floor[branch] - mean_frame[branch])
+    words = {b: ("cannot", ">") if floor[b] > mean_frame[b] else ("can", "<") for b in by_room}
+    mixed = len(set(words.values())) > 1
+    return "; ".join(
+        f"{words[b][0]} learn{f' {b}' * mixed}: floor {floor[b]:.3f} {words[b][1]} mean frame {mean_frame[b]:.3f}"
+        for b in by_room[: 1 + mixed]
+    )
 
 
 def plateau_begins(objectives: Sequence[float]) -> int:
@@ -96,22 +103,22 @@ def verdict(
     val: "pd.DataFrame",
     *,
     mean_frame: Mapping[str, float],
-    floor: float,
+    floor: Mapping[str, float],
     diverged_at: int | None = None,
     stopped: bool = False,
 ) -> str:
     """One line on what a run reached, by its errors at the epoch with the best objective.
 
     val: columns epoch, branch, metric, value of the val split, with `objective` (branch `all`) and `mse` of each
-    branch. mean_frame: its mse on val, for each branch. floor: the least reachable mse. diverged_at: the epoch that was
-    not finite. stopped: whether training ended on a plateau, before its last epoch.
+    branch. mean_frame, floor: for each branch its mse on val and the least reachable one. diverged_at: the epoch that
+    was not finite. stopped: whether training ended on a plateau, before its last epoch.
     """
     if diverged_at is not None:
         return f"diverged at epoch {diverged_at}"
     objective = val[val.metric == "objective"].set_index("epoch")["value"]
     ended = f", stopped at epoch {len(objective)}" if stopped else ""
-    if floor > min(mean_frame.values()):
-        return prognosis(floor, min(mean_frame.values())) + ended
+    if (told := prognosis(floor, mean_frame)).startswith("cannot"):
+        return told + ended
     best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
     below = {branch: 1 - best[branch] / mean for branch, mean in mean_frame.items()}
     since = saturated_since(objective.to_list())

@@ -432,6 +432,32 @@ def test_facts_before_training_build_no_optimizer(tmp_path, done, monkeypatch):
     assert run.reach == done.reach
 
 
+@pytest.mark.parametrize("task", ["recon", "recon_ordered", "pred", "both"])
+def test_the_floor_that_is_explained_is_the_one_of_the_table(task, tmp_path):
+    run = open_run("losses", TINY, {"task": task, "loss": "0sb", "val_sequences": 3, "store": str(tmp_path)})
+    floors = run.baselines().query("split == 'val' and metric == 'mse'").pivot(
+        index="branch", columns="baseline", values="value"
+    )  # fmt: skip
+    told = floors.loc[(floors.floor - floors.mean_frame).idxmin()]
+    assert len({f"{value:.4f}" for value in floors.floor}) == len(floors), "the branches' floors differ"
+    assert (
+        f"MSE below {told.floor:.4f}. The mean frame, which needs no model, has {told.mean_frame:.4f}" in run.explain()
+    )
+    assert run.prognosis() == f"cannot learn: floor {told.floor:.3f} > mean frame {told.mean_frame:.3f}"
+
+
+def test_what_an_earlier_version_explained_of_all_frames_is_explained_again(done, tmp_path, monkeypatch):
+    old = shutil.copytree(done.folder, tmp_path / "losses" / done.name)
+    record = done.record()
+    assert record["explained"] == done.explain()
+    (old / "run.yaml").write_text(
+        yaml.safe_dump({k: v for k, v in record.items() if k != "explained"} | {"explanation": "of all"})
+    )
+    assert Run.load(old).explain() == done.explain()
+    monkeypatch.setattr(experiment, "sequences", lambda *_: (_ for _ in ()).throw(FileNotFoundError("no digits")))
+    assert Run.load(old).explain() == "of all", "where the digits are missing, what is recorded is still shown"
+
+
 def test_names_and_verdicts_are_escaped(done):
     evil = Run(done.folder, "<script>alert(1)</script>", done.parameters, {"x": "<script>alert(2)</script>"})
     assert "<script>" not in evil._repr_html_()

@@ -25,6 +25,7 @@ from seqae.runs.logs import whole_lines
 from seqae.runs.provenance import code_version
 from seqae.runs.records import RunError, read_record, run_status
 from seqae.runs.units import four_digits, label
+from seqae.tasks import branch_targets
 
 SAMPLES = 8  # how many val sequences a run shows
 
@@ -157,20 +158,27 @@ class RunFolder:
 
     def prognosis(self) -> str:
         """A sentence, known before training: whether this head can learn on this data at all."""
-        floor, mean = self._levels()
-        return prognosis(floor, min(mean.values()))
+        return prognosis(*self._levels())
 
     def explain(self) -> str:
         """A paragraph: the reason for `prognosis`, computed from the data and the last layer; see `explain_head`."""
-        if "explanation" in self.record():
-            return self.record()["explanation"]
-        p, targets = self.parameters, experiment.sequences(self.parameters, "val").numpy()
+        p, record = self.parameters, self.record()
+        if "explained" in record:
+            return record["explained"]
+        try:
+            val = experiment.sequences(p, "val")
+        except OSError:  # no digits here; what versions before 28 November 2026 recorded is of all frames
+            if "explanation" in record:
+                return record["explanation"]
+            raise
+        floor, mean = self._levels()
+        branch = min(mean, key=lambda name: floor[name] - mean[name])  # the one that `prognosis` tells
         return explain_head(
-            targets,
+            branch_targets(val, task=p.task, frames_in=p.frames_in)[branch].numpy(),
             reach=self.reach,
             activation=p.activation,
             pixel_range=p.pixel_range,
-            mean_frame=min(self._levels()[1].values()),
+            mean_frame=mean[branch],
         )
 
     @property
@@ -235,13 +243,15 @@ class RunFolder:
             facts.append((f"test {branch} {label(metric)}", four_digits(value) + (f" ({told})" if told else "")))
         return facts
 
-    def _levels(self) -> tuple[float, dict[str, float]]:
-        # The mse on val of the floor, of the branch where it is highest, and of each branch's mean frame.
+    def _levels(self) -> tuple[dict[str, float], dict[str, float]]:
+        # The mse on val, by branch: of the floor, and of the mean frame.
         file = self.folder / "baselines.csv"
         rows = mse_rows(file) if file.exists() else self.baselines().query("metric == 'mse'").to_dict("records")
-        known = [(row["baseline"], row["branch"], float(row["value"])) for row in rows if row["split"] == "val"]
-        floor = max(value for baseline, _, value in known if baseline == "floor")
-        return floor, {branch: value for baseline, branch, value in known if baseline == "mean_frame"}
+        known: dict[str, dict[str, float]] = {"floor": {}, "mean_frame": {}}
+        for row in rows:
+            if row["split"] == "val" and row["baseline"] in known:
+                known[row["baseline"]][row["branch"]] = float(row["value"])
+        return known["floor"], known["mean_frame"]
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:

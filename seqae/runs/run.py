@@ -282,6 +282,6 @@ class Run(RunFolder):
             epochs=fitted.epochs,
             peak_memory_bytes=fitted.peak_memory,
             verdict=line,
-            explanation=self.explain(),
+            explained=self.explain(),
             results=results,
         )
