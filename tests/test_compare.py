@@ -10,10 +10,12 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from seqae.reports import compare, findings, index
+from seqae.commands.terminal import status_rows
+from seqae.reports import compare, figures, findings, index
 from seqae.reports.findings import comparison_findings, diary_order
 from seqae.reports.index import comparison_data, update_index
-from seqae.reports.published import diary_results
+from seqae.reports.published import diary_results, standing
+from seqae.reports.reproduction import rerun_findings
 from seqae.runs import records
 from seqae.runs.records import run_status
 from seqae.runs.run import Run, open_run
@@ -118,6 +120,87 @@ def test_of_each_branch_the_best_is_named(seeds):
     for line, branch in zip(told, ("recon", "pred"), strict=False):
         part = below[below.branch == branch]
         assert line.startswith(f"- Best {branch}: **{part.run[part.reached.idxmin()]}**, ")
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    """Four runs of one store: two seeds of one recipe, the second of which diverged; one that diverged at once; one of
+    an earlier version, which recorded figures of weights that had diverged.
+    """
+    store = str(tmp_path_factory.mktemp("diverged"))
+    tiny = TINY | {"architecture": "srivastava", "store": store}
+    runs = [open_run("losses", tiny, {"seed": seed}).train() for seed in (7, 8)]
+    sgd = {"optimizer": "SGD", "learning_rate": 1e30, "clip_norm": None}
+    runs.append(open_run("losses", tiny, sgd).train())
+    runs.append(open_run("losses", tiny, {"learning_rate": 0.5}).train())
+    for run in (runs[1], runs[3]):
+        record = run.record() | {
+            "verdict": "diverged at epoch 1",
+            "results": dict.fromkeys(run.record()["results"], 1e-9),
+        }
+        (run.folder / "run.yaml").write_text(yaml.safe_dump(record))
+        run.test().assign(value=1e-9).to_csv(run.folder / "test.csv", index=False)
+    return runs
+
+
+@pytest.mark.filterwarnings("ignore:The 'float_precision' argument")
+def test_a_run_that_diverged_has_no_figures_and_is_last_wherever_things_are_ordered(early):
+    others = early[1:]
+    labels = compare.labels(early)
+    assert [run.diverged for run in early] == [False, True, True, True]
+    assert "diverged" in others[1].verdict
+    assert others[1].test().value.isna().all(), "of today's version"
+    assert pd.read_csv(others[1].folder / "test.csv").value.isna().all()
+    for run in others:
+        assert run.test().value.isna().all()
+        assert all("no number, because it diverged" in value for name, value in run.facts() if name.startswith("test "))
+        told = findings.run_findings(run.verdict, run.test(), run.baselines())
+        assert "nan" not in told
+        assert told.count("has no number") == 2
+        assert comparison_data(run)["steps"] == {}
+        mine = standing(run.test(), run.baselines(), "mine").query("model == 'mine'")
+        assert len(mine) == 2
+        assert mine.mse.isna().all()
+    assert compare.finals(early).groupby("run").value.count()[labels].gt(0).tolist() == [True, False, False, False]
+    assert compare.frame_steps(early).groupby("run").value.count()[labels].gt(0).tolist() == [True, False, False, False]
+    below = compare.below_mean_frame(early)
+    assert {*below.run[below.below.notna()]} == {labels[0]}
+    rows = compare.summary(early)
+    assert len(rows) == 8, "each is still listed"
+    assert {*rows.run.head(2)} == {labels[0]}
+    assert rows.iloc[2:, 2].isna().all()
+    for by in ("run", "loss"):
+        told = comparison_findings(early, early, by=by)
+        assert told.count("Best ") == told.count(f": **{labels[0]}**") == 2
+        assert "nan" not in told
+        assert told.splitlines()[-1].endswith("no number, because it diverged.")
+    assert "Best" not in comparison_findings(others, by="run")
+    assert comparison_findings(others, by="run").count("no number") == 3
+    (axis,) = figures.ranking(compare.finals(early).query("metric == 'mse'"), unit="MSE").axes
+    assert axis.get_yticklabels()[0].get_text() == labels[0]
+    bars = figures.floor_and_reached(compare.below_mean_frame(early)).axes[0].get_yticklabels()
+    assert [bar.get_text().split(", ")[0] for bar in bars][-2:] == [labels[0]] * 2, "the best is on top"
+    assert [name for name, _ in compare.gallery(early, "pred")] == [
+        "truth", labels[0], *(f"{name}, diverged" for name in labels[1:])
+    ]  # fmt: skip
+    assert compare.recipes(early)[0].endswith(", n = 2 seeds, 1 diverged")
+    assert [run.folder for run in compare.evenly(early, most=1)] == [run.folder for run in early[:2]]
+    assert rerun_findings(others[0], others[0]).startswith("Identical")
+    assert "test metrics are identical" in rerun_findings(others[2], others[0]), "neither has any"
+
+
+def test_a_run_that_diverged_is_last_in_the_index_and_in_the_terminal(early):
+    store = early[0].folder.parents[1]
+    update_index(store)
+    page = BeautifulSoup((store / "index.html").read_text(), "html.parser")
+    cells = {
+        row.th.a.get_text().split("/")[1]: [cell.get_text() for cell in row.select("td.number")][:-1]
+        for row in page.select("tbody tr")
+    }
+    for run in early:
+        assert any(cells[run.name]) is not run.diverged
+    errors = {row[0].split("/")[1]: row[3] for row in status_rows([str(store)])}
+    assert [bool(errors[run.name]) for run in early] == [True, False, False, False]
 
 
 def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):

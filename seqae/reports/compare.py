@@ -16,7 +16,18 @@ from pandas.io.formats.style import Styler
 from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.reports.published import diary_results
-from seqae.runs import Run, Strip, Strips, find_runs, finished, label, name_words, sample_strips, whole_lines
+from seqae.runs import (
+    Run,
+    Strip,
+    Strips,
+    final_figures,
+    find_runs,
+    finished,
+    label,
+    name_words,
+    sample_strips,
+    whole_lines,
+)
 from seqae.stores import fetch
 
 # Runs that are equal in these parameters are tested on the same sequences, so they can be compared.
@@ -52,7 +63,7 @@ def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
     names = _facets(tuple(runs)).recipe.to_list() if runs else []
     if len(set(names)) <= most:
         return list(runs)
-    errors = [np.mean([v for k, v in run.record()["results"].items() if k.endswith(" mse")]) for run in runs]
+    errors = [np.mean([v for k, v in final_figures(run.record()).items() if k.endswith(" mse")]) for run in runs]
     ranked = pd.Series(errors).groupby(names).mean().sort_values(kind="stable").index
     kept = set(ranked[np.linspace(0, len(ranked) - 1, most).round().astype(int)])
     called = [name.partition(", n = ")[0] for name in names]  # computed among fewer runs, a label could be shorter
@@ -140,8 +151,9 @@ def below_mean_frame(runs: Sequence[Run]) -> pd.DataFrame:
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each run and branch: test metrics, the verdict, and the diary's own MSE where it has one."""
     table = finals(runs)
-    index = ["run", "loss", "task", "decoder_input", "branch", "architecture", "gain", "verdict"]
-    wide = table.pivot_table(index=index, columns="metric", values="value").reset_index()
+    index = ["run", "loss", "task", "decoder_input", "branch", "architecture", "gain"]
+    wide = table.set_index([*index, "metric"])["value"].unstack().reset_index()  # diverged runs keep their rows
+    wide["verdict"] = wide.run.map(_verdicts(runs))
     recorded = diary_results().rename(columns={"mse": "diary, mse"})
     wide = wide.merge(recorded, how="left", on=["task", "decoder_input", "branch", "loss"])
     wide["diary, mse"] = wide["diary, mse"].where((wide.architecture == "lstm_copy") & (wide.gain == 1))
@@ -177,7 +189,7 @@ def gallery(runs: Sequence[Run], branch: str) -> Strips:
             strips = strips or [Strip("truth", found[seen])]
             if not np.array_equal(found[seen], strips[0][1]):
                 raise ValueError(f"{run.name} has other val sequences than {runs[0].name}: compare runs of one scale")
-            strips.append(Strip(called, found[title]))
+            strips.append(Strip(f"{called}, diverged" if run.diverged else called, found[title]))
     return strips
 
 
@@ -203,13 +215,21 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def recipes(runs: Sequence[Run]) -> list[str]:
-    """The name of each run's recipe, the same for runs that differ only by seed, with their number of seeds."""
+    """The name of each run's recipe, the same for runs that differ only by seed, with the number of seeds, and how many
+    of these diverged: a mean is of the others.
+    """
     alike = [run.parameters.model_copy(update={"seed": runs[0].parameters.seed}) for run in runs]
     keys = [parameters.short_hash() for parameters in alike]
     firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
     names = dict(zip(firsts, labels(list(firsts.values())), strict=True))
-    seeds = pd.Series([run.parameters.seed for run in runs]).groupby(keys).nunique()
-    return [names[key] + (f", n = {seeds[key]} seeds" if seeds[key] > 1 else "") for key in keys]
+    seeds: dict[str, dict[int, bool]] = {}  # by recipe: each seed, and whether it diverged
+    for key, run in zip(keys, runs, strict=True):
+        seeds.setdefault(key, {})[run.parameters.seed] = run.diverged
+    told = {key: f", n = {len(of)} seeds" for key, of in seeds.items() if len(of) > 1}
+    told |= {
+        key: f"{text}, {sum(seeds[key].values())} diverged" for key, text in told.items() if any(seeds[key].values())
+    }
+    return [names[key] + told.get(key, "") for key in keys]
 
 
 def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
@@ -222,7 +242,10 @@ def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
         header, *lines = whole_lines(run.folder / f"{name}.csv")
         rows.setdefault(header, []).extend(f"{number},{line}" for line in lines)
     parts = [pd.read_csv(StringIO("\n".join([f"number,{header}", *lines]))) for header, lines in rows.items()]
-    return _with_facets(pd.concat(parts).sort_values("number", kind="stable", ignore_index=True), runs)
+    table = pd.concat(parts).sort_values("number", kind="stable", ignore_index=True)
+    if name == "test":  # a run that diverged has no figures, whatever an earlier version recorded
+        table["value"] = table["value"].mask(table.number.isin([i for i, run in enumerate(runs) if run.diverged]))
+    return _with_facets(table, runs)
 
 
 def _with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:

@@ -22,7 +22,8 @@ def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
     for row in test[test.frame.isna() & test.metric.isin(["mse", "bce"])].itertuples():
         unit = {"mse": "per pixel", "bce": "nats/pixel"}[row.metric]
         level = f"mean frame {mean[row.branch, row.metric]:.4f}"
-        lines.append(f"- {row.branch}: {row.metric.upper()} {row.value:.4f} {unit} on test, {level}")
+        figure = f"{row.value:.4f} {unit}" if row.value == row.value else "has no number, because the run diverged,"
+        lines.append(f"- {row.branch}: {row.metric.upper()} {figure} on test, {level}")
     return "\n".join(lines)
 
 
@@ -40,12 +41,13 @@ def comparison_findings(
     for name in dict.fromkeys(below.branch[below.below.notna()]):  # by branch: a reconstruction is the easier task
         best = below.loc[below.below[below.branch == name].idxmax()]
         lines.append(f"Best {name}: **{escape(best.run)}**, {_beside_mean_frame(best.below)}.")
-    spans = below.groupby(by)["below"].agg(["min", "max", "size"])
-    for value, least, most, size in spans.nlargest(LISTED, "max").itertuples():
+    spans = below.groupby(by)["below"].agg(["min", "max", "size", "count"])
+    for value, least, most, size, count in spans.sort_values("max", ascending=False).head(LISTED).itertuples():
         ends = " to ".join(dict.fromkeys([_beside_mean_frame(least), _beside_mean_frame(most)]))
-        lines.append(f"`{escape(str(value))}`: {ends}{f', {size} branches' if size > 1 else ''}.")
+        lost = f", {size - count} without a number, because they diverged" if 0 < count < size else ""
+        lines.append(f"`{escape(str(value))}`: {ends}{f', {size} branches' if size > 1 else ''}{lost}.")
     fixed = below_mean_frame(fixes) if fixes else below.head(0)
-    for row in fixed.nlargest(LISTED, "below").itertuples():
+    for row in fixed.sort_values("below", ascending=False).head(LISTED).itertuples():
         lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} {_beside_mean_frame(row.below)}.")
     if (found := max(len(spans), len(fixed))) > LISTED:
         lines.append(f"This list holds the {LISTED} with the least error of {found:,}; the table holds all.")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from seqae.metrics import MORE_IS_BETTER, UNITS
 from seqae.reports.rendering import write_page
-from seqae.runs import Run, RunError, label, mse_rows, notes, read_record, remembered, run_status
+from seqae.runs import Run, RunError, final_figures, label, mse_rows, notes, read_record, remembered, run_status
 from seqae.stores import publish, refresh
 
 THUMBNAIL = (240, 96)  # pixels; shown at half that size, so that it is sharp on screens of high density
@@ -123,7 +123,7 @@ def _row(folder: Path) -> IndexRow:
         href=f"{family}/{name}/{page}",
         status=status,
         verdict=record.get("verdict"),
-        metrics=record.get("results", {}),
+        metrics=final_figures(record),
         picture=known["picture"],
         started=record.get("started", "")[:16].replace("T", " "),
         duration_s=record.get("seconds"),
@@ -164,7 +164,7 @@ def comparison_data(run: Run) -> ComparisonData | None:
         if row["frame"]:
             steps.setdefault(row["branch"], []).append(float(f"{float(row['value'] or 'nan'):.4g}"))
     return {
-        "steps": {branch: values for branch, values in steps.items() if np.isfinite(values).all()},
+        "steps": {b: values for b, values in steps.items() if np.isfinite(values).all() and not run.diverged},
         "mean_frame": mean,
         "sequences": f"{p.frame_size}×{p.frame_size} pixels, {p.frames_in} + {p.frames_out} frames, digits {p.digits}, "
         f"data seed {p.data_seed}",

@@ -23,7 +23,7 @@ from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
 from seqae.runs.logs import whole_lines
 from seqae.runs.provenance import code_version
-from seqae.runs.records import RunError, read_record, run_status
+from seqae.runs.records import RunError, diverged, final_figures, read_record, run_status
 from seqae.runs.units import four_digits, label
 from seqae.tasks import branch_targets
 
@@ -111,8 +111,12 @@ class RunFolder:
         return {name: epoch for name, epoch in marks.items() if epoch}
 
     def test(self) -> pd.DataFrame:
-        """test.csv: branch, frame (1, 2, …; missing for the mean over frames), metric, value, unit, sequences."""
-        return pd.read_csv(self.folder / "test.csv").astype({"frame": "Int64"})
+        """test.csv: branch, frame (1, 2, …; missing for the mean over frames), metric, value, unit, sequences.
+
+        The values of a run that diverged are NaN.
+        """
+        table = pd.read_csv(self.folder / "test.csv").astype({"frame": "Int64"})
+        return table.assign(value=float("nan")) if self.diverged else table
 
     def baselines(self) -> pd.DataFrame:
         """Scores without any model, and the floor of the head: split, branch, baseline, metric, value."""
@@ -182,6 +186,11 @@ class RunFolder:
         )
 
     @property
+    def diverged(self) -> bool:
+        """Whether training ended in NaN or infinity: the run then has no final figures."""
+        return diverged(self.record())
+
+    @property
     def verdict(self) -> str | None:
         """The verdict on a finished run, one computed line; None before."""
         return self.record().get("verdict")
@@ -232,7 +241,7 @@ class RunFolder:
 
     def _results(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         # The final metrics, each with the baselines of the same metric.
-        results, facts = record.get("results", {}), []
+        results, facts = final_figures(record), []
         levels = self.baselines().query("split == 'test' and baseline != 'floor'") if results else pd.DataFrame()
         for key, value in results.items():
             branch, metric = key.split()
@@ -240,7 +249,8 @@ class RunFolder:
             told = ", ".join(
                 f"{row.baseline.replace('_', ' ')} {four_digits(row.value)}" for row in beside.itertuples()
             )
-            facts.append((f"test {branch} {label(metric)}", four_digits(value) + (f" ({told})" if told else "")))
+            figure = "no number, because it diverged" if diverged(record) else four_digits(value)
+            facts.append((f"test {branch} {label(metric)}", figure + (f" ({told})" if told else "")))
         return facts
 
     def _levels(self) -> tuple[dict[str, float], dict[str, float]]:

@@ -249,6 +249,8 @@ class Run(RunFolder):
     def _finish(self, model: SequenceAutoencoder, val: torch.Tensor, fitted: Fitted) -> None:
         p, folder, metrics = self.parameters, self.folder, self.metrics()
         table = experiment.test_table(model, p)
+        if fitted.diverged_at is not None:  # the weights are those before it diverged, maybe the first
+            table["value"] = float("nan")
         files.replace_text(folder / "test.csv", table.to_csv(index=False))
 
         with files.whole(folder / "samples.npz") as file:

@@ -102,7 +102,9 @@ def floor_and_reached(table: pd.DataFrame) -> Figure:
 
     table: columns run, branch, floor, reached, mean_frame (MSE per pixel on [0, 1]), as `compare.below_mean_frame`.
     """
-    table = table.sort_values("reached", ascending=False).assign(name=lambda t: t.run + ", " + t.branch)
+    table = table.sort_values("reached", ascending=False, na_position="first").assign(
+        name=lambda t: t.run + ", " + t.branch
+    )
     figure, axis = plt.subplots(figsize=(8, 0.34 * len(table) + 1.5))
     axis.hlines(table.name, table.floor, table.reached, color="0.75")
     axis.scatter(table.floor, table.name, marker="|", s=140, color="black", label="floor: the least it can reach")

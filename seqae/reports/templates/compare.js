@@ -23,13 +23,19 @@
     return made;
   }
 
+  function named(of) {
+    const without = of.filter((one) => !Object.keys(one.steps).length).length; // diverged
+    const told = without ? `, ${of.length > 1 ? `${without} ` : ""}diverged` : "";
+    return (of.length > 1 ? `${of[0].name}: mean and range, n = ${of.length} seeds` : of[0].name) + told;
+  }
+
   // Runs that differ only by seed are drawn as one line, their mean, with a band from the least to the largest value.
   function groups(runs) {
     const found = new Map();
     for (const one of runs) found.set(one.recipe, [...(found.get(one.recipe) ?? []), one]);
     return Array.from(found.values(), (of, i) => ({
       of, colour: colours[i % colours.length], dash: dashes[Math.floor(i / colours.length) % dashes.length],
-      name: of.length > 1 ? `${of[0].name}: mean and range, n = ${of.length} seeds` : of[0].name,
+      name: named(of),
     }));
   }
 
