@@ -76,11 +76,11 @@ def prognosis(floor: Mapping[str, float], mean_frame: Mapping[str, float]) -> st
     floor, mean_frame: mse per pixel on [0, 1], for each branch. Where one branch can learn and another cannot, of both.
     """
     by_room = sorted(mean_frame, key=lambda branch: floor[branch] - mean_frame[branch])
-    words = {b: ("cannot", ">") if floor[b] > mean_frame[b] else ("can", "<") for b in by_room}
-    mixed = len(set(words.values())) > 1
+    cannot = [bool(floor[branch] > mean_frame[branch]) for branch in by_room]
+    mixed = any(cannot) - all(cannot)
     return "; ".join(
-        f"{words[b][0]} learn{f' {b}' * mixed}: floor {floor[b]:.3f} {words[b][1]} mean frame {mean_frame[b]:.3f}"
-        for b in by_room[: 1 + mixed]
+        f"can{'not' * no} learn{f' {b}' * mixed}: floor {floor[b]:.3f} {'<>'[no]} mean frame {mean_frame[b]:.3f}"
+        for b, no in zip(by_room[: 1 + mixed], cannot, strict=False)
     )
 
 
@@ -120,20 +120,16 @@ def verdict(
     if (told := prognosis(floor, mean_frame)).startswith("cannot"):
         return told + ended
     best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
-    below = {branch: 1 - best[branch] / mean for branch, mean in mean_frame.items()}
-    since = saturated_since(objective.to_list())
-    suffix = ("" if since is None else f", saturated since epoch {since}") + ended
+    below = {branch if len(mean_frame) > 1 else "": 1 - best[branch] / mean for branch, mean in mean_frame.items()}
+    suffix = (f", saturated since epoch {since}" if (since := saturated_since(objective.to_list())) else "") + ended
     if max(below.values()) >= MARGIN:
-        shares = [f"{branch} {share:.0%}" if len(below) > 1 else f"{share:.0%}" for branch, share in below.items()]
-        if min(below.values()) < 0:  # one branch has learned, the other has not
-            shares = [f"{branch} {abs(x):.0%} {'below' if x > 0 else 'above'}" for branch, x in below.items()]
-            return f"learned ({', '.join(shares).replace('%', ' %')} mean frame){suffix}"
-        return f"learned ({', '.join(shares).replace('%', ' %')} below mean frame){suffix}"
+        mixed = bool(min(below.values()) < 0)  # one branch has learned, the other has not
+        shares = [f"{b} {abs(x):.0%}".strip() + mixed * (" below" if x > 0 else " above") for b, x in below.items()]
+        return f"learned ({', '.join(shares).replace('%', ' %')}{'' if mixed else ' below'} mean frame){suffix}"
     worst = min(below, key=below.__getitem__)
     if below[worst] > -MARGIN:
         return f"stuck at the mean frame{suffix}"
-    named = f"{worst} " if len(below) > 1 else ""
-    return f"worse than the mean frame ({named}{-below[worst]:.0%}".replace("%", " % above)") + suffix
+    return f"worse than the mean frame ({f'{worst} {-below[worst]:.0%}'.strip()}".replace("%", " % above)") + suffix
 
 
 def _cross_entropy(p: np.ndarray, target: np.ndarray) -> np.ndarray:
