@@ -3,6 +3,8 @@
 import shutil
 from dataclasses import replace
 from html import escape
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import filelock
 import pandas as pd
@@ -18,10 +20,12 @@ from seqae.reports.groups import data_and_budget
 from seqae.reports.index import comparison_data, update_index
 from seqae.reports.published import diary_results, standing
 from seqae.reports.reproduction import rerun_findings
-from seqae.runs import records
+from seqae.runs import family_defaults, records
 from seqae.runs.records import run_status
 from seqae.runs.run import Run, open_run
+from seqae.sweeps.parameter_files import read_yaml
 
+PROJECT = Path(__file__).parents[1]
 TINY = {
     "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 1, "batch_size": 8,
     "train_sequences": 8, "val_sequences": 8, "test_sequences": 8,
@@ -230,6 +234,48 @@ def test_what_is_chosen_or_ordered_is_so_by_val_with_test_beside_it(seeds, tmp_p
         "0.02000",
         "0.03000",
     ]
+
+
+@pytest.fixture(scope="module")
+def written():
+    """docs/results.py, which writes the published tables."""
+    spec = spec_from_file_location("results", PROJECT / "docs/results.py")
+    spec.loader.exec_module(module := module_from_spec(spec))
+    return module
+
+
+def test_the_published_tables_are_in_the_order_of_val(seeds, tmp_path, written):
+    runs = [changed(seeds[0], tmp_path / str(i), label=name, seed=seed, learning_rate=rate)
+            for i, (name, seed, rate) in enumerate([("worse", 6, 1), ("better", 6, 2), ("the recipe", 6, 3),
+                                                    ("the recipe", 7, 3), ("the recipe", 7, 3)])]  # fmt: skip
+    for run, val, test in zip(runs, (0.5, 0.4, 0.1, 0.2, 0.2), (0.1, 0.2, 0.3, 0.5, 0.5), strict=True):
+        on_val(run.folder, val, on_test=test)
+        for file in (run.folder / "metrics.csv", run.folder / "test.csv"):
+            mse = (table := pd.read_csv(file))[table.metric == "mse"]
+            pd.concat([table, mse.assign(metric="bce")]).to_csv(file, index=False)
+    _, _, *rows, _, told = written.side_by_side(runs).splitlines()
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == ["the recipe, n = 2 seeds", "better", "worse"]
+    assert rows[1].endswith("| 0.2000 |")
+    assert "0.4000" in rows[0], "each seed counts once"
+    assert "8 of val and 8 of test of their own" in told
+
+
+def test_what_chooses_has_sequences_of_its_own(seeds, tmp_path, written):
+    defaults = family_defaults(PROJECT / "notebooks/best.ipynb")
+    final, *choosing = (
+        resolve(defaults, read_yaml(PROJECT / f"params/best/scale/{name}.yaml"))
+        for name in ("cpu", "ablation", "search")
+    )
+    assert final.data_seed == 1, "the published figures are of these"
+    assert all(p.data_seed != final.data_seed for p in choosing)
+    runs = []
+    for p in (final, *choosing):
+        record = seeds[0].record() | {"parameters": p.model_dump(mode="json")}
+        runs.append(replace(seeds[0], parameters=resolve(record["parameters"])))
+    for run, name in zip(runs, ("cpu", "ablation", "search"), strict=True):
+        assert written.of_scale(runs, name) == [run]
+    longer = replace(runs[0], parameters=runs[0].parameters.model_copy(update={"val_sequences": 7}))
+    assert written.of_scale([longer], "cpu") == []
 
 
 def test_a_conclusion_shows_names_as_text(seeds):
