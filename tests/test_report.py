@@ -562,6 +562,35 @@ def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     assert page.evaluate("location.hash") == ""
 
 
+def test_a_seed_counts_once_and_one_that_diverged_is_told(visit, tmp_path):
+    drawn, told = [], []
+    for name, seeds in {"two": [(1, 0.1), (2, 0.4)], "again": [(1, 0.1), (2, 0.4), (2, 0.4)], "one": [(2, 0.4)] * 2,
+                        "lost": [(1, 0.1), (2, 0.4), (3, None)]}.items():  # fmt: skip
+        rows = [
+            IndexRow("f", f"run-{i}", f"f/run-{i}/report.html", "done", comparison={
+                "steps": {"pred": [error, 2 * error]} if error else {}, "mean_frame": {"pred": 0.3},
+                "sequences": "16×16", "recipe": "r", "seed": seed,
+            })
+            for i, (seed, error) in enumerate(seeds)
+        ]  # fmt: skip
+        (tmp_path / name).mkdir()
+        write_index(tmp_path / name / "index.html", rows, {})
+        pictures = [tmp_path / name / f"f/run-{i}/frames.png" for i in range(len(rows))]
+        for file in pictures:
+            file.parent.mkdir(parents=True)
+            file.write_bytes(picture())
+        page = visit(tmp_path / name / "index.html", beside=pictures)
+        for pick in page.locator(".pick").all():
+            pick.check()
+        page.get_by_role("button", name="Compare", exact=True).click()
+        drawn.append(page.locator("path.mean").get_attribute("d"))
+        told.append(page.locator(".key li").first.inner_text())
+        page.close()
+    assert drawn[0] == drawn[1] == drawn[3] != drawn[2]
+    seeds = "f/run-0: mean and range, n = "
+    assert told == [f"{seeds}2 seeds", f"{seeds}2 seeds", "f/run-0", f"{seeds}3 seeds, 1 diverged"]
+
+
 def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit, tmp_path):
     files = [tmp_path / f"losses/run-{i}/frames.png" for i in (8, 9)]
     for file in files:

@@ -161,9 +161,9 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
         for value, rows in means.groupby(means.value.round(4)):  # of both branches, if they differ
             name = "mean frame" if len({*means.value.round(4)}) == 1 else f"mean frame, {rows.branch.iloc[0]}"
             level_line(axis, value, name, LEVEL_LINES["mean_frame"])
-        floors = panel[(panel.baseline == "floor") & (panel.value > 0)].groupby("loss")["value"].mean()
-        for value, losses in floors.groupby(floors.round(6)):
-            names = list(losses.index)
+        floors = panel[(panel.baseline == "floor") & (panel.value > 0)]
+        for value, rows in floors.groupby(floors.value.round(4)):
+            names = list(dict.fromkeys(rows.loss))
             level_line(axis, value, f"floor of {', '.join(names)}", LEVEL_LINES["floor"], colour=colours[names[0]])
     return _labelled(grid, metric, "epoch", titles="{col_name}, decoder reads {row_name}")
 
