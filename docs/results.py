@@ -2,8 +2,8 @@
 python docs/results.py [STORE], a folder or URL; by default $SEQAE_STORE, else reports/.
 
 README.md has the recipe on full MNIST at scale `cpu`, one run for each seed. results.md has the ablations, of scale
-`ablation`, and other values of parameters, of scale `search`. A run belongs to a scale when it trained and tested
-on as many sequences as that scale says.
+`ablation`, and other values of parameters, of scale `search`, both in the order of val. A run belongs to a scale when
+its data and budget are those of the family's notebook at that scale.
 """
 
 import re
@@ -13,9 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from seqae import Run, find_runs
+from seqae.parameters import resolve
 from seqae.reports import compare, figures
+from seqae.reports.groups import data_and_budget
 from seqae.reports.published import standing
-from seqae.runs import sample_strips, save_strips
+from seqae.runs import family_defaults, sample_strips, save_strips
 from seqae.stores import fetch
 from seqae.sweeps.parameter_files import read_yaml
 
@@ -44,7 +46,7 @@ def written(values: pd.Series, column: tuple[str, str]) -> str:
 
 def table(runs: list[Run]) -> str:
     """A table in Markdown: the runs' own row first, then the others by their squared error of prediction."""
-    found = pd.concat([results(run) for run in runs])
+    found = pd.concat([results(run) for run in runs])  # a seed that diverged has no row of its own
     order = found.groupby(level=0).mean().sort_values(("pred", "mse")).index
     names = sorted(order, key=lambda name: not name.startswith("seqae"))
     head = ["", *(name for b in ("recon", "pred") for name in (f"{b}: MSE per pixel (a frame)", "nats/frame", "SSIM"))]
@@ -64,30 +66,42 @@ def protocol(runs: list[Run]) -> str:
         times.setdefault(record["threads"], []).append(record["seconds"] / 60)
     took = " or ".join(f"{sum(t) / len(t):.0f} minutes on {n} CPU core{'s' * (n > 1)}" for n, t in times.items())
     seeds = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else "one seed"
+    if lost := sum(run.diverged for run in runs):
+        seeds += f" of the others, since {lost} diverged"
     trained = f"{records[0]['weights']:,} weights, {p.epochs * p.train_sequences:,} training sequences"
     tested = f"figures of {p.test_sequences:,} sequences of MNIST's test digits"
     return f"{trained}, {took}, {seeds}; {tested}, {records[-1]['ended'][:10]}."
 
 
 def side_by_side(runs: list[Run]) -> str:
-    """A table in Markdown: the recipe first, then the runs that differ from it in one thing, by error of prediction."""
+    """A table in Markdown: the recipe first, then the runs that differ from it in one thing, by error of prediction on
+    val, with the figures on test beside it; means over seeds.
+    """
     finals = compare.finals(runs).query("metric in ['mse', 'bce']")
     p = min((run.parameters for run in runs), key=lambda p: p.seed)
     pixels = p.frame_size**2
-    wide = finals.pivot_table(index="recipe", columns=["branch", "metric"], values="value")
-    wide = wide.sort_values(("pred", "bce")).sort_index(key=lambda names: ~names.str.contains(RECIPE), kind="stable")
-    lines = ["|  | recon: MSE per pixel | nats/frame | pred: MSE per pixel | nats/frame |", "|---|---|---|---|---|"]
+    means = compare.over_seeds(finals, ["recipe", "branch", "metric"])
+    wide = means.set_index(["recipe", "branch", "metric"])[["val", "value"]].unstack(["branch", "metric"])
+    wide = wide.sort_values(("val", "pred", "bce"))
+    wide = wide.sort_index(key=lambda names: ~names.str.contains(RECIPE), kind="stable")
+    head = [f"{branch}: {name}" for branch in ("recon", "pred") for name in ("val, nats/frame", "test", "test, MSE")]
+    lines = [f"|  | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
     for name, row in wide.iterrows():
         cells = []
         for branch in ("recon", "pred"):
-            mse, bce = (row.get((branch, metric), float("nan")) for metric in ("mse", "bce"))
-            cells += ["–", "–"] if mse != mse else [f"{mse:.4f}", f"{pixels * bce:.0f}"]
+            known = [("val", "bce", pixels, ".0f"), ("value", "bce", pixels, ".0f"), ("value", "mse", 1, ".4f")]
+            found = [
+                (scale * row.get((kind, branch, metric), float("nan")), form) for kind, metric, scale, form in known
+            ]
+            cells += ["–" if value != value else f"{value:{form}}" for value, form in found]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    told = f"{p.epochs * p.train_sequences:,} training sequences each, {p.test_sequences:,} of test, seed {p.seed}"
-    seeds = finals[finals.recipe.str.contains(RECIPE)].query("branch == 'pred' and metric == 'bce'")["value"]
-    if len(seeds) > 1:
-        apart = pixels * (seeds.max() - seeds.min())
-        told += f"; the recipe's {len(seeds)} seeds lie within {apart:.0f} nats of prediction"
+    told = f"{p.epochs * p.train_sequences:,} training sequences each, {p.val_sequences:,} of val and "
+    told += f"{p.test_sequences:,} of test of their own, seed {p.seed}"
+    recipe = means[means.recipe.str.contains(RECIPE)].query("branch == 'pred' and metric == 'bce' and n > 1")
+    for row in recipe.itertuples():
+        told += (
+            f"; the recipe's {row.n} seeds lie within {pixels * (row.high - row.low):.0f} nats of prediction on test"
+        )
     return "\n".join(lines) + f"\n\n{told}."
 
 
@@ -100,10 +114,10 @@ def replaced(text: str, name: str, new: str) -> str:
 
 
 def of_scale(runs: list[Run], name: str) -> list[Run]:
-    """The runs that trained and tested on as many sequences as a scale of the family says."""
-    scale = read_yaml(HERE.parent / f"params/best/scale/{name}.yaml")
-    size = {key: scale[key] for key in ("epochs", "train_sequences", "test_sequences")}
-    return [run for run in runs if run.parameters.model_dump(include={*size}) == size]
+    """The runs whose data and budget are those of the family's notebook at one of its scales."""
+    defaults = family_defaults(HERE.parent / "notebooks/best.ipynb")
+    there = data_and_budget(resolve(defaults, read_yaml(HERE.parent / f"params/best/scale/{name}.yaml")))
+    return [run for run in runs if data_and_budget(run.parameters) == there]
 
 
 if __name__ == "__main__":
@@ -117,7 +131,8 @@ if __name__ == "__main__":
         p = chosen[0].parameters
         save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
     if compared:
-        nats = compare.finals(compared).query("metric == 'bce'").assign(value=lambda t: 4096 * t.value)
+        nats = compare.finals(compared).query("metric == 'bce'")
+        nats = nats.assign(value=4096 * nats.value, val=4096 * nats.val)
         known = compare.levels(compared, "test").query(
             "metric == 'bce' and baseline == 'mean_frame' and branch == 'pred'"
         )

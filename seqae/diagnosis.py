@@ -70,11 +70,18 @@ def baselines(train: np.ndarray, targets: Mapping[str, np.ndarray], last_seen: n
     return pd.DataFrame(rows, columns=["branch", "baseline", "metric", "value"])
 
 
-def prognosis(floor: float, mean_frame: float) -> str:
-    """One line before training: whether the head can learn at all. floor, mean_frame: mse per pixel on [0, 1]."""
-    if floor > mean_frame:
-        return f"cannot learn: floor {floor:.3f} > mean frame {mean_frame:.3f}"
-    return f"can learn: floor {floor:.3f} < mean frame {mean_frame:.3f}"
+def prognosis(floor: Mapping[str, float], mean_frame: Mapping[str, float]) -> str:
+    """One line before training: whether the head can learn at all, of the branch with the most room between both.
+
+    floor, mean_frame: mse per pixel on [0, 1], for each branch. Where one branch can learn and another cannot, of both.
+    """
+    by_room = sorted(mean_frame, key=lambda branch: floor[branch] - mean_frame[branch])
+    cannot = [bool(floor[branch] > mean_frame[branch]) for branch in by_room]
+    mixed = any(cannot) - all(cannot)
+    return "; ".join(
+        f"can{'not' * no} learn{f' {b}' * mixed}: floor {floor[b]:.3f} {'<>'[no]} mean frame {mean_frame[b]:.3f}"
+        for b, no in zip(by_room[: 1 + mixed], cannot, strict=False)
+    )
 
 
 def plateau_begins(objectives: Sequence[float]) -> int:
@@ -96,37 +103,33 @@ def verdict(
     val: "pd.DataFrame",
     *,
     mean_frame: Mapping[str, float],
-    floor: float,
+    floor: Mapping[str, float],
     diverged_at: int | None = None,
     stopped: bool = False,
 ) -> str:
     """One line on what a run reached, by its errors at the epoch with the best objective.
 
     val: columns epoch, branch, metric, value of the val split, with `objective` (branch `all`) and `mse` of each
-    branch. mean_frame: its mse on val, for each branch. floor: the least reachable mse. diverged_at: the epoch that was
-    not finite. stopped: whether training ended on a plateau, before its last epoch.
+    branch. mean_frame, floor: for each branch its mse on val and the least reachable one. diverged_at: the epoch that
+    was not finite. stopped: whether training ended on a plateau, before its last epoch.
     """
     if diverged_at is not None:
         return f"diverged at epoch {diverged_at}"
     objective = val[val.metric == "objective"].set_index("epoch")["value"]
     ended = f", stopped at epoch {len(objective)}" if stopped else ""
-    if floor > min(mean_frame.values()):
-        return prognosis(floor, min(mean_frame.values())) + ended
+    if (told := prognosis(floor, mean_frame)).startswith("cannot"):
+        return told + ended
     best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
-    below = {branch: 1 - best[branch] / mean for branch, mean in mean_frame.items()}
-    since = saturated_since(objective.to_list())
-    suffix = ("" if since is None else f", saturated since epoch {since}") + ended
+    below = {branch if len(mean_frame) > 1 else "": 1 - best[branch] / mean for branch, mean in mean_frame.items()}
+    suffix = (f", saturated since epoch {since}" if (since := saturated_since(objective.to_list())) else "") + ended
     if max(below.values()) >= MARGIN:
-        shares = [f"{branch} {share:.0%}" if len(below) > 1 else f"{share:.0%}" for branch, share in below.items()]
-        if min(below.values()) < 0:  # one branch has learned, the other has not
-            shares = [f"{branch} {abs(x):.0%} {'below' if x > 0 else 'above'}" for branch, x in below.items()]
-            return f"learned ({', '.join(shares).replace('%', ' %')} mean frame){suffix}"
-        return f"learned ({', '.join(shares).replace('%', ' %')} below mean frame){suffix}"
+        mixed = bool(min(below.values()) < 0)  # one branch has learned, the other has not
+        shares = [f"{b} {abs(x):.0%}".strip() + mixed * (" below" if x > 0 else " above") for b, x in below.items()]
+        return f"learned ({', '.join(shares).replace('%', ' %')}{'' if mixed else ' below'} mean frame){suffix}"
     worst = min(below, key=below.__getitem__)
     if below[worst] > -MARGIN:
         return f"stuck at the mean frame{suffix}"
-    named = f"{worst} " if len(below) > 1 else ""
-    return f"worse than the mean frame ({named}{-below[worst]:.0%}".replace("%", " % above)") + suffix
+    return f"worse than the mean frame ({f'{worst} {-below[worst]:.0%}'.strip()}".replace("%", " % above)") + suffix
 
 
 def _cross_entropy(p: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -126,6 +126,7 @@ class SequenceAutoencoder(nn.Module):
         channels = [1, *(deepest if n == HIDDEN else _scaled(n, width) for n in row.channels)]
         if row.channels:
             top = channels[-1] * sides[-1] ** 2
+        self.hidden = deepest if row.lstm_kernel_size else top  # LSTM units, or channels, as built
         if row.readout == "h" and depth == 1 and top != pixels:
             raise ValueError(
                 f"architecture {architecture} with 1 layer would hand the encoder's h, {top} wide, to a decoder "

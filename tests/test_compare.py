@@ -3,6 +3,8 @@
 import shutil
 from dataclasses import replace
 from html import escape
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import filelock
 import pandas as pd
@@ -10,14 +12,20 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from seqae.reports import compare, findings, index
+from seqae.commands.terminal import status_rows
+from seqae.parameters import LOSS_FIELDS, resolve
+from seqae.reports import compare, figures, findings, index
 from seqae.reports.findings import comparison_findings, diary_order
+from seqae.reports.groups import data_and_budget
 from seqae.reports.index import comparison_data, update_index
-from seqae.reports.published import diary_results
-from seqae.runs import records
+from seqae.reports.published import diary_results, standing
+from seqae.reports.reproduction import rerun_findings
+from seqae.runs import family_defaults, records
 from seqae.runs.records import run_status
 from seqae.runs.run import Run, open_run
+from seqae.sweeps.parameter_files import read_yaml
 
+PROJECT = Path(__file__).parents[1]
 TINY = {
     "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 1, "batch_size": 8,
     "train_sequences": 8, "val_sequences": 8, "test_sequences": 8,
@@ -99,6 +107,177 @@ def test_what_is_left_out_is_named(seeds):
     assert seeds[0].name not in told
 
 
+def changed(run, folder, **values):
+    """A copy of a run with other parameters, whose val and test errors are as they were."""
+    record = run.record()
+    record["parameters"] = resolve(record["parameters"], values).model_dump(mode="json")
+    copy = shutil.copytree(run.folder, folder)
+    (copy / "run.yaml").write_text(yaml.safe_dump(record))
+    return Run.load(copy)
+
+
+OTHER = {
+    "frame_size": 32, "frames_in": 9, "frames_out": 9, "digits": "mnist", "data_seed": 2, "epochs": 30,
+    "train_sequences": 9, "endless": True, "val_sequences": 9, "test_sequences": 9, "test_data": "official",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(OTHER))
+def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_named(seeds, tmp_path, name):
+    family = tmp_path / "losses"
+    runs = [changed(run, family / run.name) for run in seeds]
+    other = changed(seeds[0], family / "other", **{name: OTHER[name]})
+    assert [run.name for run in compare.comparable_runs("losses", store=str(tmp_path))] == [r.name for r in runs]
+    told = compare.describe(compare.comparable_runs("losses", store=str(tmp_path)))
+    assert "left out: `other`." in told
+    assert compare.comparable_runs("losses", ["other", runs[0].name], store=str(tmp_path))[1:] == []
+    mixed = compare.comparable_runs("losses", store=str(tmp_path), mixed=True)
+    assert len(mixed) == 4
+    (first, same), (second, apart) = compare.groups(mixed).items()
+    assert [run.name for run in same] == [run.name for run in runs]
+    assert apart == [other]
+    assert first != second
+    told = compare.describe(mixed)
+    assert "**4 runs** of 2 groups" in told
+    assert all(data_and_budget(run.parameters) in told for run in mixed)
+    assert "left out" not in told
+    with pytest.raises(ValueError, match=r"runs of different data or budget .*: show each group apart"):
+        compare.gallery(mixed, "pred")
+    assert len(compare.gallery(same, "pred")) == 4
+    assert comparison_data(other)["sequences"] != comparison_data(runs[0])["sequences"]
+    lines = comparison_findings(mixed, by="run").splitlines()
+    assert sum(line.startswith(f"- {second}: Best") for line in lines) == 2, "of each group, its own"
+    assert sum(line.startswith(f"- {first}: Best") for line in lines) == 2
+    rows = compare.summary(mixed)
+    assert rows.group.to_list() == [first] * 6 + [second] * 2
+
+
+def test_a_grid_holds_runs_that_differ_by_nothing_but_the_grid(seeds, tmp_path):
+    one = [changed(seeds[0], tmp_path / f"run-{loss}", **resolve_loss(loss)) for loss in ("0nm", "1nm")]
+    fast = changed(seeds[0], tmp_path / "fast", learning_rate=0.1)
+    again = changed(seeds[0], tmp_path / "seed", seed=9, label="again", device="cuda")
+    assert compare.alike([*one, fast, again], "loss") == [*one, again]
+    assert compare.alike([fast], "loss") == [fast]
+
+
+def resolve_loss(name):
+    return {field: getattr(resolve({"loss": name}), field) for field in LOSS_FIELDS}
+
+
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # seaborn's call
+def test_one_rule_for_several_seeds_each_counts_once_whoever_sums_them_up(seeds, tmp_path):
+    runs = [changed(seeds[0], tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 2), ("b-2", 2))]
+    for run, error in zip(runs, (0.02, 0.06, 0.06), strict=True):
+        on_val(run.folder, error, on_test=error)
+    recipe = compare.recipes(runs)[0]
+    assert recipe.endswith(", n = 2 seeds")
+    below = compare.in_cells(runs, ["architecture"], ["task"])
+    mean = 1 - 0.04 / below.mean_frame
+    for column, part in compare.over_seeds(below, ["column"], "below").groupby("column"):
+        assert part.below.item() == pytest.approx(mean[below.column == column].mean()), "not the best, not of three"
+        assert part.n.item() == 2
+    axis = figures.status_grid(below, rows="row").axes[0]
+    assert [text.get_text() for text in axis.texts] == [
+        f"{100 * share:.0f} (n = 2)" for share in mean.groupby(below.column).mean()[["both, recon", "both, pred"]]
+    ]
+    curves = compare.curves(runs)
+    lines = figures.by_branch(curves[curves.metric == "mse"], hue="run").axes[0].lines
+    assert [list(line.get_ydata()) for line in lines if len(line.get_ydata())] == [pytest.approx([0.04])]
+    (axis,) = figures.ranking(compare.finals(runs).query("metric == 'mse'"), unit="MSE").axes
+    assert [bar.get_width() for bar in axis.patches if bar.get_width()] == pytest.approx([0.04, 0.04])
+    assert [text.get_text() for text in axis.get_yticklabels()] == [recipe]
+    assert comparison_findings(runs, by="run").count(f"**{recipe}**") == 2
+    ours = compare.below_mean_frame(runs).assign(architecture="lstm_copy", gain=1.0)
+    assert compare.over_seeds(ours, ["task", "branch", "loss"], "val").val.to_list() == pytest.approx([0.04, 0.04])
+    assert compare.tally(pd.Series(["a", "b", "b"])) == "1 × a; 2 × b"
+    assert compare.tally(pd.Series(["a"])) == "a"
+
+
+def test_a_second_recipe_gets_a_row_of_its_own_in_a_grid(seeds, tmp_path):
+    runs = [changed(seeds[0], tmp_path / "one"), changed(seeds[0], tmp_path / "seed", seed=9)]
+    pred = changed(seeds[0], tmp_path / "pred", task="pred")
+    fast = changed(seeds[0], tmp_path / "fast", learning_rate=0.1)
+    assert compare.cells([*runs, pred], ["architecture"], ["task"]) == ["lstm_copy"] * 3
+    names = compare.cells([*runs, pred, fast], ["architecture"], ["task"])
+    assert len(set(names[:3])) == 1
+    assert names[3] not in names[:3]
+    assert all(name.startswith("lstm_copy: ") for name in names)
+
+
+def test_what_is_chosen_or_ordered_is_so_by_val_with_test_beside_it(seeds, tmp_path):
+    """Three runs in the order of val: on test the order is the reverse."""
+    family = tmp_path / "losses"
+    runs = [changed(seeds[0], family / name, learning_rate=0.1 + i) for i, name in enumerate("abc")]
+    for i, run in enumerate(runs):
+        on_val(run.folder, 0.01 * (1 + i), on_test=0.03 - 0.01 * i)
+    names = compare.labels(runs)
+    rows = compare.summary(runs)
+    assert rows.run.to_list() == [name for name in names for _ in ("recon", "pred")]
+    assert rows["val mse"].to_list() == pytest.approx([0.01, 0.01, 0.02, 0.02, 0.03, 0.03])
+    assert rows.iloc[:, 3].to_list() == pytest.approx([0.03, 0.03, 0.02, 0.02, 0.01, 0.01]), "test stands beside"
+    told = comparison_findings(runs, by="run")
+    assert told.count(f" on val: **{names[0]}**") == 2
+    assert [line.split("`")[1] for line in told.splitlines() if line.startswith("- `")] == names
+    assert [run.name for run in compare.evenly(runs, most=2)] == ["a", "c"]
+    assert [run.name for run in compare.evenly(runs, most=1)] == ["a"]
+    (axis,) = figures.ranking(compare.finals(runs).query("metric == 'mse'"), unit="MSE").axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == names
+    bars = figures.floor_and_reached(compare.below_mean_frame(runs)).axes[0].get_yticklabels()
+    assert bars[-1].get_text().startswith(names[0])
+    update_index(tmp_path)
+    page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+    heads = {head.get_text(strip=True): head.get("title") for head in page.select("thead th")}
+    assert heads["recon val mse"].endswith(", on val")
+    assert heads["recon mse"].endswith(", on test")
+    assert [cell.get_text() for cell in page.select('td[data-label="pred val mse"]')] == [
+        "0.01000",
+        "0.02000",
+        "0.03000",
+    ]
+
+
+@pytest.fixture(scope="module")
+def written():
+    """docs/results.py, which writes the published tables."""
+    spec = spec_from_file_location("results", PROJECT / "docs/results.py")
+    spec.loader.exec_module(module := module_from_spec(spec))
+    return module
+
+
+def test_the_published_tables_are_in_the_order_of_val(seeds, tmp_path, written):
+    runs = [changed(seeds[0], tmp_path / str(i), label=name, seed=seed, learning_rate=rate)
+            for i, (name, seed, rate) in enumerate([("worse", 6, 1), ("better", 6, 2), ("the recipe", 6, 3),
+                                                    ("the recipe", 7, 3), ("the recipe", 7, 3)])]  # fmt: skip
+    for run, val, test in zip(runs, (0.5, 0.4, 0.1, 0.2, 0.2), (0.1, 0.2, 0.3, 0.5, 0.5), strict=True):
+        on_val(run.folder, val, on_test=test)
+        for file in (run.folder / "metrics.csv", run.folder / "test.csv"):
+            mse = (table := pd.read_csv(file))[table.metric == "mse"]
+            pd.concat([table, mse.assign(metric="bce")]).to_csv(file, index=False)
+    _, _, *rows, _, told = written.side_by_side(runs).splitlines()
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == ["the recipe, n = 2 seeds", "better", "worse"]
+    assert rows[1].endswith("| 0.2000 |")
+    assert "0.4000" in rows[0], "each seed counts once"
+    assert "8 of val and 8 of test of their own" in told
+
+
+def test_what_chooses_has_sequences_of_its_own(seeds, tmp_path, written):
+    defaults = family_defaults(PROJECT / "notebooks/best.ipynb")
+    final, *choosing = (
+        resolve(defaults, read_yaml(PROJECT / f"params/best/scale/{name}.yaml"))
+        for name in ("cpu", "ablation", "search")
+    )
+    assert final.data_seed == 1, "the published figures are of these"
+    assert all(p.data_seed != final.data_seed for p in choosing)
+    runs = []
+    for p in (final, *choosing):
+        record = seeds[0].record() | {"parameters": p.model_dump(mode="json")}
+        runs.append(replace(seeds[0], parameters=resolve(record["parameters"])))
+    for run, name in zip(runs, ("cpu", "ablation", "search"), strict=True):
+        assert written.of_scale(runs, name) == [run]
+    longer = replace(runs[0], parameters=runs[0].parameters.model_copy(update={"val_sequences": 7}))
+    assert written.of_scale([longer], "cpu") == []
+
+
 def test_a_conclusion_shows_names_as_text(seeds):
     called = [f"<script>{i}</script>" for i in range(len(seeds))]
     runs = [
@@ -116,8 +295,89 @@ def test_of_each_branch_the_best_is_named(seeds):
     below = compare.below_mean_frame(seeds)
     told = comparison_findings(seeds).splitlines()
     for line, branch in zip(told, ("recon", "pred"), strict=False):
-        part = below[below.branch == branch]
-        assert line.startswith(f"- Best {branch}: **{part.run[part.reached.idxmin()]}**, ")
+        errors = below[below.branch == branch].groupby("recipe").val.mean()
+        assert line.startswith(f"- Best {branch} on val: **{errors.idxmin()}**, ")
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    """Four runs of one store: two seeds of one recipe, the second of which diverged; one that diverged at once; one of
+    an earlier version, which recorded figures of weights that had diverged.
+    """
+    store = str(tmp_path_factory.mktemp("diverged"))
+    tiny = TINY | {"architecture": "srivastava", "store": store}
+    runs = [open_run("losses", tiny, {"seed": seed}).train() for seed in (7, 8)]
+    sgd = {"optimizer": "SGD", "learning_rate": 1e30, "clip_norm": None}
+    runs.append(open_run("losses", tiny, sgd).train())
+    runs.append(open_run("losses", tiny, {"learning_rate": 0.5}).train())
+    for run in (runs[1], runs[3]):
+        record = run.record() | {
+            "verdict": "diverged at epoch 1",
+            "results": dict.fromkeys(run.record()["results"], 1e-9),
+        }
+        (run.folder / "run.yaml").write_text(yaml.safe_dump(record))
+        run.test().assign(value=1e-9).to_csv(run.folder / "test.csv", index=False)
+    return runs
+
+
+@pytest.mark.filterwarnings("ignore:The 'float_precision' argument")
+def test_a_run_that_diverged_has_no_figures_and_is_last_wherever_things_are_ordered(early):
+    others = early[1:]
+    labels = compare.labels(early)
+    assert [run.diverged for run in early] == [False, True, True, True]
+    assert "diverged" in others[1].verdict
+    assert others[1].test().value.isna().all(), "of today's version"
+    assert pd.read_csv(others[1].folder / "test.csv").value.isna().all()
+    for run in others:
+        assert run.test().value.isna().all()
+        assert all("no number, because it diverged" in value for name, value in run.facts() if name.startswith("test "))
+        told = findings.run_findings(run.verdict, run.test(), run.baselines())
+        assert "nan" not in told
+        assert told.count("has no number") == 2
+        assert comparison_data(run)["steps"] == {}
+        mine = standing(run.test(), run.baselines(), "mine").query("model == 'mine'")
+        assert len(mine) == 2
+        assert mine.mse.isna().all()
+    assert compare.finals(early).groupby("run").value.count()[labels].gt(0).tolist() == [True, False, False, False]
+    assert compare.frame_steps(early).groupby("run").value.count()[labels].gt(0).tolist() == [True, False, False, False]
+    below = compare.below_mean_frame(early)
+    assert {*below.run[below.below.notna()]} == {labels[0]}
+    rows = compare.summary(early)
+    assert len(rows) == 8, "each is still listed"
+    assert {*rows.run.head(2)} == {labels[0]}
+    assert rows.iloc[2:, 2].isna().all()
+    for by in ("run", "loss"):
+        told = comparison_findings(early, early, by=by)
+        assert told.count("Best ") == told.count(f": **{compare.recipes(early)[0]}**") == 2
+        assert "nan" not in told
+        assert told.splitlines()[-1].endswith("no number, because it diverged.")
+    assert "Best" not in comparison_findings(others, by="run")
+    assert comparison_findings(others, by="run").count("no number") == 3
+    (axis,) = figures.ranking(compare.finals(early).query("metric == 'mse'"), unit="MSE").axes
+    assert axis.get_yticklabels()[0].get_text() == compare.recipes(early)[0]
+    bars = figures.floor_and_reached(compare.below_mean_frame(early)).axes[0].get_yticklabels()
+    assert [bar.get_text().split(", ")[0] for bar in bars][-2:] == [labels[0]] * 2, "the best is on top"
+    assert [name for name, _ in compare.gallery(early, "pred")] == [
+        "truth", labels[0], *(f"{name}, diverged" for name in labels[1:])
+    ]  # fmt: skip
+    assert compare.recipes(early)[0].endswith(", n = 2 seeds, 1 diverged")
+    assert [run.folder for run in compare.evenly(early, most=1)] == [run.folder for run in early[:2]]
+    assert rerun_findings(others[0], others[0]).startswith("Identical")
+    assert "test metrics are identical" in rerun_findings(others[2], others[0]), "neither has any"
+
+
+def test_a_run_that_diverged_is_last_in_the_index_and_in_the_terminal(early):
+    store = early[0].folder.parents[1]
+    update_index(store)
+    page = BeautifulSoup((store / "index.html").read_text(), "html.parser")
+    cells = {
+        row.th.a.get_text().split("/")[1]: [cell.get_text() for cell in row.select("td.number")][:-1]
+        for row in page.select("tbody tr")
+    }
+    for run in early:
+        assert any(cells[run.name]) is not run.diverged
+    errors = {row[0].split("/")[1]: row[3] for row in status_rows([str(store)])}
+    assert [bool(errors[run.name]) for run in early] == [True, False, False, False]
 
 
 def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
@@ -143,31 +403,38 @@ def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
 
 
 def test_the_diarys_order_is_told_by_branch(monkeypatch):
-    ours = diary_results().rename(columns={"mse": "reached"}).assign(architecture="lstm_copy", gain=1.0)
-    ours["reached"] /= 2  # other values in the same order
+    ours = diary_results().rename(columns={"mse": "val"}).assign(architecture="lstm_copy", gain=1.0)
+    ours["val"] /= 2  # other values in the same order
     shown = ours
     monkeypatch.setattr(findings, "below_mean_frame", lambda runs: shown)
     assert "**8 of 8** branches" in diary_order([])
     assert diary_order([]).endswith("is 1.00 or more.")
     where = (ours.task == "recon") & (ours.decoder_input == "zero")
     swapped = ours.copy()
-    swapped.loc[where & (ours.loss == "0sb"), "reached"] = 1.0  # behind 0sm: one pair of neighbours swapped
+    swapped.loc[where & (ours.loss == "0sb"), "val"] = 1.0  # behind 0sm: one pair of neighbours swapped
     shown = swapped
     assert "**7 of 8** branches" in diary_order([])
     assert diary_order([]).endswith("is 0.90 or more.")  # 1 - 6·2 / (5·24)
     equal = (ours.task == "both") & (ours.decoder_input == "zero") & (ours.branch == "pred") & (ours.loss == "0sb")
     for other in (-0.001, 0.001):  # in the diary 0sb and 0sm are equal there
-        shown = ours.assign(reached=ours.reached + other * equal)
+        shown = ours.assign(val=ours.val + other * equal)
         assert "**8 of 8** branches" in diary_order([])
-    shown = pd.concat([swapped, ours.assign(reached=2 * ours.reached - swapped.reached)])  # two seeds: mean is ours
+    shown = pd.concat([swapped, ours.assign(val=2 * ours.val - swapped.val)])  # two seeds: mean is ours
     assert "**8 of 8** branches" in diary_order([])
     shown = pd.concat([ours, swapped.assign(architecture="cnn_v1"), swapped.assign(gain=2.0)])
     assert "**8 of 8** branches" in diary_order([]), "of other networks the diary tells nothing"
-    shown = ours.assign(reached=ours.reached.mask(where & (ours.loss == "0nm")))
+    shown = ours.assign(val=ours.val.mask(where & (ours.loss == "0nm")))
     assert "**7 of 8** branches" in diary_order([]), "the diary's best diverged"
     assert diary_order([]).endswith("is 0.00 or more.")  # 1 - 6·(4² + 4·1²) / (5·24)
     shown = ours[ours.loss.str.startswith("1")]
     assert diary_order([]).startswith("Too few losses")
+
+
+def on_val(folder, error, *, on_test=0.01):
+    """Give a run this error on val, and another on test."""
+    metrics, test = pd.read_csv(folder / "metrics.csv"), pd.read_csv(folder / "test.csv")
+    metrics.assign(value=error).to_csv(folder / "metrics.csv", index=False)
+    test.assign(value=on_test).to_csv(folder / "test.csv", index=False)
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +447,8 @@ def many(seeds, tmp_path_factory):
             "learning_rate": 0.001 * max(number, 1),
             "seed": 7 + (number == 0),
         }
-        record["results"] = dict.fromkeys(record["results"], 0.01 * (number + 1))
         copy = shutil.copytree(seeds[0].folder, folder / f"run-{number:02}")
+        on_val(copy, 0.01 * (number + 1))
         (copy / "run.yaml").write_text(yaml.safe_dump(record))
         runs.append(Run.load(copy))
     return runs
@@ -199,21 +466,21 @@ def test_of_more_than_a_figure_holds_some_are_shown_from_the_best_to_the_worst(m
     assert {many[0], many[1], many[-1]} <= set(shown), "the best, with both its seeds, and the worst"
     assert shown == [run for run in many if run in shown]
     assert len(compare.evenly(many, most=2)) == 3
-    assert "Figures show 40 of 45 recipes, evenly from the least test error" in compare.describe(many)
-    assert "Figures show" not in compare.describe(seeds)
+    assert "figures show 40 of 45 recipes, evenly from the least error on val" in compare.describe(many)
+    assert "figures show" not in compare.describe(seeds)
 
 
 def test_of_many_runs_a_conclusion_lists_the_best_first_and_says_so(many, seeds):
     for by, fixes, kind in (("run", (), "- `"), ("loss", many, "- With or without a fix, `")):
         lines = comparison_findings(many, fixes, by=by, branch="pred").splitlines()
         assert sum(line.startswith(kind) for line in lines) == 20
-        assert lines[-1].startswith("- This list holds the 20 with the least error of ")
+        assert lines[-1].startswith("- This list holds the 20 with the least error on val of ")
     assert "This list" not in comparison_findings(seeds, seeds, by="run")
-    below = compare.below_mean_frame(seeds).query("branch == 'pred'").sort_values("below", ascending=False)
+    below = compare.below_mean_frame(seeds).query("branch == 'pred'").groupby("recipe").val.mean().sort_values()
     listed = [
         line for line in comparison_findings(seeds, by="run", branch="pred").splitlines() if line.startswith("- `")
     ]
-    assert [line.split("`")[1] for line in listed] == below.run.to_list()
+    assert [line.split("`")[1] for line in listed] == below.index.to_list()
 
 
 def test_of_many_runs_a_gallery_holds_one_seed_of_each_recipe(many, seeds):
@@ -226,8 +493,8 @@ def test_of_many_rows_a_table_shows_those_with_the_least_error_and_says_so(seeds
     page = compare.table(seeds, most=2).to_html()
     assert len(rows) == 6
     assert page.count("<tr>") == 1 + 2
-    assert "The 2 with the least error of 6" in page
-    assert "with the least error" not in compare.table(seeds).to_html()
+    assert "The first 2 of 6, by error on val" in page
+    assert "by error on val" not in compare.table(seeds).to_html()
 
 
 def test_what_is_named_is_called_the_same_among_fewer(seeds, tmp_path):
@@ -235,8 +502,8 @@ def test_what_is_named_is_called_the_same_among_fewer(seeds, tmp_path):
     for number in range(41):  # two batch sizes, equally many among all, not among those that a figure shows
         record = seeds[0].record()
         record["parameters"] |= {"learning_rate": 0.002 * (number // 2 + 1), "batch_size": 4 if number % 2 else 8}
-        record["results"] = {"pred mse": 0.01 * number}
         copy = shutil.copytree(seeds[0].folder, tmp_path / "losses" / f"run-{number:02}")
+        on_val(copy, 0.01 * (number + 1))
         (copy / "run.yaml").write_text(yaml.safe_dump(record))
         runs.append(Run.load(copy))
     among_all = {run.folder: label for run, label in zip(runs, compare.labels(runs), strict=True)}

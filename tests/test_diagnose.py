@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -270,7 +271,7 @@ def val(objective: Sequence[float], **mse: Sequence[float]) -> pd.DataFrame:
 
 
 def of_recon(mse: Sequence[float], floor: float = 0.0, diverged_at: int | None = None) -> str:
-    return verdict(val(mse, recon=mse), mean_frame={"recon": 0.04}, floor=floor, diverged_at=diverged_at)
+    return verdict(val(mse, recon=mse), mean_frame={"recon": 0.04}, floor={"recon": floor}, diverged_at=diverged_at)
 
 
 def test_learned() -> None:
@@ -279,12 +280,15 @@ def test_learned() -> None:
 
 def test_learned_figures_are_those_of_the_best_objective() -> None:
     curve = val([5, 3, 4], recon=[0.04, 0.03, 0.01])  # the lowest mse is not that of the model kept
-    assert verdict(curve, mean_frame={"recon": 0.04}, floor=0, diverged_at=None) == "learned (25 % below mean frame)"
+    assert (
+        verdict(curve, mean_frame={"recon": 0.04}, floor={"recon": 0}, diverged_at=None)
+        == "learned (25 % below mean frame)"
+    )
 
 
 def test_learned_both() -> None:
     curve = val([3, 2], recon=[0.04, 0.02], pred=[0.05, 0.045])
-    line = verdict(curve, mean_frame={"recon": 0.04, "pred": 0.05}, floor=0, diverged_at=None)
+    line = verdict(curve, mean_frame={"recon": 0.04, "pred": 0.05}, floor={"recon": 0, "pred": 0}, diverged_at=None)
     assert line == "learned (recon 50 %, pred 10 % below mean frame)"
 
 
@@ -296,14 +300,36 @@ def test_stuck() -> None:
 def test_worse() -> None:
     assert of_recon([0.09, 0.06]) == "worse than the mean frame (50 % above)"
     curve = val([3, 2], recon=[0.05, 0.04], pred=[0.08, 0.06])
-    line = verdict(curve, mean_frame={"recon": 0.04, "pred": 0.05}, floor=0)
+    line = verdict(curve, mean_frame={"recon": 0.04, "pred": 0.05}, floor={"recon": 0, "pred": 0})
     assert line == "worse than the mean frame (pred 20 % above)"
 
 
 def test_cannot_learn_whatever_the_curve() -> None:
     assert of_recon([0.08, 0.075], floor=0.072) == "cannot learn: floor 0.072 > mean frame 0.040"
-    assert prognosis(0.072, 0.037) == "cannot learn: floor 0.072 > mean frame 0.037"
-    assert prognosis(0.0, 0.037) == "can learn: floor 0.000 < mean frame 0.037"
+    assert prognosis({"recon": 0.072}, {"recon": 0.037}) == "cannot learn: floor 0.072 > mean frame 0.037"
+    assert prognosis({"recon": 0.0}, {"recon": 0.037}) == "can learn: floor 0.000 < mean frame 0.037"
+
+
+@pytest.mark.parametrize(
+    ("floor", "mean", "told"),
+    [
+        # each branch beside its own mean frame: the largest floor lies above the smallest mean frame
+        ((0.030, 0.038), (0.036, 0.042), "can learn: floor 0.030 < mean frame 0.036"),
+        ((0.038, 0.030), (0.039, 0.036), "can learn: floor 0.030 < mean frame 0.036"),
+        ((0.070, 0.072), (0.030, 0.040), "cannot learn: floor 0.072 > mean frame 0.040"),
+        (
+            (0.038, 0.038),
+            (0.037, 0.040),
+            "can learn pred: floor 0.038 < mean frame 0.040; cannot learn recon: floor 0.038 > mean frame 0.037",
+        ),
+    ],
+)
+def test_a_floor_is_compared_with_the_mean_frame_of_its_own_branch(floor, mean, told) -> None:
+    by_branch = [dict(zip(("recon", "pred"), values, strict=True)) for values in (floor, mean)]
+    assert prognosis(*by_branch) == told
+    curve = val([3, 2], recon=[0.05, 0.035], pred=[0.08, 0.035])
+    line = verdict(curve, floor=by_branch[0], mean_frame=by_branch[1])
+    assert line == told if told.startswith("cannot") else line.startswith("learned"), line
 
 
 def test_diverged_before_anything_else() -> None:
@@ -318,16 +344,19 @@ def test_saturated() -> None:
 
 def test_stopped() -> None:
     curve = val([0.04, 0.02, 0.02, 0.02], recon=[0.04, 0.02, 0.02, 0.02])
-    line = verdict(curve, mean_frame={"recon": 0.04}, floor=0, stopped=True)
+    line = verdict(curve, mean_frame={"recon": 0.04}, floor={"recon": 0}, stopped=True)
     assert line == "learned (50 % below mean frame), stopped at epoch 4"
     long = [0.04] * 8
-    line = verdict(val(long, recon=long), mean_frame={"recon": 0.04}, floor=0, stopped=True)
+    line = verdict(val(long, recon=long), mean_frame={"recon": 0.04}, floor={"recon": 0}, stopped=True)
     assert line == "stuck at the mean frame, saturated since epoch 1, stopped at epoch 8"
-    line = verdict(val([0.06] * 3, recon=[0.06] * 3), mean_frame={"recon": 0.04}, floor=0, stopped=True)
+    line = verdict(val([0.06] * 3, recon=[0.06] * 3), mean_frame={"recon": 0.04}, floor={"recon": 0}, stopped=True)
     assert line == "worse than the mean frame (50 % above), stopped at epoch 3"
-    line = verdict(curve, mean_frame={"recon": 0.04}, floor=0.072, stopped=True)
+    line = verdict(curve, mean_frame={"recon": 0.04}, floor={"recon": 0.072}, stopped=True)
     assert line == "cannot learn: floor 0.072 > mean frame 0.040, stopped at epoch 4"
-    assert verdict(curve, mean_frame={"recon": 0.04}, floor=0, diverged_at=4, stopped=True) == "diverged at epoch 4"
+    assert (
+        verdict(curve, mean_frame={"recon": 0.04}, floor={"recon": 0}, diverged_at=4, stopped=True)
+        == "diverged at epoch 4"
+    )
 
 
 # ---- the diary ----
@@ -396,6 +425,20 @@ def test_the_published_figures_name_their_source() -> None:
     assert table[["mse_per_frame", "nats_per_frame"]].notna().any(axis=1).all()
     assert table.nats_per_frame.dropna().between(86.3, 670).all(), "between the data's own entropy and the mean frame"
     assert table.mse_per_frame.dropna().between(0, 0.0372 * 4096).all(), "below the mean frame"
+
+
+def test_what_is_quoted_from_memory_says_so_wherever_it_is_shown() -> None:
+    doubtful = {350.2, 344.9, 343.5}
+    table = published_results()
+    marked = table[table.source.str.contains("from memory")]
+    assert {*marked.nats_per_frame} == doubtful
+    shown = standing(pd.DataFrame([("pred", None, "mse", 0.02)], columns=["branch", "frame", "metric", "value"]),
+                     pd.DataFrame(columns=["split", "branch", "baseline", "metric", "value"]))  # fmt: skip
+    assert shown[shown.nats_per_frame.isin(doubtful)].source.str.contains("from memory").all()
+    root = Path(__file__).parents[1]
+    for page in [root / "README.md", *root.glob("docs/*.md"), *root.glob("notebooks/**/*.ipynb")]:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            assert "from memory" in line or not any(str(value) in line for value in doubtful), (page.name, line)
 
 
 def test_a_run_stands_between_baselines_and_published_figures() -> None:

@@ -106,7 +106,7 @@ def comparison_data(i: int) -> dict:
     """Runs 0 to 2 differ only by seed; run 9 has other sequences."""
     steps = {"pred": [0.01 * (i + 1), 0.02 * (i + 1)]} | ({"recon": [0.5, 0.6]} if i == 3 else {})
     return {"steps": steps, "mean_frame": dict.fromkeys(steps, 0.1), "sequences": "32×32" if i == 9 else "16×16",
-            "recipe": f"losses {max(i, 2)}"}  # fmt: skip
+            "recipe": f"losses {max(i, 2)}", "seed": i}  # fmt: skip
 
 
 def an_index(folder: Path, runs: int = 30) -> Path:
@@ -306,7 +306,7 @@ def test_everything_from_outside_is_escaped_in_a_report(report):
 
 
 def test_everything_from_outside_is_escaped_in_the_index(tmp_path):
-    told = {"steps": {EVIL: [1.0]}, "mean_frame": {EVIL: 1.0}, "sequences": EVIL, "recipe": EVIL}
+    told = {"steps": {EVIL: [1.0]}, "mean_frame": {EVIL: 1.0}, "sequences": EVIL, "recipe": EVIL, "seed": 1}
     row = IndexRow(
         EVIL,
         EVIL,
@@ -447,7 +447,7 @@ def test_pages_fit_the_screen_and_ask_for_nothing(visit, report, tmp_path, kind,
     elif kind == "index":
         an_index(tmp_path).rename(tmp_path / "report.html")
     else:
-        told = {"steps": {"pred": [1.0]}, "mean_frame": {"pred": 1.0}, "sequences": EVIL, "recipe": EVIL}
+        told = {"steps": {"pred": [1.0]}, "mean_frame": {"pred": 1.0}, "sequences": EVIL, "recipe": EVIL, "seed": 1}
         row = IndexRow(
             EVIL, EVIL * 9, EVIL, EVIL, EVIL, {EVIL: 1.0}, None, EVIL, 1.0, {EVIL: EVIL}, told, {EVIL: EVIL, "a": EVIL}
         )
@@ -562,6 +562,35 @@ def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     assert page.evaluate("location.hash") == ""
 
 
+def test_a_seed_counts_once_and_one_that_diverged_is_told(visit, tmp_path):
+    drawn, told = [], []
+    for name, seeds in {"two": [(1, 0.1), (2, 0.4)], "again": [(1, 0.1), (2, 0.4), (2, 0.4)], "one": [(2, 0.4)] * 2,
+                        "lost": [(1, 0.1), (2, 0.4), (3, None)]}.items():  # fmt: skip
+        rows = [
+            IndexRow("f", f"run-{i}", f"f/run-{i}/report.html", "done", comparison={
+                "steps": {"pred": [error, 2 * error]} if error else {}, "mean_frame": {"pred": 0.3},
+                "sequences": "16×16", "recipe": "r", "seed": seed,
+            })
+            for i, (seed, error) in enumerate(seeds)
+        ]  # fmt: skip
+        (tmp_path / name).mkdir()
+        write_index(tmp_path / name / "index.html", rows, {})
+        pictures = [tmp_path / name / f"f/run-{i}/frames.png" for i in range(len(rows))]
+        for file in pictures:
+            file.parent.mkdir(parents=True)
+            file.write_bytes(picture())
+        page = visit(tmp_path / name / "index.html", beside=pictures)
+        for pick in page.locator(".pick").all():
+            pick.check()
+        page.get_by_role("button", name="Compare", exact=True).click()
+        drawn.append(page.locator("path.mean").get_attribute("d"))
+        told.append(page.locator(".key li").first.inner_text())
+        page.close()
+    assert drawn[0] == drawn[1] == drawn[3] != drawn[2]
+    seeds = "f/run-0: mean and range, n = "
+    assert told == [f"{seeds}2 seeds", f"{seeds}2 seeds", "f/run-0", f"{seeds}3 seeds, 1 diverged"]
+
+
 def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit, tmp_path):
     files = [tmp_path / f"losses/run-{i}/frames.png" for i in (8, 9)]
     for file in files:
@@ -571,7 +600,7 @@ def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit,
     for name in ("losses/run-8", "models/run-9"):
         page.get_by_label(f"Compare {name}", exact=True).check()
     page.get_by_role("button", name="Compare", exact=True).click()
-    assert page.locator(".notice").inner_text().startswith("Not the same: 16×16; 32×32.")
+    assert page.locator(".notice").inner_text().startswith("Not the same data and budget: 16×16; 32×32.")
 
 
 def test_a_parameter_is_filtered_by_its_whole_value_whoever_differs(visit, tmp_path):

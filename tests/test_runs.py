@@ -147,6 +147,59 @@ def test_unsound_parameters_are_refused_before_anything_is_written(given, messag
 
 
 @pytest.mark.parametrize(
+    ("given", "set_to"),
+    [
+        ({"hidden": 1, "width": 1}, 64),
+        ({"hidden": 97, "width": 1}, 64),
+        ({"hidden": 130, "width": 1}, 128),
+        ({"hidden": 100, "width": 0.125}, 512),
+        ({"hidden": 1000, "width": 0.5}, 896),
+        ({"hidden": 65, "width": 1.0, "layers": 1}, 64),
+    ],
+)
+def test_a_hidden_that_cannot_be_built_exactly_is_refused_with_one_that_can(given, set_to, tmp_path):
+    flat = TINY | {"architecture": "cnn_flatten", "frame_size": 64}
+    with pytest.raises(ValueError, match=rf"set hidden: {set_to}, or leave hidden out") as refused:
+        open_run("cnn", flat, given | {"store": str(tmp_path)})
+    assert f"hidden {given['hidden']} at width" in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+    run = open_run("cnn", flat, given | {"hidden": set_to, "store": str(tmp_path)})
+    assert dict(run.facts())["architecture"].split(", ")[2] == f"hidden {round(set_to * given['width'])}"
+
+
+@pytest.mark.parametrize(
+    ("given", "hidden"),
+    [
+        ({"architecture": "srivastava", "hidden": 97}, 97),
+        ({"architecture": "lstm_copy", "hidden": 3}, 3),
+        ({"architecture": "convlstm", "hidden": 5, "frame_size": 64}, 5),
+        ({"architecture": "cnn_v3", "hidden": 97, "frame_size": 64}, 97),
+        ({"architecture": "fc_lstm", "hidden": 1}, 1),
+        ({"architecture": "lstm"}, 256),
+        ({"architecture": "cnn_flatten", "frame_size": 64, "width": 0.01}, 64),
+        ({"architecture": "srivastava", "hidden": 100, "width": 0.01}, 1),
+    ],
+)
+def test_hidden_is_told_as_it_is_built(given, hidden, tmp_path):
+    run = open_run("cnn", TINY | {"width": 1}, given | {"store": str(tmp_path)})
+    assert f"hidden {hidden}," in dict(run.facts())["architecture"]
+
+
+def test_a_run_whose_hidden_was_rounded_by_an_earlier_version_loads_as_it_was_built(done, tmp_path):
+    flat = TINY | {"architecture": "cnn_flatten", "frame_size": 64, "width": 1, "store": str(tmp_path)}
+    folder = open_run("cnn", flat, {"hidden": 64}).folder
+    record = done.record() | {"family": "cnn", "parameters": resolve(flat, {"hidden": 100}).model_dump(mode="json")}
+    del record["hidden"]
+    old = folder.with_name("old-" + resolve(flat, {"hidden": 100}).short_hash())
+    shutil.copytree(done.folder, old)
+    (old / "run.yaml").write_text(yaml.safe_dump(record))
+    run = open_run("cnn", flat, {"hidden": 100})
+    assert run.folder == old
+    assert run.train().status == "done"
+    assert "hidden 64," in dict(Run.load(old).facts())["architecture"]
+
+
+@pytest.mark.parametrize(
     ("usual", "more"),
     [
         ({"clip_norm": None, "optimizer": "SGD"}, {"reduction": "sum"}),
@@ -377,6 +430,32 @@ def test_facts_before_training_build_no_optimizer(tmp_path, done, monkeypatch):
     assert dict(run.facts())["architecture"] == dict(done.facts())["architecture"]
     assert weights in dict(run.facts())["architecture"]
     assert run.reach == done.reach
+
+
+@pytest.mark.parametrize("task", ["recon", "recon_ordered", "pred", "both"])
+def test_the_floor_that_is_explained_is_the_one_of_the_table(task, tmp_path):
+    run = open_run("losses", TINY, {"task": task, "loss": "0sb", "val_sequences": 3, "store": str(tmp_path)})
+    floors = run.baselines().query("split == 'val' and metric == 'mse'").pivot(
+        index="branch", columns="baseline", values="value"
+    )  # fmt: skip
+    told = floors.loc[(floors.floor - floors.mean_frame).idxmin()]
+    assert len({f"{value:.4f}" for value in floors.floor}) == len(floors), "the branches' floors differ"
+    assert (
+        f"MSE below {told.floor:.4f}. The mean frame, which needs no model, has {told.mean_frame:.4f}" in run.explain()
+    )
+    assert run.prognosis() == f"cannot learn: floor {told.floor:.3f} > mean frame {told.mean_frame:.3f}"
+
+
+def test_what_an_earlier_version_explained_of_all_frames_is_explained_again(done, tmp_path, monkeypatch):
+    old = shutil.copytree(done.folder, tmp_path / "losses" / done.name)
+    record = done.record()
+    assert record["explained"] == done.explain()
+    (old / "run.yaml").write_text(
+        yaml.safe_dump({k: v for k, v in record.items() if k != "explained"} | {"explanation": "of all"})
+    )
+    assert Run.load(old).explain() == done.explain()
+    monkeypatch.setattr(experiment, "sequences", lambda *_: (_ for _ in ()).throw(FileNotFoundError("no digits")))
+    assert Run.load(old).explain() == "of all", "where the digits are missing, what is recorded is still shown"
 
 
 def test_names_and_verdicts_are_escaped(done):

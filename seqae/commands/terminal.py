@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from seqae.runs import RunError, progress, read_record, remembered, run_status
+from seqae.runs import RunError, final_figures, progress, read_record, remembered, run_status
 from seqae.stores import fetch, refresh
 
 if TYPE_CHECKING:  # these import torch, which takes seconds; the status table does not need it
@@ -110,8 +110,8 @@ def _status_row(folder: Path) -> list[str]:
         status = f"failed: {record.get('reason')}"
     elif status in ("running", "interrupted") and (logged := progress(folder)):
         status += f", epoch {logged[0]} of {record['parameters'].get('epochs')}"
-    results = {k.removesuffix(" mse"): v for k, v in record.get("results", {}).items() if k.endswith(" mse")}
-    errors = [f"{branch} {value:.4f}" for branch, value in results.items()]
+    results = {k.removesuffix(" mse"): v for k, v in final_figures(record).items() if k.endswith(" mse")}
+    errors = [f"{branch} {value:.4f}" for branch, value in results.items() if value == value]
     seconds = f"{record['seconds']:.1f}" if "seconds" in record else ""
     name = f"{folder.parent.name}/{folder.name}"
     return [name, status, record.get("verdict") or "", ", ".join(errors), seconds, record.get("machine", "")]

@@ -1,11 +1,10 @@
-"""Runs compared: which runs belong together, what each is called, and their results in tidy tables.
+"""Runs compared: which runs belong together, and their results in tidy tables.
 
-Tables of many runs have one row for each value, with the run, its recipe and its `FACETS` beside it.
+Tables of many runs have one row for each value, with the run, its recipe, its group and its `FACETS` beside it.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from io import StringIO
 
@@ -14,69 +13,53 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from seqae.metrics import UNITS
-from seqae.parameters import Parameters
+from seqae.reports.groups import alike as alike
+from seqae.reports.groups import comparable_runs as comparable_runs
+from seqae.reports.groups import data_and_budget, groups
 from seqae.reports.published import diary_results
-from seqae.runs import Run, Strip, Strips, find_runs, finished, label, name_words, sample_strips, whole_lines
-from seqae.stores import fetch
+from seqae.reports.recipes import called as called
+from seqae.reports.recipes import cells, labels, recipes
+from seqae.reports.seeds import over_seeds
+from seqae.runs import Run, Strip, Strips, finished, label, sample_strips, whole_lines
 
-# Runs that are equal in these parameters are tested on the same sequences, so they can be compared.
-SHARED = ("digits", "data_seed", "test_data", "val_sequences", "test_sequences")
 MOST = 40  # recipes that one figure can show
 FACETS = ("loss", "task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
 
-def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None = None) -> list[Run]:
-    """The finished runs of a family: those in `names`, or else the largest group that is equal in all of `SHARED`.
-
-    Of groups of the same size, the one with the newest run. names: of run folders. store: a folder or URL; None: the
-    default store. Raises ValueError where no run is finished.
-    """
-    folder = fetch(store, family)
-    done = [run for run in find_runs(folder, family, names=names) if run.status == "done"]
-    done.sort(key=lambda run: (run.parameters.label or "", run.name))
-    if not done:
-        raise ValueError(f"no finished run in {folder / family}: seqae run params/{family} first")
-    if names:
-        return done
-    groups: dict[str, list[Run]] = {}
-    for run in done:
-        alike = [getattr(run.parameters, name) for name in SHARED]
-        groups.setdefault(repr(alike), []).append(run)
-    return max(groups.values(), key=lambda runs: (len(runs), max(run.record()["ended"] for run in runs)))
-
-
 def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
     """The runs that a figure shows: all, or, where they have more than `most` recipes, `most` of those, evenly spaced
-    by rank from the least test error (mean MSE of branches and seeds) to the largest. Their labels are as among all.
+    by rank from the least error on val (mean MSE of branches and seeds) to the largest. Their labels are as among all.
     """
     names = _facets(tuple(runs)).recipe.to_list() if runs else []
     if len(set(names)) <= most:
         return list(runs)
-    errors = [np.mean([v for k, v in run.record()["results"].items() if k.endswith(" mse")]) for run in runs]
-    ranked = pd.Series(errors).groupby(names).mean().sort_values(kind="stable").index
+    errors = over_seeds(best_on_val(runs).query("metric == 'mse'"), ["recipe"], "val").set_index("recipe")["val"]
+    ranked = errors.reindex(dict.fromkeys(names)).sort_values(kind="stable").index  # those that diverged are last
     kept = set(ranked[np.linspace(0, len(ranked) - 1, most).round().astype(int)])
-    called = [name.partition(", n = ")[0] for name in names]  # computed among fewer runs, a label could be shorter
-    labelled = [run.parameters.model_copy(update={"label": label}) for run, label in zip(runs, called, strict=True)]
-    return [replace(run, parameters=p) for run, p, name in zip(runs, labelled, names, strict=True) if name in kept]
+    known = called(runs, [name.partition(", n = ")[0] for name in names])  # among fewer, a label could be shorter
+    return [run for run, name in zip(known, names, strict=True) if name in kept]
 
 
 def describe(runs: Sequence[Run]) -> str:
-    """What is compared, in Markdown: sizes and budgets, runs left out, and how many recipes the figures show."""
-    parts = Counter(
-        f"{p.frame_size}×{p.frame_size} pixels, width {p.width:g}, {p.epochs} epochs of {p.train_sequences:,} "
-        f"sequences in batches of {p.batch_size}, {p.val_sequences:,} sequences for val, {p.test_sequences:,} for "
-        f"test, digits {p.digits}"
-        for p in (run.parameters for run in runs)
-    )
-    left = sorted(finished(runs[0].folder.parent) - {run.name for run in runs})
-    named = ", ".join(f"`{name}`" for name in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-    others = f" Finished runs of the family left out: {named}." if left else ""
-    if (count := _facets(tuple(runs)).recipe.nunique()) > MOST:
-        others += f" Figures show {MOST} of {count:,} recipes, evenly from the least test error to the largest."
+    """What is compared, in Markdown: data and budget of each group, how many the figures show, and what is left out."""
+    parts, others = [], ""
+    for group in groups(runs).values():
+        p = group[0].parameters
+        widths, batches = ({getattr(run.parameters, name) for run in group} for name in ("width", "batch_size"))
+        text = f"{data_and_budget(p)}, width {_either(widths)}, batches of {_either(batches)}"
+        if (count := len(set(recipes(group)))) > MOST:
+            text += f"; figures show {MOST} of {count:,} recipes, evenly from the least error on val to the largest"
+        parts.append((len(group), text))
+    if left := sorted(finished(runs[0].folder.parent) - {run.name for run in runs}):
+        others = "\n\nFinished runs of the family left out: " + ", ".join(f"`{name}`" for name in left) + "."
     if len(parts) == 1:
-        return f"**{len(runs)} runs**: {next(iter(parts))}.{others}"
-    lines = [f"**{len(runs)} runs**:{others}", "", *(f"- {count} of {part}" for part, count in parts.items())]
-    return "\n".join(lines)
+        return f"**{len(runs)} runs**: {parts[0][1]}.{others}"
+    lines = [f"**{len(runs)} runs** of {len(parts)} groups, each shown apart:", ""]
+    return "\n".join([*lines, *(f"- {count} of {text}" for count, text in parts)]) + others
+
+
+def _either(values: set[float]) -> str:
+    return " or ".join(f"{value:g}" for value in sorted(values))
 
 
 def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
@@ -114,9 +97,24 @@ def budgets(runs: Sequence[Run]) -> pd.DataFrame:
     return _with_facets(pd.DataFrame(rows), runs)
 
 
+def best_on_val(runs: Sequence[Run]) -> pd.DataFrame:
+    """The metrics on val of the weights that each run kept, those with the least objective: epoch, branch, metric, val,
+    and the columns of `curves`. A run that diverged has none.
+    """
+    table = curves(runs)
+    table = table[~table.run.map(dict(zip(_facets(tuple(runs)).run, [run.diverged for run in runs], strict=True)))]
+    objective = table[(table.metric == "objective") & np.isfinite(table["value"])]
+    kept = objective.loc[objective.groupby("run")["value"].idxmin(), ["run", "epoch"]]
+    return table[table.branch != "all"].merge(kept, on=["run", "epoch"]).rename(columns={"value": "val"})
+
+
 def finals(runs: Sequence[Run]) -> pd.DataFrame:
-    """Test metrics, means over frames: branch, metric, value, unit, sequences, verdict, and the columns of `curves`."""
+    """Test metrics, means over frames: branch, metric, value, unit, sequences, verdict, val; the columns of `curves`.
+    val: the same metric on val, by which runs are ordered and chosen; NaN where it was not measured.
+    """
     table = stack(runs, "test").query("frame.isna()").reset_index(drop=True)
+    keys = ["run", "branch", "metric"]
+    table = table.merge(best_on_val(runs)[[*keys, "val"]], how="left", on=keys)
     return table.assign(verdict=table.run.map(_verdicts(runs)))
 
 
@@ -126,29 +124,54 @@ def levels(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
 
 
 def below_mean_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """Where each branch ends on test, in MSE per pixel on [0, 1]: branch, reached, mean_frame, floor, verdict, and
-    below, the share by which it is below the mean frame (1: no error, negative: above it); and the columns of `curves`.
+    """Where each branch ends, in MSE per pixel on [0, 1]: branch, and on test reached, mean_frame, floor and below, the
+    share by which it is below the mean frame (1: no error, negative: above it); on val, by which runs are ordered and
+    chosen, val and val_below; verdict, and the columns of `curves`.
     """
-    keys = ["run", "branch", *FACETS]
+    keys = ["run", "branch", "recipe", "group", *FACETS]
     known = levels(runs, "test").query("metric == 'mse' and baseline in ['mean_frame', 'floor']")
     table = known.pivot_table(index=keys, columns="baseline", values="value", sort=False)
-    table["reached"] = finals(runs).query("metric == 'mse'").set_index(keys)["value"]
+    found = finals(runs).query("metric == 'mse'").set_index(keys)
+    table["reached"], table["val"] = found["value"], found["val"]
+    on_val = levels(runs).query("metric == 'mse' and baseline == 'mean_frame'").set_index(keys)["value"]
+    table["val_below"] = 1 - table.val / on_val
     table = table.reset_index()
     return table.assign(below=1 - table.reached / table.mean_frame, verdict=table.run.map(_verdicts(runs)))
 
 
+def in_cells(runs: Sequence[Run], by: Sequence[str], across: Sequence[str]) -> pd.DataFrame:
+    """`below_mean_frame` for a grid whose columns are the parameters `across`: row, see `recipes.cells`, and column."""
+    table, names = below_mean_frame(runs), dict(zip(labels(runs), cells(runs, by, across), strict=True))
+    columns = table[list(across)].astype(str).agg(", ".join, axis=1)
+    several = table.task == "both"  # has two branches
+    return table.assign(row=table.run.map(names), column=columns.where(~several, columns + ", " + table.branch))
+
+
+def tally(verdicts: pd.Series) -> str:
+    """What several runs came to: each verdict, with how many have it where there are several runs."""
+    counts = Counter(verdicts.fillna("no verdict"))
+    return "; ".join(f"{n} × {verdict}" if len(verdicts) > 1 else verdict for verdict, n in counts.items())
+
+
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row for each run and branch: test metrics, the verdict, and the diary's own MSE where it has one."""
+    """One row for each run and branch, by group and by MSE on val: that, the test metrics, the verdict, and the diary's
+    own MSE where it has one.
+    """
     table = finals(runs)
-    index = ["run", "loss", "task", "decoder_input", "branch", "architecture", "gain", "verdict"]
-    wide = table.pivot_table(index=index, columns="metric", values="value").reset_index()
+    index = ["run", "group", "loss", "task", "decoder_input", "branch", "architecture", "gain"]
+    wide = table.set_index([*index, "metric"])["value"].unstack().reset_index()  # diverged runs keep their rows
+    on_val = table[table.metric == "mse"].rename(columns={"val": "val mse"})[["run", "branch", "val mse"]]
+    wide = wide.merge(on_val, how="left", on=["run", "branch"])
+    wide["verdict"] = wide.run.map(_verdicts(runs))
     recorded = diary_results().rename(columns={"mse": "diary, mse"})
     wide = wide.merge(recorded, how="left", on=["task", "decoder_input", "branch", "loss"])
     wide["diary, mse"] = wide["diary, mse"].where((wide.architecture == "lstm_copy") & (wide.gain == 1))
     others = [name for name in UNITS if name in wide and name != "mse"]
     told = ["diary, mse"] if {run.family for run in runs} == {"losses"} else []
-    shown = ["run", "branch", "mse", *told, "verdict", *others]
-    return wide[shown].sort_values("mse", ignore_index=True).rename(columns=label)
+    group = ["group"] if wide.group.nunique() > 1 else []
+    place = wide.group.map({name: i for i, name in enumerate(groups(runs))})
+    wide = wide.assign(place=place).sort_values(["place", "val mse"], ignore_index=True)
+    return wide[[*group, "run", "branch", "val mse", "mse", *told, "verdict", *others]].rename(columns=label)
 
 
 def table(runs: Sequence[Run], most: int = 200) -> Styler:
@@ -156,7 +179,7 @@ def table(runs: Sequence[Run], most: int = 200) -> Styler:
     rows = summary(runs)
     style = rows.head(most).style.format(precision=4, na_rep="", escape="html").hide()
     if len(rows) > most:
-        style.set_caption(f"The {most} with the least error of {len(rows):,}")
+        style.set_caption(f"The first {most} of {len(rows):,}, by error on val")
     return style.set_properties(**{"white-space": "nowrap"})
 
 
@@ -164,20 +187,22 @@ def gallery(runs: Sequence[Run], branch: str) -> Strips:
     """The truth and every run's output of one branch, on the same val sequences, in true time order.
 
     Of runs that differ only by seed, the first stands for all where there are more than `MOST`. Empty where no run has
-    that branch. Raises ValueError where the runs' sequences differ.
+    that branch. Raises ValueError where the runs are of several `groups`.
     """
+    if len(of := groups(runs)) > 1:
+        raise ValueError(f"runs of different data or budget ({'; '.join(of)}): show each group apart, see `groups`")
     seen, title = {"recon": ("seen", "reconstruction"), "pred": ("future", "prediction")}[branch]
     strips: Strips = []
     names = recipes(runs) if len(runs) > MOST else labels(runs)
     first = dict(zip(reversed(names), reversed(runs), strict=True))  # the first run of each name
-    for called in dict.fromkeys(names):
-        run, p = first[called], first[called].parameters
+    for name in dict.fromkeys(names):
+        run, p = first[name], first[name].parameters
         found = dict(sample_strips(run.samples(), task=p.task, frames_in=p.frames_in))
         if seen in found:
             strips = strips or [Strip("truth", found[seen])]
             if not np.array_equal(found[seen], strips[0][1]):
                 raise ValueError(f"{run.name} has other val sequences than {runs[0].name}: compare runs of one scale")
-            strips.append(Strip(called, found[title]))
+            strips.append(Strip(f"{name}, diverged" if run.diverged else name, found[title]))
     return strips
 
 
@@ -185,31 +210,6 @@ def counterparts(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
     """The runs of `among` with the same loss, task and decoder input as one of `runs`."""
     ways = {(run.parameters.loss, run.parameters.task, run.parameters.decoder_input) for run in runs}
     return [r for r in among if (r.parameters.loss, r.parameters.task, r.parameters.decoder_input) in ways]
-
-
-def labels(runs: Sequence[Run]) -> list[str]:
-    """The name of each run in a comparison, no two alike.
-
-    It is the run's parameter `label`, or else its way and the values in which it differs from most of the runs. Runs
-    with the same name get their seed added; if that is not enough, they are called by their folder.
-    """
-    columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
-    usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
-    common = Parameters.model_construct(**{name: getattr(p, name) for name, p in usual.items()})
-    names = [run.parameters.label or name_words(run.parameters, common) for run in runs]
-    seeded = [(name, f"{name}, seed {run.parameters.seed}") for run, name in zip(runs, names, strict=True)]
-    names = [longer if names.count(name) > 1 else name for name, longer in seeded]
-    return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
-
-
-def recipes(runs: Sequence[Run]) -> list[str]:
-    """The name of each run's recipe, the same for runs that differ only by seed, with their number of seeds."""
-    alike = [run.parameters.model_copy(update={"seed": runs[0].parameters.seed}) for run in runs]
-    keys = [parameters.short_hash() for parameters in alike]
-    firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
-    names = dict(zip(firsts, labels(list(firsts.values())), strict=True))
-    seeds = pd.Series([run.parameters.seed for run in runs]).groupby(keys).nunique()
-    return [names[key] + (f", n = {seeds[key]} seeds" if seeds[key] > 1 else "") for key in keys]
 
 
 def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
@@ -222,7 +222,10 @@ def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
         header, *lines = whole_lines(run.folder / f"{name}.csv")
         rows.setdefault(header, []).extend(f"{number},{line}" for line in lines)
     parts = [pd.read_csv(StringIO("\n".join([f"number,{header}", *lines]))) for header, lines in rows.items()]
-    return _with_facets(pd.concat(parts).sort_values("number", kind="stable", ignore_index=True), runs)
+    table = pd.concat(parts).sort_values("number", kind="stable", ignore_index=True)
+    if name == "test":  # a run that diverged has no figures, whatever an earlier version recorded
+        table["value"] = table["value"].mask(table.number.isin([i for i, run in enumerate(runs) if run.diverged]))
+    return _with_facets(table, runs)
 
 
 def _with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
@@ -238,7 +241,9 @@ def _with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
 @lru_cache(maxsize=16)  # a comparison makes many tables of the same runs
 def _facets(runs: tuple[Run, ...]) -> pd.DataFrame:
     columns = {name: [getattr(run.parameters, name) for run in runs] for name in FACETS}
-    return pd.DataFrame({"run": labels(runs), "recipe": recipes(runs)} | columns)
+    of = {run: name for name, group in groups(runs).items() for run in group}
+    named = {"run": labels(runs), "recipe": recipes(runs), "group": [of[run] for run in runs]}
+    return pd.DataFrame(named | columns)
 
 
 def _verdicts(runs: Sequence[Run]) -> dict[str, str | None]:

@@ -61,8 +61,12 @@ def demo_findings(run: Run, errors: pd.DataFrame) -> str:
         each = part.groupby("sequence")["value"].mean()
         lines.append(
             f"- {branch}: MSE {each.mean():.4f} per pixel on the {len(each)} sequences shown, "
-            f"{test[test.branch == branch]['value'].item():.4f} on all test sequences (mean frame "
+            f"{_figure(test[test.branch == branch]['value'].item())} on all test sequences (mean frame "
             f"{mean['value'].item():.4f}); the best is test {each.idxmin()} with {each.min():.4f}, the worst test "
             f"{each.idxmax()} with {each.max():.4f}."
         )
     return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return "no number (the run diverged; these are its weights before)" if value != value else f"{value:.4f}"

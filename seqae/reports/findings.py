@@ -6,7 +6,9 @@ from html import escape
 import pandas as pd
 
 from seqae.reports.compare import below_mean_frame
+from seqae.reports.groups import groups
 from seqae.reports.published import diary_results
+from seqae.reports.seeds import over_seeds
 from seqae.runs import Run
 
 LISTED = 20  # lines of one kind
@@ -22,52 +24,77 @@ def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
     for row in test[test.frame.isna() & test.metric.isin(["mse", "bce"])].itertuples():
         unit = {"mse": "per pixel", "bce": "nats/pixel"}[row.metric]
         level = f"mean frame {mean[row.branch, row.metric]:.4f}"
-        lines.append(f"- {row.branch}: {row.metric.upper()} {row.value:.4f} {unit} on test, {level}")
+        figure = f"{row.value:.4f} {unit}" if row.value == row.value else "has no number, because the run diverged,"
+        lines.append(f"- {row.branch}: {row.metric.upper()} {figure} on test, {level}")
     return "\n".join(lines)
 
 
 def comparison_findings(
     grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss", branch: str | None = None
 ) -> str:
-    """How far below the mean frame the compared runs end on test, as a list in Markdown.
+    """How far below the mean frame the compared runs end, as a list in Markdown; each of `groups` for itself.
 
-    Names the best run of each branch, then gives the range for each value of the column `by` of `compare.curves`, the
-    best first, then the error of each of `fixes`. branch: the only one to report; None: all.
+    Names the recipe that is best on val in each branch, then gives the range on test for each value of the column `by`
+    of `compare.curves`, the best on val first, then each of `fixes`. A figure of a recipe is the mean over its seeds.
+    branch: the only one to report; None: all.
     """
-    below = below_mean_frame(grid)
+    lines = []
+    several = groups(grid)
+    for group, runs in several.items():
+        found = _group_findings(runs, fixes if len(several) == 1 else (), by, branch)
+        lines += [f"{group}: {line}" for line in found] if len(several) > 1 else found
+    return "\n".join(f"- {line}".replace("%", " %") for line in lines)
+
+
+def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: str | None) -> list[str]:
+    below = _of_recipes(grid)
     below = below[(below.branch == branch) | (branch is None)]
     lines = []
-    for name in dict.fromkeys(below.branch[below.below.notna()]):  # by branch: a reconstruction is the easier task
-        best = below.loc[below.below[below.branch == name].idxmax()]
-        lines.append(f"Best {name}: **{escape(best.run)}**, {_beside_mean_frame(best.below)}.")
-    spans = below.groupby(by)["below"].agg(["min", "max", "size"])
-    for value, least, most, size in spans.nlargest(LISTED, "max").itertuples():
+    for name in dict.fromkeys(below.branch[below.val_below.notna()]):  # by branch: a reconstruction is the easier task
+        best = below.loc[below.val_below[below.branch == name].idxmax()]
+        on_val, on_test = _beside_mean_frame(best.val_below), _beside_mean_frame(best.below)
+        lines.append(f"Best {name} on val: **{escape(best.run)}**, {on_val} there, on test {on_test}.")
+    spans = below.groupby(by).agg(
+        least=("below", "min"),
+        most=("below", "max"),
+        val=("val_below", "max"),
+        size=("below", "size"),
+        count=("below", "count"),
+    )
+    for value, least, most, _, size, count in spans.sort_values("val", ascending=False).head(LISTED).itertuples():
         ends = " to ".join(dict.fromkeys([_beside_mean_frame(least), _beside_mean_frame(most)]))
-        lines.append(f"`{escape(str(value))}`: {ends}{f', {size} branches' if size > 1 else ''}.")
-    fixed = below_mean_frame(fixes) if fixes else below.head(0)
-    for row in fixed.nlargest(LISTED, "below").itertuples():
-        lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} {_beside_mean_frame(row.below)}.")
+        lost = f", {size - count} without a number, because they diverged" if 0 < count < size else ""
+        lines.append(f"`{escape(str(value))}`: on test {ends}{f', {size} branches' if size > 1 else ''}{lost}.")
+    fixed = _of_recipes(fixes) if fixes else below.head(0)
+    for row in fixed.sort_values("val_below", ascending=False).head(LISTED).itertuples():
+        told = _beside_mean_frame(row.below)
+        lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} on test {told}.")
     if (found := max(len(spans), len(fixed))) > LISTED:
-        lines.append(f"This list holds the {LISTED} with the least error of {found:,}; the table holds all.")
-    return "\n".join(f"- {line}".replace("%", " %") for line in lines)
+        lines.append(f"This list holds the {LISTED} with the least error on val of {found:,}; the table holds all.")
+    return lines
+
+
+def _of_recipes(runs: Sequence[Run]) -> pd.DataFrame:
+    # `below_mean_frame`, a row for each recipe and branch: means over seeds.
+    return over_seeds(below_mean_frame(runs), ["recipe", "branch"], "below").assign(run=lambda t: t.recipe)
 
 
 def diary_order(grid: Sequence[Run]) -> str:
     """Whether the losses rank as in the diary, in a sentence of Markdown.
 
-    For each way and branch with at least three losses: Spearman's rank correlation of the final test MSE, a mean over
-    seeds, with the diary's MSE on val. Only runs of the diary's own architecture count. A diverged run ranks last, and
-    losses that are equal in the diary may stand in either order.
+    For each way and branch with at least three losses: Spearman's rank correlation of the MSE on val, a mean over
+    seeds, with the diary's, on val as well. Only runs of the diary's own architecture count. A diverged run ranks last,
+    and losses that are equal in the diary may stand in either order.
     """
     each = ["task", "decoder_input", "branch"]
     table = below_mean_frame(grid).query("architecture == 'lstm_copy' and gain == 1")
-    ours = table.groupby([*each, "loss"])["reached"].mean().reset_index()
+    ours = over_seeds(table, [*each, "loss"], "val")
     both = ours.merge(diary_results(), on=[*each, "loss"]).groupby(each)
-    ranked = [part[["reached", "mse"]].rank(na_option="bottom") for _, part in both if len(part) > 2]
-    correlations = [ranks.reached.corr(ranks.mse) for ranks in ranked]  # Pearson's of the ranks is Spearman's
+    ranked = [part[["val", "mse"]].rank(na_option="bottom") for _, part in both if len(part) > 2]
+    correlations = [ranks.val.corr(ranks.mse) for ranks in ranked]  # Pearson's of the ranks is Spearman's
     if not correlations:
         return "Too few losses to compare their order with the diary's."
-    same = sum(ranks.sort_values(["mse", "reached"]).reached.is_monotonic_increasing for ranks in ranked)
+    same = sum(ranks.sort_values(["mse", "val"]).val.is_monotonic_increasing for ranks in ranked)
     return (
         f"In **{same} of {len(correlations)}** branches the losses have the order of the diary's own runs; "
         f"Spearman's rank correlation is {min(correlations):.2f} or more."

@@ -14,11 +14,14 @@ import numpy as np
 from PIL import Image
 
 from seqae.metrics import MORE_IS_BETTER, UNITS
+from seqae.reports.compare import best_on_val
+from seqae.reports.groups import data_and_budget
 from seqae.reports.rendering import write_page
-from seqae.runs import Run, RunError, label, mse_rows, notes, read_record, remembered, run_status
+from seqae.runs import Run, RunError, final_figures, label, mse_rows, notes, read_record, remembered, run_status
 from seqae.stores import publish, refresh
 
 THUMBNAIL = (240, 96)  # pixels; shown at half that size, so that it is sharp on screens of high density
+SUMMARY = 2  # version of `FolderSummary`: what is kept of another is computed again
 STALE_SECONDS = 3600  # a temporary index file of that age was left by a process that was killed
 
 
@@ -27,14 +30,16 @@ class ComparisonData(TypedDict):
 
     steps: dict[str, list[float]]  # by branch: test MSE of each frame step
     mean_frame: dict[str, float]  # by branch: test MSE of the mean frame
-    sequences: str  # which sequences the run's pictures show
+    sequences: str  # its data and budget, see `groups`: equal for runs that are comparable
     recipe: str  # equal for runs that differ only by seed
+    seed: int
 
 
 class FolderSummary(TypedDict):
     """What the index shows of a run beyond its record."""
 
     loss: str | None
+    val: dict[str, float]  # "recon val mse" for example: by which runs are chosen
     beside: ComparisonData | None
     picture: str | None
 
@@ -123,7 +128,7 @@ def _row(folder: Path) -> IndexRow:
         href=f"{family}/{name}/{page}",
         status=status,
         verdict=record.get("verdict"),
-        metrics=record.get("results", {}),
+        metrics=known["val"] | final_figures(record),
         picture=known["picture"],
         started=record.get("started", "")[:16].replace("T", " "),
         duration_s=record.get("seconds"),
@@ -135,17 +140,18 @@ def _row(folder: Path) -> IndexRow:
 
 def _folder_summary(folder: Path, record: Mapping[str, Any]) -> FolderSummary:
     # Reading tables and pictures takes long for thousands of runs, so it is done once for each state of the files.
-    files = [folder / name for name in ("frames.png", "test.csv", "baselines.csv")]
-    state = [[stat.st_size, stat.st_mtime_ns] for file in files if file.exists() and (stat := file.stat())]
+    files = [folder / name for name in ("frames.png", "test.csv", "baselines.csv", "metrics.csv")]
+    state = [SUMMARY, *([stat.st_size, stat.st_mtime_ns] for file in files if file.exists() and (stat := file.stat()))]
     kept = notes(folder)
     if kept.get("files") == state:
-        return FolderSummary(loss=kept["loss"], beside=kept["beside"], picture=kept["picture"])
-    known = FolderSummary(loss=None, beside=None, picture=thumbnail(files[0]))
+        return FolderSummary(loss=kept["loss"], val=kept["val"], beside=kept["beside"], picture=kept["picture"])
+    known = FolderSummary(loss=None, val={}, beside=None, picture=thumbnail(files[0]))
     # A run of another version still shows its record. A folder that is being copied is read again at the next index.
     with suppress(RunError, ValueError, TypeError, LookupError):
         run = Run.load(folder)
         known["loss"] = run.parameters.loss
         if record.get("status") == "done":
+            known["val"] = _errors_on_val(run)
             known["beside"] = comparison_data(run)
             kept.update(known, files=state)
     return known
@@ -164,12 +170,19 @@ def comparison_data(run: Run) -> ComparisonData | None:
         if row["frame"]:
             steps.setdefault(row["branch"], []).append(float(f"{float(row['value'] or 'nan'):.4g}"))
     return {
-        "steps": {branch: values for branch, values in steps.items() if np.isfinite(values).all()},
+        "steps": {b: values for b, values in steps.items() if np.isfinite(values).all() and not run.diverged},
         "mean_frame": mean,
-        "sequences": f"{p.frame_size}×{p.frame_size} pixels, {p.frames_in} + {p.frames_out} frames, digits {p.digits}, "
-        f"data seed {p.data_seed}",
+        "sequences": data_and_budget(p),
+        "seed": p.seed,
         "recipe": f"{run.family} {p.model_copy(update={'seed': 0}).short_hash()}",
     }
+
+
+def _errors_on_val(run: Run) -> dict[str, float]:
+    if run.diverged or not (run.folder / "metrics.csv").exists():
+        return {}
+    table = best_on_val([run]).query("metric == 'mse'")
+    return dict(zip(table.branch + " val mse", table.val, strict=True))
 
 
 def thumbnail(path: Path) -> str | None:

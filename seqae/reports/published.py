@@ -34,7 +34,7 @@ def standing(test: pd.DataFrame, levels: pd.DataFrame, name: str = "this run") -
     known = levels[(levels.split == "test") & (levels.baseline != "floor")]
     known = known.assign(model=known.baseline.str.replace("_", " "), source="no model")
     keys = ["branch", "model", "source"]
-    table = pd.concat([own, known]).pivot_table(index=keys, columns="metric", values="value").reset_index()
+    table = pd.concat([own, known]).set_index([*keys, "metric"])["value"].unstack().reset_index()
     table = table.assign(mse_per_frame=FRAME_PIXELS * table.mse)
     if "bce" in table:
         table["nats_per_frame"] = FRAME_PIXELS * table.bce

@@ -2,6 +2,7 @@
 
 from html import escape
 
+import numpy as np
 import pandas as pd
 
 from seqae.runs import Run
@@ -51,6 +52,8 @@ def _differences(then: Run, again: Run, table: str, keys: list[str]) -> pd.DataF
     # The values of the metrics that both runs recorded, read to the last bit, and share, the relative difference:
     # infinite where one run has no value, or NaN, and the other a number.
     first, second = (pd.read_csv(run.folder / f"{table}.csv", float_precision="round_trip") for run in (then, again))
+    if table == "test":  # a run that diverged has no figures, whatever an earlier version recorded
+        first, second = (t.assign(value=np.nan) if r.diverged else t for t, r in ((first, then), (second, again)))
     both = first.merge(second, how="outer", on=keys, suffixes=("_then", "_again"))
     both = both[both.metric.isin({*first.metric} & {*second.metric})]
     same = (both.value_then == both.value_again) | (both.value_then.isna() & both.value_again.isna())

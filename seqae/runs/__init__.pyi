@@ -25,6 +25,8 @@ from .provenance import code_version as code_version
 from .provenance import keep_code_version as keep_code_version
 from .provenance import now as now
 from .records import RunError as RunError
+from .records import diverged as diverged
+from .records import final_figures as final_figures
 from .records import finished as finished
 from .records import notes as notes
 from .records import progress as progress

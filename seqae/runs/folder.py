@@ -23,8 +23,9 @@ from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
 from seqae.runs.logs import whole_lines
 from seqae.runs.provenance import code_version
-from seqae.runs.records import RunError, read_record, run_status
+from seqae.runs.records import RunError, diverged, final_figures, read_record, run_status
 from seqae.runs.units import four_digits, label
+from seqae.tasks import branch_targets
 
 SAMPLES = 8  # how many val sequences a run shows
 
@@ -110,8 +111,12 @@ class RunFolder:
         return {name: epoch for name, epoch in marks.items() if epoch}
 
     def test(self) -> pd.DataFrame:
-        """test.csv: branch, frame (1, 2, …; missing for the mean over frames), metric, value, unit, sequences."""
-        return pd.read_csv(self.folder / "test.csv").astype({"frame": "Int64"})
+        """test.csv: branch, frame (1, 2, …; missing for the mean over frames), metric, value, unit, sequences.
+
+        The values of a run that diverged are NaN.
+        """
+        table = pd.read_csv(self.folder / "test.csv").astype({"frame": "Int64"})
+        return table.assign(value=float("nan")) if self.diverged else table
 
     def baselines(self) -> pd.DataFrame:
         """Scores without any model, and the floor of the head: split, branch, baseline, metric, value."""
@@ -157,21 +162,33 @@ class RunFolder:
 
     def prognosis(self) -> str:
         """A sentence, known before training: whether this head can learn on this data at all."""
-        floor, mean = self._levels()
-        return prognosis(floor, min(mean.values()))
+        return prognosis(*self._levels())
 
     def explain(self) -> str:
         """A paragraph: the reason for `prognosis`, computed from the data and the last layer; see `explain_head`."""
-        if "explanation" in self.record():
-            return self.record()["explanation"]
-        p, targets = self.parameters, experiment.sequences(self.parameters, "val").numpy()
+        p, record = self.parameters, self.record()
+        if "explained" in record:
+            return record["explained"]
+        try:
+            val = experiment.sequences(p, "val")
+        except OSError:  # no digits here; what versions before 28 November 2026 recorded is of all frames
+            if "explanation" in record:
+                return record["explanation"]
+            raise
+        floor, mean = self._levels()
+        branch = min(mean, key=lambda name: floor[name] - mean[name])  # the one that `prognosis` tells
         return explain_head(
-            targets,
+            branch_targets(val, task=p.task, frames_in=p.frames_in)[branch].numpy(),
             reach=self.reach,
             activation=p.activation,
             pixel_range=p.pixel_range,
-            mean_frame=min(self._levels()[1].values()),
+            mean_frame=mean[branch],
         )
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training ended in NaN or infinity: the run then has no final figures."""
+        return diverged(self.record())
 
     @property
     def verdict(self) -> str | None:
@@ -181,7 +198,9 @@ class RunFolder:
     def facts(self) -> list[tuple[str, str]]:
         """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""
         record, p = self.record(), self.parameters
-        weights = record.get("weights") or _count_weights(p)
+        weights, hidden = record.get("weights"), record.get("hidden")
+        if weights is None or hidden is None:
+            weights, hidden = _sizes(p)
         facts = [
             ("task", f"{p.task}, decoder reads {p.decoder_input}"),
             (
@@ -190,7 +209,7 @@ class RunFolder:
                 f"{'no activation' if p.activation == 'none' else p.activation}, {p.training_loss}"
                 + (f", gain {p.gain:g}" if p.gain != 1 else ""),
             ),
-            ("architecture", f"{p.architecture}, width {p.width:g}, {weights:,} weights"),
+            ("architecture", f"{p.architecture}, width {p.width:g}, hidden {hidden:,}, {weights:,} weights"),
             (
                 "data",
                 f"{p.frames_in} + {p.frames_out} frames of {p.frame_size}×{p.frame_size} pixels, digits {p.digits}, "
@@ -222,7 +241,7 @@ class RunFolder:
 
     def _results(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         # The final metrics, each with the baselines of the same metric.
-        results, facts = record.get("results", {}), []
+        results, facts = final_figures(record), []
         levels = self.baselines().query("split == 'test' and baseline != 'floor'") if results else pd.DataFrame()
         for key, value in results.items():
             branch, metric = key.split()
@@ -230,16 +249,19 @@ class RunFolder:
             told = ", ".join(
                 f"{row.baseline.replace('_', ' ')} {four_digits(row.value)}" for row in beside.itertuples()
             )
-            facts.append((f"test {branch} {label(metric)}", four_digits(value) + (f" ({told})" if told else "")))
+            figure = "no number, because it diverged" if diverged(record) else four_digits(value)
+            facts.append((f"test {branch} {label(metric)}", figure + (f" ({told})" if told else "")))
         return facts
 
-    def _levels(self) -> tuple[float, dict[str, float]]:
-        # The mse on val of the floor, of the branch where it is highest, and of each branch's mean frame.
+    def _levels(self) -> tuple[dict[str, float], dict[str, float]]:
+        # The mse on val, by branch: of the floor, and of the mean frame.
         file = self.folder / "baselines.csv"
         rows = mse_rows(file) if file.exists() else self.baselines().query("metric == 'mse'").to_dict("records")
-        known = [(row["baseline"], row["branch"], float(row["value"])) for row in rows if row["split"] == "val"]
-        floor = max(value for baseline, _, value in known if baseline == "floor")
-        return floor, {branch: value for baseline, branch, value in known if baseline == "mean_frame"}
+        known: dict[str, dict[str, float]] = {"floor": {}, "mean_frame": {}}
+        for row in rows:
+            if row["split"] == "val" and row["baseline"] in known:
+                known[row["baseline"]][row["branch"]] = float(row["value"])
+        return known["floor"], known["mean_frame"]
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:
@@ -248,9 +270,11 @@ def mse_rows(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader([*lines[:1], *(line for line in lines[1:] if ",mse," in line)]))
 
 
-def _count_weights(p: Parameters) -> int:
+def _sizes(p: Parameters) -> tuple[int, int]:
+    # The number of weights, and the LSTM's units as built.
     with torch.device("meta"):  # costs neither memory nor time
-        return sum(weights.numel() for weights in experiment.build_model(p).parameters())
+        model = experiment.build_model(p)
+    return sum(weights.numel() for weights in model.parameters()), model.hidden
 
 
 def images(model: SequenceAutoencoder, sequences: torch.Tensor, p: Parameters) -> dict[str, np.ndarray]:

@@ -84,6 +84,20 @@ def notes(folder: Path) -> dict[str, Any]:
     return _known.get(str(folder), _Known("", "", {})).notes
 
 
+def diverged(record: Mapping[str, Any]) -> bool:
+    """Whether a run's training ended in NaN or infinity. Such a run has no final figures, whatever its folder holds."""
+    return (record.get("verdict") or "").startswith("diverged")
+
+
+def final_figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """The final figures on test, "pred mse" for example: NaN where the run diverged, none before it is done.
+
+    Versions before 28 November 2026 recorded those of a diverged run's weights before it diverged.
+    """
+    found = record.get("results") or {}
+    return dict.fromkeys(found, float("nan")) if diverged(record) else dict(found)
+
+
 def finished(family: Path) -> set[str]:
     """The names of the finished runs in a family's folder. Damaged records are left out."""
     names = set()

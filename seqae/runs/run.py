@@ -58,7 +58,7 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     before anything is written, and StoreError if a remote store cannot be reached.
     """
     usual, parameters = resolve(defaults), resolve(defaults, given or {})
-    experiment.check_parameters(parameters)
+    model = experiment.check_parameters(parameters)
     digits, assignment = parameters.short_hash(), current_assignment()
     if assignment and assignment.is_of(digits):
         folder = store_folder(parameters.store) / family / assignment.run
@@ -68,6 +68,8 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     if parameters.fresh:
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
         folder = next(attempt for attempt in attempts if "results" not in read_record(attempt))
+    if not read_record(folder):  # a run begun by an earlier version goes on as it was built
+        experiment.check_hidden(parameters, model)
     return Run(folder, family, parameters, differing(parameters, usual))
 
 
@@ -247,6 +249,8 @@ class Run(RunFolder):
     def _finish(self, model: SequenceAutoencoder, val: torch.Tensor, fitted: Fitted) -> None:
         p, folder, metrics = self.parameters, self.folder, self.metrics()
         table = experiment.test_table(model, p)
+        if fitted.diverged_at is not None:  # the weights are those before it diverged, maybe the first
+            table["value"] = float("nan")
         files.replace_text(folder / "test.csv", table.to_csv(index=False))
 
         with files.whole(folder / "samples.npz") as file:
@@ -276,9 +280,10 @@ class Run(RunFolder):
             ended=now(),
             seconds=float(metrics.seconds.max()),
             weights=sum(w.numel() for w in model.parameters()),
+            hidden=model.hidden,
             epochs=fitted.epochs,
             peak_memory_bytes=fitted.peak_memory,
             verdict=line,
-            explanation=self.explain(),
+            explained=self.explain(),
             results=results,
         )

@@ -19,6 +19,7 @@ from seqae.reports.figures.style import (
     no_values,
     ordered,
 )
+from seqae.reports.seeds import over_seeds
 from seqae.tasks import BRANCHES, DECODER_INPUTS
 
 COLOURS = 10  # of the palette; more lines than that get other dashes
@@ -156,11 +157,13 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     levels = levels[levels.metric == metric]
     for (_, task), axis in grid.axes_dict.items():
         panel = levels[levels.task == task]
-        mean = panel[panel.baseline == "mean_frame"]["value"].mean()
-        level_line(axis, mean, "mean frame", LEVEL_LINES["mean_frame"])
-        floors = panel[(panel.baseline == "floor") & (panel.value > 0)].groupby("loss")["value"].mean()
-        for value, losses in floors.groupby(floors.round(6)):
-            names = list(losses.index)
+        means = panel[panel.baseline == "mean_frame"]
+        for value, rows in means.groupby(means.value.round(4)):  # of both branches, if they differ
+            name = "mean frame" if len({*means.value.round(4)}) == 1 else f"mean frame, {rows.branch.iloc[0]}"
+            level_line(axis, value, name, LEVEL_LINES["mean_frame"])
+        floors = panel[(panel.baseline == "floor") & (panel.value > 0)]
+        for value, rows in floors.groupby(floors.value.round(4)):
+            names = list(dict.fromkeys(rows.loss))
             level_line(axis, value, f"floor of {', '.join(names)}", LEVEL_LINES["floor"], colour=colours[names[0]])
     return _labelled(grid, metric, "epoch", titles="{col_name}, decoder reads {row_name}")
 
@@ -209,14 +212,9 @@ def by_branch(
 
 
 def _mean_over_seeds(data: pd.DataFrame, step: str) -> pd.DataFrame:
-    # Runs that differ only by seed become one, named after their recipe: value is the mean, low to high the range, n
-    # the number of runs.
+    # A line for each recipe, named after it, see `over_seeds`.
     data = data if "recipe" in data else data.assign(recipe=data.run)
-    data = data.assign(run=data.recipe, low=data.value, high=data.value, n=1)
-    how = dict.fromkeys(data.columns, "first") | {"value": "mean", "low": "min", "high": "max", "n": "sum"}
-    how |= {"seconds": "mean"} if "seconds" in data else {}
-    keys = ["recipe", "branch", step]
-    return data.groupby(keys, as_index=False, sort=False).agg({k: v for k, v in how.items() if k not in keys})
+    return over_seeds(data, ["recipe", "branch", step]).assign(run=lambda t: t.recipe)
 
 
 def _lines(

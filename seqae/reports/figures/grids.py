@@ -10,19 +10,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from seqae.reports.figures.style import AXIS_LABELS, level_line, no_values, ordered
+from seqae.reports.seeds import over_seeds
 from seqae.tasks import BRANCHES
+
+COLUMNS = [f"{task}, {b}" if len(of) > 1 else task for task, of in BRANCHES.items() for b in of]  # of a status grid
 
 
 def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str = "column") -> Figure:
-    """What learned and what did not: each cell says how far below the mean frame the best of its runs ends on test, in
-    percent. Blue is better than the mean frame, red is worse; the colours end at 50 %.
+    """What learned and what did not: each cell says how far below the mean frame its runs end on test, in percent; of
+    several seeds their mean, with their number n. Blue is better than the mean frame, red is worse; the colours end at
+    50 %.
 
-    table: as `compare.below_mean_frame`. rows, columns: which columns of it make the grid.
+    table: as `compare.in_cells`. rows, columns: which columns of it make the grid.
     """
-    cells = 100 * table.pivot_table(index=rows, columns=columns, values="below", aggfunc="max", sort=False)
-    cells = cells.reindex(columns=ordered(table[columns], BRANCHES)).round() + 0.0  # no -0
+    of_cells = over_seeds(table, [rows, columns], "below").set_index([rows, columns])
+    order = {"index": list(dict.fromkeys(table[rows])), "columns": ordered(table[columns], COLUMNS)}
+    cells = (100 * of_cells.below).unstack().reindex(**order).round() + 0.0  # no -0
+    counts = of_cells.n.unstack().reindex(**order)
+    texts = cells.map("{:.0f}".format) + counts.map(lambda n: f" (n = {n:.0f})" if n > 1 else "")
     figure, axis = plt.subplots(figsize=(1.5 * len(cells.columns) + 2.5, 0.42 * len(cells) + 1.6))
-    sns.heatmap(cells, annot=True, fmt=".0f", cmap="vlag_r", center=0, vmin=-50, vmax=50, linewidths=1, ax=axis,
+    sns.heatmap(cells, annot=texts, fmt="", cmap="vlag_r", center=0, vmin=-50, vmax=50, linewidths=1, ax=axis,
                 cbar_kws={"label": "% below the mean frame, test MSE"})  # fmt: skip
     axis.set(xlabel="", ylabel="")
     axis.tick_params(rotation=0)
@@ -31,17 +38,23 @@ def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str
 
 
 def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | None = None) -> Figure:
-    """Horizontal bars, the best run at the top. Where any run predicts, the order is by prediction; runs that do not
-    predict, or diverged, are last.
+    """Horizontal bars, a recipe each: the mean over seeds, and a line from the least to the largest. The best on val is
+    at the top. Where any run predicts, the order is by prediction; runs that do not predict, or diverged, are last.
 
-    table: columns run, branch, value (in `unit`, less is better), a row for each seed. levels: other values to compare
-    with, drawn as named vertical lines.
+    table: columns run (or recipe), branch, value (in `unit`, less is better), a row for each seed; val, by which they
+    are ordered: where it is missing, as of published figures, value itself. levels: other values to compare with, drawn
+    as named vertical lines.
     """
-    branches = ordered(table.branch, BRANCHES["both"])
-    by = table[table.branch == "pred"] if "pred" in branches else table
-    order = by.groupby("run")["value"].mean().reindex(table.run.unique()).sort_values(kind="stable").index
-    figure, axis = plt.subplots(figsize=(8, 0.3 * len(order) * max(1, 0.8 * table.branch.nunique()) + 1.4))
-    sns.barplot(table, y="run", x="value", hue="branch", order=order, hue_order=branches,
+    table = table.assign(run=table.recipe.fillna(table.run)) if "recipe" in table else table
+    bars = over_seeds(table, ["run", "branch"])
+    branches = ordered(bars.branch, BRANCHES["both"])
+    by = bars[bars.branch == "pred"] if "pred" in branches else bars
+    by = by.assign(key=by.val.fillna(by.value) if "val" in by else by.value)
+    order = by.groupby("run")["key"].mean().reindex(table.run.unique()).sort_values(kind="stable").index
+    figure, axis = plt.subplots(figsize=(8, 0.3 * len(order) * max(1, 0.8 * len(branches)) + 1.4))
+    each = ["run", "branch", *(["seed"] if "seed" in table else [])]
+    seeds = table.groupby(each, as_index=False, sort=False, dropna=False)["value"].mean() if len(each) > 2 else table
+    sns.barplot(seeds, y="run", x="value", hue="branch", order=order, hue_order=branches, errorbar=("pi", 100),
                 palette="colorblind", orient="h", legend=len(branches) > 1, ax=axis)  # fmt: skip
     if len(branches) > 1:
         sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -102,7 +115,9 @@ def floor_and_reached(table: pd.DataFrame) -> Figure:
 
     table: columns run, branch, floor, reached, mean_frame (MSE per pixel on [0, 1]), as `compare.below_mean_frame`.
     """
-    table = table.sort_values("reached", ascending=False).assign(name=lambda t: t.run + ", " + t.branch)
+    table = table.sort_values("val" if "val" in table else "reached", ascending=False, na_position="first").assign(
+        name=lambda t: t.run + ", " + t.branch
+    )
     figure, axis = plt.subplots(figsize=(8, 0.34 * len(table) + 1.5))
     axis.hlines(table.name, table.floor, table.reached, color="0.75")
     axis.scatter(table.floor, table.name, marker="|", s=140, color="black", label="floor: the least it can reach")

@@ -23,13 +23,20 @@
     return made;
   }
 
+  function named(of) {
+    const n = new Set(of.map((one) => one.seed)).size;
+    const lost = of.filter((one) => !Object.keys(one.steps).length).length;
+    const told = lost ? `, ${of.length > 1 ? `${lost} ` : ""}diverged` : "";
+    return of[0].name + (n > 1 ? `: mean and range, n = ${n} seeds` : "") + told;
+  }
+
   // Runs that differ only by seed are drawn as one line, their mean, with a band from the least to the largest value.
   function groups(runs) {
     const found = new Map();
     for (const one of runs) found.set(one.recipe, [...(found.get(one.recipe) ?? []), one]);
     return Array.from(found.values(), (of, i) => ({
       of, colour: colours[i % colours.length], dash: dashes[Math.floor(i / colours.length) % dashes.length],
-      name: of.length > 1 ? `${of[0].name}: mean and range, n = ${of.length} seeds` : of[0].name,
+      name: named(of),
     }));
   }
 
@@ -57,15 +64,18 @@
     for (const level of levels)
       svg.append(element("path", { d: `M${left} ${y(level)}H${width}`, stroke: "currentColor", "stroke-dasharray": "8 4" }, element("title", {}, "mean frame")));
     for (const { of, colour, dash, name } of lines) {
-      const seeds = of.map((one) => one.steps[branch]).filter(Boolean);
+      const at = (pick, of) => of[0].map((_, i) => pick(of.map((values) => values[i])));
+      const mean = (v) => v.reduce((a, b) => a + b) / v.length;
+      const known = of.filter((one) => one.steps[branch]);
+      const seeds = [...new Set(known.map((one) => one.seed))].map((seed) => // a seed counts once, however often it was run
+        at(mean, known.filter((one) => one.seed === seed).map((one) => one.steps[branch])));
       if (!seeds.length) continue;
-      const at = (pick) => seeds[0].map((_, i) => pick(seeds.map((values) => values[i])));
       if (seeds.length > 1) {
-        const [low, high] = [at((v) => Math.min(...v)), at((v) => Math.max(...v))];
+        const [low, high] = [at((v) => Math.min(...v), seeds), at((v) => Math.max(...v), seeds)];
         svg.append(element("path", { class: "band", style: `fill: ${colour}`, "fill-opacity": 0.25,
           d: `${path(low)}${high.map((value, i) => `L${x(i + 1)} ${y(value)}`).reverse().join("")}Z` }));
       }
-      svg.append(element("path", { class: "mean", d: path(at((v) => v.reduce((a, b) => a + b) / v.length)), stroke: colour,
+      svg.append(element("path", { class: "mean", d: path(at(mean, seeds)), stroke: colour,
         "stroke-width": 2, "stroke-dasharray": dash }, element("title", {}, name)));
     }
     return svg;
@@ -95,7 +105,7 @@
         element("li", {}, element("svg", { viewBox: "0 0 32 12" }, element("path", { d: "M0 6H32", stroke: "currentColor", "stroke-dasharray": "8 4" })), "mean frame")),
       element("h2", {}, "The same two sequences"),
       element("p", shown.size > 1 ? { class: "notice" } : {}, shown.size > 1
-        ? `Not the same: ${[...shown].join("; ")}.`
+        ? `Not the same data and budget: ${[...shown].join("; ")}.`
         : `Truth and output, row by row, of sequences that none trained on: ${[...shown]}. `, " ", still),
       element("div", { class: "side" }, ...pictures(runs)),
     );

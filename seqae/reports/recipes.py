@@ -1,0 +1,69 @@
+"""What runs are called in a comparison: each run, and those that differ only by seed together."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from seqae.parameters import Parameters
+from seqae.runs import Run, name_words
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """The name of each run in a comparison, no two alike.
+
+    It is the run's parameter `label`, or else its way and the values in which it differs from most of the runs. Runs
+    with the same name get their seed added; if that is not enough, they are called by their folder.
+    """
+    columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
+    usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
+    common = Parameters.model_construct(**{name: getattr(p, name) for name, p in usual.items()})
+    names = [run.parameters.label or name_words(run.parameters, common) for run in runs]
+    seeded = [(name, f"{name}, seed {run.parameters.seed}") for run, name in zip(runs, names, strict=True)]
+    names = [longer if names.count(name) > 1 else name for name, longer in seeded]
+    return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
+
+
+def recipes(runs: Sequence[Run]) -> list[str]:
+    """The name of each run's recipe, the same for runs that differ only by seed, with the number of seeds, and how many
+    of these diverged: a mean is of the others.
+    """
+    keys, names = _named(runs, "seed")
+    seeds: dict[str, dict[int, bool]] = {}  # by recipe: each seed, and whether it diverged
+    for key, run in zip(keys, runs, strict=True):
+        seeds.setdefault(key, {})[run.parameters.seed] = run.diverged
+    told = {key: f", n = {len(of)} seeds" for key, of in seeds.items() if len(of) > 1}
+    told |= {
+        key: f"{text}, {sum(seeds[key].values())} diverged" for key, text in told.items() if any(seeds[key].values())
+    }
+    return [name + told.get(key, "") for key, name in zip(keys, names, strict=True)]
+
+
+def cells(runs: Sequence[Run], by: Sequence[str], across: Sequence[str] = ()) -> list[str]:
+    """The name of each run's row, or line, in a figure whose columns, or panels, are the parameters `across`.
+
+    It is the run's values of the parameters `by`, and, where that would put different recipes into one cell, what else
+    tells them apart: only runs that differ by nothing but seed share a cell.
+    """
+    keys, names = _named(runs, "seed", *across)
+    short = [" ".join(str(getattr(run.parameters, name)) for name in by) for run in runs]
+    found: dict[str, set[str]] = {}
+    for name, key in zip(short, keys, strict=True):
+        found.setdefault(name, set()).add(key)
+    return [a if len(found[a]) == 1 else f"{a}: {b}" for a, b in zip(short, names, strict=True)]
+
+
+def called(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    """The runs with other labels, in comparisons: `names`, one for each."""
+    labelled = [run.parameters.model_copy(update={"label": name}) for run, name in zip(runs, names, strict=True)]
+    return [replace(run, parameters=parameters) for run, parameters in zip(runs, labelled, strict=True)]
+
+
+def _named(runs: Sequence[Run], *but: str) -> tuple[list[str], list[str]]:
+    # For each run a key and a name, the same for runs that are equal in all parameters `but` these.
+    same = {name: getattr(runs[0].parameters, name) for name in but} if runs else {}
+    alike = [run.parameters.model_copy(update=same) for run in runs]
+    keys = [parameters.short_hash() for parameters in alike]
+    firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
+    names = dict(zip(firsts, labels(list(firsts.values())), strict=True)) if runs else {}
+    return keys, [names[key] for key in keys]
