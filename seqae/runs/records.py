@@ -16,6 +16,7 @@ import yaml
 
 from seqae import files
 from seqae.files import load_yaml
+from seqae.runs.locks import is_being_changed
 from seqae.stores import leased
 
 FORMAT = "1"  # of .records.json, see `remembered`; files of another format are ignored
@@ -100,14 +101,10 @@ def run_status(folder: Path, record: Mapping[str, Any]) -> str:
     An interrupted run has lost its process, and resumes when it is run again. record: as `read_record` returned it.
     """
     status = record.get("status", "waiting")
-    if status != "running":
+    if status != "running" or is_being_changed(folder):
         return status
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            now = read_record(folder)["status"]  # it may have changed since `record` was read
-            return "interrupted" if now == "running" and not leased(folder) else now
-    except filelock.Timeout:
-        return "running"
+    now = read_record(folder).get("status", "waiting")  # it may have changed since `record` was read
+    return "interrupted" if now == "running" and not leased(folder) else now
 
 
 def progress(folder: Path) -> Progress | None:
