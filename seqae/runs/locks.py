@@ -1,6 +1,8 @@
 """The locks of a run's folder: whoever changes it holds them; who only looks needs no permission to write there."""
 
 import errno
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +17,39 @@ UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder, which is made if it is missing. A thread may hold it several times.
+    """Hold the lock of a run's folder, which is made if it is missing, alone. A thread may hold it several times.
 
     Raises filelock.Timeout if another process holds it for WAIT_SECONDS, and OSError if it cannot be written.
     """
     with filelock.FileLock(folder / LOCK, is_singleton=True).acquire(timeout=WAIT_SECONDS):
         yield
+
+
+@contextmanager
+def copying(folder: Path) -> Iterator[None]:
+    """Keep others from changing a run's folder while it is copied or replaced; others may look, and copy as well.
+
+    Needs no permission to write if the folder has a lock file. Raises as `changing`.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not POSIX: locks cannot be shared
+        with changing(folder):
+            yield
+        return
+    deadline, file = time.monotonic() + WAIT_SECONDS, os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o666)
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise filelock.Timeout(str(folder / LOCK)) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(file)
 
 
 @contextmanager
@@ -31,7 +60,7 @@ def executing(folder: Path) -> Iterator[None]:
 
 
 def is_being_changed(folder: Path) -> bool:
-    """Whether a process holds the lock of `changing`. Nothing is written; True where it cannot be told."""
+    """Whether a process is `changing` the folder. Nothing is written. True where it cannot be told."""
     try:
         import fcntl
     except ImportError:  # not POSIX: a lock can only be tried

@@ -6,7 +6,6 @@ Whether a run is done is read from its run.yaml, never from its notebook.
 import logging
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import filelock
 
