@@ -67,7 +67,8 @@ def time_update(p: Parameters) -> UpdateTiming:
     """Time one training update of these parameters on all cores of this machine, beside its peers.
 
     A lock keeps other benchmarks on this machine waiting, those of other users, too. Peers use glibc's memory as it
-    comes; seqae and its products keep what is freed, as `fit` does. Raises ValueError for a device or a precision that is not timed.
+    comes; seqae and its products keep what is freed, as `fit` does. Raises ValueError for a device or a precision that
+    is not timed.
     """
     if p.device not in ("auto", "cpu"):
         raise ValueError(f"device {p.device} is not timed, only the CPU is: use device cpu or auto")
