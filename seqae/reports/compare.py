@@ -3,6 +3,7 @@
 Tables of many runs have one row for each value, with the run, its recipe and its `FACETS` beside it.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,20 @@ from pandas.io.formats.style import Styler
 from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.reports.published import diary_results
-from seqae.runs import Run, Strip, Strips, find_runs, finished, label, name_words, sample_strips, whole_lines
+from seqae.runs import (
+    Run,
+    RunError,
+    Strip,
+    Strips,
+    check_tables,
+    find_runs,
+    finished,
+    label,
+    name_words,
+    remembered,
+    sample_strips,
+    whole_lines,
+)
 from seqae.stores import fetch
 
 # Runs that are equal in these parameters are tested on the same sequences, so they can be compared.
@@ -32,7 +46,8 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
     default store. Raises ValueError where no run is finished.
     """
     folder = fetch(store, family)
-    done = [run for run in find_runs(folder, family, names=names) if run.status == "done"]
+    with remembered(folder):
+        done = [run for run in find_runs(folder, family, names=names) if run.status == "done" and _sound(run)]
     done.sort(key=lambda run: (run.parameters.label or "", run.name))
     if not done:
         raise ValueError(f"no finished run in {folder / family}: seqae run params/{family} first")
@@ -42,7 +57,17 @@ def comparable_runs(family: str, names: Sequence[str] = (), *, store: str | None
     for run in done:
         alike = [getattr(run.parameters, name) for name in SHARED]
         groups.setdefault(repr(alike), []).append(run)
-    return max(groups.values(), key=lambda runs: (len(runs), max(run.record()["ended"] for run in runs)))
+    return max(groups.values(), key=lambda runs: (len(runs), max(run.record().get("ended", "") for run in runs)))
+
+
+def _sound(run: Run) -> bool:
+    # A damaged run gives a warning and is left out, as `find_runs` does.
+    try:
+        check_tables(run.folder)
+    except RunError as error:
+        warnings.warn(f"{run.folder} left out: {error}", stacklevel=3)
+        return False
+    return True
 
 
 def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:

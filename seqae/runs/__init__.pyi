@@ -8,6 +8,7 @@ from .gather import PROBLEMS as PROBLEMS
 from .gather import merge_stores as merge_stores
 from .git import run_git as run_git
 from .locks import executing as executing
+from .logs import check_tables as check_tables
 from .logs import whole_lines as whole_lines
 from .naming import name_words as name_words
 from .notebook_cells import cells_hash as cells_hash

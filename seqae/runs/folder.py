@@ -4,7 +4,6 @@ import csv
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +20,7 @@ from seqae.models import ARCHITECTURES, SequenceAutoencoder
 from seqae.parameters import Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
-from seqae.runs.logs import whole_lines
+from seqae.runs.logs import read_table
 from seqae.runs.provenance import code_version
 from seqae.runs.records import RunError, read_record, run_status
 from seqae.runs.units import four_digits, label
@@ -32,6 +31,8 @@ SAMPLES = 8  # how many val sequences a run shows
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder, as its files are now; CONTRIBUTING.md has a table of them.
+
+    What reads a table raises RunError, which names the file, if that is damaged.
 
     differs: the parameters that differ from the family's defaults.
     """
@@ -51,6 +52,8 @@ class RunFolder:
         if not (record := read_record(folder)):
             raise RunError(f"{folder} is no run folder: it has no run.yaml")
         try:
+            if record.get("status") == "done":
+                record["results"]
             return cls(folder, record["family"], resolve(record["parameters"]), record["differs"])
         except (KeyError, TypeError) as error:
             raise RunError(
@@ -78,15 +81,15 @@ class RunFolder:
 
         Only benchmarks have it; raises FileNotFoundError for others.
         """
-        return pd.read_csv(self.folder / "performance.csv")
+        return read_table(self.folder, "performance")
 
     def metrics(self) -> pd.DataFrame:
         """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out."""
-        return pd.read_csv(StringIO("\n".join(whole_lines(self.folder / "metrics.csv"))))
+        return read_table(self.folder, "metrics")
 
     def histograms(self) -> pd.DataFrame:
         """histograms.csv so far: epoch, branch, output (centre of a bin, in units of [0, 1]), share of pixels."""
-        return pd.read_csv(StringIO("\n".join(whole_lines(self.folder / "histograms.csv"))))
+        return read_table(self.folder, "histograms")
 
     def true_shares(self) -> pd.Series:
         """The share of val's true pixels by bin, as `histograms` has it for the outputs."""
@@ -111,12 +114,13 @@ class RunFolder:
 
     def test(self) -> pd.DataFrame:
         """test.csv: branch, frame (1, 2, …; missing for the mean over frames), metric, value, unit, sequences."""
-        return pd.read_csv(self.folder / "test.csv").astype({"frame": "Int64"})
+        return read_table(self.folder, "test").astype({"frame": "Int64"})
 
     def baselines(self) -> pd.DataFrame:
         """Scores without any model, and the floor of the head: split, branch, baseline, metric, value."""
-        file = self.folder / "baselines.csv"
-        return pd.read_csv(file) if file.exists() else experiment.reference_levels(self.parameters)
+        if (self.folder / "baselines.csv").exists():
+            return read_table(self.folder, "baselines")
+        return experiment.reference_levels(self.parameters)
 
     def samples(self) -> dict[str, np.ndarray]:
         """Fixed val sequences, at most 8: `frames` (N, T, H, W) and each branch's output (N, T, H, W), uint8 0-255."""

@@ -11,6 +11,9 @@ from .mirror import publish_run_folder as publish_run_folder
 from .mirror import refresh as refresh
 from .mirror import unpublished as unpublished
 from .mirror import working as working
+from .record import RecordError as RecordError
+from .record import checked_record as checked_record
+from .record import parse_record as parse_record
 from .states import CHECKPOINT as CHECKPOINT
 from .states import RunState as RunState
 from .states import compare_run_states as compare_run_states

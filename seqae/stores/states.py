@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 from zipfile import BadZipFile, ZipFile
 
-import yaml
-
-from seqae.files import load_yaml
 from seqae.parameters import EXECUTION
+from seqae.stores.record import RecordError, parse_record
 
 CHECKPOINT = "checkpoint/state.pt"
 TOLD = ("run.yaml", "metrics.csv", "test.csv", "performance.csv")  # what `read_run_state` reads
@@ -55,22 +53,33 @@ def read_run_state(file: Callable[[str], Path], checkpoint: Callable[[], IO[byte
     file: maps each name of `TOLD` to its path, which need not exist. checkpoint: opens the run's checkpoint; None if it
     has none. Only if the run is not trained it is opened, and only some kilobytes of it are read.
     """
-    texts = {name: file(name).read_text(encoding="utf-8") if file(name).exists() else "" for name in TOLD}
+    texts = {name: _text(file(name)) for name in TOLD}
     try:
-        record = load_yaml(texts["run.yaml"]) or {}
-        parameters = {key: value for key, value in record.get("parameters", {}).items() if key not in EXECUTION}
-        trained = 2 if record.get("status") == "done" else int("results" in record)
-    except (yaml.YAMLError, AttributeError):
-        parameters, trained = {}, 0
-    rows = [*csv.DictReader(StringIO(texts["metrics.csv"].rpartition("\n")[0]))]  # without a torn last line
+        record = parse_record(texts["run.yaml"])
+    except RecordError:
+        record = {}
+    parameters = {key: value for key, value in record.get("parameters", {}).items() if key not in EXECUTION}
+    trained = 2 if record.get("status") == "done" else int("results" in record)
     return RunState(
         parameters=parameters,
         trained=trained,
         updates=_updates(checkpoint) if checkpoint and not trained else 0,
-        metrics=[{**row, "seconds": None} for row in rows],
+        metrics=_untimed(texts["metrics.csv"].rpartition("\n")[0]),  # without a torn last line
         test=texts["test.csv"],
         performance=texts["performance.csv"],
     )
+
+
+def _text(file: Path) -> str:
+    # Bytes that are no UTF-8 are replaced: who reads the file to show it says that it is damaged.
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
+
+def _untimed(metrics: str) -> Sequence[Mapping[str, Any]]:
+    try:
+        return [{**row, "seconds": None} for row in csv.DictReader(StringIO(metrics))]
+    except csv.Error:  # damaged
+        return [{"": metrics}]
 
 
 def _updates(checkpoint: Callable[[], IO[bytes]]) -> int:
