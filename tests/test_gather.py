@@ -8,13 +8,15 @@ import filelock
 import fsspec
 import pytest
 import torch
+import yaml
 from test_cli import call
 from test_sweep import DEFAULTS, TINY, snapshot
 
 from seqae import open_run
+from seqae.commands.terminal import status_rows
 from seqae.runs import gather, locks, logs
 from seqae.runs.records import RunError
-from seqae.runs.run import Run
+from seqae.runs.run import Run, find_runs
 from seqae.stores import mirror
 
 
@@ -263,6 +265,76 @@ def test_nothing_is_trained_while_it_is_copied_or_replaced(place, monkeypatch):
     assert all("is being trained by another process, or copied" in told for told in said)
     assert held(the_run(dst)) == expected
     assert tried(dst) == "trained"
+
+
+def without(*names: str, **changes: object):
+    """The record as a version writes it that has not these parameters, or others."""
+
+    def change(store: Path) -> None:
+        file = the_run(store).folder / "run.yaml"
+        record = yaml.safe_load(file.read_text())
+        kept = {name: value for name, value in record["parameters"].items() if name not in names}
+        file.write_text(yaml.safe_dump(record | {"parameters": kept | changes}))
+
+    return change
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        (without("reduction", "readout_bias", "gain"), "1 the same in both"),  # these have their defaults
+        (without(dropout=0.0), "1 the same in both"),  # of a version of tomorrow
+        (without(gain=1, pixel_range=[0, 1]), "1 the same in both"),
+        (without(label="another", device="cuda:1"), "1 the same in both"),
+        (without("epochs"), "differs under one hash"),
+        (without(reduction="sum"), "differs under one hash"),
+    ],
+)
+def test_what_defines_a_run_is_compared(place, tmp_path, monkeypatch, change, outcome, elsewhere):
+    src, dst = place("done", "src"), place("done", "dst")
+    change(dst)
+    if elsewhere:
+        call("gather", str(src), "memory://runs")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another machine"))
+    places = ["memory://runs" if elsewhere else str(src), str(dst)]
+    assert outcome in call("gather", *places, code=int("differs" in outcome))
+    assert outcome in call("gather", *reversed(places), code=int("differs" in outcome))
+
+
+def test_a_folder_of_a_newer_format_is_refused_and_not_replaced(place, tmp_path, monkeypatch):
+    src, dst, newer = place("done", "src"), place("at-1", "dst"), place("at-1", "newer")
+    file = the_run(newer).folder / "run.yaml"
+    assert the_run(src).record()["format"] == 1
+    file.write_text(file.read_text().replace("format: 1\n", "format: 2\nstatus: of tomorrow\nresults: 7\n"))
+    said = f"{file} was written by a newer seqae, in format 2; this one reads format 1: install the newer one"
+    with pytest.raises(RunError) as error:
+        Run.load(file.parent)
+    assert str(error.value) == said
+    with pytest.raises(RunError, match="written by a newer seqae"):
+        open_run("fam", DEFAULTS, TINY | {"epochs": 4, "store": str(newer)}).train()
+    with pytest.warns(UserWarning, match="left out: .*written by a newer seqae"):
+        assert find_runs(newer) == []
+    assert said in status_rows([str(newer)])[0][1]
+    before = file.read_bytes()
+    assert f"failed: {said}" in " ".join(call("gather", str(src), str(newer), code=1).split())
+    assert f"failed: {said}" in " ".join(call("gather", str(newer), str(dst), code=1).split())
+    assert file.read_bytes() == before
+
+    run = f"/runs/fam/{file.parent.name}"
+    fs = fsspec.filesystem("memory")
+    call("gather", str(dst), "memory://runs")
+    for _ in range(2):
+        fs.pipe_file(f"{run}/run.yaml", fs.cat_file(f"{run}/run.yaml").replace(b"format: 1\n", b"format: 2\n") + b"\n")
+        with pytest.warns(UserWarning, match="not fetched: .*written by a newer seqae"):
+            status_rows(["memory://runs"])
+    with pytest.raises(mirror.StoreError, match="written by a newer seqae"):
+        mirror.publish_run_folder(mirror.mirror_folder("memory://runs") / "fam" / file.parent.name)
+    assert b"format: 2" in fs.cat_file(f"{run}/run.yaml")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another machine"))
+    for _ in range(2):
+        assert "written by a newer seqae" in status_rows(["memory://runs"])[0][1]
+        fs.pipe_file(f"{run}/run.yaml", fs.cat_file(f"{run}/run.yaml") + b"\n")
 
 
 @pytest.mark.parametrize("side", ["src", "dst"])

@@ -15,7 +15,7 @@ import filelock
 
 from seqae import files
 from seqae.runs.locks import is_being_changed
-from seqae.stores import RecordError, checked_record, leased, parse_record
+from seqae.stores import NewerFormatError, RecordError, checked_record, leased, parse_record
 
 FORMAT = "1"  # of .records.json, see `remembered`; files of another format are ignored
 _known: "dict[str, _Known]" = {}  # by run folder
@@ -42,7 +42,7 @@ class _Known(NamedTuple):
 def read_record(folder: Path) -> dict[str, Any]:
     """The content of run.yaml, checked; empty before the run began.
 
-    Raises RunError, which names the file and its fault, if the file is damaged or cannot be read.
+    Raises RunError, which names the file and its fault, if it is damaged, of a newer version, or cannot be read.
     """
     file = folder / "run.yaml"
     try:
@@ -53,6 +53,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise RunError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         fault = "no text in UTF-8"
+    except NewerFormatError as error:
+        raise RunError(f"{file} {error}") from None
     except RecordError as error:
         fault = str(error)
     raise RunError(f"{file} is damaged ({fault}): delete the folder and run it again")

@@ -37,7 +37,7 @@ from seqae.runs.naming import differing, known_as, run_name
 from seqae.runs.provenance import code_version, now, provenance_of
 from seqae.runs.records import RunError, read_record, remembered
 from seqae.runs.trackers import check_tracker, tracking
-from seqae.stores import fetch, unpublished, working
+from seqae.stores import RECORD_FORMAT, fetch, unpublished, working
 from seqae.training import Fitted, Row
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
@@ -190,7 +190,7 @@ class Run(RunFolder):
     def update(self, **changes: Any) -> None:
         """Write these entries into run.yaml, which keeps its others. Raises as `changing`."""
         parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED))
-        base = {"family": self.family, "parameters": parameters, "differs": dict(self.differs)}
+        base = {"format": RECORD_FORMAT, "family": self.family, "parameters": parameters, "differs": dict(self.differs)}
         with changing(self.folder):
             text = yaml.safe_dump(base | self.record() | changes, sort_keys=False)
             files.replace_text(self.folder / "run.yaml", text)

@@ -11,6 +11,8 @@ from .mirror import publish_run_folder as publish_run_folder
 from .mirror import refresh as refresh
 from .mirror import unpublished as unpublished
 from .mirror import working as working
+from .record import RECORD_FORMAT as RECORD_FORMAT
+from .record import NewerFormatError as NewerFormatError
 from .record import RecordError as RecordError
 from .record import checked_record as checked_record
 from .record import parse_record as parse_record

@@ -6,6 +6,7 @@ machines made; `working` fetches one run whole and publishes what becomes of it.
 
 import os
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,10 @@ def refresh(folder: Path, under: str = "", *, whole: bool = False) -> None:
         def fetch_one(run: str) -> None:
             with suppress(filelock.Timeout), mirror_lock(folder / run):
                 _tell_lease(folder / run, runs[run])
-                fetch_run(fs, f"{root}/{run}", folder / run, runs[run], whole=whole)
+                try:
+                    fetch_run(fs, f"{root}/{run}", folder / run, runs[run], whole=whole)
+                except StoreError as error:  # of this run alone
+                    warnings.warn(f"{run} is not fetched: {error}", stacklevel=2)
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(fetch_one, runs.keys() - {""}))

@@ -7,12 +7,13 @@ import yaml
 
 from seqae.files import load_yaml
 
+RECORD_FORMAT = 1  # of run.yaml, its entry `format`; records without one are of earlier versions and of this format
 STATUSES = ("running", "done", "failed")  # what a record says; others are found out by looking at the run's folder
 NUMBER = int | float
 _TYPES: Mapping[Any, str] = {
     dict: "parameters differs versions results benchmark",
     str: "family started ended commit machine device explanation cells",
-    NUMBER: "seconds weights epochs threads",
+    NUMBER: "format seconds weights epochs threads",
     str | None: "reason verdict",
     NUMBER | None: "peak_memory_bytes",
     bool: "dirty",
@@ -25,8 +26,12 @@ class RecordError(ValueError):
     """A run.yaml is not what it should be; the message says what is wrong with it."""
 
 
+class NewerFormatError(RecordError):
+    """A run.yaml was written by a newer version of this package."""
+
+
 def parse_record(text: str) -> dict[str, Any]:
-    """The content of a run.yaml. Raises RecordError if it is damaged."""
+    """The content of a run.yaml. Raises RecordError if it is damaged, NewerFormatError if it is of a newer version."""
     try:
         record = load_yaml(text)
     except yaml.MarkedYAMLError as error:
@@ -38,9 +43,14 @@ def parse_record(text: str) -> dict[str, Any]:
 
 
 def checked_record(record: Any) -> dict[str, Any]:
-    """The record itself, if each entry has its type. Raises RecordError."""
+    """The record itself, if each entry has its type. Raises as `parse_record`."""
     if not isinstance(record, dict):
         raise RecordError(f"it holds {_named(record)}, not entries")
+    if isinstance(form := record.get("format"), int) and form > RECORD_FORMAT:
+        raise NewerFormatError(
+            f"was written by a newer seqae, in format {form}; this one reads format {RECORD_FORMAT}: "
+            "install the newer one"
+        )
     for name, expected in ENTRIES.items():
         value = record.get(name, _MISSING)
         if value is _MISSING or (isinstance(value, expected) and (expected is bool or not isinstance(value, bool))):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 from zipfile import BadZipFile, ZipFile
 
-from seqae.parameters import EXECUTION
-from seqae.stores.record import RecordError, parse_record
+from seqae.parameters import EXECUTION, Parameters
+from seqae.stores.record import NewerFormatError, RecordError, parse_record
 
 CHECKPOINT = "checkpoint/state.pt"
 TOLD = ("run.yaml", "metrics.csv", "test.csv", "performance.csv")  # what `read_run_state` reads
@@ -20,7 +20,7 @@ TOLD = ("run.yaml", "metrics.csv", "test.csv", "performance.csv")  # what `read_
 class RunState:
     """How far a run is, and what it recorded.
 
-    parameters: those that define the run. trained: 2 if it is done, 1 if it is trained but not finished, else 0.
+    parameters: as recorded. trained: 2 if it is done, 1 if it is trained but not finished, else 0.
     updates: how many a resumed run would begin with; 0 if it is trained. metrics: the rows of metrics.csv without their
     times. test, performance: the text of test.csv and performance.csv, empty if missing.
     """
@@ -36,10 +36,10 @@ class RunState:
 def compare_run_states(one: RunState, other: RunState) -> Literal["one", "other", "same", "different"]:
     """Which of two copies of a run is further along: `one`, `other`, or the `same` for both.
 
-    `different` if both were trained to the end with other results, or if their parameters differ.
+    `different` if both were trained to the end with other results, or if their parameters define other runs.
     """
     results, others = ((state.metrics, state.test, state.performance) for state in (one, other))
-    if one.parameters and other.parameters and one.parameters != other.parameters:
+    if one.parameters and other.parameters and not _same_run(one.parameters, other.parameters):
         return "different"
     if one.trained and other.trained and results != others:
         return "different"
@@ -50,24 +50,36 @@ def compare_run_states(one: RunState, other: RunState) -> Literal["one", "other"
 def read_run_state(file: Callable[[str], Path], checkpoint: Callable[[], IO[bytes]] | None) -> RunState:
     """Read how far a run is from the files of its folder. A damaged run.yaml counts as not trained.
 
+    Raises NewerFormatError if a newer version wrote it.
+
     file: maps each name of `TOLD` to its path, which need not exist. checkpoint: opens the run's checkpoint; None if it
     has none. Only if the run is not trained it is opened, and only some kilobytes of it are read.
     """
     texts = {name: _text(file(name)) for name in TOLD}
     try:
         record = parse_record(texts["run.yaml"])
+    except NewerFormatError:
+        raise
     except RecordError:
         record = {}
-    parameters = {key: value for key, value in record.get("parameters", {}).items() if key not in EXECUTION}
     trained = 2 if record.get("status") == "done" else int("results" in record)
     return RunState(
-        parameters=parameters,
+        parameters=record.get("parameters", {}),
         trained=trained,
         updates=_updates(checkpoint) if checkpoint and not trained else 0,
         metrics=_untimed(texts["metrics.csv"].rpartition("\n")[0]),  # without a torn last line
         test=texts["test.csv"],
         performance=texts["performance.csv"],
     )
+
+
+def _same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    # Versions differ in the parameters that they have. One that a record lacks has its default, as in the run's hash.
+    # What neither this version nor one of both knows cannot be told apart from its default.
+    usual = Parameters().model_dump(mode="json")
+    names = (usual.keys() | (one.keys() & other.keys())) - EXECUTION
+    full, others = ({**usual, **given} for given in (one, other))
+    return all(full[name] == others[name] for name in names)
 
 
 def _text(file: Path) -> str:

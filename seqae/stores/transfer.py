@@ -14,7 +14,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import IO, Any
 
-from seqae.stores.states import CHECKPOINT, TOLD, compare_run_states, read_run_state
+from seqae.stores.record import NewerFormatError
+from seqae.stores.states import CHECKPOINT, TOLD, RunState, compare_run_states, read_run_state
 
 SHOWN = {*TOLD, "histograms.csv", "baselines.csv", "samples.npz", "frames.png", "report.html", "compare.html"}
 RESOLUTION = 2e-6  # seconds: the precision of a modification time stored as a float
@@ -77,6 +78,7 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
     """Copy a run from a store to its folder here, unless that is further along.
 
     Returns False, and copies nothing, if the run was finished in both with other results or has other parameters.
+    Raises StoreError if a newer version of this package wrote the record of one.
     run: its folder in the store. theirs: the files there, as `listing` returns them. whole: copy all files, not only
     those in `SHOWN`.
     """
@@ -98,9 +100,8 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
 
     with _emptied(stage):  # first the files that tell how far the run is
         bring(name for name in reversed(new) if name in TOLD)
-        here = read_run_state(folder.joinpath, local_checkpoint(folder))
         saved = partial(fs.open, f"{run}/{CHECKPOINT}", "rb", block_size=2**18) if CHECKPOINT in theirs else None
-        further = compare_run_states(here, read_run_state(told, saved))
+        further = _further(run, folder, partial(read_run_state, told, saved))
         if further in ("one", "different"):
             return further == "one"
         if further == "same":  # then only files that are missing or older here
@@ -114,6 +115,21 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
         if further == "other" and not (whole and CHECKPOINT in theirs):
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # it is older than the logs now
     return True
+
+
+def _further(run: str, folder: Path, read_theirs: Callable[[], RunState]) -> str:
+    # As `compare_run_states`, `one` being the folder here. A record of a newer version is brought where there is none
+    # yet, so that whoever reads it here says that it is newer.
+    here = None
+    with suppress(NewerFormatError):  # fetched before
+        here = read_run_state(folder.joinpath, local_checkpoint(folder))
+    try:
+        there = read_theirs()
+    except NewerFormatError as error:
+        if here and (folder / "run.yaml").exists():
+            raise StoreError(f"{run}/run.yaml {error}") from None
+        return "same"
+    return compare_run_states(here, there) if here else "same"
 
 
 def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
