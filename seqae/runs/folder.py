@@ -21,7 +21,7 @@ from seqae.parameters import Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
 from seqae.runs.logs import read_table
-from seqae.runs.provenance import code_version
+from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import RunError, read_record, run_status
 from seqae.runs.units import four_digits, label
 
@@ -207,11 +207,11 @@ class RunFolder:
             facts.append(("started", f"{record['started'][:16].replace('T', ' ')} UTC"))
         if "seconds" in record:
             facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
-        if "machine" in record:
+        if {"machine", "device", "commit"} <= record.keys():
             facts.append(("machine", f"{record['machine']}, device {record['device']}"))
-            then = record["commit"] + (" and uncommitted changes" if record["dirty"] else "")
-            today = "" if record["commit"] == code_version()[0] else f"; the code is now {code_version()[0]}"
-            facts.append(("made with code", then + today))
+            then, today = _told(CodeVersion(*map(record.get, CodeVersion._fields))), code_version()
+            same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
+            facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
         return facts
 
     def __repr__(self) -> str:  # without the folder: executed notebooks should not name folders of this machine
@@ -244,6 +244,11 @@ class RunFolder:
         known = [(row["baseline"], row["branch"], float(row["value"])) for row in rows if row["split"] == "val"]
         floor = max(value for baseline, _, value in known if baseline == "floor")
         return floor, {branch: value for baseline, branch, value in known if baseline == "mean_frame"}
+
+
+def _told(code: CodeVersion) -> str:
+    changed, reason = " and uncommitted changes" if code.dirty else "", f" (git: {code.git})" if code.git else ""
+    return f"{code.commit}{changed}{reason}"
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:

@@ -34,7 +34,7 @@ from seqae.runs.folder import SAMPLES, RunFolder, images
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.naming import differing, known_as, run_name
-from seqae.runs.provenance import code_version, now, provenance_of
+from seqae.runs.provenance import code_entries, now, provenance_of
 from seqae.runs.records import RunError, read_record, remembered
 from seqae.runs.trackers import check_tracker, tracking
 from seqae.stores import RECORD_FORMAT, fetch, unpublished, working
@@ -137,7 +137,7 @@ class Run(RunFolder):
                 return self
             made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
             if self._checkpoint.exists():  # keep what began the run on record
-                resumed = [*before.get("resumed", []), {"commit": made["commit"]}]
+                resumed = [*before.get("resumed", []), {key: made[key] for key in ("commit", "dirty", "sources")}]
                 self.update(status="running", reason=None, resumed=resumed)
             else:
                 self.update(status="running", reason=None, started=now(), **made)
@@ -146,8 +146,7 @@ class Run(RunFolder):
 
     def fail(self, reason: str) -> None:
         """Record a failure that the run itself could not record: its process died, or its notebook has an error."""
-        commit, dirty = code_version()
-        here = {"commit": commit, "dirty": dirty, "machine": platform.node(), "device": self.parameters.device}
+        here = code_entries() | {"machine": platform.node(), "device": self.parameters.device}
         self.update(**({} if "machine" in self.record() else here), status="failed", reason=reason, ended=now())
 
     def rendered(self, cells: str) -> None:

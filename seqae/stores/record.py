@@ -12,7 +12,7 @@ STATUSES = ("running", "done", "failed")  # what a record says; others are found
 NUMBER = int | float
 _TYPES: Mapping[Any, str] = {
     dict: "parameters differs versions results benchmark",
-    str: "family started ended commit machine device explanation cells",
+    str: "family started ended commit sources git machine device explanation cells",
     NUMBER: "format seconds weights epochs threads",
     str | None: "reason verdict",
     NUMBER | None: "peak_memory_bytes",
