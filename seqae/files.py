@@ -26,11 +26,15 @@ def whole(file: Path) -> Iterator[Path]:
 
     Yields the temporary file to write. It is renamed to `file` at the end, or removed after an error. Its name begins
     with a dot, ends with the suffix of `file` and is unique for each process and thread, so several may write at once;
-    the last one wins. A killed process leaves it behind; see `remove_leftovers`.
+    the last one wins. Its mode is that of any new file, whatever the writer's library chose. A killed process leaves it
+    behind; see `remove_leftovers`.
     """
     temporary = file.with_name(f".{file.name}.{getpid()}-{get_ident()}{file.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask says; safetensors replaces the file by one of mode 0600
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb") as stream:
             fsync(stream.fileno())  # on the disk before it gets the name
         temporary.replace(file)
@@ -45,8 +49,8 @@ def remove_leftovers(*written: Path) -> None:
     Call it only under a lock that keeps others from writing these files: it removes their temporary files, too.
     """
     for file in written:
-        older = file.with_name(f".{file.name}")  # the name of temporary files until November 2026
-        for left in (older, *file.parent.glob(f".{escape(file.name)}.*")):
+        # The first is the name of temporary files until November 2026.
+        for left in (file.with_name(f".{file.name}"), *file.parent.glob(f".{escape(file.name)}.*")):
             left.unlink(missing_ok=True)
 
 
@@ -67,8 +71,7 @@ def store_location(*given: str | None, root: Path | None = None) -> str:
 
     root: the project that reports/ is in; by default that of the working directory.
     """
-    chosen = next(filter(None, given), None) or environ.get("SEQAE_STORE")
-    return chosen or str((root or project_root()) / "reports")
+    return next(filter(None, given), None) or environ.get("SEQAE_STORE") or str((root or project_root()) / "reports")
 
 
 def store_folder(store: str | None = None) -> Path:
@@ -81,8 +84,7 @@ def store_folder(store: str | None = None) -> Path:
     if "://" not in where:
         return (project_root() / Path(where).expanduser()).resolve()
     words = re.sub(r"[^\w.]+", "-", where.rpartition("@")[2]).strip("-")
-    digits = sha256(where.rstrip("/").encode()).hexdigest()[:8]
-    return (cache_folder() / "stores" / f"{words}-{digits}").resolve()
+    return (cache_folder() / "stores" / f"{words}-{sha256(where.rstrip('/').encode()).hexdigest()[:8]}").resolve()
 
 
 def cache_folder() -> Path:

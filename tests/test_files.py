@@ -1,11 +1,16 @@
 """Files are replaced at once by any number of writers, and where runs are kept is decided in one place."""
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from threading import Barrier
 
 import pooch
+import pytest
+import torch
+from safetensors.torch import save_file
 
 from seqae.files import cache_folder, remove_leftovers, replace_text, store_folder, store_location, whole
 from seqae.runs.git import run_git
@@ -35,6 +40,26 @@ def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path):
         temporary.write_text("half")
         raise ValueError
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+def test_a_file_has_the_mode_that_the_umask_gives_whatever_writes_it(tmp_path, umask):
+    def saved(file):
+        save_file({"a": torch.zeros(2)}, file)
+
+    def private(file):
+        file.unlink(missing_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    before = os.umask(umask)
+    try:
+        for number, write in enumerate([saved, private, lambda file: torch.save({"a": 1}, file), Path.touch]):
+            for _ in range(2):  # the second replaces a file
+                with whole(tmp_path / f"{number}.bin") as temporary:
+                    write(temporary)
+    finally:
+        os.umask(before)
+    assert [oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()] == [oct(0o666 & ~umask)] * 4
 
 
 def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):

@@ -1,17 +1,22 @@
 """Merging the runs of several machines loses nothing, overwrites nothing and never shows half a folder."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
 import fsspec
 import pytest
+import torch
+import yaml
 from test_cli import call
 from test_sweep import DEFAULTS, TINY, snapshot
 
 from seqae import open_run
-from seqae.runs import gather, logs
-from seqae.runs.run import Run
+from seqae.commands.terminal import status_rows
+from seqae.runs import gather, locks, logs
+from seqae.runs.records import RunError
+from seqae.runs.run import Run, find_runs
 from seqae.stores import mirror
 
 
@@ -56,7 +61,7 @@ def the_run(store: Path) -> Run:
 
 
 def held(run: Run) -> dict[str, bytes]:
-    files = [file for file in run.folder.rglob("*") if file.is_file() and file.name != ".lock"]
+    files = [file for file in run.folder.rglob("*") if file.is_file() and not file.name.endswith(".lock")]
     return {file.relative_to(run.folder).as_posix(): file.read_bytes() for file in files}
 
 
@@ -167,6 +172,231 @@ def test_other_parameters_under_one_hash_are_told(place):
     before = snapshot(the_run(dst))
     assert "differs under one hash" in call("gather", str(src), str(dst), code=1)
     assert snapshot(the_run(dst)) == before
+
+
+def saved_again(store: Path, **progress: object) -> None:
+    """Another checkpoint of the same epoch: of another step, or as older versions wrote it, or torn."""
+    file = the_run(store).folder / "checkpoint" / "state.pt"
+    content = torch.load(file, weights_only=True)
+    content["progress"] |= progress
+    torch.save(content, file)
+
+
+def as_a_tuple(store: Path) -> None:
+    file = the_run(store).folder / "checkpoint" / "state.pt"
+    content = torch.load(file, weights_only=True)
+    torch.save(content | {"progress": tuple(content["progress"].values())}, file)
+
+
+def torn(store: Path) -> None:
+    file = the_run(store).folder / "checkpoint" / "state.pt"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("elsewhere", [None, "src", "dst"])
+@pytest.mark.parametrize(
+    ("source", "target", "kept"),
+    [
+        (lambda src: saved_again(src, step=3), lambda dst: None, "src"),
+        (lambda src: None, lambda dst: saved_again(dst, step=3), "dst"),
+        (lambda src: saved_again(src, step=3), as_a_tuple, "src"),
+        (as_a_tuple, torn, "src"),
+        (lambda src: (the_run(src).folder / "checkpoint" / "state.pt").write_bytes(b""), lambda dst: None, "dst"),
+        (lambda src: None, lambda dst: (the_run(dst).folder / "checkpoint" / "state.pt").unlink(), "src"),
+    ],
+)
+def test_progress_is_what_a_resume_would_begin_from(place, tmp_path, monkeypatch, source, target, kept, elsewhere):
+    src, dst = place("at-1", "src"), place("at-1", "dst")
+    source(src)
+    target(dst)
+    expected = held(the_run(src if kept == "src" else dst))
+    places = {"src": str(src), "dst": str(dst)}
+    if elsewhere:
+        call("gather", places[elsewhere], "memory://runs")
+        places[elsewhere] = "memory://runs"
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another machine"))
+    assert f"further along in {kept.upper()}" in call("gather", *places.values())
+    if elsewhere == "dst":
+        fs = fsspec.filesystem("memory")
+        assert {name: fs.cat_file(f"/runs/fam/{the_run(src).name}/{name}") for name in expected} == expected
+    else:
+        assert held(the_run(dst)) == expected
+
+
+def test_a_checkpoint_that_holds_code_runs_none(place):
+    src, dst = place("at-1", "src"), place("at-1", "dst")
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (src / "ran",)
+
+    content = {"progress": {"step": 3}, "weights": Evil()}
+    torch.save(content, the_run(src).folder / "checkpoint" / "state.pt")
+    assert "further along in DST" in call("gather", str(src), str(dst))  # for torch does not load it
+    assert not (src / "ran").exists()
+
+
+def tried(store: Path) -> str:
+    """What becomes of training the run of a store from a thread, which stands for another process."""
+
+    def train() -> str:
+        try:
+            open_run("fam", DEFAULTS, TINY | {"epochs": 4, "store": str(store)}).train()
+        except RunError as error:
+            return str(error)
+        return "trained"
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(train).result()
+
+
+def test_nothing_is_trained_while_it_is_copied_or_replaced(place, monkeypatch):
+    src, dst, copytree, said = place("at-3", "src"), place("at-1", "dst"), shutil.copytree, []
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
+
+    def copy(*arguments, **options):
+        said.extend([tried(src), tried(dst)])
+        return copytree(*arguments, **options)
+
+    monkeypatch.setattr(shutil, "copytree", copy)
+    expected = held(the_run(src))
+    assert "further along in SRC" in call("gather", str(src), str(dst))
+    assert len(said) >= 2
+    assert all("is being trained by another process, or copied" in told for told in said)
+    assert held(the_run(dst)) == expected
+    assert tried(dst) == "trained"
+
+
+def without(*names: str, **changes: object):
+    """The record as a version writes it that has not these parameters, or others."""
+
+    def change(store: Path) -> None:
+        file = the_run(store).folder / "run.yaml"
+        record = yaml.safe_load(file.read_text())
+        kept = {name: value for name, value in record["parameters"].items() if name not in names}
+        file.write_text(yaml.safe_dump(record | {"parameters": kept | changes}))
+
+    return change
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        (without("reduction", "readout_bias", "gain"), "1 the same in both"),  # these have their defaults
+        (without(dropout=0.0), "1 the same in both"),  # of a version of tomorrow
+        (without(gain=1, pixel_range=[0, 1]), "1 the same in both"),
+        (without(label="another", device="cuda:1"), "1 the same in both"),
+        (without("epochs"), "differs under one hash"),
+        (without(reduction="sum"), "differs under one hash"),
+    ],
+)
+def test_what_defines_a_run_is_compared(place, tmp_path, monkeypatch, change, outcome, elsewhere):
+    src, dst = place("done", "src"), place("done", "dst")
+    change(dst)
+    if elsewhere:
+        call("gather", str(src), "memory://runs")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another machine"))
+    places = ["memory://runs" if elsewhere else str(src), str(dst)]
+    assert outcome in call("gather", *places, code=int("differs" in outcome))
+    assert outcome in call("gather", *reversed(places), code=int("differs" in outcome))
+
+
+def test_a_folder_of_a_newer_format_is_refused_and_not_replaced(place, tmp_path, monkeypatch):
+    src, dst, newer = place("done", "src"), place("at-1", "dst"), place("at-1", "newer")
+    file = the_run(newer).folder / "run.yaml"
+    assert the_run(src).record()["format"] == 1
+    file.write_text(file.read_text().replace("format: 1\n", "format: 2\nstatus: of tomorrow\nresults: 7\n"))
+    said = f"{file} was written by a newer seqae, in format 2; this one reads format 1: install the newer one"
+    with pytest.raises(RunError) as error:
+        Run.load(file.parent)
+    assert str(error.value) == said
+    with pytest.raises(RunError, match="written by a newer seqae"):
+        open_run("fam", DEFAULTS, TINY | {"epochs": 4, "store": str(newer)}).train()
+    with pytest.warns(UserWarning, match="left out: .*written by a newer seqae"):
+        assert find_runs(newer) == []
+    assert said in status_rows([str(newer)])[0][1]
+    before = file.read_bytes()
+    assert f"failed: {said}" in " ".join(call("gather", str(src), str(newer), code=1).split())
+    assert f"failed: {said}" in " ".join(call("gather", str(newer), str(dst), code=1).split())
+    assert file.read_bytes() == before
+
+    run = f"/runs/fam/{file.parent.name}"
+    fs = fsspec.filesystem("memory")
+    call("gather", str(dst), "memory://runs")
+    for _ in range(2):
+        fs.pipe_file(f"{run}/run.yaml", fs.cat_file(f"{run}/run.yaml").replace(b"format: 1\n", b"format: 2\n") + b"\n")
+        with pytest.warns(UserWarning, match="not fetched: .*written by a newer seqae"):
+            status_rows(["memory://runs"])
+    with pytest.raises(mirror.StoreError, match="written by a newer seqae"):
+        mirror.publish_run_folder(mirror.mirror_folder("memory://runs") / "fam" / file.parent.name)
+    assert b"format: 2" in fs.cat_file(f"{run}/run.yaml")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another machine"))
+    for _ in range(2):
+        assert "written by a newer seqae" in status_rows(["memory://runs"])[0][1]
+        fs.pipe_file(f"{run}/run.yaml", fs.cat_file(f"{run}/run.yaml") + b"\n")
+
+
+@pytest.mark.parametrize("side", ["src", "dst"])
+@pytest.mark.parametrize("lock", [".lock", ".execution.lock"])
+def test_training_that_begins_before_it_is_copied_is_not_destroyed(place, monkeypatch, side, lock):
+    stores_of, looked = {"src": place("at-3", "src"), "dst": place("at-1", "dst")}, gather._copied
+    folder, before = the_run(stores_of[side]).folder, held(the_run(stores_of["dst"]))
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
+
+    def begins(*folders):
+        with filelock.FileLock(folder / lock):
+            return looked(*folders)
+
+    monkeypatch.setattr(gather, "_copied", begins)
+    assert f"is being trained in {side.upper()}: left alone" in call("gather", *map(str, stores_of.values()))
+    assert held(the_run(stores_of["dst"])) == before
+
+
+def test_what_ended_before_it_is_copied_is_compared_again(place, monkeypatch):
+    src, dst, looked = place("at-3", "src"), place("at-1", "dst"), gather._copied
+    monkeypatch.setattr(gather, "_copied", lambda *folders: tried(dst) and looked(*folders))
+    assert "further along in DST" in call("gather", str(src), str(dst))
+    assert the_run(dst).status == "done"
+
+
+@pytest.mark.parametrize("target", ["at-1", None])
+def test_somebody_who_makes_the_run_meanwhile_keeps_it(place, tmp_path, monkeypatch, target):
+    src, dst, rename = place("at-3", "src"), tmp_path / "dst", Path.rename
+    if target:
+        place(target, "dst")
+
+    def renamed(path, to):
+        if path.parent.name == "new" and not [*dst.glob("fam/*/run.yaml")]:
+            tried(dst)
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    told = call("gather", str(src), str(dst))
+    assert "further along in DST" in told
+    assert the_run(dst).status == "done"
+
+
+@pytest.mark.parametrize("changes", [1, 9])
+def test_a_source_that_cannot_be_held_is_copied_again_if_it_changed(place, monkeypatch, changes):
+    src, dst, copytree, steps = place("at-1", "src"), place("at-1", "dst"), shutil.copytree, iter(range(4, 4 + changes))
+    hold, source = gather._hold, the_run(src).folder
+    saved_again(src, step=3)
+    monkeypatch.setattr(gather, "_hold", lambda folder, locks: folder != source and hold(folder, locks))
+    before = held(the_run(dst))
+
+    def copy(*arguments, **options):
+        copied = copytree(*arguments, **options)
+        if (step := next(steps, None)) is not None:
+            saved_again(src, step=step)
+        return copied
+
+    monkeypatch.setattr(shutil, "copytree", copy)
+    told = call("gather", str(src), str(dst), code=0 if changes == 1 else 1)
+    assert ("further along in SRC" in told) == (changes == 1)
+    assert ("changed 3 times while it was copied" in told) == (changes == 9)
+    assert held(the_run(dst)) == (held(the_run(src)) if changes == 1 else before)
+    assert not [*dst.glob(".gather*")]
 
 
 @pytest.mark.parametrize("side", ["src", "dst"])

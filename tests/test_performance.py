@@ -1,12 +1,18 @@
 """seqae.benchmark: all implementations make the same update, and a benchmark is a run like any other."""
 
 import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqae.benchmark import figures, tables, update_timing
+from seqae.benchmark import figures, machine_lock, tables, update_timing
 from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.peers import PlainAutoencoder, sequitur_update, torch_update
 from seqae.benchmark.peers_keras import keras_update
@@ -177,3 +183,57 @@ def test_a_benchmark_is_a_run_like_any_other(tmp_path):
     assert row["× lstmcell_loop"] == pytest.approx(step.lstmcell_loop / step.seqae)
     figure = figures.roofline(tables.benchmark_table([found]))
     assert "FLOP/byte" in figure.axes[0].get_xlabel()
+
+
+AS_NOBODY = """
+import fcntl, os, sys, tempfile
+from seqae.benchmark import machine_lock
+os.umask(0o077)
+os.setgid(65534); os.setuid(65534)
+tempfile.tempdir = sys.argv[1]
+with machine_lock.machine_alone():
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def shared_folder(monkeypatch):
+    """A folder for temporary files in which all users write, as /tmp."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.mark.processes("another user")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_benchmarks_of_two_users_wait_for_each_other_whoever_comes_first(shared_folder):
+    command, ours, pipe = [sys.executable, "-c", AS_NOBODY, str(shared_folder)], [], subprocess.PIPE
+    for _ in range(2):  # nobody first, then both in turn
+        other = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        assert other.stdout.readline() == "held\n", other.stderr.read()
+        thread = Thread(target=lambda: ours.append(_hold()))
+        thread.start()
+        thread.join(0.3)
+        assert ours == []
+        other.communicate("go on\n")
+        thread.join()
+        assert ours.pop() is True
+    (shared_folder / machine_lock.LOCK).unlink()
+    with machine_lock.machine_alone():  # now of root
+        other = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(1)
+    assert other.communicate("go on\n")[0] == "held\n"
+
+
+def _hold() -> bool:
+    with machine_lock.machine_alone():
+        return True
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda file: file.symlink_to("elsewhere"), lambda file: os.mkfifo(file)])
+def test_what_else_lies_in_the_locks_place_keeps_nobody_from_working(shared_folder, make):
+    make(shared_folder / machine_lock.LOCK)
+    assert _hold()

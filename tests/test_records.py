@@ -31,8 +31,8 @@ def write(folder: Path, **record: object) -> None:
 @pytest.fixture
 def parsed(monkeypatch):
     """The texts that were parsed."""
-    texts, load = [], records.load_yaml
-    monkeypatch.setattr(records, "load_yaml", lambda text: texts.append(text) or load(text))
+    texts, load = [], records.parse_record
+    monkeypatch.setattr(records, "parse_record", lambda text: texts.append(text) or load(text))
     return texts
 
 

@@ -76,42 +76,6 @@ def worktrees(project: Path) -> int:
     return len(git("worktree", "list", project=project).splitlines())
 
 
-VERSIONS = """if True:
-    import sys
-    from seqae.runs import provenance
-    for line in sys.stdin:
-        if line == "keep\\n":
-            provenance.keep_code_version()
-        print(*provenance.code_version(), flush=True)
-"""
-
-
-def test_the_code_version_is_that_of_now_or_of_what_was_imported(tmp_path):
-    shutil.copytree(ROOT / "seqae", tmp_path / "seqae", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / ".gitignore").write_text("__pycache__")
-    git("init", "--quiet", project=tmp_path)
-    first, file = commit(tmp_path), tmp_path / "seqae" / "losses.py"
-    pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(tmp_path)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", VERSIONS], stdin=pipe, stdout=pipe, text=True, env=environment, cwd=tmp_path
-    )
-
-    def said(asked: str) -> str:
-        process.stdin.write(f"{asked}\n")
-        process.stdin.flush()
-        return process.stdout.readline().strip()
-
-    assert said("") == f"{first} False"
-    file.write_text(file.read_text() + "# another\n")
-    assert said("") == f"{first} True"
-    second = commit(tmp_path)
-    file.touch()  # as checkout does
-    assert said("") == said("keep") == f"{second} False"
-    file.write_text(file.read_text() + "# a third\n")
-    assert said("") == f"{second} False"
-    process.communicate()
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A small git repository with a notebook, whose code, of an older layout, ends at once."""
@@ -361,6 +325,10 @@ def test_stopped_it_waits_for_the_old_code_and_leaves_no_worktree(project, chang
     ("changes", "message"),
     [
         ({"commit": "seqae 0.1.0"}, "'seqae 0.1.0' made the run, which is no git commit"),
+        (
+            {"commit": "seqae 0.1.0", "git": "detected dubious ownership"},
+            "is no git commit (git said: detected dubious ownership): use --here",
+        ),
         ({"commit": "0123456789ab"}, "does not hold commit 0123456789ab: fetch it, or use --here"),
         ({"status": "failed"}, "is failed, not done: finish it with seqae run"),
     ],
@@ -385,6 +353,13 @@ def test_a_folder_without_a_run_and_a_project_without_git(tmp_path, original, mo
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     output = call(str(original.folder), code=2)
     assert f"{tmp_path} is no git repository: do this in a clone of the project" in output
+
+
+def test_a_repository_that_git_does_not_read_is_told_in_its_words(original, project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert f"git cannot read the repository of {project}: detected dubious own" in call(str(original.folder), code=2)
 
 
 def test_only_how_it_is_executed_may_be_said(original, project, monkeypatch):

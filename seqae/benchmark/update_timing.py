@@ -6,20 +6,18 @@ alike. Where memory does not hold all of them, they are timed one after the othe
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import pandas as pd
 import torch
 from torch import Tensor
 
 from seqae.benchmark.dispatch_counter import DispatchCounter
+from seqae.benchmark.machine_lock import machine_alone
 from seqae.benchmark.machine_rates import copy_rate, matmul_rate, processor_name
 from seqae.benchmark.peers import PlainAutoencoder, Update, sequitur_update, torch_update
 from seqae.benchmark.peers_keras import keras_update
@@ -68,15 +66,16 @@ class _Measured:
 def time_update(p: Parameters) -> UpdateTiming:
     """Time one training update of these parameters on all cores of this machine, beside its peers.
 
-    A lock keeps other benchmarks on this machine waiting. Peers use glibc's memory as it comes; seqae and its products
-    keep what is freed, as `fit` does. Raises ValueError for a device or a precision that is not timed.
+    A lock keeps other benchmarks on this machine waiting, those of other users, too. Peers use glibc's memory as it
+    comes; seqae and its products keep what is freed, as `fit` does. Raises ValueError for a device or a precision that
+    is not timed.
     """
     if p.device not in ("auto", "cpu"):
         raise ValueError(f"device {p.device} is not timed, only the CPU is: use device cpu or auto")
     if p.precision != "none":
         raise ValueError(f"precision {p.precision} is not timed, peers compute in float32 only: use precision none")
     torch.set_num_threads(cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    with filelock.FileLock(Path(tempfile.gettempdir()) / "seqae-performance.lock"):
+    with machine_alone():
         makers, model, measured = _makers(p), experiment.check_parameters(p), _Measured()
         # Weights, gradients and Adam's two moments, of each implementation.
         held = 16 * sum(weight.numel() for weight in model.parameters()) * len(makers)

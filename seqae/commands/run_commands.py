@@ -65,16 +65,21 @@ def run(
         count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
         stores = {item.run.folder.parents[1] for item in planned}
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
-        for folder in stores:
-            check_writable(folder)
         if todo:
+            for folder in stores:
+                check_writable(folder)
             connected = connect(cluster, jobs=count, workers=min(count, len(todo)), per_gpu=per_gpu, security=security)
             with view.bar, connected as client:
                 view.show(client)
                 sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick, busy=view.busy)
         view.show_failed()  # before the index, which cannot be written on a full disk
         for folder in stores:
-            publish_index(folder)
+            try:
+                publish_index(folder)
+            except OSError as error:
+                if todo:
+                    raise
+                tell(f"seqae: the index of {folder} stays as it is: {error.strerror}")
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
         raise typer.Exit(1)

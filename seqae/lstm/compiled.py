@@ -19,6 +19,8 @@ from typing import Any
 # The library finds OpenMP in what torch has loaded, so that it shares torch's threads and their number.
 OPTIONS = ["-O3", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 OPTIONS += ["-Werror=attributes"]  # a compiler that does not know the vector functions would gain nothing
+# Read when Python's own sources are, so that an edit of it takes effect as an edit of theirs does.
+STEP_SOURCE = (Path(__file__).parent / "step.c").read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
@@ -51,15 +53,14 @@ def _load() -> Any:
 
     cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]  # the compiled code runs on this kind of processor only
     kind = [line for line in cpu.splitlines() if line.startswith(("flags", "Features", "model name"))]
-    source = (Path(__file__).parent / "step.c").read_text(encoding="utf-8")
-    digest = hashlib.sha256("\n".join([source, compiler, *OPTIONS, *kind]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join([STEP_SOURCE, compiler, *OPTIONS, *kind]).encode()).hexdigest()[:16]
     file = os_cache("seqae") / f"lstm-{digest}.so"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             built = Path(folder) / file.name
             command = [compiler, *OPTIONS, "-x", "c", "-", "-o", str(built), "-lmvec", "-lm"]
-            subprocess.run(command, input=source, text=True, check=True, capture_output=True)
+            subprocess.run(command, input=STEP_SOURCE, text=True, check=True, capture_output=True)
             built.replace(file)  # other processes see the whole file or none
     library = ctypes.CDLL(str(file))
     address, size = ctypes.c_void_p, ctypes.c_long

@@ -1,10 +1,11 @@
 """Which runs are compared: those on the same sequences at the same budget."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 
 from seqae.parameters import LOSS_FIELDS, Parameters
-from seqae.runs import Run, find_runs
+from seqae.runs import Run, RunError, check_tables, find_runs, remembered
 from seqae.stores import fetch
 
 # What decides which sequences a run trains and is tested on, and how many: runs that are equal in all of it are
@@ -50,11 +51,22 @@ def comparable_runs(
     names: of run folders. store: a folder or URL; None: the default store. Raises ValueError where no run is finished.
     """
     folder = fetch(store, family)
-    done = [run for run in find_runs(folder, family, names=names) if run.status == "done"]
+    with remembered(folder):
+        done = [run for run in find_runs(folder, family, names=names) if run.status == "done" and _sound(run)]
     done.sort(key=lambda run: (run.parameters.label or "", run.name))
     if not done:
         raise ValueError(f"no finished run in {folder / family}: seqae run params/{family} first")
     return done if mixed else next(iter(groups(done).values()))
+
+
+def _sound(run: Run) -> bool:
+    # A damaged run gives a warning and is left out, as `find_runs` does.
+    try:
+        check_tables(run.folder)
+    except RunError as error:
+        warnings.warn(f"{run.folder} left out: {error}", stacklevel=3)
+        return False
+    return True
 
 
 def alike(runs: Sequence[Run], *but: str) -> list[Run]:

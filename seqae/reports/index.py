@@ -190,7 +190,7 @@ def thumbnail(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
             small = image.convert("RGB").crop((0, 0, image.width, min(image.height, 2 * image.width // 5)))
-    except OSError:  # missing or half written
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # missing, half written or no picture
         return None
     small.thumbnail(THUMBNAIL)
     small.save(buffer := BytesIO(), "webp", quality=60, method=0)  # method 0 is the fastest, for a thousand runs

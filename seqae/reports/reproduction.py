@@ -33,6 +33,7 @@ def paired_circumstances(then: Run, again: Run) -> pd.DataFrame:
     for made, run in (("then", then), ("again", again)):
         record = run.record()
         code = {"commit": record["commit"], "uncommitted changes": {True: "yes", False: "no"}[record["dirty"]]}
+        code["sources"] = record.get("sources")
         sides[made] = code | record["versions"] | {key: record.get(key) for key in ("machine", "device", "threads")}
     table = pd.DataFrame(sides).map(lambda value: "not recorded" if pd.isna(value) else str(value))
     return table.assign(same=(table.then == table.again).map({True: "same", False: "differs"}))

@@ -2,9 +2,9 @@
 
     notebook_cells, naming, assignment       from a notebook's parameters to a run's name; which run a kernel executes
     experiment, run, ranks, live, trackers   model and data of its parameters; training on one or several devices
-    folder, records, logs, provenance, git   what its folder says, and what code made it
-    explanation, units, pictures             why it can learn, in words; metrics with their units; its frames
-    gather                                   runs of several machines in one store
+    folder, records, locks, logs             what its folder says, and who may change it
+    provenance, git                          what code made it
+    explanation, units, pictures, gather     why it can learn; metrics with their units; frames; stores merged
 
 The training loop and the verdict's words are in the core; pages and figures are in `reports`, executing notebooks in
 `sweeps`.

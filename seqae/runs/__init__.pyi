@@ -6,7 +6,10 @@ from .folder import mse_rows as mse_rows
 from .gather import OUTCOMES as OUTCOMES
 from .gather import PROBLEMS as PROBLEMS
 from .gather import merge_stores as merge_stores
+from .git import git_trouble as git_trouble
 from .git import run_git as run_git
+from .locks import executing as executing
+from .logs import check_tables as check_tables
 from .logs import whole_lines as whole_lines
 from .naming import name_words as name_words
 from .notebook_cells import cells_hash as cells_hash
@@ -22,8 +25,8 @@ from .pictures import sample_strips as sample_strips
 from .pictures import save_gif as save_gif
 from .pictures import save_strips as save_strips
 from .provenance import code_version as code_version
-from .provenance import keep_code_version as keep_code_version
 from .provenance import now as now
+from .provenance import sources_hash as sources_hash
 from .records import RunError as RunError
 from .records import diverged as diverged
 from .records import final_figures as final_figures

@@ -4,7 +4,6 @@ import csv
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,8 +20,8 @@ from seqae.models import ARCHITECTURES, SequenceAutoencoder
 from seqae.parameters import Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
-from seqae.runs.logs import whole_lines
-from seqae.runs.provenance import code_version
+from seqae.runs.logs import read_table
+from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import RunError, diverged, final_figures, read_record, run_status
 from seqae.runs.units import four_digits, label
 from seqae.tasks import branch_targets
@@ -33,6 +32,8 @@ SAMPLES = 8  # how many val sequences a run shows
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder, as its files are now; CONTRIBUTING.md has a table of them.
+
+    What reads a table raises RunError, which names the file, if that is damaged.
 
     differs: the parameters that differ from the family's defaults.
     """
@@ -52,6 +53,8 @@ class RunFolder:
         if not (record := read_record(folder)):
             raise RunError(f"{folder} is no run folder: it has no run.yaml")
         try:
+            if record.get("status") == "done":
+                record["results"]
             return cls(folder, record["family"], resolve(record["parameters"]), record["differs"])
         except (KeyError, TypeError) as error:
             raise RunError(
@@ -79,15 +82,15 @@ class RunFolder:
 
         Only benchmarks have it; raises FileNotFoundError for others.
         """
-        return pd.read_csv(self.folder / "performance.csv")
+        return read_table(self.folder, "performance")
 
     def metrics(self) -> pd.DataFrame:
         """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out."""
-        return pd.read_csv(StringIO("\n".join(whole_lines(self.folder / "metrics.csv"))))
+        return read_table(self.folder, "metrics")
 
     def histograms(self) -> pd.DataFrame:
         """histograms.csv so far: epoch, branch, output (centre of a bin, in units of [0, 1]), share of pixels."""
-        return pd.read_csv(StringIO("\n".join(whole_lines(self.folder / "histograms.csv"))))
+        return read_table(self.folder, "histograms")
 
     def true_shares(self) -> pd.Series:
         """The share of val's true pixels by bin, as `histograms` has it for the outputs."""
@@ -115,13 +118,14 @@ class RunFolder:
 
         The values of a run that diverged are NaN.
         """
-        table = pd.read_csv(self.folder / "test.csv").astype({"frame": "Int64"})
+        table = read_table(self.folder, "test").astype({"frame": "Int64"})
         return table.assign(value=float("nan")) if self.diverged else table
 
     def baselines(self) -> pd.DataFrame:
         """Scores without any model, and the floor of the head: split, branch, baseline, metric, value."""
-        file = self.folder / "baselines.csv"
-        return pd.read_csv(file) if file.exists() else experiment.reference_levels(self.parameters)
+        if (self.folder / "baselines.csv").exists():
+            return read_table(self.folder, "baselines")
+        return experiment.reference_levels(self.parameters)
 
     def samples(self) -> dict[str, np.ndarray]:
         """Fixed val sequences, at most 8: `frames` (N, T, H, W) and each branch's output (N, T, H, W), uint8 0-255."""
@@ -222,11 +226,11 @@ class RunFolder:
             facts.append(("started", f"{record['started'][:16].replace('T', ' ')} UTC"))
         if "seconds" in record:
             facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
-        if "machine" in record:
+        if {"machine", "device", "commit"} <= record.keys():
             facts.append(("machine", f"{record['machine']}, device {record['device']}"))
-            then = record["commit"] + (" and uncommitted changes" if record["dirty"] else "")
-            today = "" if record["commit"] == code_version()[0] else f"; the code is now {code_version()[0]}"
-            facts.append(("made with code", then + today))
+            then, today = _told(CodeVersion(*map(record.get, CodeVersion._fields))), code_version()
+            same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
+            facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
         return facts
 
     def __repr__(self) -> str:  # without the folder: executed notebooks should not name folders of this machine
@@ -262,6 +266,11 @@ class RunFolder:
             if row["split"] == "val" and row["baseline"] in known:
                 known[row["baseline"]][row["branch"]] = float(row["value"])
         return known["floor"], known["mean_frame"]
+
+
+def _told(code: CodeVersion) -> str:
+    changed, reason = " and uncommitted changes" if code.dirty else "", f" (git: {code.git})" if code.git else ""
+    return f"{code.commit}{changed}{reason}"
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:

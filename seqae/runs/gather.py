@@ -1,22 +1,28 @@
 """Merges the run folders of several machines into one store."""
 
+import errno
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import filelock
+
+from seqae.runs.locks import UNWRITABLE, copying, executing
 from seqae.runs.naming import known_as
 from seqae.runs.records import RunError, read_record, run_status
 from seqae.stores import (
     CHECKPOINT,
     MARK,
     UNPUBLISHED_MARK,
-    RunState,
     StoreError,
     compare_run_states,
     fetch,
     is_passing,
+    local_checkpoint,
+    mirror_lock,
     publish_run_folder,
     read_run_state,
     refresh,
@@ -31,6 +37,9 @@ OUTCOMES = {  # in words; by the result of `compare_run_states`, or `new`
     "same": "the same in both",
     "different": "differs under one hash: DST keeps its own; look at both, and delete one",
 }
+COPIED = ("new", "one")  # the keys of `OUTCOMES` that mean a copy
+TRIES = 3  # copies of a run that is being changed where this process cannot hold it
+CHANGED = f"failed: it changed {TRIES} times while it was copied; gather again when it is not trained"
 
 
 class Gathered(NamedTuple):
@@ -46,8 +55,10 @@ def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[Gather
 
     Of a run that both have, the copy that is further along is kept, whole. If both finished it with other results, or
     its parameters differ, the target keeps its own, and the outcome begins with one of `PROBLEMS`. Runs that are being
-    trained are left alone. A run is copied beside the others and gets its name once it is whole. Raises ValueError for
-    a source without runs, before anything is copied, and StoreError if a remote store cannot be reached.
+    trained are left alone, and none can be trained while it is copied or replaced. A source that cannot be written is
+    copied again if its run changed meanwhile. A run is copied beside the others and gets its name once it is whole.
+    Raises ValueError for a source without runs, before anything is copied, and StoreError if a remote store cannot be
+    reached.
     """
     if not sources:
         raise ValueError("gather takes one or more SRC, folders or URLs of runs, and then DST")
@@ -73,35 +84,97 @@ def _folder(place: str) -> Path:
 
 def _merge(source: Path, target: Path) -> str:
     try:
-        for side, folder in (("SRC", source), ("DST", target)):
-            if run_status(folder, read_record(folder)) == "running":
-                return f"is being trained in {side}: left alone"
-        further = compare_run_states(_state(source), _state(target)) if (target / "run.yaml").exists() else "new"
-        if further in ("one", "new"):
+        for folder in (source, target):
+            if read_record(folder).get("status") not in (None, "done"):  # then its checkpoint matters, too
+                refresh(folder.parent.parent, f"{folder.parent.name}/{folder.name}", whole=True)
+        further = _further(source, target)
+        if further in COPIED:
             refresh(source.parent.parent, f"{source.parent.name}/{source.name}", whole=True)
-            _copy(source, target)
+            further = next((found for _ in range(TRIES) if (found := _copied(source, target))), CHANGED)
         if unpublished(target):
             publish_run_folder(target)
     except (RunError, StoreError, ValueError, OSError) as error:
         return f"failed: {error}"
-    return OUTCOMES[further]
+    return OUTCOMES.get(further, further)
 
 
-def _state(folder: Path) -> RunState:
-    if read_record(folder).get("status") != "done":  # then its checkpoint matters, too
-        refresh(folder.parent.parent, f"{folder.parent.name}/{folder.name}", whole=True)
-    return read_run_state(folder.joinpath, resumable=(folder / CHECKPOINT).exists())
+def _further(source: Path, target: Path, held: Collection[Path] = ()) -> str:
+    # A key of `OUTCOMES`, or an outcome in words. held: folders whose locks this process holds.
+    for folder in (source, target):
+        if folder not in held and run_status(folder, read_record(folder)) == "running":
+            return _busy(folder, source)
+    one, other = (read_run_state(folder.joinpath, local_checkpoint(folder)) for folder in (source, target))
+    return compare_run_states(one, other) if (target / "run.yaml").exists() else "new"
 
 
-def _copy(source: Path, target: Path) -> None:
-    store = target.parent.parent
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=store, prefix=".gather-") as aside:
-        new, old = Path(aside, "new", target.name), Path(aside, "old", target.name)  # too deep to be found as runs
-        shutil.copytree(source, new, ignore=lambda _, names: {*filter(is_passing, names)})
-        if (store / MARK).exists():
-            (new / UNPUBLISHED_MARK).touch()
-        old.parent.mkdir()
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
+def _busy(folder: Path, source: Path) -> str:
+    return f"is being trained in {'SRC' if folder == source else 'DST'}: left alone"
+
+
+def _copied(source: Path, target: Path) -> str | None:
+    """Copy a run, if that is still to be done, and return what `_further` found. Nobody trains either copy meanwhile.
+
+    A source that cannot be written cannot be held either. Returns None if such a source changed while it was copied, or
+    if somebody else made the target.
+    """
+    with ExitStack() as locks:
+        held = []
+        for folder in (source, target):
+            try:
+                if folder.exists() and _hold(folder, locks):
+                    held.append(folder)
+                elif folder == target and folder.exists():
+                    raise RunError(f"cannot write to {target}, which is behind")
+            except filelock.Timeout:
+                return _busy(folder, source)
+        before, further = _stamp(source), _further(source, target, held)
+        if further not in COPIED:
+            return further
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent.parent, prefix=".gather-") as aside:
+            new, old = Path(aside, "new", target.name), Path(aside, "old", target.name)  # too deep to be found as runs
+            try:
+                shutil.copytree(source, new, ignore=lambda _, names: {*filter(is_passing, names)})
+            except OSError:
+                if _stamp(source) == before:
+                    raise
+                return None  # a file was removed before it could be copied
+            if _stamp(source) != before or _further(source, target, held) != further:
+                return None
+            if (target.parent.parent / MARK).exists():
+                (new / UNPUBLISHED_MARK).touch()
+            old.parent.mkdir()
+            if target in held:
+                target.rename(old)  # with its locks: who waits for them finds that they are gone, and tries anew
+            try:
+                new.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                return None
+    return further
+
+
+def _hold(folder: Path, locks: ExitStack) -> bool:
+    # Whether all the folder's locks are held now; False if it cannot be written. Raises filelock.Timeout.
+    held, mirrored = True, (folder.parent.parent / MARK).exists()
+    for lock in (executing, copying, *([mirror_lock] if mirrored else [])):
+        try:
+            locks.enter_context(lock(folder))
+        except filelock.Timeout:
+            raise
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            held = False
+    return held
+
+
+def _stamp(folder: Path) -> tuple[bytes, tuple[int, int, int] | None]:
+    # Differs once the run has been trained: training changes the record when it begins, and then the checkpoint.
+    record, checkpoint = folder / "run.yaml", folder / CHECKPOINT
+    try:
+        stat = checkpoint.stat()
+    except OSError:
+        return record.read_bytes(), None
+    return record.read_bytes(), (stat.st_ino, stat.st_size, stat.st_mtime_ns)

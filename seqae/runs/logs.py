@@ -1,19 +1,38 @@
-"""The logs of a run, CSV files that grow row by row, read and cut so that a torn last line does no harm."""
+"""The tables of a run, CSV files, checked when they are read.
 
+Its logs are tables that grow row by row; they are read and cut so that a torn last line does no harm.
+"""
+
+import csv
+from collections.abc import Mapping
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqae.files import replace_text
+from seqae.runs.records import RunError, notes
+
+if TYPE_CHECKING:  # commands that only read runs should not wait 0.5 s for it
+    import pandas as pd
 
 LOG_COLUMNS = {  # of the logs of a run, by the name of the file without .csv
     "metrics": ["epoch", "step", "seconds", "split", "branch", "metric", "value"],
     "histograms": ["epoch", "branch", "output", "share"],
 }
+TABLE_COLUMNS: Mapping[str, list[str]] = {  # what a table of any version has at least
+    "metrics": ["epoch", "split", "branch", "metric", "value"],
+    "histograms": ["epoch", "branch", "output", "share"],
+    "test": ["branch", "frame", "metric", "value"],
+    "baselines": ["split", "branch", "baseline", "metric", "value"],
+    "performance": ["implementation", "part", "median_ms"],
+}
+NUMBERS = {"epoch", "step", "seconds", "value", "output", "share", "frame", "sequences", "median_ms"}  # columns of them
 
 
 def append_rows(log: Path, rows: list[dict[str, Any]]) -> None:
     """Append rows to a CSV log. A new log begins with a header line, the keys of the first row."""
-    import pandas as pd  # here, because commands that only read runs should not wait 0.5 s for it
+    import pandas as pd
 
     table = pd.DataFrame(rows)
     with log.open("a", encoding="utf-8") as file:
@@ -21,9 +40,13 @@ def append_rows(log: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def truncate_logs(logs: list[Path], epoch: int) -> None:
-    """Drop the lines after `epoch` from each log. The header and the other lines stay as they are, byte for byte."""
+    """Drop the lines after `epoch` from each log. The header and the other lines stay as they are, byte for byte.
+
+    Raises RunError if a log is damaged.
+    """
     for log in logs:
         header, *lines = whole_lines(log)
+        _check(log, [header, *lines])
         kept = [header, *(line for line in lines if int(line.split(",")[0]) <= epoch)]
         replace_text(log, "".join(f"{line}\n" for line in kept))
 
@@ -31,7 +54,68 @@ def truncate_logs(logs: list[Path], epoch: int) -> None:
 def whole_lines(log: Path) -> list[str]:
     """The lines of a log of `LOG_COLUMNS`, the header first. A last line without its line end is left out.
 
-    A process that is killed while it writes leaves such a line. A missing log has a header and no rows.
+    A process that is killed while it writes leaves such a line. A missing log has a header and no rows. Raises RunError
+    if the file is not in UTF-8.
     """
-    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    text = _text(log) if log.exists() else ""
     return text.rpartition("\n")[0].splitlines() or [",".join(LOG_COLUMNS[log.stem])]
+
+
+def read_table(folder: Path, name: str) -> "pd.DataFrame":
+    """NAME.csv of a run's folder. Raises RunError if it is damaged, FileNotFoundError if it is missing and no log."""
+    import pandas as pd
+
+    _check(folder / f"{name}.csv", lines := _lines(folder / f"{name}.csv"))
+    return pd.read_csv(StringIO("\n".join(lines)))
+
+
+def check_tables(folder: Path) -> None:
+    """Check the tables that a run's folder has. Raises RunError, which names the first file that is damaged.
+
+    It takes some milliseconds for each run, so `records.remembered` keeps what it found.
+    """
+    files = [file for name in TABLE_COLUMNS if (file := folder / f"{name}.csv").exists()]
+    state, kept = [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files], notes(folder)
+    if kept.get("tables") == state:
+        return
+    for file in files:
+        _check(file, _lines(file))
+    kept["tables"] = state
+
+
+def _lines(file: Path) -> list[str]:
+    return whole_lines(file) if file.stem in LOG_COLUMNS else _text(file).splitlines()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RunError(f"{file} is damaged (no text in UTF-8): {_REMEDY}") from None
+
+
+def _check(file: Path, lines: list[str]) -> None:
+    try:
+        rows = csv.reader(lines)
+        header = next(rows, [])
+        if missing := [name for name in TABLE_COLUMNS[file.stem] if name not in header]:
+            raise RunError(f"{file} is damaged (its first line does not name {', '.join(missing)}): {_REMEDY}")
+        numbers = [(place, name) for place, name in enumerate(header) if name in NUMBERS]
+        for row in rows:
+            if len(row) != len(header):
+                raise RunError(f"{file} is damaged (line {rows.line_num} has {len(row)} columns): {_REMEDY}")
+            for place, name in numbers:
+                if row[place]:
+                    _number(row[place], name, f"{file} is damaged (line {rows.line_num}")
+    except csv.Error as error:
+        raise RunError(f"{file} is damaged ({error}): {_REMEDY}") from None
+
+
+def _number(text: str, name: str, where: str) -> None:
+    with suppress(ValueError):
+        float(text)
+        return
+    raise RunError(f"{where}: {name} must be a number; not {text[:40]!r}): {_REMEDY}")
+
+
+_REMEDY = "delete the run's folder and run it again"

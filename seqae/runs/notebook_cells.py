@@ -7,6 +7,7 @@ given to each run.
 import ast
 import json
 import re
+import warnings
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from seqae.files import project_root
 from seqae.parameters import ParameterError, merge, resolve
 from seqae.runs.assignment import current_assignment
-from seqae.runs.git import run_git
+from seqae.runs.git import git_trouble, run_git
 
 
 class FamilyNotebook(NamedTuple):
@@ -137,6 +138,9 @@ def _committed(notebook: Path) -> str | None:
     # The source of the committed parameters cell; None without git, outside it, or if no such cell was committed.
     try:
         found = run_git(notebook.parent, "cat-file", "blob", f"HEAD:./{notebook.name}")
+        if found.returncode and (trouble := git_trouble(notebook.parent)):
+            what = "what was edited in its parameters cell counts as the family's defaults"
+            warnings.warn(f"git cannot read what was committed of {notebook}, so {what}: {trouble}", stacklevel=3)
         return None if found.returncode else "".join(_tagged(json.loads(found.stdout), notebook)["source"])
     except (ValueError, KeyError):
         return None

@@ -1,9 +1,14 @@
-"""What made a run: the commit of the code, the versions of packages, the machine and its device."""
+"""What made a run: the sources that were imported and their commit, versions of packages, the machine, its device."""
 
+import logging
 import platform
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib.metadata import version
+from hashlib import new as new_hash
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,18 +16,26 @@ import torch
 
 import seqae
 from seqae.device import make_accelerator
-from seqae.runs.git import run_git
+from seqae.lstm import compiled
+from seqae.runs.git import git_trouble, run_git
 
 _PACKAGE = Path(seqae.__file__).parent
+_STEP = "lstm/step.c"
 
 
 class CodeVersion(NamedTuple):
-    """commit: the first 12 digits of the package's git commit; outside git "seqae" and its version. dirty: whether
-    files of the package differ from that commit.
+    """The code that this process has imported.
+
+    commit: the first 12 digits of the git commit that it is of; where git does not track the package, "seqae" and its
+    version. dirty: whether the sources differ from that commit. sources: the first 12 digits of a hash of the package's
+    sources, step.c among them. git: why git cannot tell the commit, in its own words; None if it can, or if the package
+    is in no repository.
     """
 
     commit: str
     dirty: bool
+    sources: str
+    git: str | None = None
 
 
 def now() -> str:
@@ -31,43 +44,92 @@ def now() -> str:
 
 
 def provenance_of(*, device: str, devices: int) -> dict[str, Any]:
-    """Commit, versions, machine, device and number of threads, with the keys of run.yaml.
+    """Commit, sources, versions, machine, device and number of threads, with the keys of run.yaml.
 
     device, devices: as the parameters. Raises ValueError for a device that is not there, as `make_accelerator` does.
     """
-    _version.cache_clear()  # a commit changes no modification time
-    commit, dirty = code_version()
     packages = ("torch", "numpy", "accelerate", "seqae")
     found = make_accelerator(device=device, devices=devices).device
     name = torch.cuda.get_device_name(found) if found.type == "cuda" else str(found)
     return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        **code_entries(),
+        "versions": {"python": platform.python_version(), **{package: _installed(package) for package in packages}},
         "machine": platform.node(),
         "device": name if devices == 1 else f"{devices} × {name}",
         "threads": torch.get_num_threads(),  # another number gives other rounding errors
     }
 
 
+def code_entries() -> dict[str, Any]:
+    """`code_version` with the keys of run.yaml; a warning is logged where git fails."""
+    found = code_version()
+    if found.git:
+        logging.getLogger("seqae").warning("the commit of the code is not recorded, git fails: %s", found.git)
+    return {key: value for key, value in found._asdict().items() if value is not None}
+
+
 def code_version() -> CodeVersion:
-    """The version of the code: the present one, or the one that `keep_code_version` kept."""
-    return _kept[0] if _kept else _version(max(file.stat().st_mtime_ns for file in _PACKAGE.rglob("*.py")))
+    """The version of the code that this process has imported, whatever lies on the disk now."""
+    sources = _imported_sources()
+    found = [(commit, _blobs(sources, tree)) for commit in dict.fromkeys([_BEGAN, _head()]) if (tree := _tree(commit))]
+    if not found:
+        return CodeVersion(f"seqae {_installed('seqae')}", False, sources_hash(), git_trouble(_PACKAGE))
+    same = [commit for commit, blobs in found if blobs == _tree(commit)]
+    # It may have been committed since it was imported, or another commit checked out.
+    return CodeVersion((same or [found[0][0]])[0], not same, sources_hash())
 
 
-def keep_code_version() -> None:
-    """Keep the present version for this process and those forked from it, because it is the code they have imported."""
-    _kept[:] = [code_version()]
+def sources_hash() -> str:
+    """The first 12 digits of a hash of the imported sources: equal for equal code, however it was installed."""
+    listed = (f"{name} {sha256(text).hexdigest()}\n" for name, text in sorted(_imported_sources().items()))
+    return sha256("".join(listed).encode()).hexdigest()[:12]
 
 
-_kept: list[CodeVersion] = []
+_seen: dict[str, tuple[Any, bytes]] = {}  # by source file: its module's spec, another one once it is reloaded; its text
 
 
-@lru_cache(maxsize=1)
-def _version(edited: int) -> CodeVersion:
-    # Cached until a file is edited: a notebook's kernel lives for days and may reload edited code.
-    head = run_git(_PACKAGE, "rev-parse", "--short=12", "HEAD")
-    changes = run_git(_PACKAGE, "status", "--porcelain", "--", ".")
-    if head.returncode or changes.returncode:
-        return CodeVersion(f"seqae {version('seqae')}", dirty=False)
-    return CodeVersion(head.stdout.strip(), dirty=bool(changes.stdout.strip()))
+def _imported_sources() -> Mapping[str, bytes]:
+    """The text of each source file of the package as this process has imported it, else as it would import it now."""
+    specs = {
+        spec.origin: spec
+        for name, module in sys.modules.copy().items()
+        if name.partition(".")[0] == "seqae" and (spec := getattr(module, "__spec__", None))
+    }
+    found = dict[str, bytes]()
+    for file in _PACKAGE.rglob("*.py"):
+        name, spec = file.relative_to(_PACKAGE).as_posix(), specs.get(str(file))
+        if name not in _seen or spec is None or spec is not _seen[name][0]:
+            _seen[name] = spec, file.read_bytes().replace(b"\r\n", b"\n")
+        found[name] = _seen[name][1]
+    return found | {_STEP: compiled.STEP_SOURCE.encode()}
+
+
+def _head() -> str:
+    return run_git(_PACKAGE, "rev-parse", "--short=12", "HEAD").stdout.strip()
+
+
+@lru_cache(maxsize=4)
+def _tree(commit: str) -> Mapping[str, str]:
+    # The hashes of the package's sources in a commit; empty if git tracks none: the repository around is another's.
+    lines = run_git(_PACKAGE, "ls-tree", "-r", commit).stdout.splitlines() if commit else []
+    listed = {name: entry.split()[2] for entry, _, name in (line.partition("\t") for line in lines)}
+    sources = {name: blob for name, blob in listed.items() if name.endswith(".py") or name == _STEP}
+    return sources if "__init__.py" in sources else {}
+
+
+def _blobs(sources: Mapping[str, bytes], tree: Mapping[str, str]) -> dict[str, str]:
+    # Git's hashes of these texts, made as those of the tree.
+    kind = "sha256" if len(next(iter(tree.values()))) == 64 else "sha1"
+    return {name: new_hash(kind, b"blob %d\0" % len(text) + text).hexdigest() for name, text in sources.items()}
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # code that is imported from a folder
+        return "not installed"
+
+
+# Now, when the modules that train are imported: what a kernel runs days later is this, unless it reloads them.
+_BEGAN = _head()
+_imported_sources()

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
-import yaml
 
 from seqae import files
-from seqae.files import load_yaml
-from seqae.stores import leased
+from seqae.runs.locks import is_being_changed
+from seqae.stores import NewerFormatError, RecordError, checked_record, leased, parse_record
 
 FORMAT = "1"  # of .records.json, see `remembered`; files of another format are ignored
 _known: "dict[str, _Known]" = {}  # by run folder
@@ -41,17 +40,24 @@ class _Known(NamedTuple):
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The content of run.yaml; empty before the run began. Raises RunError if the file is damaged."""
+    """The content of run.yaml, checked; empty before the run began.
+
+    Raises RunError, which names the file and its fault, if it is damaged, of a newer version, or cannot be read.
+    """
     file = folder / "run.yaml"
     try:
-        record = _parsed(str(folder), file.read_text(encoding="utf-8"))
+        return _parsed(str(folder), file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError):
-        record = None
-    if not isinstance(record, dict):
-        raise RunError(f"{file} is damaged: delete the folder and run it again")
-    return record
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        fault = "no text in UTF-8"
+    except NewerFormatError as error:
+        raise RunError(f"{file} {error}") from None
+    except RecordError as error:
+        fault = str(error)
+    raise RunError(f"{file} is damaged ({fault}): delete the folder and run it again")
 
 
 @contextmanager
@@ -114,32 +120,31 @@ def run_status(folder: Path, record: Mapping[str, Any]) -> str:
     An interrupted run has lost its process, and resumes when it is run again. record: as `read_record` returned it.
     """
     status = record.get("status", "waiting")
-    if status != "running":
+    if status != "running" or is_being_changed(folder):
         return status
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            now = read_record(folder)["status"]  # it may have changed since `record` was read
-            return "interrupted" if now == "running" and not leased(folder) else now
-    except filelock.Timeout:
-        return "running"
+    now = read_record(folder).get("status", "waiting")  # it may have changed since `record` was read
+    return "interrupted" if now == "running" and not leased(folder) else now
 
 
 def progress(folder: Path) -> Progress | None:
     """How far a run's training is, read from the end of metrics.csv; None before the first epoch has ended."""
     with suppress(OSError), (folder / "metrics.csv").open("rb") as file:
         file.seek(max(0, file.seek(0, SEEK_END) - 8192))
-        for line in reversed(file.read().decode().rpartition("\n")[0].splitlines()):
+        for line in reversed(file.read().decode(errors="replace").rpartition("\n")[0].splitlines()):
             if ",val,all,objective," in line:
-                return Progress(int(line.split(",")[0]), float(line.split(",")[-1] or "nan"))  # pandas writes no NaN
+                with suppress(ValueError):  # a text where a number belongs
+                    return Progress(
+                        int(line.split(",")[0]), float(line.split(",")[-1] or "nan")
+                    )  # pandas writes no NaN
     return None
 
 
-def _parsed(folder: str, text: str) -> Any:
+def _parsed(folder: str, text: str) -> dict[str, Any]:
     digest, entry = sha256(text.encode()).hexdigest()[:16], _known.get(folder)
     if entry and entry.digest == digest:
-        with suppress(ValueError):
-            return json.loads(entry.record)  # a copy for each caller, who may change it
-    record = load_yaml(text)
+        with suppress(json.JSONDecodeError):
+            return checked_record(json.loads(entry.record))  # a copy for each caller, who may change it
+    record = parse_record(text)
     with suppress(TypeError):  # JSON has no dates, for example: such a record is parsed each time
         _known[folder] = _Known(digest, json.dumps(record), {})
     return record

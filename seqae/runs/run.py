@@ -10,7 +10,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
@@ -32,11 +32,12 @@ from seqae.runs import experiment, logs, pictures
 from seqae.runs.assignment import current_assignment
 from seqae.runs.folder import SAMPLES, RunFolder, images
 from seqae.runs.live import watched
+from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.naming import differing, known_as, run_name
-from seqae.runs.provenance import code_version, now, provenance_of
+from seqae.runs.provenance import code_entries, now, provenance_of
 from seqae.runs.records import RunError, read_record, remembered
 from seqae.runs.trackers import check_tracker, tracking
-from seqae.stores import fetch, unpublished, working
+from seqae.stores import RECORD_FORMAT, fetch, unpublished, working
 from seqae.training import Fitted, Row
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
@@ -138,7 +139,7 @@ class Run(RunFolder):
                 return self
             made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
             if self._checkpoint.exists():  # keep what began the run on record
-                resumed = [*before.get("resumed", []), {"commit": made["commit"]}]
+                resumed = [*before.get("resumed", []), {key: made[key] for key in ("commit", "dirty", "sources")}]
                 self.update(status="running", reason=None, resumed=resumed)
             else:
                 self.update(status="running", reason=None, started=now(), **made)
@@ -147,8 +148,7 @@ class Run(RunFolder):
 
     def fail(self, reason: str) -> None:
         """Record a failure that the run itself could not record: its process died, or its notebook has an error."""
-        commit, dirty = code_version()
-        here = {"commit": commit, "dirty": dirty, "machine": platform.node(), "device": self.parameters.device}
+        here = code_entries() | {"machine": platform.node(), "device": self.parameters.device}
         self.update(**({} if "machine" in self.record() else here), status="failed", reason=reason, ended=now())
 
     def rendered(self, cells: str) -> None:
@@ -169,30 +169,42 @@ class Run(RunFolder):
             changes |= {"status": "done", "reason": None}
         if record["parameters"].get("label") != self.parameters.label:
             changes["parameters"] = record["parameters"] | {"label": self.parameters.label}
-        if changes or unpublished(self.folder):
-            with self._published():
+        # Its process may have died before it removed the checkpoint.
+        drop = record["parameters"].get("keep_checkpoint") is False and self._checkpoint.exists()
+        if not (changes or drop or unpublished(self.folder)):
+            return
+        try:
+            with self._published(), changing(self.folder):
                 if changes:
                     self.update(**changes)
-        if record["parameters"].get("keep_checkpoint") is False:  # its process may have died before it removed it
-            self._drop_checkpoint()
+                if drop:
+                    self._drop_checkpoint()
+        except filelock.Timeout:
+            pass  # another process changes or copies the run: the next look mends it
+        except OSError as error:
+            if error.errno not in UNWRITABLE:  # a finished run can be shown wherever it can be read
+                raise
 
     def _published(self) -> AbstractContextManager[None]:
         return nullcontext() if self.assigned else working(self.folder)
 
     def update(self, **changes: Any) -> None:
-        """Write these entries into run.yaml, which keeps its others."""
+        """Write these entries into run.yaml, which keeps its others. Raises as `changing`."""
         parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED))
-        base = {"family": self.family, "parameters": parameters, "differs": dict(self.differs)}
-        files.replace_text(self.folder / "run.yaml", yaml.safe_dump(base | self.record() | changes, sort_keys=False))
+        base = {"format": RECORD_FORMAT, "family": self.family, "parameters": parameters, "differs": dict(self.differs)}
+        with changing(self.folder):
+            text = yaml.safe_dump(base | self.record() | changes, sort_keys=False)
+            files.replace_text(self.folder / "run.yaml", text)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         # One process at a time trains a run. Whatever ends it, the record has a status and a reason.
-        lock = filelock.FileLock(self.folder / ".lock")  # `acquire` makes the folder
+        held = ExitStack()
         try:
-            lock.acquire(timeout=2)  # seconds: `status` holds it for less, and kernels outlive their parents by less
+            held.enter_context(changing(self.folder))
         except filelock.Timeout:
-            raise RunError(f"{self.folder} is being trained by another process: wait for it, or stop it") from None
+            what = "is being trained by another process, or copied"
+            raise RunError(f"{self.folder} {what}: wait for it, or stop it") from None
         except OSError as error:
             raise RunError(f"cannot write to {self.folder}: {error.strerror}; choose another folder as store") from None
         try:
@@ -213,7 +225,7 @@ class Run(RunFolder):
                 "again and it goes on from its last checkpoint"
             ) from error
         finally:
-            lock.release()
+            held.close()
 
     def _train(self) -> None:
         p, folder = self.parameters, self.folder

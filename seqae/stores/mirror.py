@@ -6,6 +6,7 @@ machines made; `working` fetches one run whole and publishes what becomes of it.
 
 import os
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -91,9 +92,12 @@ def refresh(folder: Path, under: str = "", *, whole: bool = False) -> None:
                 runs["/".join(parts[: min(2, len(parts) - 1)])]["/".join(parts[2:] or parts[1:])] = info
 
         def fetch_one(run: str) -> None:
-            with suppress(filelock.Timeout), _locked(folder / run):
+            with suppress(filelock.Timeout), mirror_lock(folder / run):
                 _tell_lease(folder / run, runs[run])
-                fetch_run(fs, f"{root}/{run}", folder / run, runs[run], whole=whole)
+                try:
+                    fetch_run(fs, f"{root}/{run}", folder / run, runs[run], whole=whole)
+                except StoreError as error:  # of this run alone
+                    warnings.warn(f"{run} is not fetched: {error}", stacklevel=2)
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(fetch_one, runs.keys() - {""}))
@@ -114,7 +118,7 @@ def working(folder: Path) -> Iterator[None]:
         return
     with ExitStack() as held:
         try:
-            held.enter_context(_locked(folder))
+            held.enter_context(mirror_lock(folder))
         except filelock.Timeout:
             raise BusyError("another process here trains it: wait for that one, or stop it") from None
         with _reaching(url) as (fs, root):
@@ -131,6 +135,11 @@ def working(folder: Path) -> Iterator[None]:
             with _reaching(url):
                 _try_again(lambda: publish_run(fs, run, folder, mine))
             (folder / UNPUBLISHED_MARK).unlink()
+
+
+def mirror_lock(folder: Path) -> filelock.BaseFileLock:
+    """The lock of who fetches or publishes a run's folder in a mirror. Acquiring it makes the folder."""
+    return filelock.FileLock(folder / ".publishing", timeout=0)
 
 
 def unpublished(folder: Path) -> bool:
@@ -203,10 +212,6 @@ def _try_again(act: Callable[[], None]) -> None:
 
 
 # --- one run ---
-
-
-def _locked(folder: Path) -> filelock.BaseFileLock:
-    return filelock.FileLock(folder / ".publishing", timeout=0)  # makes the folder
 
 
 def _tell_lease(folder: Path, theirs: Mapping[str, Any]) -> None:

@@ -1,28 +1,22 @@
-"""Copies one run between its folder here and a remote store, and tells which of two copies is further along.
+"""Copies one run between its folder here and a remote store.
 
 A local file counts as equal to the store's where size and modification time agree: every copy, in either direction,
 gets the time that the store gave it.
 """
 
-import csv
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
-from io import StringIO
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, Literal
+from typing import IO, Any
 
-import yaml
+from seqae.stores.record import NewerFormatError
+from seqae.stores.states import CHECKPOINT, TOLD, RunState, compare_run_states, read_run_state
 
-from seqae.files import load_yaml
-from seqae.parameters import EXECUTION
-
-CHECKPOINT = "checkpoint/state.pt"
-TOLD = ("run.yaml", "metrics.csv", "test.csv", "performance.csv")  # what `read_run_state` reads
 SHOWN = {*TOLD, "histograms.csv", "baselines.csv", "samples.npz", "frames.png", "report.html", "compare.html"}
 RESOLUTION = 2e-6  # seconds: the precision of a modification time stored as a float
 
@@ -35,58 +29,10 @@ class BusyError(StoreError):
     """Another process, on this machine or another, works on the run."""
 
 
-@dataclass(frozen=True)
-class RunState:
-    """How far a run is, and what it recorded.
-
-    parameters: those that define the run. trained: 2 if it is done, 1 if it is trained but not finished, else 0.
-    epochs: how many a resumed run would start from. metrics: the rows of metrics.csv without their times. test,
-    performance: the text of test.csv and performance.csv, empty if missing.
-    """
-
-    parameters: Mapping[str, Any]
-    trained: int
-    epochs: int
-    metrics: Sequence[Mapping[str, Any]]
-    test: str
-    performance: str
-
-
-def compare_run_states(one: RunState, other: RunState) -> Literal["one", "other", "same", "different"]:
-    """Which of two copies of a run is further along: `one`, `other`, or the `same` for both.
-
-    `different` if both were trained to the end with other results, or if their parameters differ.
-    """
-    results, others = ((state.metrics, state.test, state.performance) for state in (one, other))
-    if one.parameters and other.parameters and one.parameters != other.parameters:
-        return "different"
-    if one.trained and other.trained and results != others:
-        return "different"
-    reached, others_reached = (one.trained, one.epochs), (other.trained, other.epochs)
-    return "same" if reached == others_reached else "one" if reached > others_reached else "other"
-
-
-def read_run_state(file: Callable[[str], Path], *, resumable: bool) -> RunState:
-    """Read how far a run is from the files of its folder. A damaged run.yaml counts as not trained.
-
-    file: maps each name of `TOLD` to its path, which need not exist. resumable: whether there is a checkpoint.
-    """
-    texts = {name: file(name).read_text(encoding="utf-8") if file(name).exists() else "" for name in TOLD}
-    try:
-        record = load_yaml(texts["run.yaml"]) or {}
-        parameters = {key: value for key, value in record.get("parameters", {}).items() if key not in EXECUTION}
-        trained = 2 if record.get("status") == "done" else int("results" in record)
-    except (yaml.YAMLError, AttributeError):
-        parameters, trained = {}, 0
-    rows = [*csv.DictReader(StringIO(texts["metrics.csv"].rpartition("\n")[0]))]  # without a torn last line
-    return RunState(
-        parameters=parameters,
-        trained=trained,
-        epochs=int(rows[-1]["epoch"]) if rows and (trained or resumable) else 0,
-        metrics=[{**row, "seconds": None} for row in rows],
-        test=texts["test.csv"],
-        performance=texts["performance.csv"],
-    )
+def local_checkpoint(folder: Path) -> Callable[[], IO[bytes]] | None:
+    """What opens the checkpoint of a run's folder, as `read_run_state` takes it; None if there is none."""
+    file = folder / CHECKPOINT
+    return partial(file.open, "rb") if file.exists() else None
 
 
 def is_passing(name: str) -> bool:
@@ -132,6 +78,7 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
     """Copy a run from a store to its folder here, unless that is further along.
 
     Returns False, and copies nothing, if the run was finished in both with other results or has other parameters.
+    Raises StoreError if a newer version of this package wrote the record of one.
     run: its folder in the store. theirs: the files there, as `listing` returns them. whole: copy all files, not only
     those in `SHOWN`.
     """
@@ -153,8 +100,8 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
 
     with _emptied(stage):  # first the files that tell how far the run is
         bring(name for name in reversed(new) if name in TOLD)
-        here = read_run_state(folder.joinpath, resumable=(folder / CHECKPOINT).exists())
-        further = compare_run_states(here, read_run_state(told, resumable=CHECKPOINT in theirs))
+        saved = partial(fs.open, f"{run}/{CHECKPOINT}", "rb", block_size=2**18) if CHECKPOINT in theirs else None
+        further = _further(run, folder, partial(read_run_state, told, saved))
         if further in ("one", "different"):
             return further == "one"
         if further == "same":  # then only files that are missing or older here
@@ -168,6 +115,21 @@ def fetch_run(fs: Any, run: str, folder: Path, theirs: Mapping[str, Any], *, who
         if further == "other" and not (whole and CHECKPOINT in theirs):
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # it is older than the logs now
     return True
+
+
+def _further(run: str, folder: Path, read_theirs: Callable[[], RunState]) -> str:
+    # As `compare_run_states`, `one` being the folder here. A record of a newer version is brought where there is none
+    # yet, so that whoever reads it here says that it is newer.
+    here = None
+    with suppress(NewerFormatError):  # fetched before
+        here = read_run_state(folder.joinpath, local_checkpoint(folder))
+    try:
+        there = read_theirs()
+    except NewerFormatError as error:
+        if here and (folder / "run.yaml").exists():
+            raise StoreError(f"{run}/run.yaml {error}") from None
+        return "same"
+    return compare_run_states(here, there) if here else "same"
 
 
 def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:

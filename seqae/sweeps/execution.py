@@ -6,13 +6,12 @@ Whether a run is done is read from its run.yaml, never from its notebook.
 import logging
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import filelock
 
 from seqae.files import remove_leftovers
 from seqae.reports import Facts, advice, render_notebook
-from seqae.runs import Run
+from seqae.runs import Run, executing
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
@@ -45,7 +44,7 @@ def execute(item: Planned, per_gpu: int = 1) -> Outcome:
     folder, name = here.run.folder, f"{here.run.family}/{here.run.name}"
     logging.getLogger(RUN_LOG).info("%s begins", name)
     try:
-        with stoppable(folder / "notebook.ipynb"), _alone(folder), working(folder):
+        with stoppable(folder / "notebook.ipynb"), executing(folder), working(folder):
             # another process may have finished it since it was planned
             reason = None if here.reason_to_execute() in (None, NOT_PUBLISHED) else _execute(here, per_gpu)
     except (BusyError, filelock.Timeout):
@@ -59,12 +58,6 @@ def execute(item: Planned, per_gpu: int = 1) -> Outcome:
     seconds = time.monotonic() - began
     logging.getLogger(RUN_LOG).info("%s: %s, %.0f s", name, f"failed: {reason}" if reason else "done", seconds)
     return Outcome(item.run, reason, seconds)
-
-
-def _alone(folder: Path) -> filelock.BaseFileLock:
-    # One worker at a time executes and renders a run. The kernel holds another lock, that of the run itself. Both are
-    # released when their process dies. Acquiring this one makes the folder.
-    return filelock.FileLock(folder / ".execution.lock", timeout=0)
 
 
 def run_here(item: Planned) -> Run:
@@ -117,7 +110,7 @@ def record_lost(item: Planned, reason: str) -> str | None:
     A dead worker's lease in a remote store has to expire first; until then the run is BUSY.
     """
     try:
-        with _alone(item.run.folder), working(item.run.folder):
+        with executing(item.run.folder), working(item.run.folder):
             return None if item.reason_to_execute() in (None, NOT_PUBLISHED) else _record_and_render(item, reason)
     except (BusyError, filelock.Timeout):
         return BUSY

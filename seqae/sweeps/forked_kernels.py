@@ -131,10 +131,6 @@ def serve_forks() -> None:
     for name in IMPORTS:
         with suppress(ImportError):  # the kernel that needs the module reports the error
             __import__(name)
-    with suppress(ImportError):
-        from seqae.runs import keep_code_version
-
-        keep_code_version()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for kernels: leave no zombies
     while line := sys.stdin.buffer.readline():
         if (pid := os.fork()) == 0:

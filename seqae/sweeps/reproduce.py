@@ -23,7 +23,7 @@ import yaml
 import seqae
 from seqae.files import project_around
 from seqae.parameters import EXECUTION, resolve
-from seqae.runs import Run, RunError, code_version, recorded_run, run_git
+from seqae.runs import Run, RunError, code_version, git_trouble, recorded_run, run_git
 from seqae.sweeps.interrupts import STOP_SIGNALS, interrupt_once
 
 _PACKAGE = Path(seqae.__file__).parent
@@ -93,10 +93,13 @@ def _commit(root: Path, record: Mapping[str, Any], folder: Path) -> str:
     # The full name of the commit that made the run. Raises RunError if it is unknown here.
     name = str(record.get("commit"))
     if not re.fullmatch("[0-9a-f]{7,40}", name):
+        reason = f"git said: {record['git']}" if record.get("git") else "the package was installed, not cloned"
         raise RunError(
-            f"{folder / 'run.yaml'} says that {name!r} made the run, which is no git commit (the package was "
-            "installed, not cloned): use --here to rerun it with today's code"
+            f"{folder / 'run.yaml'} says that {name!r} made the run, which is no git commit ({reason}): "
+            "use --here to rerun it with today's code"
         )
+    if trouble := git_trouble(root):
+        raise RunError(f"git cannot read the repository of {root}: {trouble}")
     if run_git(root, "rev-parse", "--git-dir").returncode:
         raise RunError(f"{root} is no git repository: do this in a clone of the project that holds commit {name}")
     found = run_git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")

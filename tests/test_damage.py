@@ -1,0 +1,205 @@
+"""One damaged run is named and left out; it hides no other, here or in a remote store."""
+
+import shutil
+import warnings
+from pathlib import Path
+
+import fsspec
+import pytest
+import yaml
+from test_cli import call
+from test_gather import trained  # noqa: F401
+from test_sweep import DEFAULTS, TINY
+
+from seqae import open_run
+from seqae.commands.terminal import status_rows
+from seqae.reports.compare import comparable_runs, curves, finals
+from seqae.reports.index import update_index
+from seqae.runs import records
+from seqae.runs.records import RunError, progress
+from seqae.runs.run import Run, find_runs
+
+GOOD, BAD = "good-11111111", "bad-22222222"
+
+
+@pytest.fixture
+def store(trained, tmp_path, monkeypatch):  # noqa: F811
+    """A store with a finished run, and a copy of it to be damaged."""
+    monkeypatch.setattr(records, "_known", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fsspec.filesystem("memory").store.clear()
+    (done,) = trained.glob("done/fam/*")
+    for name in (GOOD, BAD):
+        shutil.copytree(done, tmp_path / "store" / "fam" / name)
+    return tmp_path / "store"
+
+
+def entry(**changes):
+    def damage(folder: Path) -> None:
+        record = yaml.safe_load((folder / "run.yaml").read_text())
+        (folder / "run.yaml").write_text(yaml.safe_dump(record | changes))
+
+    return damage
+
+
+def text(content: str | bytes, name: str = "run.yaml"):
+    def damage(folder: Path) -> None:
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes(data)
+
+    return damage
+
+
+def replaced(name: str, old: str, new: bytes):
+    def damage(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        assert old.encode() in content
+        (folder / name).write_bytes(content.replace(old.encode(), new, 1))
+
+    return damage
+
+
+def headless(name: str):
+    return lambda folder: text((folder / name).read_bytes().partition(b"\n")[2], name)(folder)
+
+
+def a_folder(folder: Path) -> None:
+    (folder / "run.yaml").unlink()
+    (folder / "run.yaml").mkdir()
+
+
+RECORDS = {
+    "latin-1": (replaced("run.yaml", "verdict: ", b"verdict: M\xfcller "), "no text in UTF-8"),
+    "empty": (text(""), "it holds null, not entries"),
+    "a list": (text("[1]"), "it holds [1], not entries"),
+    "torn": (text("{torn: "), "no YAML"),
+    "a tag": (text("!!python/object:os.system {}"), "no YAML"),
+    "a date of month 13": (text("started: 2026-13-45 10:00:00"), "no YAML: month must be in 1..12"),
+    "nul": (text(b"status: \0"), "no YAML"),
+    "deep": (text("[" * 20_000), "no YAML"),
+    "results null": (entry(results=None), "results must be a mapping; not null"),
+    "results of text": (entry(results={"pred mse": "low"}), "to a number; not 'pred mse' to 'low'"),
+    "results of one word": (entry(results={"mse": 1.0}), "results must map BRANCH METRIC"),
+    "results with a number as key": (entry(results={1: 1.0}), "results has the key 1"),
+    "seconds null": (entry(seconds=None), "seconds must be a number; not null"),
+    "seconds of text": (entry(seconds="long"), "seconds must be a number; not 'long'"),
+    "seconds true": (entry(seconds=True), "seconds must be a number; not True"),
+    "status of another": (entry(status="paused"), "status must be one of running, done, failed; not 'paused'"),
+    "status a list": (entry(status=["done"]), "status must be one of"),
+    "parameters null": (entry(parameters=None), "parameters must be a mapping"),
+    "parameters a list": (entry(parameters=["seed"]), "parameters must be a mapping"),
+    "differs a text": (entry(differs="nothing"), "differs must be a mapping"),
+    "started a date": (replaced("run.yaml", "started: '", b"started: 2026-11-28 #'"), "started must be a text"),
+    "verdict a list": (entry(verdict=[1]), "verdict must be a text or null"),
+    "machine null": (entry(machine=None), "machine must be a text"),
+    "resumed null": (entry(resumed=None), "resumed must be a list"),
+    "resumed of texts": (entry(resumed=["a"]), "resumed must list commits"),
+    "a folder": (a_folder, "cannot be read: Is a directory"),
+}
+
+
+@pytest.mark.parametrize(("damage", "fault"), RECORDS.values(), ids=RECORDS)
+def test_a_damaged_record_is_named_and_hides_no_other(store, damage, fault, recwarn):
+    bad = store / "fam" / BAD
+    damage(bad)
+    for _ in range(2):  # parsed, and then remembered
+        rows = {row[0]: row for row in status_rows([str(store)])}
+        assert rows[f"fam/{GOOD}"][1] == "done"
+        assert f"failed: {bad / 'run.yaml'}" in rows[f"fam/{BAD}"][1]
+        assert fault in rows[f"fam/{BAD}"][1]
+    recwarn.clear()
+    with warnings.catch_warnings(record=True, action="always") as told:
+        assert [run.name for run in find_runs(store)] == [run.name for run in comparable_runs("fam", store=str(store))]
+    assert {GOOD} == {run.name for run in comparable_runs("fam", [GOOD], store=str(store))}
+    assert all(BAD in str(warning.message) and fault in str(warning.message) for warning in told)
+    assert len(told) == 2
+    update_index(store)
+    page = (store / "index.html").read_text()
+    assert GOOD in page
+    assert BAD in page
+    with pytest.raises(RunError) as error:
+        Run.load(bad)
+    assert fault in str(error.value)
+
+
+TABLES = {
+    "metrics without header": (headless("metrics.csv"), "metrics.csv is damaged (its first line does not name epoch"),
+    "metrics in latin-1": (replaced("metrics.csv", "objective", b"objekt\xefv"), "metrics.csv is damaged (no text"),
+    "metrics of text": (
+        replaced("metrics.csv", "\n1,", b"\none,"), "(line 2: epoch must be a number; not 'one')"
+    ),
+    "metrics of too few columns": (replaced("metrics.csv", "\n1,", b"\n1,1\n1,"), "(line 2 has 2 columns)"),
+    "metrics with a nul": (replaced("metrics.csv", "\n1,", b"\n\x00,"), "epoch must be a number"),
+    "test of text": (
+        replaced("test.csv", ",mse,", b",mse,low,"), "columns)"
+    ),
+    "test without header": (headless("test.csv"), "test.csv is damaged"),
+    "test empty": (text("", "test.csv"), "test.csv is damaged"),
+    "baselines of another table": (text("a,b\n1,2\n", "baselines.csv"), "baselines.csv is damaged"),
+    "histograms in latin-1": (text(b"epoch,\xfc\n", "histograms.csv"), "histograms.csv is damaged (no text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "fault"), TABLES.values(), ids=TABLES)
+def test_a_damaged_table_is_named_and_hides_no_other(store, damage, fault):
+    bad = store / "fam" / BAD
+    damage(bad)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=BAD) as told:
+            runs = comparable_runs("fam", store=str(store))
+        assert fault in str(told[0].message)
+        assert [run.name for run in runs] == [GOOD]
+        assert len(curves(runs))
+        assert len(finals(runs))
+    assert len(status_rows([str(store)])) == 2
+    update_index(store)
+    assert GOOD in (store / "index.html").read_text()
+    run, said = Run.load(bad), []
+    for read in (run.metrics, run.test, run.baselines, run.histograms):
+        try:
+            read()
+        except RunError as error:
+            said.append(str(error))
+    assert len(said) == 1
+    assert fault in said[0]
+
+
+@pytest.mark.parametrize("name", sorted(RECORDS.keys() - {"a folder"} | TABLES.keys()))
+def test_a_look_at_a_remote_store_is_not_ended_by_a_damaged_run(store, tmp_path, name):
+    (RECORDS | TABLES)[name][0](store / "fam" / BAD)
+    fs = fsspec.filesystem("memory")
+    for file in (file for file in store.rglob("*") if file.is_file()):
+        fs.pipe_file(f"/runs/{file.relative_to(store).as_posix()}", file.read_bytes())
+    for _ in range(2):  # the second has something to compare with
+        rows = {row[0]: row for row in status_rows(["memory://runs"])}
+        assert rows[f"fam/{GOOD}"][1] == "done"
+        assert rows[f"fam/{BAD}"][1].startswith("failed" if name in RECORDS else "done")
+        file = f"/runs/fam/{BAD}/run.yaml"
+        fs.pipe_file(file, fs.cat_file(file) + b"\n")
+    told = call("gather", "memory://runs", str(tmp_path / "all"), code=int(name in RECORDS))
+    assert f"fam/{GOOD}" in told
+    assert f"fam/{BAD}" in told
+    assert "cannot be reached" not in told
+
+
+def test_an_interrupted_run_with_a_damaged_log_says_so_when_it_is_resumed(trained, tmp_path):  # noqa: F811
+    shutil.copytree(trained / "at-1", tmp_path / "store")
+    ((folder),) = (tmp_path / "store").glob("fam/*")
+    headless("metrics.csv")(folder)
+    with pytest.raises(RunError, match=r"metrics\.csv is damaged .*first line does not name epoch"):
+        open_run("fam", DEFAULTS, TINY | {"epochs": 4, "store": str(tmp_path / "store")}).train()
+
+
+@pytest.mark.parametrize("line", [b"one,1,1,val,all,objective,0.5\n", b"1,1,1,val,all,objective,low\n"])
+def test_progress_of_a_damaged_log_is_unknown(tmp_path, line):
+    (tmp_path / "metrics.csv").write_bytes(b"\xfc" * 9000 + b"\n" + line)
+    assert progress(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" + bytes(50), b"no picture", None])
+def test_a_damaged_picture_is_left_out(store, content):
+    file = store / "fam" / BAD / "frames.png"
+    file.write_bytes(file.read_bytes()[:200] if content is None else content)
+    update_index(store)
+    assert BAD in (store / "index.html").read_text()
