@@ -361,6 +361,32 @@ def test_one_family_or_run_is_fetched_alone(machine):
     assert fetched("c", "") == runs | {"f/compare.html"}
 
 
+ESCAPES = ["f/r/../../../../out", "f/../../out", "f/r//{}/out", "/out/out", "f/r/./../../../../out", "../../out"]
+
+
+@pytest.mark.parametrize("key", ESCAPES)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_key_that_leads_out_of_the_mirror_is_left_out_and_named(machine, tmp_path, key, whole):
+    fs, key = fsspec.filesystem("memory"), f"/runs/{key.format(tmp_path)}/run.yaml"
+    fs.pipe_file("/runs/f/r/run.yaml", b"parameters: {}")
+    fs.store[key] = type(fs.store["/runs/f/r/run.yaml"])(fs, key, b"parameters: {}")
+    before = {file for file in tmp_path.rglob("*") if "seqae" not in file.parts}
+    with pytest.warns(UserWarning, match=r"left out of .*run\.yaml' is no path in a folder; rename or remove it"):
+        root = mirror.fetch("memory://runs", whole=whole)
+    assert {file for file in tmp_path.rglob("*") if "seqae" not in file.parts} - before <= {tmp_path / "a"}
+    assert [file.relative_to(root).as_posix() for file in root.rglob("run.yaml")] == ["f/r/run.yaml"]
+
+
+def test_what_marks_a_folder_and_what_is_hidden_is_no_run(machine):
+    fs = fsspec.filesystem("memory")
+    for name in ("f/r/run.yaml", ".seqae-store/r/run.yaml", "f/.publishing/run.yaml"):
+        fs.pipe_file(f"/runs/{name}", b"parameters: {}")
+    fs.store["/runs/f/"] = type(fs.store["/runs/f/r/run.yaml"])(fs, "/runs/f/", b"")
+    root = mirror.fetch("memory://runs", whole=True)
+    assert [file.relative_to(root).as_posix() for file in root.rglob("run.yaml")] == ["f/r/run.yaml"]
+    assert (root / mirror.MARK).read_text() == "memory://runs"
+
+
 # --- leases ---
 
 

@@ -25,6 +25,7 @@ from seqae.runs.logs import whole_lines
 from seqae.runs.provenance import code_version
 from seqae.runs.records import RunError, read_record, run_status
 from seqae.runs.units import four_digits, label
+from seqae.stores import is_name
 
 SAMPLES = 8  # how many val sequences a run shows
 
@@ -51,7 +52,7 @@ class RunFolder:
         if not (record := read_record(folder)):
             raise RunError(f"{folder} is no run folder: it has no run.yaml")
         try:
-            return cls(folder, record["family"], resolve(record["parameters"]), record["differs"])
+            return cls(folder, family_of(folder, record), resolve(record["parameters"]), record["differs"])
         except (KeyError, TypeError) as error:
             raise RunError(
                 f"{folder / 'run.yaml'} is damaged ({error!r}): delete the folder and run it again"
@@ -240,6 +241,15 @@ class RunFolder:
         known = [(row["baseline"], row["branch"], float(row["value"])) for row in rows if row["split"] == "val"]
         floor = max(value for baseline, _, value in known if baseline == "floor")
         return floor, {branch: value for baseline, branch, value in known if baseline == "mean_frame"}
+
+
+def family_of(folder: Path, record: Mapping[str, Any]) -> str:
+    """The family in a run's record, which is joined to paths. Raises RunError if it is not the name of a folder."""
+    if not is_name(family := record["family"]):
+        raise RunError(
+            f"{folder / 'run.yaml'} has family {family!r}, which must be a name without slashes: look at who made it"
+        )
+    return family
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:

@@ -30,7 +30,7 @@ from seqae.models import SequenceAutoencoder
 from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
 from seqae.runs import experiment, logs, pictures
 from seqae.runs.assignment import current_assignment
-from seqae.runs.folder import SAMPLES, RunFolder, images
+from seqae.runs.folder import SAMPLES, RunFolder, family_of, images
 from seqae.runs.live import watched
 from seqae.runs.naming import differing, known_as, run_name
 from seqae.runs.provenance import code_version, now, provenance_of
@@ -102,7 +102,7 @@ def recorded_run(folder: str | Path) -> "Run":
     except ParameterError:
         record = read_record(folder)
         parameters = Parameters.model_construct(**record["parameters"])
-        return Run(folder.resolve(), record["family"], parameters, record["differs"])
+        return Run(folder.resolve(), family_of(folder, record), parameters, record["differs"])
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,5 +15,6 @@ from .transfer import BusyError as BusyError
 from .transfer import RunState as RunState
 from .transfer import StoreError as StoreError
 from .transfer import compare_run_states as compare_run_states
+from .transfer import is_name as is_name
 from .transfer import is_passing as is_passing
 from .transfer import read_run_state as read_run_state

@@ -87,7 +87,8 @@ def refresh(folder: Path, under: str = "", *, whole: bool = False) -> None:
         runs: dict[str, dict[str, Any]] = defaultdict(dict)  # FAMILY/NAME of a run, or FAMILY: its files
         for name, info in listing(fs, f"{root}/{family}".rstrip("/")).items():
             parts = f"{family}/{name}".strip("/").split("/")
-            if "/".join(parts[:2]).startswith(under):
+            hidden = any(part.startswith(".") for part in parts[: min(2, len(parts) - 1)])  # no family, no run
+            if "/".join(parts[:2]).startswith(under) and not hidden:
                 runs["/".join(parts[: min(2, len(parts) - 1)])]["/".join(parts[2:] or parts[1:])] = info
 
         def fetch_one(run: str) -> None:
