@@ -13,6 +13,9 @@ from typing import Any
 
 import yaml
 
+# In a URL, with its colon and its @. One with a slash in it, as S3's secrets have, ends at the first @; a port is none.
+PASSWORD = r":(?:[^/?#]*|(?!\d*(?:/|$))[^@]*)@"
+
 
 def replace_text(file: Path, text: str) -> None:
     """Write a text file in UTF-8, or replace it, at once; see `whole`."""
@@ -56,12 +59,6 @@ def project_root(start: Path | None = None) -> Path:
     return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
 
 
-def project_around(folder: Path) -> Path:
-    """The project of the working directory. If that is in no project, the one around `folder`."""
-    here = project_root()
-    return here if (here / "notebooks").is_dir() else project_root(folder)
-
-
 def store_location(*given: str | None, root: Path | None = None) -> str:
     """Where runs are kept, as a folder or a URL: the first of `given` that is set, else $SEQAE_STORE, else reports/.
 
@@ -77,12 +74,22 @@ def store_folder(store: str | None = None) -> Path:
     A relative path is relative to the project, wherever Jupyter or papermill were started. For a URL it is the folder
     of the mirror in the user's cache, which `seqae.stores` fills.
     """
-    where = store_location(store)
+    where = public_url(store_location(store))
     if "://" not in where:
         return (project_root() / Path(where).expanduser()).resolve()
     words = re.sub(r"[^\w.]+", "-", where.rpartition("@")[2]).strip("-")
     digits = sha256(where.rstrip("/").encode()).hexdigest()[:8]
     return (cache_folder() / "stores" / f"{words}-{digits}").resolve()
+
+
+def public_url(url: str) -> str:
+    """A URL without the credentials in it, for messages and files: passwords, queries, keys in the place of a user.
+
+    A user's name stays, without which ssh://me@host is another place. Text that is no URL is returned as it is.
+    """
+    url = re.sub(rf"((?:https?|s3a?|gc?s)://)[^/?#:]*(?:{PASSWORD}|@)", r"\1", url)
+    url = re.sub(rf"(://[^/?#:]*){PASSWORD}", r"\1@", url)
+    return re.sub(r"(://.*?)(?:\?.*|#.*=.*)", r"\1", url)
 
 
 def cache_folder() -> Path:

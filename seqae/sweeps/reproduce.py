@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import yaml
 
 import seqae
-from seqae.files import project_around
 from seqae.parameters import EXECUTION, resolve
 from seqae.runs import Run, RunError, code_version, recorded_run, run_git
 from seqae.sweeps.interrupts import STOP_SIGNALS, interrupt_once
+from seqae.sweeps.pages import project_around
 
 _PACKAGE = Path(seqae.__file__).parent
 # The module of the command line, by its file: of today's layout, and of the layout before the package had subpackages.
