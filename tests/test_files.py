@@ -8,8 +8,9 @@ from threading import Barrier
 import pooch
 import pytest
 
-from seqae.files import cache_folder, public_url, remove_leftovers, replace_text, store_folder, store_location, whole
+from seqae.files import cache_folder, remove_leftovers, replace_text, whole
 from seqae.runs.git import run_git
+from seqae.stores import public_url, store_folder, store_location
 
 
 def test_several_threads_write_one_file_and_each_writes_a_whole_one(tmp_path):

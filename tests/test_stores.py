@@ -29,10 +29,9 @@ from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, after_epoch, make_project, 
 
 from seqae import find_runs, open_run
 from seqae.commands.terminal import SweepView
-from seqae.files import store_folder
 from seqae.runs import assignment
 from seqae.runs.run import Run
-from seqae.stores import leases, mirror, transfer
+from seqae.stores import leases, mirror, store_folder, transfer
 from seqae.stores.transfer import StoreError
 from seqae.sweeps import execution, planning
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from seqae.files import public_url
 from seqae.runs.naming import known_as
 from seqae.runs.records import RunError, read_record, run_status
 from seqae.stores import (
@@ -18,6 +17,7 @@ from seqae.stores import (
     compare_run_states,
     fetch,
     is_passing,
+    public_url,
     publish_run_folder,
     read_run_state,
     refresh,

@@ -16,7 +16,7 @@ import yaml
 
 from seqae import files
 from seqae.files import load_yaml
-from seqae.stores import leased
+from seqae.stores import MachineLock, leased
 
 FORMAT = "1"  # of .records.json, see `remembered`; files of another format are ignored
 _known: "dict[str, _Known]" = {}  # by run folder
@@ -103,7 +103,7 @@ def run_status(folder: Path, record: Mapping[str, Any]) -> str:
     if status != "running":
         return status
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
+        with MachineLock(folder / ".lock", timeout=0):
             now = read_record(folder)["status"]  # it may have changed since `record` was read
             return "interrupted" if now == "running" and not leased(folder) else now
     except filelock.Timeout:

@@ -25,7 +25,6 @@ from safetensors.torch import save_file
 from seqae import files
 from seqae.device import make_accelerator, mixed_precision
 from seqae.diagnosis import verdict
-from seqae.files import store_folder
 from seqae.models import SequenceAutoencoder
 from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
 from seqae.runs import experiment, logs, pictures
@@ -36,7 +35,7 @@ from seqae.runs.naming import differing, known_as, run_name
 from seqae.runs.provenance import code_version, now, provenance_of
 from seqae.runs.records import RunError, read_record, remembered
 from seqae.runs.trackers import check_tracker, tracking
-from seqae.stores import fetch, unpublished, working
+from seqae.stores import MachineLock, fetch, store_folder, unpublished, working
 from seqae.training import Fitted, Row
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
@@ -186,7 +185,7 @@ class Run(RunFolder):
     @contextmanager
     def _writing(self) -> Iterator[None]:
         # One process at a time trains a run. Whatever ends it, the record has a status and a reason.
-        lock = filelock.FileLock(self.folder / ".lock")  # `acquire` makes the folder
+        lock = MachineLock(self.folder / ".lock")  # `acquire` makes the folder
         try:
             lock.acquire(timeout=2)  # seconds: `status` holds it for less, and kernels outlive their parents by less
         except filelock.Timeout:

@@ -1,3 +1,7 @@
+from .location import public_url as public_url
+from .location import store_folder as store_folder
+from .location import store_location as store_location
+from .locks import MachineLock as MachineLock
 from .mirror import MARK as MARK
 from .mirror import UNPUBLISHED_MARK as UNPUBLISHED_MARK
 from .mirror import check_writable as check_writable

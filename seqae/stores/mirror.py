@@ -1,6 +1,6 @@
 """The local mirror of a remote store, a folder for any fsspec URL such as s3://bucket/runs.
 
-All code reads and writes run folders in the mirror (`seqae.files.store_folder`). `fetch` copies there what other
+All code reads and writes run folders in the mirror (`store_folder`). `fetch` copies there what other
 machines made; `working` fetches one run whole and publishes what becomes of it.
 """
 
@@ -18,8 +18,10 @@ from urllib.parse import quote, unquote
 
 import filelock
 
-from seqae.files import public_url, replace_text, store_folder, store_location
+from seqae.files import replace_text
 from seqae.stores.leases import LEASE_SECONDS, PREFIX, every, lease
+from seqae.stores.location import public_url, store_folder, store_location
+from seqae.stores.locks import MachineLock
 from seqae.stores.transfer import BusyError, StoreError, fetch_run, listing, modified, publish_run, put
 
 PUBLISH_SECONDS = 10.0  # between two looks at what is new in a run's folder
@@ -238,8 +240,8 @@ def _try_again(act: Callable[[], None]) -> None:
 # --- one run ---
 
 
-def _locked(folder: Path) -> filelock.BaseFileLock:
-    return filelock.FileLock(folder / ".publishing", timeout=0)  # makes the folder
+def _locked(folder: Path) -> MachineLock:
+    return MachineLock(folder / ".publishing", timeout=0)  # makes the folder
 
 
 def _tell_lease(folder: Path, theirs: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import filelock
 from seqae.files import remove_leftovers
 from seqae.reports import Facts, advice, render_notebook
 from seqae.runs import Run
-from seqae.stores import BusyError, StoreError, mirror_folder, working
+from seqae.stores import BusyError, MachineLock, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
 from seqae.sweeps.notebooks import StoppedError, execute_notebook, stoppable
@@ -61,10 +61,10 @@ def execute(item: Planned, per_gpu: int = 1) -> Outcome:
     return Outcome(item.run, reason, seconds)
 
 
-def _alone(folder: Path) -> filelock.BaseFileLock:
+def _alone(folder: Path) -> MachineLock:
     # One worker at a time executes and renders a run. The kernel holds another lock, that of the run itself. Both are
     # released when their process dies. Acquiring this one makes the folder.
-    return filelock.FileLock(folder / ".execution.lock", timeout=0)
+    return MachineLock(folder / ".execution.lock", timeout=0)
 
 
 def run_here(item: Planned) -> Run:

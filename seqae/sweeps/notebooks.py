@@ -61,8 +61,9 @@ def execute_notebook(
 
     name: what the executed notebook calls itself. environment: the kernel's variables beside those of this process.
     run: the name of the run folder that the kernel has to execute, for `runs.Assignment`; pages execute no run. Raises
-    StoppedError if the kernel was interrupted.
+    StoppedError if the kernel was interrupted, OSError where no kernel can start because there is no home folder.
     """
+    _check_home()
     import papermill  # takes a second
     from papermill.iorw import papermill_io
 
@@ -101,6 +102,17 @@ def execute_notebook(
     finally:
         _sources.pop(origin), _targets.pop(written), _kernels.pop(target, None)
     return None
+
+
+def _check_home() -> None:
+    # Jupyter's kernels would die at their imports, without a word, and not have the chance to say why.
+    try:
+        Path.home()
+    except RuntimeError:
+        raise OSError(
+            f"user {os.getuid()} has no home folder, which Jupyter needs: set HOME to a folder that you can write to, "
+            "such as HOME=/tmp"
+        ) from None
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seqae.files import project_root, public_url, store_location
+from seqae.files import project_root
 from seqae.parameters import merge
 from seqae.runs import Run, cells_hash, family_notebook, open_run, progress
-from seqae.stores import fetch, unpublished
+from seqae.stores import fetch, public_url, store_location, unpublished
 from seqae.sweeps.parameter_files import files_below, read_yaml, scale_files
 
 BUSY = "another process trains it"
