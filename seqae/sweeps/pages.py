@@ -108,7 +108,9 @@ def execute_page(
         raise RunError(f"there is no {source}: do this in the folder of the project, or below it")
     notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
     environment = {"SEQAE_STORE": str(store)}
-    reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment)
+    reason = execute_notebook(
+        text, notebook, name=title, parameters=parameters, environment=environment, folder=source.parent
+    )
     beside = (notebook.name, page.with_suffix(".gif").name)
     render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, beside))
     return Page(page, reason)

@@ -24,6 +24,7 @@ class Planned:
     run: Run
     notebook: str  # the family's notebook as JSON text: workers on other machines have the package only
     given: Mapping[str, Any]  # the parameters that papermill injects
+    folder: Path = Path()  # the notebook's own, on the machine that plans
     # Where runs are kept, as given: the mirror of a URL is in another folder on each machine. This and `edits` may hold
     # credentials, so the repr, which Dask logs with an error, is without them.
     store: str = field(default="", repr=False)
@@ -135,4 +136,4 @@ def _planned(
         merged["store"] = public_url(where)  # the executed notebook shows it
         notebook = notebook.replace(defaults["store"], public_url(defaults["store"]))
     run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
-    return Planned(run, notebook, merged, where, edits)
+    return Planned(run, notebook, merged, source.parent, where, edits)

@@ -130,11 +130,13 @@ def _old_project(root: Path, commit: str) -> Iterator[Path]:
 
 @contextmanager
 def _todays_project(notebook: Path) -> Iterator[Path]:
-    # A temporary project that holds only a copy of this notebook.
+    # A temporary project that holds a copy of this notebook, and what lies beside it, which the notebook may read.
     with interrupt_once(), TemporaryDirectory(prefix="seqae-rerun-") as folder:
         copy = Path(folder) / "notebooks" / notebook.name
         copy.parent.mkdir()
         copy.write_bytes(notebook.read_bytes())
+        for beside in {*notebook.parent.glob("[!.]*")} - {notebook}:
+            (copy.parent / beside.name).symlink_to(beside)
         yield Path(folder)
 
 
