@@ -4,6 +4,8 @@ Accelerate does devices and trackers, torch mixed precision and gradient scaling
 """
 
 import ctypes
+import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +16,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
+# The name of a variable by which a launcher, such as srun or mpirun, tells a process that it is one of several.
+LAUNCHER = re.compile("(LOCAL_)?(RANK|WORLD_SIZE)$|(MASTER|ACCELERATE|FSDP|FORK|OMPI|PMI|MV2|MPI)_").match
 DTYPES = {"none": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -38,12 +42,15 @@ def make_accelerator(*, device: str = "auto", devices: int = 1) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train one run after another
     if index:
         torch.cuda.set_device(int(index))
-    return Accelerator(
-        cpu=kind == "cpu",
-        mixed_precision="no",
-        # A decoder that reads zeros has weights that read nothing. Without a gradient they stay as they are.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    # A decoder that reads zeros has weights that read nothing. Without a gradient they stay as they are.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # Only `launch` makes a process one of several. Told so by others, Accelerate would wait for what they have started.
+    alone = not torch.distributed.is_initialized()
+    launched = {name: os.environ.pop(name) for name in [*os.environ] if alone and LAUNCHER(name)}
+    try:
+        return Accelerator(cpu=kind == "cpu", mixed_precision="no", kwargs_handlers=[unused])
+    finally:
+        os.environ.update(launched)
 
 
 def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocast, torch.amp.GradScaler]:

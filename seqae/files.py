@@ -1,11 +1,9 @@
-"""Files that a killed process leaves whole, because they are replaced at once. Also where the store is."""
+"""Files that a killed process leaves whole, because they are replaced at once. Also the project and the cache."""
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
-from hashlib import sha256
 from os import environ, fsync, getpid
 from pathlib import Path
 from threading import get_ident
@@ -60,40 +58,17 @@ def project_root(start: Path | None = None) -> Path:
     return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
 
 
-def project_around(folder: Path) -> Path:
-    """The project of the working directory. If that is in no project, the one around `folder`."""
-    here = project_root()
-    return here if (here / "notebooks").is_dir() else project_root(folder)
-
-
-def store_location(*given: str | None, root: Path | None = None) -> str:
-    """Where runs are kept, as a folder or a URL: the first of `given` that is set, else $SEQAE_STORE, else reports/.
-
-    root: the project that reports/ is in; by default that of the working directory.
-    """
-    return next(filter(None, given), None) or environ.get("SEQAE_STORE") or str((root or project_root()) / "reports")
-
-
-def store_folder(store: str | None = None) -> Path:
-    """The folder that holds the runs of a store; `store` and its default as in `store_location`.
-
-    A relative path is relative to the project, wherever Jupyter or papermill were started. For a URL it is the folder
-    of the mirror in the user's cache, which `seqae.stores` fills.
-    """
-    where = store_location(store)
-    if "://" not in where:
-        return (project_root() / Path(where).expanduser()).resolve()
-    words = re.sub(r"[^\w.]+", "-", where.rpartition("@")[2]).strip("-")
-    return (cache_folder() / "stores" / f"{words}-{sha256(where.rstrip('/').encode()).hexdigest()[:8]}").resolve()
-
-
 def cache_folder() -> Path:
     """The folder of this package in the user's cache, for files that can be made or downloaded again.
 
-    It is the folder that pooch, which downloads MNIST, uses on Linux and macOS. It need not exist.
+    It is the folder that pooch, which downloads MNIST, uses on Linux and macOS. It need not exist. Raises OSError for a
+    user without a home folder.
     """
     usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    return Path(environ.get("XDG_CACHE_HOME", "").strip() or usual).expanduser() / "seqae"
+    try:
+        return Path(environ.get("XDG_CACHE_HOME", "").strip() or usual).expanduser() / "seqae"
+    except RuntimeError:
+        raise OSError("this user has no home folder: set HOME to a folder that you can write to") from None
 
 
 def load_yaml(text: str) -> Any:

@@ -107,7 +107,7 @@ class Parameters(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     devices: int = Field(1, ge=1, description="GPUs that share every batch; processes with device cpu")
     tracker: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = Field("none", description="mirrors metrics")
-    store: str | None = Field(None, description="folder or URL of runs; $SEQAE_STORE or reports/ if none")
+    store: str | None = Field(None, repr=False, description="folder or URL of runs; $SEQAE_STORE or reports/ if none")
     fresh: bool = Field(False, description="train again, beside an existing run")
     keep_checkpoint: bool = Field(False, description="keep checkpoint/ after training")
     checkpoint_seconds: float = Field(10.0, ge=0, description="least time between two checkpoints, in seconds")

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seqae.files import cache_folder, remove_leftovers, replace_text, store_folder, store_location, whole
+from seqae.files import cache_folder, remove_leftovers, replace_text, whole
 from seqae.runs.git import run_git
+from seqae.stores import public_url, store_folder, store_location
 
 
 def test_several_threads_write_one_file_and_each_writes_a_whole_one(tmp_path):
@@ -78,6 +79,29 @@ def test_the_store_is_the_first_given_else_the_environment_else_the_projects_rep
     monkeypatch.setenv("SEQAE_STORE", "s3://bucket/runs")
     assert store_location(None) == "s3://bucket/runs"
     assert store_location(None, "first", "second") == "first"
+
+
+@pytest.mark.parametrize(
+    ("url", "public"),
+    [
+        ("s3://key:secret@bucket/runs", "s3://bucket/runs"),
+        ("s3://AKIA:ab/c+d=@bucket/me@x", "s3://bucket/me@x"),
+        ("https://token@host/runs", "https://host/runs"),
+        ("http://host:8080/runs?token=ab/cd", "http://host:8080/runs"),
+        ("https://u:se?c#ret@host/runs", "https://host/runs"),
+        ("s3://bucket/runs#token=1", "s3://bucket/runs"),
+        ("sftp://me:secret@host:22/home/me@work", "sftp://me@host:22/home/me@work"),
+        ("sftp://me@firm.com:secret@host/runs", "sftp://me@firm.com@host/runs"),
+        ("sftp://me:p@ss%40@host/runs", "sftp://me@host/runs"),
+        ("sftp://:secret@host/runs", "sftp://@host/runs"),
+        ("simplecache::ftp://me:secret@host/runs", "simplecache::ftp://me@host/runs"),
+        *((same, same) for same in ("s3://bucket/runs#1", "ssh://me@host/runs", "sftp://host:22/home/me@work")),
+        *((same, same) for same in ("abfs://box@name.dfs.core.windows.net/x", "/a:b@c/d?e=f", "C:/a@b", "reports")),
+    ],
+)
+def test_a_url_is_shown_without_what_lets_others_in(url, public):
+    assert public_url(url) == public
+    assert public_url(public) == public
 
 
 def test_the_cache_is_that_of_pooch_which_need_not_be_installed(tmp_path, monkeypatch):

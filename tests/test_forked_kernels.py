@@ -65,6 +65,36 @@ def test_each_kernel_is_a_process_of_its_own(tmp_path):
     assert gone([first["pid"], second["pid"]])
 
 
+def test_a_kernel_works_in_the_notebooks_folder_as_in_jupyter(tmp_path, monkeypatch):
+    """Wherever the command was typed: what lies beside it is read, imported and written there. Only what the command
+    said is relative to where it was typed.
+    """
+    beside, typed, data = tmp_path / "notebooks", tmp_path / "typed", tmp_path / "typed" / "data"
+    for folder in (beside, data):
+        folder.mkdir(parents=True)
+    (beside / "helper.py").write_text("told = open('beside.txt').read()")
+    (beside / "beside.txt").write_text("beside")
+    monkeypatch.chdir(typed)
+    source = "import os, helper\nopen('left.txt', 'w')\nprint(os.getcwd(), helper.told, os.path.realpath(data_folder))"
+
+    def found(folder, given):
+        target = tmp_path / "out.ipynb"
+        told = {"name": "x", "environment": {}, "parameters": {"data_folder": given}}
+        reason = execute_notebook(notebook(source), target, folder=folder, **told)
+        assert reason is None, reason
+        executed = nbformat.read(target, 4).cells
+        assert str(tmp_path) not in executed[0].source or given.startswith("/")
+        return executed[-1].outputs[-1].text.split()
+
+    for given in ("data", "../typed/data", str(data)):
+        assert found(beside, given) == [str(beside), "beside", str(data)]
+    assert (beside / "left.txt").exists()
+    assert not (typed / "left.txt").exists()
+    for name in ("helper.py", "beside.txt"):
+        (beside / name).rename(typed / name)
+    assert found(tmp_path / "on another machine", "data") == [str(typed), "beside", str(data)]
+
+
 @pytest.mark.soak
 def test_a_prepared_server_forks_the_first_kernel(tmp_path):
     (tmp_path / "look.ipynb").write_text(notebook("import os\nprint(os.getppid())"))

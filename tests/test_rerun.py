@@ -24,7 +24,7 @@ from seqae.commands.main import app
 from seqae.parameters import resolve
 from seqae.reports import figures, reproduction
 from seqae.runs.provenance import code_version
-from seqae.runs.run import Run, open_run, recorded_run
+from seqae.runs.run import Run, RunError, open_run, recorded_run
 from seqae.sweeps import reproduce
 from seqae.sweeps.notebooks import ForkedProvisioner
 
@@ -340,6 +340,29 @@ def test_what_cannot_be_made_again(changed, changes, message):
     assert message in output
     assert str(run.folder) in output or "git" in message or "commit" in message
     assert not (run.folder / "reruns").exists()
+
+
+@pytest.mark.parametrize(
+    "family", ["../../outside", "/tmp/outside", "fam/../../x", "..", ".", "", "a\0b", ["fam"], 3, None]
+)
+def test_a_family_that_is_no_name_leads_nowhere(changed, project, tmp_path, family):
+    """It is joined to the folder of the project, of notebooks and of parameter files."""
+    before = {*project.rglob("*")}
+    with pytest.raises(RunError, match=r"run\.yaml has family .*, which must be a name without slashes"):
+        changed(family=family)  # reads it by `recorded_run`
+    with pytest.raises(RunError, match="has family"):
+        Run.load(tmp_path / "fam" / "changed")
+    assert {*project.rglob("*")} == before
+
+
+def test_a_record_adds_no_code_and_no_places_to_a_rerun(changed, project, tmp_path):
+    threads = f"2; open({str(tmp_path / 'ran')!r}, 'w')"
+    run = changed(threads=threads, parameters={"data_folder": "/elsewhere", "store": "/elsewhere", "tracker": "wandb"})
+    _, reason = reproduce.reproduce_run(run)
+    assert "exit code 7" in reason
+    assert not (tmp_path / "ran").exists()
+    values = reproduce._parameters(run.record()["parameters"], here=False)
+    assert values == {key: value for key, value in run.record()["parameters"].items() if key not in reproduce.PLACES}
 
 
 def test_a_folder_without_a_run_and_a_project_without_git(tmp_path, original, monkeypatch):

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from seqae.evaluation import predict
-from seqae.files import project_root, store_folder
+from seqae.files import project_root
 from seqae.parameters import ParameterError, resolve
 from seqae.runs import experiment, logs
 from seqae.runs.experiment import load_model, sequences
@@ -24,6 +24,7 @@ from seqae.runs.naming import name_words
 from seqae.runs.notebook_cells import parameter_cells
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, find_runs, open_run
+from seqae.stores import store_folder
 
 TINY = {
     "loss": "0nm",

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import fsspec
 import pandas as pd
@@ -27,10 +29,9 @@ from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, after_epoch, make_project, 
 
 from seqae import find_runs, open_run
 from seqae.commands.terminal import SweepView
-from seqae.files import store_folder
 from seqae.runs import assignment
 from seqae.runs.run import Run
-from seqae.stores import leases, mirror, states, transfer
+from seqae.stores import leases, mirror, states, store_folder, transfer
 from seqae.stores.transfer import StoreError
 from seqae.sweeps import execution, planning
 
@@ -132,6 +133,95 @@ def test_a_url_has_a_mirror_in_the_cache_and_a_folder_has_none(machine, tmp_path
 
 
 # --- what is published, wherever it breaks off ---
+
+
+SECRET = "hush/4+hush"
+WITH_SECRETS = [
+    f"memory://me:{SECRET}@runs", f"memory://runs?token={SECRET}", "memory://me:hush%2F4+hush@runs",
+]  # fmt: skip
+
+
+def holding(folder: Path, *words: str) -> set[str]:
+    """Files whose name or content has one of the words."""
+    files = {file: file.read_bytes() if file.is_file() else b"" for file in folder.rglob("*")}
+    return {file.name for file, content in files.items() for w in words if w in file.name or w.encode() in content}
+
+
+@pytest.mark.parametrize("url", WITH_SECRETS)
+def test_credentials_in_a_url_reach_the_store_and_no_file(machine, tmp_path, url, monkeypatch):
+    run = open_run("fam", DEFAULTS, TINY | {"store": url}).train()
+    assert holding(tmp_path, "hush") == set()
+    assert "hush" not in f"{run!r} {run.parameters!r} {run._repr_html_()}"
+    machine("b")
+    (seen,) = find_runs(url)
+    assert seen.status == "done"
+    mirror._given.clear()  # another process, which finds the credentials in its environment
+    monkeypatch.setenv("SEQAE_STORE", url)
+    assert mirror._url(seen.folder.parents[1]) == url
+    monkeypatch.setenv("SEQAE_STORE", "memory://other")
+    assert "hush" not in mirror._url(seen.folder.parents[1])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"memory://me:{SECRET}@runs", f"http://127.0.0.1:1/runs?token={SECRET}", f"http://me:{SECRET}@127.0.0.1:1/runs",
+        f"none://me:{SECRET}@host/runs", f"s3://AKIAhush:{SECRET}@bucket/runs", f"ftp://me:{SECRET}@127.0.0.1:1/runs",
+    ],
+)  # fmt: skip
+def test_credentials_in_a_url_are_in_no_message(machine, monkeypatch, url):
+    def broken(fs, path):
+        raise ConnectionError(f"{url}: no route to {path}, {SECRET}, {quote(SECRET)}")
+
+    monkeypatch.setattr(mirror, "listing", broken)
+    for act in (lambda: find_runs(url), lambda: mirror.working(mirror.mirror_folder(url) / "fam" / "run").__enter__()):
+        with pytest.raises(StoreError) as caught:
+            act()
+        assert "hush" not in "".join(traceback.format_exception(caught.value)).replace(__file__, "")
+    output = call("status", "--store", url, code=2) + call("gather", url, "here", code=2)
+    assert "hush" not in output
+    assert "127.0.0.1" in output or "runs" in output
+
+
+def test_credentials_that_a_store_says_by_itself_are_in_no_message(machine):
+    """The path in the store has them where it is not fsspec but the bucket's name that the user's part becomes."""
+    url = f"memory://me:{SECRET}@runs"
+    folder = mirror.mirror_folder(url) / "fam" / "run"
+    work = mirror.working(folder)
+    work.__enter__()
+    live(folder, 5)
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    with pytest.raises(StoreError, match=r"another machine took .*runs/fam/run over") as caught:
+        work.__exit__(None, None, None)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_mirror_that_was_named_by_its_credentials_is_taken_over(machine, tmp_path):
+    url = f"memory://me:{SECRET}@runs"
+    older = tmp_path / "a" / "seqae" / "stores" / "runs-0123abcd"
+    (older / "fam").mkdir(parents=True)
+    (older / mirror.MARK).write_text(url)
+    folder = mirror.mirror_folder(url)
+    assert (folder / "fam").exists()
+    assert not older.exists()
+    assert holding(tmp_path, "hush") == set()
+
+
+def test_credentials_are_in_no_notebook_and_no_line_of_a_plan(machine, tmp_path, monkeypatch):
+    url, other = f"memory://me:{SECRET}@runs", "memory://you:hush-hush@others"
+    project, told = make_project(tmp_path / "project", {"fam": []}, {"fam/a": {}}), []
+    file = project / "notebooks" / "fam.ipynb"
+    file.write_text(file.read_text().replace("width = 0.01", f"width = 0.01\\nstore = '{url}'"))
+    for store in (None, other):
+        (item,) = planning.plan([project / "params" / "fam"], scale="tiny", store=store, tell=told.append)
+        assert item.store == (store or url)
+        assert "hush" not in f"{item!r} {item.notebook} {item.given}"
+        assert store_folder(item.given["store"]) == store_folder(item.store)
+    monkeypatch.setattr(planning, "family_notebook", lambda file: ("{}", DEFAULTS, {"store": other, "epochs": 2}))
+    (item,) = planning.plan([project / "params" / "fam"], tell=told.append)
+    assert item.store == other
+    assert "hush" not in f"{item!r} {told}"
 
 
 def write(folder: Path, name: str, text: str) -> None:
@@ -372,6 +462,32 @@ def test_one_family_or_run_is_fetched_alone(machine):
     assert fetched("a", "f/one-1") == {"f/one-1", "f/one-1-2"}
     assert fetched("b", "g") == {"g/one-1"}
     assert fetched("c", "") == runs | {"f/compare.html"}
+
+
+ESCAPES = ["f/r/../../../../out", "f/../../out", "f/r//{}/out", "/out/out", "f/r/./../../../../out", "../../out"]
+
+
+@pytest.mark.parametrize("key", ESCAPES)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_key_that_leads_out_of_the_mirror_is_left_out_and_named(machine, tmp_path, key, whole):
+    fs, key = fsspec.filesystem("memory"), f"/runs/{key.format(tmp_path)}/run.yaml"
+    fs.pipe_file("/runs/f/r/run.yaml", b"parameters: {}")
+    fs.store[key] = type(fs.store["/runs/f/r/run.yaml"])(fs, key, b"parameters: {}")
+    before = {file for file in tmp_path.rglob("*") if "seqae" not in file.parts}
+    with pytest.warns(UserWarning, match=r"left out of .*run\.yaml' is no path in a folder; rename or remove it"):
+        root = mirror.fetch("memory://runs", whole=whole)
+    assert {file for file in tmp_path.rglob("*") if "seqae" not in file.parts} - before <= {tmp_path / "a"}
+    assert [file.relative_to(root).as_posix() for file in root.rglob("run.yaml")] == ["f/r/run.yaml"]
+
+
+def test_what_marks_a_folder_and_what_is_hidden_is_no_run(machine):
+    fs = fsspec.filesystem("memory")
+    for name in ("f/r/run.yaml", ".seqae-store/r/run.yaml", "f/.publishing/run.yaml"):
+        fs.pipe_file(f"/runs/{name}", b"parameters: {}")
+    fs.store["/runs/f/"] = type(fs.store["/runs/f/r/run.yaml"])(fs, "/runs/f/", b"")
+    root = mirror.fetch("memory://runs", whole=True)
+    assert [file.relative_to(root).as_posix() for file in root.rglob("run.yaml")] == ["f/r/run.yaml"]
+    assert (root / mirror.MARK).read_text() == "memory://runs"
 
 
 # --- leases ---

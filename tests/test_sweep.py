@@ -394,6 +394,14 @@ def test_plan_finds_the_store(tmp_path, monkeypatch, where):
     assert "store" not in item.given  # it would stand in the notebook
 
 
+def test_a_plan_knows_the_notebooks_folder_wherever_it_is_made(tmp_path, monkeypatch):
+    project = make_project(tmp_path / "project", {"fam": []}, {"fam/a": {}})
+    for where in (tmp_path, project, project / "params" / "fam"):
+        monkeypatch.chdir(where)
+        (item,) = planning.plan([Path(os.path.relpath(project / "params" / "fam", where))], scale="tiny")
+        assert item.folder == project / "notebooks"
+
+
 def test_plan_tells_every_fault_of_every_file(tmp_path):
     files = {"fam/good": {}, "fam/typo": {"epoch": 3}, "fam/unsound": {"training_loss": "bce"}, "lost/a": {},
              "fam/type": {"epochs": "many", "loss": "0sx"}, "fam/size": {"architecture": "cnn_v1"}}  # fmt: skip

@@ -16,6 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from seqae.files import cache_folder
+
 # The library finds OpenMP in what torch has loaded, so that it shares torch's threads and their number.
 OPTIONS = ["-O3", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 OPTIONS += ["-Werror=attributes"]  # a compiler that does not know the vector functions would gain nothing
@@ -49,12 +51,10 @@ def _load() -> Any:
         raise OSError(f"{platform.system()} does not have glibc's vector functions")
     if (compiler := shutil.which(wanted)) is None:
         raise OSError(f"the C compiler {wanted} is not on this machine")
-    from pooch import os_cache
-
     cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]  # the compiled code runs on this kind of processor only
     kind = [line for line in cpu.splitlines() if line.startswith(("flags", "Features", "model name"))]
     digest = hashlib.sha256("\n".join([STEP_SOURCE, compiler, *OPTIONS, *kind]).encode()).hexdigest()[:16]
-    file = os_cache("seqae") / f"lstm-{digest}.so"
+    file = cache_folder() / f"lstm-{digest}.so"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:

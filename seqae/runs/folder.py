@@ -24,6 +24,7 @@ from seqae.runs.logs import read_table
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import RunError, diverged, final_figures, read_record, run_status
 from seqae.runs.units import four_digits, label
+from seqae.stores import is_name
 from seqae.tasks import branch_targets
 
 SAMPLES = 8  # how many val sequences a run shows
@@ -55,7 +56,7 @@ class RunFolder:
         try:
             if record.get("status") == "done":
                 record["results"]
-            return cls(folder, record["family"], resolve(record["parameters"]), record["differs"])
+            return cls(folder, family_of(folder, record), resolve(record["parameters"]), record["differs"])
         except (KeyError, TypeError) as error:
             raise RunError(
                 f"{folder / 'run.yaml'} is damaged ({error!r}): delete the folder and run it again"
@@ -271,6 +272,15 @@ class RunFolder:
 def _told(code: CodeVersion) -> str:
     changed, reason = " and uncommitted changes" if code.dirty else "", f" (git: {code.git})" if code.git else ""
     return f"{code.commit}{changed}{reason}"
+
+
+def family_of(folder: Path, record: Mapping[str, Any]) -> str:
+    """The family in a run's record, which is joined to paths. Raises RunError if it is not the name of a folder."""
+    if not is_name(family := record["family"]):
+        raise RunError(
+            f"{folder / 'run.yaml'} has family {family!r}, which must be a name without slashes: look at who made it"
+        )
+    return family
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ from seqae.stores import (
     is_passing,
     local_checkpoint,
     mirror_lock,
+    public_url,
     publish_run_folder,
     read_run_state,
     refresh,
@@ -64,7 +65,9 @@ def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[Gather
         raise ValueError("gather takes one or more SRC, folders or URLs of runs, and then DST")
     found = {source: sorted(_folder(source).glob("*/*/run.yaml")) for source in sources}
     if empty := [source for source, files in found.items() if not files]:
-        raise ValueError(f"{empty[0]} holds no run FAMILY/NAME-HASH: give the folder that families lie in, or its URL")
+        raise ValueError(
+            f"{public_url(empty[0])} holds no run FAMILY/NAME-HASH: give the folder that families lie in, or its URL"
+        )
     root = _folder(target)
     rows = []
     for run, source in [(file.parent, source) for source, files in found.items() for file in files]:
@@ -73,7 +76,7 @@ def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[Gather
             name = run.name
         renamed = "" if name == run.name else f", as {name}"
         outcome = _merge(run, root / run.parent.name / name) + renamed
-        rows.append(Gathered(f"{run.parent.name}/{run.name}", outcome, source))
+        rows.append(Gathered(f"{run.parent.name}/{run.name}", outcome, public_url(source)))
     return root, rows
 
 

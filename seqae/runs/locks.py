@@ -9,6 +9,8 @@ from pathlib import Path
 
 import filelock
 
+from seqae.stores import MachineLock
+
 LOCK = ".lock"  # of the process that trains the run or changes its record
 EXECUTION_LOCK = ".execution.lock"  # of a sweep's worker, from before its kernel starts until the report is rendered
 WAIT_SECONDS = 2.0  # kernels outlive their parents by less
@@ -21,7 +23,7 @@ def changing(folder: Path) -> Iterator[None]:
 
     Raises filelock.Timeout if another process holds it for WAIT_SECONDS, and OSError if it cannot be written.
     """
-    with filelock.FileLock(folder / LOCK, is_singleton=True).acquire(timeout=WAIT_SECONDS):
+    with MachineLock(folder / LOCK, is_singleton=True).acquire(timeout=WAIT_SECONDS):
         yield
 
 
@@ -55,7 +57,7 @@ def copying(folder: Path) -> Iterator[None]:
 @contextmanager
 def executing(folder: Path) -> Iterator[None]:
     """Hold the lock of the one worker that executes and renders a run. Makes the folder. Raises as `changing`."""
-    with filelock.FileLock(folder / EXECUTION_LOCK, timeout=0):
+    with MachineLock(folder / EXECUTION_LOCK, timeout=0):
         yield
 
 
@@ -65,7 +67,7 @@ def is_being_changed(folder: Path) -> bool:
         import fcntl
     except ImportError:  # not POSIX: a lock can only be tried
         try:
-            with filelock.FileLock(folder / LOCK, timeout=0):
+            with MachineLock(folder / LOCK, timeout=0):
                 return False
         except filelock.Timeout:
             return True

@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+from seqae.device import LAUNCHER
+
 FAULT_GRACE_SECONDS = 2.0  # for other ranks to report theirs: the first fault reported need not be the cause
 
 
@@ -89,7 +91,8 @@ def _environment(rank: int, count: int) -> dict[str, str]:
     ranks["OMP_NUM_THREADS"] = max(1, torch.get_num_threads() // count)
     path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     local = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    return os.environ | quiet | local | path | {name: str(value) for name, value in ranks.items()}
+    inherited = {name: value for name, value in os.environ.items() if not LAUNCHER(name)}
+    return inherited | quiet | local | path | {name: str(value) for name, value in ranks.items()}
 
 
 def _answer(processes: list[subprocess.Popen], pipes: list[Connection], calls: dict[str, Callable[..., Any]]) -> Any:

@@ -25,19 +25,18 @@ from safetensors.torch import save_file
 from seqae import files
 from seqae.device import make_accelerator, mixed_precision
 from seqae.diagnosis import verdict
-from seqae.files import store_folder
 from seqae.models import SequenceAutoencoder
 from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
 from seqae.runs import experiment, logs, pictures
 from seqae.runs.assignment import current_assignment
-from seqae.runs.folder import SAMPLES, RunFolder, images
+from seqae.runs.folder import SAMPLES, RunFolder, family_of, images
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.naming import differing, known_as, run_name
 from seqae.runs.provenance import code_entries, now, provenance_of
 from seqae.runs.records import RunError, read_record, remembered
 from seqae.runs.trackers import check_tracker, tracking
-from seqae.stores import RECORD_FORMAT, fetch, unpublished, working
+from seqae.stores import RECORD_FORMAT, fetch, store_folder, unpublished, working
 from seqae.training import Fitted, Row
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
@@ -105,7 +104,7 @@ def recorded_run(folder: str | Path) -> "Run":
     except ParameterError:
         record = read_record(folder)
         parameters = Parameters.model_construct(**record["parameters"])
-        return Run(folder.resolve(), record["family"], parameters, record["differs"])
+        return Run(folder.resolve(), family_of(folder, record), parameters, record["differs"])
 
 
 @dataclass(frozen=True, repr=False)

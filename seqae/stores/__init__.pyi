@@ -1,3 +1,7 @@
+from .location import public_url as public_url
+from .location import store_folder as store_folder
+from .location import store_location as store_location
+from .locks import MachineLock as MachineLock
 from .mirror import MARK as MARK
 from .mirror import UNPUBLISHED_MARK as UNPUBLISHED_MARK
 from .mirror import check_writable as check_writable
@@ -22,5 +26,6 @@ from .states import compare_run_states as compare_run_states
 from .states import read_run_state as read_run_state
 from .transfer import BusyError as BusyError
 from .transfer import StoreError as StoreError
+from .transfer import is_name as is_name
 from .transfer import is_passing as is_passing
 from .transfer import local_checkpoint as local_checkpoint

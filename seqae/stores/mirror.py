@@ -1,10 +1,11 @@
 """The local mirror of a remote store, a folder for any fsspec URL such as s3://bucket/runs.
 
-All code reads and writes run folders in the mirror (`seqae.files.store_folder`). `fetch` copies there what other
+All code reads and writes run folders in the mirror (`store_folder`). `fetch` copies there what other
 machines made; `working` fetches one run whole and publishes what becomes of it.
 """
 
 import os
+import re
 import time
 import warnings
 from collections import defaultdict
@@ -14,17 +15,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from urllib.parse import quote, unquote
 
 import filelock
 
-from seqae.files import replace_text, store_folder, store_location
+from seqae.files import replace_text
 from seqae.stores.leases import LEASE_SECONDS, PREFIX, every, lease
+from seqae.stores.location import public_url, store_folder, store_location
+from seqae.stores.locks import MachineLock
 from seqae.stores.transfer import BusyError, StoreError, fetch_run, listing, modified, publish_run, put
 
 PUBLISH_SECONDS = 10.0  # between two looks at what is new in a run's folder
-MARK = ".seqae-store"  # a file of a mirror: holds the URL
+MARK = ".seqae-store"  # a file of a mirror: holds the URL, without credentials
 UNPUBLISHED_MARK = ".unpublished"  # a file of a run's folder in a mirror: not all of it may be in the store yet
 LEASED_MARK = ".leased"  # another: its time is that of another machine's lease on the run
+_given: dict[Path, str] = {}  # mirror -> its URL as this process was given it, with credentials; no file holds them
 STORE_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "ssh": "sshfs", "sftp": "paramiko", "az": "adlfs"}
 
 
@@ -67,10 +72,17 @@ def check_writable(folder: Path) -> None:
 
 def mirror_folder(url: str) -> Path:
     """The folder of the mirror of the store at `url`; it is made if it is missing."""
-    folder = store_folder(url)
+    folder, public = store_folder(url), public_url(url)
+    _given[folder] = url
     if not (folder / MARK).exists():
+        if (
+            public != url
+        ):  # until November 2026 the name of a mirror depended on its credentials, and its mark held them
+            for older in [mark.parent for mark in folder.parent.glob(f"*/{MARK}") if mark.read_text("utf-8") == url]:
+                older.rename(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        replace_text(folder / MARK, url)
+    if _mark(folder) != public:
+        replace_text(folder / MARK, public)
     return folder
 
 
@@ -88,7 +100,8 @@ def refresh(folder: Path, under: str = "", *, whole: bool = False) -> None:
         runs: dict[str, dict[str, Any]] = defaultdict(dict)  # FAMILY/NAME of a run, or FAMILY: its files
         for name, info in listing(fs, f"{root}/{family}".rstrip("/")).items():
             parts = f"{family}/{name}".strip("/").split("/")
-            if "/".join(parts[:2]).startswith(under):
+            hidden = any(part.startswith(".") for part in parts[: min(2, len(parts) - 1)])  # no family, no run
+            if "/".join(parts[:2]).startswith(under) and not hidden:
                 runs["/".join(parts[: min(2, len(parts) - 1)])]["/".join(parts[2:] or parts[1:])] = info
 
         def fetch_one(run: str) -> None:
@@ -139,7 +152,7 @@ def working(folder: Path) -> Iterator[None]:
 
 def mirror_lock(folder: Path) -> filelock.BaseFileLock:
     """The lock of who fetches or publishes a run's folder in a mirror. Acquiring it makes the folder."""
-    return filelock.FileLock(folder / ".publishing", timeout=0)
+    return MachineLock(folder / ".publishing", timeout=0)
 
 
 def unpublished(folder: Path) -> bool:
@@ -175,11 +188,30 @@ def publish(folder: Path, *names: str) -> None:
 # --- the store ---
 
 
-def _url(folder: Path) -> str | None:
-    # The URL of the store that the folder mirrors; None if it is no mirror.
+def _mark(folder: Path) -> str | None:
     with suppress(FileNotFoundError, NotADirectoryError):
         return (folder / MARK).read_text(encoding="utf-8")
     return None
+
+
+def _url(folder: Path) -> str | None:
+    # The URL of the store that the folder mirrors; None if it is no mirror. Credentials are those that this process was
+    # given with the URL, or the ones in $SEQAE_STORE if that is this store.
+    if (mark := _mark(folder)) is None:
+        return None
+    usual = store_location()
+    return _given.get(folder.resolve()) or (usual if public_url(usual) == mark else mark)
+
+
+def _without_credentials(text: str, url: str) -> str:
+    # A message of fsspec's, or one with the store's own path, which may hold parts of the URL.
+    public = public_url(url)
+    for whole, shown in ((url, public), (url.partition("://")[2], public.partition("://")[2])):
+        text = text.replace(whole.rstrip("/"), shown.rstrip("/"))
+    parts = {*re.split(r"[:/@?#&=]+", url)} - {*re.split(r"[:/@?#&=]+", public)}
+    for part in sorted({*parts, *map(unquote, parts), *map(quote, parts)}, key=len, reverse=True):
+        text = text.replace(part, "…") if len(part) > 2 else text
+    return text
 
 
 @contextmanager
@@ -189,15 +221,18 @@ def _reaching(url: str) -> Iterator[tuple[Any, str]]:
 
         fs, root = url_to_fs(url)
         yield fs, root.rstrip("/")
-    except StoreError:
+    except StoreError as error:
+        error.args = (_without_credentials(str(error), url),)
         raise
     except ImportError as error:
         package = STORE_PACKAGES.get(url.partition("://")[0])
         advice = f"pip install {package}" if package else "install that package"
-        raise StoreError(f"{url}: {error}; {advice}") from None
+        raise StoreError(_without_credentials(f"{url}: {error}; {advice}", url)) from None
     except Exception as error:  # each kind of store raises errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise StoreError(f"{url} cannot be reached: {reason}; nothing is lost: see {store_folder(url)}") from error
+        message = f"{url} cannot be reached: {reason}; nothing is lost: see {store_folder(url)}"
+        cause = error if public_url(url) == url else None  # a traceback shows the cause as well
+        raise StoreError(_without_credentials(message, url)) from cause
 
 
 def _try_again(act: Callable[[], None]) -> None:

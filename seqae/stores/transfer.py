@@ -6,6 +6,7 @@ gets the time that the store gave it.
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -43,10 +44,24 @@ def is_passing(name: str) -> bool:
     return name.endswith(".tmp") or any(part.startswith(".") for part in name.split("/"))
 
 
+def is_name(text: object) -> bool:
+    """Whether this is the name of one file or folder: nothing that, joined to a folder, leads out of it."""
+    return isinstance(text, str) and text not in ("", ".", "..") and not {"/", "\0"} & {*text}
+
+
 def listing(fs: Any, path: str) -> dict[str, Any]:
-    """fsspec's information on every file below a folder, by its path in it; empty if there is no such folder."""
+    """fsspec's information on every file below a folder, by its path in it; empty if there is no such folder.
+
+    A key that would lead out of a folder here, such as runs/../x or runs//x, is left out with a warning: an object
+    store allows any key.
+    """
     fs.invalidate_cache()
-    return {name.removeprefix(path).lstrip("/"): info for name, info in fs.find(path, detail=True).items()}
+    found = {name.removeprefix(path).removeprefix("/"): info for name, info in fs.find(path, detail=True).items()}
+    found = {name: info for name, info in found.items() if name and not name.endswith("/")}  # those are folders' marks
+    for name in [name for name in found if not all(map(is_name, name.split("/")))]:
+        del found[name]
+        warnings.warn(f"left out of the store: {name!r} is no path in a folder; rename or remove it", stacklevel=2)
+    return found
 
 
 def put(fs: Any, file: Path, path: str) -> None:

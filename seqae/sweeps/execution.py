@@ -82,6 +82,7 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
             name=f"{run.family}/{run.name}",
             parameters=item.given,
             environment=environment | {"SEQAE_STORE": str(run.folder.parents[1])},
+            folder=item.folder,
             run=run.name,
         )
     if reason is None and run.status != "done":

@@ -4,7 +4,6 @@ A GPU is held by a run through a file lock of the machine, not by a worker. So t
 whichever sweeps and workers they belong to, and the lock of a process that dies is released.
 """
 
-import getpass
 import os
 import shutil
 import socket
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import filelock
 from dask.system import CPU_COUNT
+
+from seqae.stores import MachineLock
 
 
 def slots(per_gpu: int = 1) -> int:
@@ -51,18 +52,18 @@ def held_gpus(count: int, *, per_gpu: int = 1) -> Iterator[dict[str, str]]:
         return
     if count > len(gpus):
         raise ValueError(f"devices {count}, but {socket.gethostname()} has {len(gpus)} GPUs: use fewer devices")
-    folder = Path(tempfile.gettempdir()) / f"seqae-gpus-{getpass.getuser()}"
+    folder = Path(tempfile.gettempdir()) / f"seqae-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     held: list[str] = []
     with ExitStack() as stack:
         # One run at a time: two runs that need two GPUs and hold one each would wait forever.
-        with filelock.FileLock(folder / "next"):
+        with MachineLock(folder / "next"):
             while True:
                 # Take the first share of every GPU before the second share of any.
                 for share, gpu in product(range(per_gpu), gpus):
                     if len(held) < count and gpu not in held:
                         with suppress(filelock.Timeout):
-                            stack.enter_context(filelock.FileLock(folder / f"{gpu}.{share}", timeout=0))
+                            stack.enter_context(MachineLock(folder / f"{gpu}.{share}", timeout=0))
                             held.append(gpu)
                 if len(held) == count:
                     break

@@ -55,14 +55,18 @@ def execute_notebook(
     name: str,
     parameters: Mapping[str, Any],
     environment: Mapping[str, str],
+    folder: Path = Path(),
     run: str | None = None,
 ) -> str | None:
     """Execute a notebook, given as JSON text, into the file `target`. Returns why it failed, or None.
 
     name: what the executed notebook calls itself. environment: the kernel's variables beside those of this process.
+    folder: the notebook's own, where its kernel works, as in Jupyter; on a machine that lacks it, the kernel works
+    where this process does. A relative `data_folder` among the parameters is relative to this process's folder.
     run: the name of the run folder that the kernel has to execute, for `runs.Assignment`; pages execute no run. Raises
-    StoppedError if the kernel was interrupted.
+    StoppedError if the kernel was interrupted, OSError where no kernel can start because there is no home folder.
     """
+    _check_home()
     import papermill  # takes a second
     from papermill.iorw import papermill_io
 
@@ -77,10 +81,10 @@ def execute_notebook(
         papermill.execute_notebook(
             origin,
             written,
-            dict(parameters),
+            _seen_from(folder, parameters),
             kernel_name="python3",
             language="python",
-            kernel_manager_class=_kernel_class(target, environment),
+            kernel_manager_class=_kernel_class(target, environment, folder),
             progress_bar=False,
             autosave_cell_every=AUTOSAVE,
             start_timeout=120,
@@ -101,6 +105,17 @@ def execute_notebook(
     finally:
         _sources.pop(origin), _targets.pop(written), _kernels.pop(target, None)
     return None
+
+
+def _check_home() -> None:
+    # Jupyter's kernels would die at their imports, without a word, and not have the chance to say why.
+    try:
+        Path.home()
+    except RuntimeError:
+        raise OSError(
+            f"user {os.getuid()} has no home folder, which Jupyter needs: set HOME to a folder that you can write to, "
+            "such as HOME=/tmp"
+        ) from None
 
 
 @contextmanager
@@ -179,7 +194,15 @@ def obey_signals() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: Thread(target=stop, daemon=True).start())
 
 
-def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
+def _seen_from(folder: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    # A relative path stays one, because an executed notebook should hold no path of this machine.
+    where = parameters.get("data_folder")
+    if not where or not folder.is_dir() or where.startswith("~") or Path(where).is_absolute():
+        return dict(parameters)
+    return {**parameters, "data_folder": os.path.relpath(Path(where).resolve(), folder.resolve())}
+
+
+def _kernel_class(target: Path, environment: Mapping[str, str], folder: Path) -> type:
     class Kernel(AsyncKernelManager):
         transport_encryption = "auto"  # because other users of this machine can reach its ports
 
@@ -194,7 +217,8 @@ def _kernel_class(target: Path, environment: Mapping[str, str]) -> type:
         async def start_kernel(self, **arguments: Any) -> None:  # type: ignore[override]
             # Dask sets this variable in its workers. It makes glibc return memory at once, which slows large tensors.
             inherited = {key: value for key, value in os.environ.items() if key != "MALLOC_TRIM_THRESHOLD_"}
-            await super().start_kernel(env=inherited | dict(environment), **arguments)
+            where = folder if folder.is_dir() else Path.cwd()
+            await super().start_kernel(env=inherited | dict(environment), **arguments | {"cwd": str(where)})
             assert isinstance(self.provisioner, LocalProvisioner)
             assert self.provisioner.pid
             if _stopped(target):  # `stop_kernels` was called before the kernel started

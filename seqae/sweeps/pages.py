@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqae.device import make_accelerator
-from seqae.files import project_around, project_root
+from seqae.files import project_root
 from seqae.reports import Facts, render_notebook
 from seqae.runs import Run, RunError, family_defaults, recorded_run
 from seqae.stores import fetch
 from seqae.sweeps.notebooks import execute_notebook
+
+
+def project_around(folder: Path) -> Path:
+    """The project of the working directory. If that is in no project, the one around `folder`."""
+    here = project_root()
+    return here if (here / "notebooks").is_dir() else project_root(folder)
 
 
 class Page(NamedTuple):
@@ -102,7 +108,9 @@ def execute_page(
         raise RunError(f"there is no {source}: do this in the folder of the project, or below it")
     notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
     environment = {"SEQAE_STORE": str(store)}
-    reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment)
+    reason = execute_notebook(
+        text, notebook, name=title, parameters=parameters, environment=environment, folder=source.parent
+    )
     beside = (notebook.name, page.with_suffix(".gif").name)
     render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, beside))
     return Page(page, reason)

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seqae.files import project_root, store_location
+from seqae.files import project_root
 from seqae.parameters import merge
 from seqae.runs import Run, cells_hash, family_notebook, open_run, progress
-from seqae.stores import fetch, unpublished
+from seqae.stores import fetch, public_url, store_location, unpublished
 from seqae.sweeps.parameter_files import files_below, read_yaml, scale_files
 
 BUSY = "another process trains it"
@@ -24,8 +24,11 @@ class Planned:
     run: Run
     notebook: str  # the family's notebook as JSON text: workers on other machines have the package only
     given: Mapping[str, Any]  # the parameters that papermill injects
-    store: str = ""  # where runs are kept, as given: the mirror of a URL is in another folder on each machine
-    edits: Mapping[str, Any] = field(default_factory=dict)  # uncommitted edits of the notebook's parameters cell
+    folder: Path = Path()  # the notebook's own, on the machine that plans
+    # Where runs are kept, as given: the mirror of a URL is in another folder on each machine. This and `edits` may hold
+    # credentials, so the repr, which Dask logs with an error, is without them.
+    store: str = field(default="", repr=False)
+    edits: Mapping[str, Any] = field(default_factory=dict, repr=False)  # uncommitted, of the notebook's parameters cell
 
     def reason_to_execute(self) -> str | None:
         """Why the run is not finished; None if it is done, its report up to date and its store has it.
@@ -103,7 +106,7 @@ def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:
         reached.setdefault(item.run.family, {}).update(edits)
     for family, edits in reached.items():
         if edits:
-            listed = ", ".join(f"{key} {value}" for key, value in edits.items())
+            listed = ", ".join(f"{key} {public_url(str(value))}" for key, value in edits.items())
             yield f"seqae: {family}.ipynb is edited; all runs whose scale or file sets no other value have: {listed}"
 
 
@@ -130,6 +133,7 @@ def _planned(
     usual = (defaults | edits).get("store")
     where = store_location(store, merged.pop("store", None), usual, root=root)
     if defaults.get("store"):  # else the kernel reads $SEQAE_STORE
-        merged["store"] = where
+        merged["store"] = public_url(where)  # the executed notebook shows it
+        notebook = notebook.replace(defaults["store"], public_url(defaults["store"]))
     run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
-    return Planned(run, notebook, merged, where, edits)
+    return Planned(run, notebook, merged, source.parent, where, edits)

@@ -21,14 +21,15 @@ from typing import Any, NamedTuple
 import yaml
 
 import seqae
-from seqae.files import project_around
 from seqae.parameters import EXECUTION, resolve
 from seqae.runs import Run, RunError, code_version, git_trouble, recorded_run, run_git
 from seqae.sweeps.interrupts import STOP_SIGNALS, interrupt_once
+from seqae.sweeps.pages import project_around
 
 _PACKAGE = Path(seqae.__file__).parent
 # The module of the command line, by its file: of today's layout, and of the layout before the package had subpackages.
 COMMAND_LINES = {"commands/__init__.py": "seqae.commands", "cli.py": "seqae.cli"}
+PLACES = {"store", "data_folder", "tracker"}
 STOP_SECONDS = 30  # after an interrupt the old code has this time to stop its kernels
 
 
@@ -132,18 +133,22 @@ def _old_project(root: Path, commit: str) -> Iterator[Path]:
 
 @contextmanager
 def _todays_project(notebook: Path) -> Iterator[Path]:
-    # A temporary project that holds only a copy of this notebook.
+    # A temporary project that holds a copy of this notebook, and what lies beside it, which the notebook may read.
     with interrupt_once(), TemporaryDirectory(prefix="seqae-rerun-") as folder:
         copy = Path(folder) / "notebooks" / notebook.name
         copy.parent.mkdir()
         copy.write_bytes(notebook.read_bytes())
+        for beside in {*notebook.parent.glob("[!.]*")} - {notebook}:
+            (copy.parent / beside.name).symlink_to(beside)
         yield Path(folder)
 
 
-def _seqae_run(file: Path, store: Path, *, project: Path, code: Path, threads: int | None) -> int:
+def _seqae_run(file: Path, store: Path, *, project: Path, code: Path, threads: object) -> int:
     module = next(name for file, name in COMMAND_LINES.items() if (code / "seqae" / file).exists())
     program = f"from {module} import app; app()"
-    if threads:  # the recorded number, because sums by another number of threads differ in the last bits
+    if (
+        type(threads) is int and threads > 0
+    ):  # the recorded number, because sums by another number of threads differ in the last bits
         program = f"import dask.system; dask.system.CPU_COUNT = {threads}; {program}"
     paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
@@ -167,9 +172,12 @@ def _made(store: Path) -> Run | None:
 
 
 def _parameters(values: Mapping[str, Any], here: bool) -> dict[str, Any]:
-    # All values are given, so that the notebook's cell has no effect. Old code gets them as it recorded them.
+    # All values are given, so that the notebook's cell has no effect. Old code gets them as it recorded them, but none
+    # that say where to read and write: no record of ours has such, only one that somebody else wrote.
     excluded = set(EXECUTION - {"device", "devices"})
-    return resolve(values).model_dump(mode="json", exclude=excluded) if here else dict(values)
+    if here:
+        return resolve(values).model_dump(mode="json", exclude=excluded)
+    return {key: value for key, value in values.items() if key not in PLACES}
 
 
 def _absolute(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""Where the store is: the one place that decides it. And how its URL is shown, without credentials."""
+
+import re
+from hashlib import sha256
+from os import environ
+from pathlib import Path
+
+from seqae.files import cache_folder, project_root
+
+# In a URL, with its colon and its @. One with a slash in it, as S3's secrets have, ends at the first @; a port is none.
+PASSWORD = r":(?:[^/?#]*|(?!\d*(?:/|$))[^@]*)@"
+
+
+def store_location(*given: str | None, root: Path | None = None) -> str:
+    """Where runs are kept, as a folder or a URL: the first of `given` that is set, else $SEQAE_STORE, else reports/.
+
+    root: the project that reports/ is in; by default that of the working directory.
+    """
+    chosen = next(filter(None, given), None) or environ.get("SEQAE_STORE")
+    return chosen or str((root or project_root()) / "reports")
+
+
+def store_folder(store: str | None = None) -> Path:
+    """The folder that holds the runs of a store; `store` and its default as in `store_location`.
+
+    A relative path is relative to the project, wherever Jupyter or papermill were started. For a URL it is the folder
+    of the mirror in the user's cache, which `seqae.stores` fills.
+    """
+    where = public_url(store_location(store))
+    if "://" not in where:
+        return (project_root() / Path(where).expanduser()).resolve()
+    words = re.sub(r"[^\w.]+", "-", where.rpartition("@")[2]).strip("-")
+    digits = sha256(where.rstrip("/").encode()).hexdigest()[:8]
+    return (cache_folder() / "stores" / f"{words}-{digits}").resolve()
+
+
+def public_url(url: str) -> str:
+    """A URL without the credentials in it, for messages and files: passwords, queries, keys in the place of a user.
+
+    A user's name stays, without which ssh://me@host is another place. Text that is no URL is returned as it is.
+    """
+    url = re.sub(rf"((?:https?|s3a?|gc?s)://)[^/?#:]*(?:{PASSWORD}|@)", r"\1", url)
+    url = re.sub(rf"(://[^/?#:]*){PASSWORD}", r"\1@", url)
+    return re.sub(r"(://.*?)(?:\?.*|#.*=.*)", r"\1", url)
