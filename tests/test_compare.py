@@ -199,9 +199,10 @@ def test_a_second_recipe_gets_a_row_of_its_own_in_a_grid(seeds, tmp_path):
     fast = changed(seeds[0], tmp_path / "fast", learning_rate=0.1)
     assert compare.cells([*runs, pred], ["architecture"], ["task"]) == ["lstm_copy"] * 3
     names = compare.cells([*runs, pred, fast], ["architecture"], ["task"])
-    assert len(set(names[:3])) == 1
-    assert names[3] not in names[:3]
-    assert all(name.startswith("lstm_copy: ") for name in names)
+    assert names == ["lstm_copy"] * 3 + ["lstm_copy: lr0.1"]
+    own = [*runs, pred, changed(seeds[0], tmp_path / "loss", activation="tanh", pixel_range=(-1, 1))]
+    assert len(set(compare.cells(own, ["architecture"], ["task"]))) == 2
+    assert compare.cells(own, ["architecture", "loss"], ["task"]) == ["lstm_copy 0nm"] * 3 + ["lstm_copy 1tm"]
 
 
 def test_what_is_chosen_or_ordered_is_so_by_val_with_test_beside_it(seeds, tmp_path):

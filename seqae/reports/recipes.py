@@ -50,7 +50,9 @@ def cells(runs: Sequence[Run], by: Sequence[str], across: Sequence[str] = ()) ->
     found: dict[str, set[str]] = {}
     for name, key in zip(short, keys, strict=True):
         found.setdefault(name, set()).add(key)
-    return [a if len(found[a]) == 1 else f"{a}: {b}" for a, b in zip(short, names, strict=True)]
+    usual = name_words(runs[0].parameters, runs[0].parameters)  # the way, which is that of the columns
+    longer = [name.removeprefix(usual).lstrip("-") for name in names]
+    return [a if len(found[a]) == 1 or not b else f"{a}: {b}" for a, b in zip(short, longer, strict=True)]
 
 
 def called(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
