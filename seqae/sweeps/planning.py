@@ -8,7 +8,7 @@ from typing import Any
 
 from seqae.files import project_root, store_location
 from seqae.parameters import merge
-from seqae.runs import Run, cells_hash, family_notebook, open_run, progress
+from seqae.runs import Run, cells_hash, family_notebook, open_run, progress, sources_hash
 from seqae.stores import fetch, unpublished
 from seqae.sweeps.parameter_files import files_below, read_yaml, scale_files
 
@@ -26,6 +26,9 @@ class Planned:
     given: Mapping[str, Any]  # the parameters that papermill injects
     store: str = ""  # where runs are kept, as given: the mirror of a URL is in another folder on each machine
     edits: Mapping[str, Any] = field(default_factory=dict)  # uncommitted edits of the notebook's parameters cell
+    sources: str = field(
+        default_factory=sources_hash
+    )  # of the command's code; a worker with other code refuses the run
 
     def reason_to_execute(self) -> str | None:
         """Why the run is not finished; None if it is done, its report up to date and its store has it.
