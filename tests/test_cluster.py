@@ -1,5 +1,6 @@
 """Runs on the workers of a cluster, started in every way there is, and GPUs that no two runs share."""
 
+import logging
 import os
 import re
 import shlex
@@ -10,16 +11,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from distributed import Security
+from distributed import Client, LocalCluster, Security, get_worker
 from test_cli import call
 from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, plan, seqae
 
-from seqae.sweeps import cluster, gpus
-from seqae.sweeps.execution import execute
+from seqae.runs import RunError, sources_hash
+from seqae.sweeps import cluster, dispatch, gpus
+from seqae.sweeps.execution import Outcome, execute
 
 LIMIT = 300  # seconds, after which something hangs
 RUN = ["run", "params/fam", "--scale", "tiny"]
@@ -383,6 +386,42 @@ def test_a_run_on_two_gpus_has_both(two_gpus):
         pass
     with gpus.held_gpus(0) as environment:
         assert environment == {}
+
+
+@pytest.fixture
+def two_workers():
+    """A client of two workers, which are threads of this process."""
+    quiet = {"dashboard_address": None, "worker_dashboard_address": None, "silence_logs": logging.CRITICAL}
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, memory_limit=0, **quiet) as made,
+        Client(made) as client,
+    ):
+        yield client
+
+
+@pytest.mark.processes("uname, which Dask asks once")
+@pytest.mark.parametrize("older", [0, 1, 2])
+def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypatch, older):
+    planned = [replace(item, sources=sources_hash()) for item in plan(project, "fam", scale="tiny")]
+    refusing, said = sorted(two_workers.nthreads())[:older], []
+
+    def executed(item, per_gpu):
+        if get_worker().address in refusing:
+            return execute(replace(item, sources="of another version"))
+        return Outcome(item.run, None, 0.0)
+
+    monkeypatch.setattr(dispatch, "execute", executed)
+    options = {"refused": said.append, "finished": lambda outcome: done.append(outcome.run)}
+    done = []
+    if older == 2:
+        with pytest.raises(RunError, match="all workers have another version of seqae than this command: install the"):
+            dispatch.sweep(planned, two_workers, **options)
+    else:
+        dispatch.sweep(planned * 4, two_workers, **options)
+        assert len(done) == 8
+    assert {sentence.split()[1] for sentence in said} == {*refusing}
+    assert all("gets no run, as it has another version of seqae than this command" in sentence for sentence in said)
+    assert not (project / "reports").exists()
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_benchmarks_of_two_users_wait_for_each_other_whoever_comes_first(shared_
         other.communicate("go on\n")
         thread.join()
         assert ours.pop() is True
-    (shared_folder / machine_lock.LOCK).unlink()
+    (shared_folder / machine_lock.BENCHMARK_LOCK).unlink()
     with machine_lock.machine_alone():  # now of root
         other = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -235,5 +235,5 @@ def _hold() -> bool:
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda file: file.symlink_to("elsewhere"), lambda file: os.mkfifo(file)])
 def test_what_else_lies_in_the_locks_place_keeps_nobody_from_working(shared_folder, make):
-    make(shared_folder / machine_lock.LOCK)
+    make(shared_folder / machine_lock.BENCHMARK_LOCK)
     assert _hold()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LOCK = "seqae-performance.lock"  # in the folder for temporary files
+BENCHMARK_LOCK = "seqae-performance.lock"  # in the folder for temporary files
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def machine_alone() -> Iterator[None]:
     """
     import fcntl  # here, because all modules can be imported where there is none
 
-    file = Path(tempfile.gettempdir()) / LOCK
+    file = Path(tempfile.gettempdir()) / BENCHMARK_LOCK
     try:
         descriptor = _opened(file)
     except OSError as error:

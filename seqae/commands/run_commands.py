@@ -1,5 +1,6 @@
 """The commands that execute runs: `seqae run`, and the `seqae worker` and `seqae scheduler` of a cluster."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,7 +51,6 @@ def run(
     with errors_in_one_line(), interrupt_once():
         from seqae.commands.estimates import plan_lines
         from seqae.commands.terminal import SweepView
-        from seqae.reports import publish_index
         from seqae.stores import check_writable
         from seqae.sweeps import connect, plan, slots, sweep, tls
 
@@ -71,18 +71,26 @@ def run(
             connected = connect(cluster, jobs=count, workers=min(count, len(todo)), per_gpu=per_gpu, security=security)
             with view.bar, connected as client:
                 view.show(client)
-                sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick, busy=view.busy)
+                sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick, busy=view.busy,
+                      refused=view.refused)  # fmt: skip
         view.show_failed()  # before the index, which cannot be written on a full disk
         for folder in stores:
-            try:
-                publish_index(folder)
-            except OSError as error:
-                if todo:
-                    raise
-                tell(f"seqae: the index of {folder} stays as it is: {error.strerror}")
+            _write_index(folder, needed=bool(todo))
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
         raise typer.Exit(1)
+
+
+def _write_index(folder: Path, *, needed: bool) -> None:
+    # needed: otherwise a store that cannot be written keeps its index.
+    from seqae.reports import publish_index
+
+    try:
+        publish_index(folder)
+    except OSError as error:
+        if needed:
+            raise
+        tell(f"seqae: the index of {folder} stays as it is: {error.strerror}")
 
 
 def worker(

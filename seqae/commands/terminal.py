@@ -68,6 +68,10 @@ class SweepView:
             self.bar.remove_task(bar)
         self._print(f"{run.family}/{run.name}: another process trains it; waiting for that one")
 
+    def refused(self, sentence: str) -> None:
+        """Print why a worker gets no run."""
+        self._print(sentence)
+
     def finished(self, outcome: "Outcome") -> None:
         """Print how a run ended, and update the bar of all runs and the time that is left."""
         run = outcome.run

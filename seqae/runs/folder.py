@@ -229,7 +229,8 @@ class RunFolder:
             facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
         if {"machine", "device", "commit"} <= record.keys():
             facts.append(("machine", f"{record['machine']}, device {record['device']}"))
-            then, today = _told(CodeVersion(*map(record.get, CodeVersion._fields))), code_version()
+            dirty, sources, today = bool(record.get("dirty")), record.get("sources", ""), code_version()
+            then = _told(CodeVersion(record["commit"], dirty, sources, record.get("git")))
             same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
             facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
         return facts

@@ -2,11 +2,11 @@
 
 import errno
 import shutil
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import filelock
 
@@ -39,8 +39,8 @@ OUTCOMES = {  # in words; by the result of `compare_run_states`, or `new`
     "different": "differs under one hash: DST keeps its own; look at both, and delete one",
 }
 COPIED = ("new", "one")  # the keys of `OUTCOMES` that mean a copy
-TRIES = 3  # copies of a run that is being changed where this process cannot hold it
-CHANGED = f"failed: it changed {TRIES} times while it was copied; gather again when it is not trained"
+COPIES = 3  # copies of a run that is being changed where this process cannot hold it
+CHANGED = f"failed: it changed {COPIES} times while it was copied; gather again when it is not trained"
 
 
 class Gathered(NamedTuple):
@@ -93,7 +93,7 @@ def _merge(source: Path, target: Path) -> str:
         further = _further(source, target)
         if further in COPIED:
             refresh(source.parent.parent, f"{source.parent.name}/{source.name}", whole=True)
-            further = next((found for _ in range(TRIES) if (found := _copied(source, target))), CHANGED)
+            further = next((found for _ in range(COPIES) if (found := _copied(source, target))), CHANGED)
         if unpublished(target):
             publish_run_folder(target)
     except (RunError, StoreError, ValueError, OSError) as error:
@@ -160,8 +160,8 @@ def _copied(source: Path, target: Path) -> str | None:
 
 def _hold(folder: Path, locks: ExitStack) -> bool:
     # Whether all the folder's locks are held now; False if it cannot be written. Raises filelock.Timeout.
-    held, mirrored = True, (folder.parent.parent / MARK).exists()
-    for lock in (executing, copying, *([mirror_lock] if mirrored else [])):
+    held, kinds = True, list[Callable[[Path], AbstractContextManager[Any]]]([executing, copying])
+    for lock in [*kinds, mirror_lock] if (folder.parent.parent / MARK).exists() else kinds:
         try:
             locks.enter_context(lock(folder))
         except filelock.Timeout:

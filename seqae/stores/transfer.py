@@ -33,7 +33,7 @@ class BusyError(StoreError):
 def local_checkpoint(folder: Path) -> Callable[[], IO[bytes]] | None:
     """What opens the checkpoint of a run's folder, as `read_run_state` takes it; None if there is none."""
     file = folder / CHECKPOINT
-    return partial(file.open, "rb") if file.exists() else None
+    return (lambda: file.open("rb")) if file.exists() else None
 
 
 def is_passing(name: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from distributed import CancelledError, Client, Future, wait
 from distributed.comm import CommClosedError
@@ -13,12 +14,13 @@ from distributed.scheduler import KilledWorker
 
 from seqae.runs import Run, RunError
 from seqae.stores import StoreError, refresh
-from seqae.sweeps.execution import STOPPED, Outcome, execute, record_lost, run_here
+from seqae.sweeps.execution import OTHER_CODE, STOPPED, Outcome, execute, record_lost, run_here
 from seqae.sweeps.notebooks import CHECKPOINT_GRACE_SECONDS, NOT_STARTED, StopKernels, stop_kernels
 from seqae.sweeps.planning import BUSY, Planned
 
 KILLED = "its worker process died twice: killed, or out of memory"
 TRIES: Mapping[str | None, int] = {KILLED: 2, NOT_STARTED: 3, STOPPED: 10}  # reason -> executions; 1 for others
+OTHERWISE = "install the same there; if the code was edited since this command began, start this command again"
 BUSY_SECONDS = 2.0  # between two tries of a run that another process trains
 
 
@@ -31,20 +33,22 @@ def sweep(
     finished: Callable[[Outcome], None] = lambda outcome: None,
     tick: Callable[[list[Run]], None] = lambda running: None,
     busy: Callable[[Run], None] = lambda run: None,
+    refused: Callable[[str], None] = lambda sentence: None,
 ) -> list[Outcome]:
     """Execute planned runs on the workers of a Dask client, one run at a time on each worker.
 
     jobs: the largest number of runs at a time. per_gpu: how many runs may share a GPU. finished: called after each run.
     tick: called about once a second with the runs in progress. busy: called once for a run that another process trains;
-    the sweep waits for that process, and takes the run over if it is not done then.
+    the sweep waits for that process, and takes the run over if it is not done then. refused: called with a sentence for
+    each worker that gets no run because it has another version of seqae.
 
     On KeyboardInterrupt the kernels are stopped. The same sweep, started again, resumes from their checkpoints. Raises
-    RunError if the scheduler is lost.
+    RunError if the scheduler is lost, or if all workers have another version.
     """
-    running = dict[Future, Planned]()
-    waiting, outcomes = deque(planned), list[Outcome]()
+    running, waiting, outcomes = dict[Future, Planned](), deque(planned), list[Outcome]()
     tried = Counter[tuple[Path, str | None]]()  # executions by the run's folder and the reason why they failed
     elsewhere, next_try = list[Planned](), 0.0  # runs that other processes train, and when to try them again
+    others = set[str]()  # addresses of workers that have another version
     with _cancelled_cleanly(client, running):
         client.register_plugin(StopKernels())
         while waiting or running or elsewhere:
@@ -52,10 +56,11 @@ def sweep(
                 waiting.extend(elsewhere)
                 elsewhere, next_try = [], time.monotonic() + BUSY_SECONDS
             # Submit one run per slot. Runs queued at one worker would not move to a worker that starts later.
-            slots = min(jobs or len(planned), max(1, sum(client.nthreads().values())))
+            threads, where = _usable(client, others, running)
+            slots = min(jobs or len(planned), max(1, threads))
             while waiting and len(running) < slots:
                 item = waiting.popleft()
-                running[client.submit(execute, item, per_gpu, pure=False)] = item
+                running[client.submit(execute, item, per_gpu, pure=False, **where)] = item
             tick([item.run for item in running.values()])
             with suppress(TimeoutError):
                 wait([*running], timeout=1, return_when="FIRST_COMPLETED") if running else time.sleep(1)
@@ -63,7 +68,11 @@ def sweep(
                 item = running.pop(future)
                 outcome = _outcome(future, item, killed_before=tried[item.run.folder, KILLED] > 0)
                 tried[item.run.folder, outcome.reason] += 1
-                if outcome.reason == BUSY:
+                if outcome.reason == OTHER_CODE:
+                    waiting.appendleft(item)
+                    others.add(worker := outcome.refused_by)
+                    refused(f"worker {worker} gets no run, as {OTHER_CODE}: {OTHERWISE}")
+                elif outcome.reason == BUSY:
                     elsewhere.append(item)
                     if tried[item.run.folder, BUSY] == 1:
                         busy(item.run)
@@ -75,6 +84,17 @@ def sweep(
                     outcomes.append(outcome)
                     finished(outcome)
     return outcomes
+
+
+def _usable(client: Client, others: Collection[str], running: Collection[Future]) -> tuple[int, dict[str, Any]]:
+    # How many threads the workers have that are not in `others`, and what tells Dask to use these.
+    threads = client.nthreads()
+    usable = {worker: count for worker, count in threads.items() if worker not in others}
+    if threads and not usable and not running:
+        raise RunError(f"all workers have another version of seqae than this command: {OTHERWISE}")
+    # Others are allowed where all of these die: they refuse, while Dask would wait for the dead.
+    chosen = {"workers": [*usable], "allow_other_workers": True} if others and usable else {}
+    return sum(usable.values()), chosen
 
 
 @contextmanager

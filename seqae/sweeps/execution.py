@@ -8,16 +8,18 @@ import time
 from dataclasses import dataclass, replace
 
 import filelock
+from distributed import get_worker
 
 from seqae.files import remove_leftovers
 from seqae.reports import Facts, advice, render_notebook
-from seqae.runs import Run, executing
+from seqae.runs import Run, executing, sources_hash
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
 from seqae.sweeps.notebooks import StoppedError, execute_notebook, stoppable
 from seqae.sweeps.planning import BUSY, NOT_PUBLISHED, Planned
 
+OTHER_CODE = "it has another version of seqae than this command"
 STOPPED = "its kernel was interrupted"
 # The files that a report links to.
 LINKED_FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
@@ -27,19 +29,23 @@ LINKED_FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames
 class Outcome:
     """How one execution ended. reason: why it failed; None if the run is done.
 
-    `sweep` executes the run again if the reason is BUSY or one of TRIES.
+    `sweep` executes the run again if the reason is BUSY, OTHER_CODE or one of TRIES. refused_by: the address of the
+    worker, if the reason is OTHER_CODE.
     """
 
     run: Run
     reason: str | None
     seconds: float
+    refused_by: str = ""
 
 
 def execute(item: Planned, per_gpu: int = 1) -> Outcome:
     """In a worker: execute the run's notebook, on GPUs of its own, record a failure, render the report.
 
-    per_gpu: how many runs may share a GPU.
+    per_gpu: how many runs may share a GPU. A worker that has other code than the command changes nothing.
     """
+    if sources_hash() != item.sources:
+        return Outcome(item.run, OTHER_CODE, 0.0, get_worker().address)
     began, here = time.monotonic(), replace(item, run=run_here(item))
     folder, name = here.run.folder, f"{here.run.family}/{here.run.name}"
     logging.getLogger(RUN_LOG).info("%s begins", name)

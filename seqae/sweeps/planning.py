@@ -8,7 +8,7 @@ from typing import Any
 
 from seqae.files import project_root
 from seqae.parameters import merge
-from seqae.runs import Run, cells_hash, family_notebook, open_run, progress
+from seqae.runs import Run, cells_hash, family_notebook, open_run, progress, sources_hash
 from seqae.stores import fetch, public_url, store_location, unpublished
 from seqae.sweeps.parameter_files import files_below, read_yaml, scale_files
 
@@ -29,6 +29,7 @@ class Planned:
     # credentials, so the repr, which Dask logs with an error, is without them.
     store: str = field(default="", repr=False)
     edits: Mapping[str, Any] = field(default_factory=dict, repr=False)  # uncommitted, of the notebook's parameters cell
+    sources: str = field(default_factory=sources_hash)  # of the command's code; a worker of other code refuses the run
 
     def reason_to_execute(self) -> str | None:
         """Why the run is not finished; None if it is done, its report up to date and its store has it.
