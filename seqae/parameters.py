@@ -5,8 +5,6 @@ one `Parameters`. Models and training code receive single values as keyword argu
 """
 
 import difflib
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_args
 
@@ -165,30 +163,11 @@ class Parameters(BaseModel):
                 f"pixel_range ({low:g}, {high:g}) lies outside what {self.activation} can output, "
                 f"({reach[0]:g}, {reach[1]:g}): choose a range inside it, or activation: none"
             )
-        if self.recon_truth and (self.decoder_input != "truth" or self.task == "pred"):
-            faults.append(
-                "recon_truth is for a recon decoder with decoder_input truth; here task is "
-                f"{self.task}, decoder_input {self.decoder_input}: leave it out, or set decoder_input: truth"
-            )
-        if self.schedule_per == "update" and self.schedule in ("none", "ReduceLROnPlateau"):
-            faults.append(f"schedule {self.schedule} takes no steps per update: set schedule_per: epoch")
         if self.optimizer == "LBFGS" and self.precision == "fp16":
             faults.append("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
         if faults:
             raise ValueError("\n".join(faults))
         return self
-
-    def defining(self) -> dict[str, Any]:
-        """The values that define the run, as plain JSON types.
-
-        Values equal to the library's defaults are left out, so that later versions can add parameters without changing
-        the hash of finished runs.
-        """
-        return self.model_dump(mode="json", exclude=set(EXECUTION), exclude_defaults=True)
-
-    def short_hash(self) -> str:
-        """8 hex digits of the hash of `defining()`. Order and spelling of the sources make no difference."""
-        return hashlib.sha256(json.dumps(self.defining(), sort_keys=True).encode()).hexdigest()[:8]
 
 
 _DESCRIBED = (f"{name}: {field.description}" for name, field in Parameters.model_fields.items())

@@ -16,7 +16,18 @@ from pandas.io.formats.style import Styler
 from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.reports.published import diary_results
-from seqae.runs import Run, Strip, Strips, find_runs, finished, label, name_words, sample_strips, whole_lines
+from seqae.runs import (
+    Run,
+    Strip,
+    Strips,
+    find_runs,
+    finished,
+    label,
+    name_words,
+    sample_strips,
+    short_hash,
+    whole_lines,
+)
 from seqae.stores import fetch
 
 # Runs that are equal in these parameters are tested on the same sequences, so they can be compared.
@@ -196,7 +207,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
     common = Parameters.model_construct(**{name: getattr(p, name) for name, p in usual.items()})
-    names = [run.parameters.label or name_words(run.parameters, common) for run in runs]
+    names = [run.parameters.label or name_words(run.parameters, common, run.family) for run in runs]
     seeded = [(name, f"{name}, seed {run.parameters.seed}") for run, name in zip(runs, names, strict=True)]
     names = [longer if names.count(name) > 1 else name for name, longer in seeded]
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
@@ -205,7 +216,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 def recipes(runs: Sequence[Run]) -> list[str]:
     """The name of each run's recipe, the same for runs that differ only by seed, with their number of seeds."""
     alike = [run.parameters.model_copy(update={"seed": runs[0].parameters.seed}) for run in runs]
-    keys = [parameters.short_hash() for parameters in alike]
+    keys = [short_hash(parameters) for parameters in alike]
     firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
     names = dict(zip(firsts, labels(list(firsts.values())), strict=True))
     seeds = pd.Series([run.parameters.seed for run in runs]).groupby(keys).nunique()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from seqae.metrics import MORE_IS_BETTER, UNITS
 from seqae.reports.rendering import write_page
-from seqae.runs import Run, RunError, label, mse_rows, notes, read_record, remembered, run_status
+from seqae.runs import Run, RunError, label, mse_rows, notes, read_record, remembered, run_status, short_hash
 from seqae.stores import publish, refresh
 
 THUMBNAIL = (240, 96)  # pixels; shown at half that size, so that it is sharp on screens of high density
@@ -168,7 +168,7 @@ def comparison_data(run: Run) -> ComparisonData | None:
         "mean_frame": mean,
         "sequences": f"{p.frame_size}×{p.frame_size} pixels, {p.frames_in} + {p.frames_out} frames, digits {p.digits}, "
         f"data seed {p.data_seed}",
-        "recipe": f"{run.family} {p.model_copy(update={'seed': 0}).short_hash()}",
+        "recipe": f"{run.family} {short_hash(p.model_copy(update={'seed': 0}))}",
     }
 
 

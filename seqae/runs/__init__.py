@@ -1,10 +1,10 @@
 """A run: one notebook executed with one set of parameters, and the folder that keeps what became of it.
 
-    notebook_cells, naming, assignment       from a notebook's parameters to a run's name; which run a kernel executes
+    notebook_cells, identity, naming         from a notebook's parameters to those that define a run, its hash and name
     experiment, run, ranks, live, trackers   model and data of its parameters; training on one or several devices
     folder, records, logs, provenance, git   what its folder says, and what code made it
     explanation, units, pictures             why it can learn, in words; metrics with their units; its frames
-    gather                                   runs of several machines in one store
+    gather, assignment                       runs of several machines in one store; which run a kernel executes
 
 The training loop and the verdict's words are in the core; pages and figures are in `reports`, executing notebooks in
 `sweeps`.

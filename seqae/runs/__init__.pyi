@@ -7,6 +7,10 @@ from .gather import OUTCOMES as OUTCOMES
 from .gather import PROBLEMS as PROBLEMS
 from .gather import merge_stores as merge_stores
 from .git import run_git as run_git
+from .identity import as_used as as_used
+from .identity import short_hash as short_hash
+from .identity import unused as unused
+from .identity import without_effect as without_effect
 from .logs import whole_lines as whole_lines
 from .naming import name_words as name_words
 from .notebook_cells import cells_hash as cells_hash

@@ -24,7 +24,7 @@ from seqae.models import ARCHITECTURES, SequenceAutoencoder, initialise
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parameters import Parameters, resolve
 from seqae.runs.ranks import launch
-from seqae.tasks import branch_targets
+from seqae.tasks import BRANCHES, branch_targets
 from seqae.training import Fitted, Row, fit
 from seqae.updates import UpdateRule
 
@@ -45,7 +45,9 @@ def check_parameters(p: Parameters) -> SequenceAutoencoder:
         raise ValueError(f"schedule {p.schedule} does not go with optimizer {p.optimizer}: {error}") from None
     if p.digits not in DIGITS:
         raise ValueError(f"digits must be one of {', '.join(DIGITS)}; not {p.digits!r}")
-    if p.test_data == "official" and (p.frame_size, p.frames_in + p.frames_out) != (64, 20):
+    recon_fits = p.frames_in <= OFFICIAL_SHAPE[0] and "pred" not in BRANCHES[p.task]
+    fits = recon_fits or p.frames_in + p.frames_out == OFFICIAL_SHAPE[0]
+    if p.test_data == "official" and not (p.frame_size == 64 and fits):
         raise ValueError(
             f"test_data official has 20 frames of 64×64; not {p.frames_in + p.frames_out} of "
             f"{p.frame_size}×{p.frame_size}: set test_data: generated"

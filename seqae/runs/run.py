@@ -31,6 +31,7 @@ from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
 from seqae.runs import experiment, logs, pictures
 from seqae.runs.assignment import current_assignment
 from seqae.runs.folder import SAMPLES, RunFolder, images
+from seqae.runs.identity import as_used, short_hash
 from seqae.runs.live import watched
 from seqae.runs.naming import differing, known_as, run_name
 from seqae.runs.provenance import code_version, now, provenance_of
@@ -56,19 +57,24 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
 
     Raises ParameterError or ValueError for parameters that are unknown, contradict each other or do not fit torch,
     before anything is written, and StoreError if a remote store cannot be reached.
+
+    Parameters that the run does not use, see `identity.USES`, have no effect on it, and the library's default in it.
     """
-    usual, parameters = resolve(defaults), resolve(defaults, given or {})
+    usual, stated = resolve(defaults), resolve(defaults, given or {})
+    parameters = as_used(stated, family)
     experiment.check_parameters(parameters)
-    digits, assignment = parameters.short_hash(), current_assignment()
-    if assignment and assignment.is_of(digits):
+    digits, older, assignment = short_hash(parameters), short_hash(stated), current_assignment()
+    differs = differing(parameters, usual, family)
+    if assignment and (assignment.is_of(digits) or assignment.is_of(older)):
         folder = store_folder(parameters.store) / family / assignment.run
-        return Run(folder, family, parameters, differing(parameters, usual), assigned=True)
-    name = known_as(run_name(parameters, usual), fetch(parameters.store, family) / family)
+        return Run(folder, family, parameters, differs, assigned=True)
+    other = None if parameters.fresh or older == digits else older
+    name = known_as(run_name(parameters, usual, family), fetch(parameters.store, family) / family, older=other)
     folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
     if parameters.fresh:
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
         folder = next(attempt for attempt in attempts if "results" not in read_record(attempt))
-    return Run(folder, family, parameters, differing(parameters, usual))
+    return Run(folder, family, parameters, differs)
 
 
 def find_runs(

@@ -1,6 +1,6 @@
 """Plan: which runs parameter files define, and whether and why each has to be executed (again)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 from seqae.files import project_root, store_location
 from seqae.parameters import merge
-from seqae.runs import Run, cells_hash, family_notebook, open_run, progress
+from seqae.runs import Run, cells_hash, family_notebook, open_run, progress, without_effect
 from seqae.stores import fetch, unpublished
 from seqae.sweeps.parameter_files import files_below, read_yaml, scale_files
 
@@ -70,8 +70,9 @@ def plan(
     runs are kept; by default what the parameters, $SEQAE_STORE or the files' project say. tell: called with a line for
     each family whose parameters cell has uncommitted edits that apply to a run.
 
-    Raises ValueError with the faults of all files, or if scale or parameters are given without files, and StoreError if
-    a remote store cannot be reached.
+    Raises ValueError with the faults of all files, among them parameters that a file gives and its run does not use;
+    for a parameter of `given` that none of the runs uses; or if scale or parameters are given without files. Raises
+    StoreError if a remote store cannot be reached.
     """
     files = list(files)
     if not files and (scale or given):
@@ -90,9 +91,19 @@ def plan(
         more = {message: f" and {len(where) - 1} more" if len(where) > 1 else "" for message, where in faults.items()}
         lines = (f"{where[0]}{more[message]}: {message}" for message, where in faults.items())
         raise ValueError("\n".join(line.replace("\n", "\n  ") for line in lines))
+    _check_given(given or {}, [item.run for item in planned.values()])
     for line in _edit_notes(planned.values()):
         tell(line)
     return list(planned.values())
+
+
+def _check_given(given: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    # A parameter of the command line has to have an effect on one of its runs.
+    idle = [without_effect(run.parameters, run.family, given) for run in runs]
+    faults = [why for name, why in idle[0].items() if all(name in others for others in idle)] if idle else []
+    if faults:
+        which = f", in the first of these {len(runs)} runs, and no other uses it" if len(runs) > 1 else ""
+        raise ValueError("\n".join(f"-p {why}{which}: leave it out" for why in faults))
 
 
 def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:
@@ -126,10 +137,14 @@ def _planned(
     if not source.exists():
         raise ValueError(f"family {family} has no notebook {source}")
     notebook, defaults, edits = notebook_of(source)
-    merged = merge(edits, *map(read_yaml, scale_files(file, scale, root)), read_yaml(file), given)
+    own = read_yaml(file)
+    merged = merge(edits, *map(read_yaml, scale_files(file, scale, root)), own, given)
     usual = (defaults | edits).get("store")
     where = store_location(store, merged.pop("store", None), usual, root=root)
     if defaults.get("store"):  # else the kernel reads $SEQAE_STORE
         merged["store"] = where
     run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
+    stated = {name: value for name, value in own.items() if name not in given}
+    if idle := without_effect(run.parameters, family, stated):
+        raise ValueError("\n".join(f"{why}: leave it out" for why in idle.values()))
     return Planned(run, notebook, merged, where, edits)
