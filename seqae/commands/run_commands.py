@@ -67,6 +67,9 @@ def run(
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
         for folder in stores:
             check_writable(folder)
+        for item in planned:
+            if item.run.status == "done":
+                item.run.mend()  # its label may be a new one
         if todo:
             connected = connect(cluster, jobs=count, workers=min(count, len(todo)), per_gpu=per_gpu, security=security)
             with view.bar, connected as client:

@@ -133,8 +133,8 @@ class Run(RunFolder):
 
         work: has to end with `update(status="done", results=…)`. Raises as `train`, and what `work` raises.
         """
-        if "results" in (record := self.record()):
-            self._mend(record)
+        if "results" in self.record():
+            self.mend()
             return self
         with self._published(), self._writing():
             before = self.record()
@@ -143,11 +143,28 @@ class Run(RunFolder):
             made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
             if self._checkpoint.exists():  # keep what began the run on record
                 resumed = [*before.get("resumed", []), {"commit": made["commit"]}]
-                self.update(status="running", reason=None, resumed=resumed)
+                self.update(status="running", reason=None, resumed=resumed, **self._relabelled(before))
             else:
-                self.update(status="running", reason=None, started=now(), **made)
+                self.update(status="running", reason=None, started=now(), **made, **self._relabelled(before))
             work()
         return self
+
+    def mend(self) -> None:
+        """Record a trained run's label, and finish what its notebook or the process that trained it could not.
+
+        Does nothing to other runs. Raises StoreError as `working`.
+        """
+        if "results" not in (record := self.record()):
+            return
+        changes = self._relabelled(record)
+        if record["status"] == "failed":  # its notebook failed after the training
+            changes |= {"status": "done", "reason": None}
+        if changes or unpublished(self.folder):
+            with self._published():
+                if changes:
+                    self.update(**changes)
+        if record["parameters"].get("keep_checkpoint") is False:  # its process may have died before it removed it
+            self._drop_checkpoint()
 
     def fail(self, reason: str) -> None:
         """Record a failure that the run itself could not record: its process died, or its notebook has an error."""
@@ -166,19 +183,11 @@ class Run(RunFolder):
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint" / "state.pt"
 
-    def _mend(self, record: Mapping[str, Any]) -> None:
-        # Of a trained run: what its notebook, or the process that trained it, could not finish; and its label.
-        changes: dict[str, Any] = {}
-        if record["status"] == "failed":  # its notebook failed after the training
-            changes |= {"status": "done", "reason": None}
-        if record["parameters"].get("label") != self.parameters.label:
-            changes["parameters"] = record["parameters"] | {"label": self.parameters.label}
-        if changes or unpublished(self.folder):
-            with self._published():
-                if changes:
-                    self.update(**changes)
-        if record["parameters"].get("keep_checkpoint") is False:  # its process may have died before it removed it
-            self._drop_checkpoint()
+    def _relabelled(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        # What has to change in a record whose label is another.
+        if not record or record["parameters"].get("label") == self.parameters.label:
+            return {}
+        return {"parameters": record["parameters"] | {"label": self.parameters.label}}
 
     def _published(self) -> AbstractContextManager[None]:
         return nullcontext() if self.assigned else working(self.folder)

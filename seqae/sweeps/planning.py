@@ -68,7 +68,7 @@ def plan(
     in params/scale/ and in scale/ of each folder from params/ down to the file, of which later ones win. given: the
     command line's parameters. Layers are merged by `parameters.merge`: notebook < scale < file < given. store: where
     runs are kept; by default what the parameters, $SEQAE_STORE or the files' project say. tell: called with a line for
-    each family whose parameters cell has uncommitted edits that apply to a run.
+    each family whose parameters cell has uncommitted edits that apply to a run, and for a run with two labels.
 
     Raises ValueError with the faults of all files, among them parameters that a file gives and its run does not use;
     for a parameter of `given` that none of the runs uses; or if scale or parameters are given without files. Raises
@@ -84,7 +84,7 @@ def plan(
         for file in files_below(named):
             try:
                 item = _planned(file, scale, given or {}, store, folder_of, notebook_of)
-                planned.setdefault(item.run.folder, item)
+                _add(planned, item, tell)
             except (ValueError, OSError) as error:
                 faults.setdefault(str(error), []).append(file)
     if faults:
@@ -95,6 +95,17 @@ def plan(
     for line in _edit_notes(planned.values()):
         tell(line)
     return list(planned.values())
+
+
+def _add(planned: dict[Path, Planned], item: Planned, tell: Callable[[str], None]) -> None:
+    # Of files that define the same run, the first that gives a label names it.
+    first = planned.setdefault(item.run.folder, item)
+    kept, label = first.run.parameters.label, item.run.parameters.label
+    if kept is None and label is not None:
+        planned[item.run.folder] = item
+    elif label not in (kept, None):
+        name = f"{item.run.family}/{item.run.name}"
+        tell(f"seqae: {name} has the labels {kept!r} and {label!r} in two files: it gets the first")
 
 
 def _check_given(given: Mapping[str, Any], runs: Sequence[Run]) -> None:
