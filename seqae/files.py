@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from glob import escape
 from hashlib import sha256
 from os import environ, fsync, getpid
+from os.path import abspath, expanduser, expandvars
 from pathlib import Path
 from threading import get_ident
-from typing import Any
-
-import yaml
 
 
 def replace_text(file: Path, text: str) -> None:
@@ -50,9 +48,30 @@ def remove_leftovers(*written: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def expanded(path: str) -> str:
+    """A path or URL with `~` and environment variables replaced. Raises ValueError for those not known here."""
+    full = expanduser(expandvars(path))  # noqa: PTH111 a URL is no Path
+    if unknown := re.match("~[^/]*", full) or re.search(r"\$(\w+|{.*?})", full):
+        raise ValueError(f"path {path!r}: {unknown[0]} is not known on this machine: write the path out, or set it")
+    return full
+
+
+def project_path(path: str, root: Path | None = None) -> Path:
+    """A path as parameters give it: `expanded`; a relative one is relative to the project, by default the one here."""
+    return (root or project_root()) / expanded(path)
+
+
+def unlinked(path: Path) -> Path:
+    """The absolute path without `..`; links are not followed."""
+    return Path(abspath(path))  # noqa: PTH100 `resolve` follows links
+
+
 def project_root(start: Path | None = None) -> Path:
-    """The nearest folder with notebooks/ and params/, from `start` (the working directory) upward; else `start`."""
-    start = (start or Path.cwd()).resolve()
+    """The nearest folder with notebooks/ and params/, from `start` (the working directory) upward; else `start`.
+
+    Links on the way are not followed: a linked folder in params/ is in the project that the link is in.
+    """
+    start = unlinked(start or Path.cwd())
     return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
 
 
@@ -65,21 +84,21 @@ def project_around(folder: Path) -> Path:
 def store_location(*given: str | None, root: Path | None = None) -> str:
     """Where runs are kept, as a folder or a URL: the first of `given` that is set, else $SEQAE_STORE, else reports/.
 
-    root: the project that reports/ is in; by default that of the working directory.
+    A relative path is relative to the project, wherever Jupyter or papermill were started. root: the project, by
+    default that of the working directory. Raises ValueError as `expanded`.
     """
-    chosen = next(filter(None, given), None) or environ.get("SEQAE_STORE")
-    return chosen or str((root or project_root()) / "reports")
+    chosen = next(filter(None, [*given, environ.get("SEQAE_STORE")]), "reports")
+    return expanded(chosen) if "://" in chosen else str(project_path(chosen, root))
 
 
 def store_folder(store: str | None = None) -> Path:
     """The folder that holds the runs of a store; `store` and its default as in `store_location`.
 
-    A relative path is relative to the project, wherever Jupyter or papermill were started. For a URL it is the folder
-    of the mirror in the user's cache, which `seqae.stores` fills.
+    For a URL it is the folder of the mirror in the user's cache, which `seqae.stores` fills.
     """
     where = store_location(store)
     if "://" not in where:
-        return (project_root() / Path(where).expanduser()).resolve()
+        return Path(where).resolve()
     words = re.sub(r"[^\w.]+", "-", where.rpartition("@")[2]).strip("-")
     digits = sha256(where.rstrip("/").encode()).hexdigest()[:8]
     return (cache_folder() / "stores" / f"{words}-{digits}").resolve()
@@ -91,9 +110,4 @@ def cache_folder() -> Path:
     It is the folder that pooch, which downloads MNIST, uses on Linux and macOS. It need not exist.
     """
     usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    return Path(environ.get("XDG_CACHE_HOME", "").strip() or usual).expanduser() / "seqae"
-
-
-def load_yaml(text: str) -> Any:
-    """Parse YAML safely, with libyaml where it is installed: it is 7 times as fast as PyYAML's own parser."""
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return Path(expanded(environ.get("XDG_CACHE_HOME", "").strip() or usual)) / "seqae"

@@ -20,20 +20,23 @@ EXECUTION = frozenset(
 )
 
 
-def _as_number(value: Any) -> Any:
-    # PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both have one hash.
+def _as_number(value: Any, *, truth: bool = True) -> Any:
+    # PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both have one hash. Where there is no
+    # `truth`, only a number or a word, True (YAML's yes, on) becomes text: pydantic would take it for 1.
     match value:
         case str():
             try:
                 return _as_number(float(value))
             except ValueError:
                 return value
+        case bool():
+            return value if truth else str(value)
         case float():
             return int(value) if value.is_integer() else value
         case dict():
             return {key: _as_number(item) for key, item in value.items()}
         case list() | tuple():
-            return [_as_number(item) for item in value]
+            return [_as_number(item, truth=truth) for item in value]
     return value
 
 
@@ -125,7 +128,9 @@ class Parameters(BaseModel):
         for name, value in values.items():
             annotation = cls.__annotations__.get(name)
             null = value == "none" and type(None) in get_args(annotation)  # `none` is accepted for null
-            given[name] = None if null else value if annotation in (str, str | None) else _as_number(value)
+            as_given = null or annotation in (str, str | None)
+            truth = annotation in (bool, bool | None, dict[str, Any])
+            given[name] = (None if null else value) if as_given else _as_number(value, truth=truth)
         return given
 
     @field_validator("label")

@@ -19,6 +19,7 @@ from seqae.data import DIGITS, OFFICIAL_SHAPE, Sequences, official_test, open_st
 from seqae.device import make_accelerator
 from seqae.diagnosis import baselines, reachable_floor
 from seqae.evaluation import Objective, evaluate
+from seqae.files import project_path
 from seqae.metrics import UNITS
 from seqae.models import ARCHITECTURES, SequenceAutoencoder, initialise
 from seqae.optimizers import optimizer_factory, schedule_factory
@@ -91,14 +92,14 @@ def load_model(file: str | Path, device: str = "cpu") -> tuple[SequenceAutoencod
 
 
 def _stream(p: Parameters, split: str) -> Sequences:
-    frames, folder = p.frames_in + p.frames_out, p.data_folder
+    frames, folder = p.frames_in + p.frames_out, p.data_folder and str(project_path(p.data_folder))
     return open_stream(p.digits, split=split, seed=p.data_seed, frame_size=p.frame_size, frames=frames, folder=folder)
 
 
 def sequences(p: Parameters, split: str) -> Tensor:
     """The fixed sequences of val or test, or the first epoch's of train: uint8 (N, frames_in + frames_out, H, W)."""
     if split == "test" and p.test_data == "official":
-        frames = official_test(Path(p.data_folder or ".").expanduser() / OFFICIAL_FILE)
+        frames = official_test(project_path(p.data_folder or "") / OFFICIAL_FILE)
         return torch.from_numpy(frames[: p.test_sequences].copy())
     count = {"train": p.train_sequences, "val": p.val_sequences, "test": p.test_sequences}[split]
     return torch.from_numpy(_stream(p, split).sequences(range(count)))

@@ -15,8 +15,7 @@ import filelock
 import yaml
 
 from seqae import files
-from seqae.files import load_yaml
-from seqae.stores import leased
+from seqae.stores import leased, load_yaml
 
 FORMAT = "1"  # of .records.json, see `remembered`; files of another format are ignored
 _known: "dict[str, _Known]" = {}  # by run folder

@@ -17,3 +17,5 @@ from .transfer import StoreError as StoreError
 from .transfer import compare_run_states as compare_run_states
 from .transfer import is_passing as is_passing
 from .transfer import read_run_state as read_run_state
+from .yaml_text import UnfitYamlError as UnfitYamlError
+from .yaml_text import load_yaml as load_yaml

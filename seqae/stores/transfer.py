@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import yaml
 
-from seqae.files import load_yaml
 from seqae.parameters import EXECUTION
+from seqae.stores.yaml_text import load_yaml
 
 CHECKPOINT = "checkpoint/state.pt"
 TOLD = ("run.yaml", "metrics.csv", "test.csv", "performance.csv")  # what `read_run_state` reads

@@ -20,6 +20,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Nanny, Scheduler, Security
 from distributed.core import Status
 
+from seqae.files import expanded
 from seqae.sweeps.interrupts import uninterrupted
 from seqae.sweeps.machines import address_towards, over_ssh
 from seqae.sweeps.parameter_files import read_yaml
@@ -78,10 +79,10 @@ def connect(
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIG))
         if kind in QUEUES:
-            address: Any = stack.enter_context(_queued(kind, Path(rest), security))
+            address: Any = stack.enter_context(_queued(kind, Path(expanded(rest)), security))
         elif kind == "ssh":
             worker = ["--per-gpu", str(per_gpu)]
-            address = stack.enter_context(over_ssh(Path(rest), arguments=worker, security=security, **UNSEEN))
+            address = stack.enter_context(over_ssh(Path(expanded(rest)), arguments=worker, security=security, **UNSEEN))
         elif cluster:
             check_address(cluster, security)
             address = cluster

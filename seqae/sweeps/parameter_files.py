@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from seqae.files import load_yaml
 from seqae.parameters import ParameterError
+from seqae.stores import UnfitYamlError, load_yaml
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -17,6 +17,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ParameterError(f"no parameter file {path}") from None
     except OSError as error:
         raise ParameterError(f"parameter file {path} cannot be read: {error.strerror}") from None
+    except UnfitYamlError as error:
+        raise ParameterError(f"{path} is not accepted: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict | None):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import yaml
 
 import seqae
-from seqae.files import project_around
+from seqae.files import project_around, project_path
 from seqae.parameters import EXECUTION, resolve
 from seqae.runs import Run, RunError, as_used, code_version, recorded_run, run_git, without_effect
 from seqae.sweeps.interrupts import STOP_SIGNALS, interrupt_once
@@ -173,7 +173,7 @@ def _parameters(record: Mapping[str, Any], here: bool) -> dict[str, Any]:
 
 def _absolute(given: Mapping[str, Any]) -> dict[str, Any]:
     # The process has another working folder than this one.
-    return {key: str(Path(value).resolve()) if key == "data_folder" else value for key, value in given.items()}
+    return {key: str(project_path(value)) if key == "data_folder" else value for key, value in given.items()}
 
 
 def _today(notebook: Path) -> str:
