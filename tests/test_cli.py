@@ -125,7 +125,7 @@ def test_nothing_to_do_is_done(project):
         ("params/fam -p epochs=[3", "-p: "),
         ("params/fam -p training_loss=bce", "activation: sigmoid"),
         ("params/fam/none.yaml", "no parameter file params/fam/none.yaml"),
-        ("params/fam --scale huge", "no parameter file"),
+        ("params/fam --scale huge", "there is no scale 'huge'; there is: tiny"),
         ("params/fam --store params/fam/a.yaml/store", "Not a directory"),
         ("params/fam --cluster head:8786", "cluster must be tcp://HOST:PORT"),
     ],

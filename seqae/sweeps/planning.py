@@ -1,16 +1,16 @@
 """Plan: which runs parameter files define, and whether and why each has to be executed (again)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seqae.files import project_root, store_location
+from seqae.files import expanded, project_path, store_location
 from seqae.parameters import merge
 from seqae.runs import Run, cells_hash, family_notebook, open_run, progress, without_effect
 from seqae.stores import fetch, unpublished
-from seqae.sweeps.parameter_files import files_below, read_yaml, scale_files
+from seqae.sweeps.parameter_files import files_below, place_of, read_yaml, scale_files
 
 BUSY = "another process trains it"
 NOT_PUBLISHED = "not all of it is in the store yet"
@@ -138,23 +138,25 @@ def _planned(
     notebook_of: Callable[[Path], tuple[str, dict[str, Any], dict[str, Any]]],
 ) -> Planned:
     if file.is_dir():
-        raise ValueError("no *.yaml in this folder")
-    root = project_root(file.parent)
-    try:
-        family = file.resolve().relative_to(root / "params").parts[:-1][0]
-    except (ValueError, IndexError):
-        raise ValueError("must be in params/FAMILY/ of a project that has notebooks/FAMILY.ipynb") from None
+        raise ValueError("no *.yaml or *.yml in this folder")
+    place = place_of(file)
+    root, family = place.root, place.path.parts[0]
     source = root / "notebooks" / f"{family}.ipynb"
     if not source.exists():
         raise ValueError(f"family {family} has no notebook {source}")
     notebook, defaults, edits = notebook_of(source)
     own = read_yaml(file)
-    merged = merge(edits, *map(read_yaml, scale_files(file, scale, root)), own, given)
+    merged = merge(edits, *map(read_yaml, scale_files(place, scale)), own, given)
     usual = (defaults | edits).get("store")
     where = store_location(store, merged.pop("store", None), usual, root=root)
     if defaults.get("store"):  # else the kernel reads $SEQAE_STORE
         merged["store"] = where
     run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
+    if folder := run.parameters.data_folder:  # on other machines `~` and variables are others, the project is not there
+        located = folder if folder[0] in "~$" else str(project_path(folder, root))
+        expanded(folder)  # raises ValueError where it cannot be
+        merged["data_folder"] = located
+        run = replace(run, parameters=run.parameters.model_copy(update={"data_folder": located}))
     stated = {name: value for name, value in own.items() if name not in given}
     if idle := without_effect(run.parameters, family, stated):
         raise ValueError("\n".join(f"{why}: leave it out" for why in idle.values()))
