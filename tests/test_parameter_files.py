@@ -185,3 +185,11 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(project) -> No
     assert "did you mean a.yaml? there are in params/fam: a.yaml, b.yaml" in said
     assert "there are in params/fam: a.yaml, b.yaml" in call("check", "params/fam/deep/er/x.yaml", code=2)
     assert "there is in params: fam" in call("check", "params/x", "--scale", "tiny", code=2)
+
+
+@pytest.mark.processes  # `compare` prepares a kernel before it looks for the family
+def test_a_family_without_runs_is_answered_with_those_that_have_some(project) -> None:
+    for family in ("losses", "models"):
+        (project / "reports" / family / "x-12345678").mkdir(parents=True)
+        (project / "reports" / family / "x-12345678" / "run.yaml").touch()
+    assert "did you mean losses? there are: losses, models" in call("compare", "loses", code=2)

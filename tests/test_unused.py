@@ -1,20 +1,22 @@
 """What a combination does not use changes neither the run nor its name, and is refused where a run gives it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from test_sweep import DEFAULTS, TINY, make_project
+from test_sweep import DEFAULTS, TINY, TRAIN, make_project
 from typer.testing import CliRunner
 
 from seqae.commands import main
 from seqae.parameters import Parameters, resolve
-from seqae.runs import experiment
+from seqae.runs import assignment, experiment
 from seqae.runs.experiment import sequences
 from seqae.runs.identity import USES, as_used, short_hash, unused
 from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.run import Run, open_run
+from seqae.sweeps import planning
 from seqae.sweeps.planning import Planned, plan
 
 ROOT = Path(__file__).parents[1]
@@ -303,3 +305,40 @@ def test_our_families_names_stay_free_of_what_is_not_used(tmp_path) -> None:
     cell = family_defaults(ROOT / "notebooks" / "models.ipynb")
     run = open_run("models", cell, {"architecture": "lstm", "store": str(tmp_path)})
     assert run.name == f"0nm-recon-output-lstm-{short_hash(run.parameters)}"
+
+
+def test_a_kernel_of_a_sweep_opens_the_folder_that_the_sweep_chose(tmp_path, monkeypatch) -> None:
+    folder = earlier(tmp_path, "words", OLD, status="running")
+    monkeypatch.setattr(assignment, "_current", None)
+    assignment.assign(folder.name)
+    run = open_run("fam", DEFAULTS, TINY | OLD | {"store": str(tmp_path)})
+    assert (run.folder, run.assigned) == (folder, True)
+    assert not open_run("fam", DEFAULTS, TINY | OLD | {"store": str(tmp_path), "seed": 1}).assigned
+
+
+@pytest.mark.processes
+def test_a_sweep_goes_on_with_an_earlier_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}, "scale/old": TINY | OLD}))
+    monkeypatch.setenv("SEQAE_STORE", str(tmp_path / "reports"))
+    folder = earlier(tmp_path / "reports", "words", OLD, status="running")
+    assert "1 of 1 runs done" in call("run", "params/fam", "--scale", "old", "--jobs", "1")
+    assert [file.parent for file in (tmp_path / "reports").glob("fam/*/run.yaml")] == [folder]
+    assert Run.load(folder).status == "done"
+    assert (folder / "report.html").exists()
+    assert "0 of 1 to run" in call("run", "params/fam", "--scale", "old", "--dry-run")
+
+
+def test_an_edited_cell_that_no_run_uses_is_not_told(project) -> None:
+    run_file(project)
+    edited: Any = planned(project / "params/fam/a.yaml")[0]
+    told = [*planning._edit_notes([replace(edited, edits={"recon_weight": 0.5, "epochs": TINY["epochs"]})])]
+    assert len(told) == 1
+    assert "epochs" in told[0]
+    assert "recon_weight" not in told[0]
+
+
+@pytest.mark.processes  # `demo` prepares a kernel before it looks at the run
+def test_a_demo_refuses_a_data_folder_that_is_not_read(project) -> None:
+    run = open_run("fam", DEFAULTS, TINY).train()
+    said = call("demo", str(run.folder), "-p", "data_folder=mine", code=2)
+    assert said.startswith("seqae: -p data_folder mine has no effect: it is used with digits mnist")

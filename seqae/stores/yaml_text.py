@@ -47,7 +47,8 @@ def load_yaml(text: str) -> Any:
 def _check_depth(text: str) -> None:
     # By events: libyaml's own composer would use up the stack.
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    events: Any = yaml.parse(text, Loader=_Loader)
+    for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise UnfitYamlError(f"line {event.start_mark.line + 1}: it is nested more than {DEEPEST} levels deep")

@@ -101,8 +101,17 @@ def scale_files(place: Place, scale: str | None) -> list[Path]:
     found = [_named(folder, scale) for folder in folders]
     if not any(found):
         known = {file.stem for folder in folders for file in _files_in(folder)}
-        raise ParameterError(f"there is no scale {scale!r}{_nearest(scale, known)}")
+        raise ParameterError(f"there is no scale {scale!r}{nearest(scale, known)}")
     return [file for file in found if file]
+
+
+def nearest(name: str, known: Iterable[str], where: str = "") -> str:
+    """What to say after a name that is not there: the nearest of those that are known, and all of them."""
+    there = sorted(known)
+    near = difflib.get_close_matches(name, there, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ";"
+    shown = ", ".join(there[:30]) + (f" and {len(there) - 30} more" if len(there) > 30 else "")
+    return f"{hint} there {'are' if len(there) > 1 else 'is'}{where}: {shown}" if there else ""
 
 
 def _named(folder: Path, scale: str) -> Path | None:
@@ -123,12 +132,4 @@ def _what_there_is(path: Path) -> str:
     missing = next((p for p in [path, *path.parents] if p.parent.is_dir()), path)
     entries = [p for p in missing.parent.iterdir() if not p.name.startswith(".") and p.name != "scale"]
     known = [p.name for p in entries if p.is_dir() or p.suffix.lower() in SUFFIXES]
-    return _nearest(missing.name, known, f" in {os.path.relpath(missing.parent)}")
-
-
-def _nearest(name: str, known: Iterable[str], where: str = "") -> str:
-    there = sorted(known)
-    near = difflib.get_close_matches(name, there, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ";"
-    shown = ", ".join(there[:30]) + (f" and {len(there) - 30} more" if len(there) > 30 else "")
-    return f"{hint} there {'are' if len(there) > 1 else 'is'}{where}: {shown}" if there else ""
+    return nearest(missing.name, known, f" in {os.path.relpath(missing.parent)}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from seqae.files import expanded, project_path, store_location
 from seqae.parameters import merge
-from seqae.runs import Run, cells_hash, family_notebook, open_run, progress, without_effect
+from seqae.runs import Run, cells_hash, family_notebook, open_run, progress, unused, without_effect
 from seqae.stores import fetch, unpublished
 from seqae.sweeps.parameter_files import files_below, place_of, read_yaml, scale_files
 
@@ -121,7 +121,9 @@ def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:
     reached: dict[str, dict[str, Any]] = {}
     for item in planned:
         p = item.run.parameters
-        edits = {k: v for k, v in item.edits.items() if item.given.get(k) == v or getattr(p, k) == v}
+        idle = unused(p, item.run.family)
+        used = {k: v for k, v in item.edits.items() if k not in idle}
+        edits = {k: v for k, v in used.items() if item.given.get(k) == v or getattr(p, k) == v}
         reached.setdefault(item.run.family, {}).update(edits)
     for family, edits in reached.items():
         if edits:
