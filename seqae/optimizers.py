@@ -137,8 +137,7 @@ def _check_arguments(kind: Any, given: Mapping[str, Any], what: str) -> list[str
     taken = dict(list(inspect.signature(kind).parameters.items())[1:])  # without parameters, or the optimizer
     if unknown := sorted(set(given) - set(taken)):
         raise ValueError(f"{what} takes no {', '.join(unknown)}; it takes {', '.join(taken)}")
-    numbers = [n for n in given if type(taken[n].default) in (int, float)]
-    if wrong := [n for n in numbers if isinstance(given[n], bool)]:
+    if wrong := [n for n in given if isinstance(given[n], bool) and type(taken[n].default) in (int, float)]:
         raise ValueError(f"{what}: {wrong[0]} is a number; not {given[wrong[0]]!r}")
     required = [n for n, p in taken.items() if p.default is p.empty and n not in given]
     if required:

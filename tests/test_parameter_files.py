@@ -8,8 +8,10 @@ from test_sweep import DEFAULTS, TINY, make_project
 from typer.testing import CliRunner
 
 from seqae.commands import main
+from seqae.data import load_digits
 from seqae.files import expanded, project_path, store_folder, store_location
-from seqae.runs.run import open_run
+from seqae.reports.demo import shown_run
+from seqae.runs.run import Run, find_runs, open_run, recorded_run
 from seqae.sweeps.parameter_files import files_below
 from seqae.sweeps.planning import plan
 
@@ -85,6 +87,25 @@ def test_the_digits_are_looked_for_there(project, home, monkeypatch) -> None:
         official = {"test_data": "official", "frame_size": 64, "data_folder": text, "architecture": "fc_lstm"}
         with pytest.raises(OSError, match=str(path / "mnist_test_seq.npy")):
             open_run("fam", DEFAULTS, TINY | official).train()
+
+
+def test_paths_in_python_are_expanded_too(home, project, monkeypatch) -> None:
+    run = open_run("fam", DEFAULTS, TINY | {"store": "$HOME/runs"})
+    run.folder.mkdir(parents=True)
+    run.fail("no luck")
+    assert run.folder.parents[1] == (home / "runs").resolve()
+    monkeypatch.setenv("SEQAE_STORE", "~/runs")
+    name = f"fam/{run.name}"
+    found = [Run.load(f"~/runs/{name}"), recorded_run(f"$HOME/runs/{name}"), recorded_run(name), shown_run(name)]
+    found += [shown_run(f"~/runs/{name}"), *find_runs("~/runs"), *find_runs(Path("~/runs")), *find_runs()]
+    assert [other.folder for other in found] == [run.folder] * 8
+    monkeypatch.chdir(project / "notebooks")
+    (project / "here").symlink_to(home / "runs")
+    assert len(find_runs("here")) == len(find_runs(Path("here"))) == 1
+    with pytest.raises(FileNotFoundError, match=f"{home}/mnist holds neither"):
+        load_digits("mnist", "~/mnist")
+    with pytest.raises(FileNotFoundError, match=f"{home}/mnist holds neither"):
+        load_digits("mnist", "$HOME/mnist")
 
 
 def test_paths_of_the_command_line_are_expanded_too(home, project) -> None:

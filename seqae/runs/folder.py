@@ -16,6 +16,7 @@ from seqae.data import to_range
 from seqae.device import make_accelerator
 from seqae.diagnosis import prognosis, saturated_since
 from seqae.evaluation import predict
+from seqae.files import expanded
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import ARCHITECTURES, SequenceAutoencoder
 from seqae.parameters import Parameters, resolve
@@ -48,7 +49,7 @@ class RunFolder:
 
         Raises ParameterError if its parameters are of another version; see `recorded_run`.
         """
-        folder = Path(folder).resolve()
+        folder = Path(expanded(str(folder))).resolve()
         if not (record := read_record(folder)):
             raise RunError(f"{folder} is no run folder: it has no run.yaml")
         try:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from seqae import files
 from seqae.device import make_accelerator, mixed_precision
 from seqae.diagnosis import verdict
-from seqae.files import store_folder
+from seqae.files import expanded, project_path, store_folder
 from seqae.models import SequenceAutoencoder
 from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
 from seqae.runs import experiment, logs, pictures
@@ -85,7 +85,7 @@ def find_runs(
     store: a folder or any URL of fsspec; by default where runs are that give no parameter `store`. family: only runs
     of this one. names: only run folders with these names. Raises StoreError if a remote store cannot be reached.
     """
-    folder, runs = store if isinstance(store, Path) else fetch(store, family or ""), []
+    folder, runs = project_path(str(store)) if isinstance(store, Path) else fetch(store, family or ""), []
     with remembered(folder) as root:
         wanted = [f"{family or '*'}/{name}/run.yaml" for name in map(escape, names)] or [f"{family or '*'}/*/run.yaml"]
         for file in sorted({file for pattern in wanted for file in root.glob(pattern)}):
@@ -102,7 +102,7 @@ def recorded_run(folder: str | Path) -> "Run":
     If this version does not know the parameters, only what is recorded can be read. Raises RunError if the folder
     holds no run.
     """
-    folder = store_folder() / folder
+    folder = store_folder() / expanded(str(folder))
     try:
         return Run.load(folder)
     except ParameterError:

@@ -139,7 +139,7 @@ def _queued(kind: str, file: Path, security: Security | None) -> Any:
         raise ValueError(f"{kind}: needs dask-jobqueue: pip install -e '.[queues]'") from None
     given, queue = read_yaml(file), getattr(dask_jobqueue, QUEUES[kind])
     jobs, cores, processes = given.pop("jobs", 1), given.setdefault("cores", 1), given.setdefault("processes", 1)
-    if not all(isinstance(number, int) and number > 0 for number in (jobs, cores, processes)):
+    if not all(type(number) is int and number > 0 for number in (jobs, cores, processes)):
         raise ValueError(f"{file}: jobs, cores and processes must be whole numbers of at least 1")
     if shutil.which(submit := queue.job_cls.submit_command.split()[0]) is None:
         raise ValueError(f"{kind}: there is no {submit} on this machine: use a machine from which jobs are submitted")
