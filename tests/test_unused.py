@@ -17,6 +17,7 @@ from seqae.runs.identity import USES, as_used, short_hash, unused
 from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.run import Run, open_run
 from seqae.sweeps import planning
+from seqae.sweeps.execution import execute
 from seqae.sweeps.planning import Planned, plan
 
 ROOT = Path(__file__).parents[1]
@@ -321,11 +322,14 @@ def test_a_sweep_goes_on_with_an_earlier_run(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(make_project(tmp_path, {"fam": [TRAIN.format("fam")]}, {"fam/a": {}, "scale/old": TINY | OLD}))
     monkeypatch.setenv("SEQAE_STORE", str(tmp_path / "reports"))
     folder = earlier(tmp_path / "reports", "words", OLD, status="running")
-    assert "1 of 1 runs done" in call("run", "params/fam", "--scale", "old", "--jobs", "1")
+    (item,) = plan([Path("params/fam")], scale="old")
+    assert item.reason_to_execute() == "interrupted"
+    assert execute(item).reason is None
     assert [file.parent for file in (tmp_path / "reports").glob("fam/*/run.yaml")] == [folder]
     assert Run.load(folder).status == "done"
     assert (folder / "report.html").exists()
-    assert "0 of 1 to run" in call("run", "params/fam", "--scale", "old", "--dry-run")
+    (again,) = plan([Path("params/fam")], scale="old")
+    assert again.reason_to_execute() is None
 
 
 def test_an_edited_cell_that_no_run_uses_is_not_told(project) -> None:
