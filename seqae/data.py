@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from seqae.files import expanded
+
 DIGITS = ("mnist5k", "mnist")
 SPLITS = ("train", "val", "test")
 FRAME_SIZES = (64, 32, 16)  # pixels; the digits are 28, 14, 7
@@ -91,7 +93,7 @@ _cached_digits = lru_cache(maxsize=1)(load_digits)
 
 
 def _mnist_images(name: str, folder: str | Path | None) -> np.ndarray:
-    path = _download(name) if folder is None else _find(name, Path(folder).expanduser())
+    path = _download(name) if folder is None else _find(name, Path(expanded(str(folder))))
     images, shape = read_idx(path), MNIST_FILES[name].shape
     if images.shape != shape:
         raise ValueError(f"{path} has shape {images.shape}, expected {shape}: put MNIST's {name} there")

@@ -1,15 +1,14 @@
 """Files that a killed process leaves whole, because they are replaced at once. Also the project and the cache."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
 from os import environ, fsync, getpid
+from os.path import abspath, expanduser, expandvars
 from pathlib import Path
 from threading import get_ident
-from typing import Any
-
-import yaml
 
 
 def replace_text(file: Path, text: str) -> None:
@@ -52,9 +51,30 @@ def remove_leftovers(*written: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def expanded(path: str) -> str:
+    """A path or URL with `~` and environment variables replaced. Raises ValueError for those not known here."""
+    full = expanduser(expandvars(path))  # noqa: PTH111 a URL is no Path
+    if unknown := re.match("~[^/]*", full) or re.search(r"\$(\w+|{.*?})", full):
+        raise ValueError(f"path {path!r}: {unknown[0]} is not known on this machine: write the path out, or set it")
+    return full
+
+
+def project_path(path: str, root: Path | None = None) -> Path:
+    """A path as parameters give it: `expanded`; a relative one is relative to the project, by default the one here."""
+    return (root or project_root()) / expanded(path)
+
+
+def unlinked(path: Path) -> Path:
+    """The absolute path without `..`; links are not followed."""
+    return Path(abspath(path))  # noqa: PTH100 `resolve` follows links
+
+
 def project_root(start: Path | None = None) -> Path:
-    """The nearest folder with notebooks/ and params/, from `start` (the working directory) upward; else `start`."""
-    start = (start or Path.cwd()).resolve()
+    """The nearest folder with notebooks/ and params/, from `start` (the working directory) upward; else `start`.
+
+    Links on the way are not followed: a linked folder in params/ is in the project that the link is in.
+    """
+    start = unlinked(start or Path.cwd())
     return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
 
 
@@ -66,11 +86,6 @@ def cache_folder() -> Path:
     """
     usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     try:
-        return Path(environ.get("XDG_CACHE_HOME", "").strip() or usual).expanduser() / "seqae"
-    except RuntimeError:
+        return Path(expanded(environ.get("XDG_CACHE_HOME", "").strip() or usual)) / "seqae"
+    except ValueError:
         raise OSError("this user has no home folder: set HOME to a folder that you can write to") from None
-
-
-def load_yaml(text: str) -> Any:
-    """Parse YAML safely, with libyaml where it is installed: it is 7 times as fast as PyYAML's own parser."""
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

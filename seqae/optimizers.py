@@ -137,6 +137,8 @@ def _check_arguments(kind: Any, given: Mapping[str, Any], what: str) -> list[str
     taken = dict(list(inspect.signature(kind).parameters.items())[1:])  # without parameters, or the optimizer
     if unknown := sorted(set(given) - set(taken)):
         raise ValueError(f"{what} takes no {', '.join(unknown)}; it takes {', '.join(taken)}")
+    if wrong := [n for n in given if isinstance(given[n], bool) and type(taken[n].default) in (int, float)]:
+        raise ValueError(f"{what}: {wrong[0]} is a number; not {given[wrong[0]]!r}")
     required = [n for n, p in taken.items() if p.default is p.empty and n not in given]
     if required:
         raise ValueError(f"{what} needs {', '.join(required)}: set {what.split()[0]}_arguments")

@@ -5,8 +5,6 @@ one `Parameters`. Models and training code receive single values as keyword argu
 """
 
 import difflib
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_args
 
@@ -22,20 +20,23 @@ EXECUTION = frozenset(
 )
 
 
-def _as_number(value: Any) -> Any:
-    # PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both have one hash.
+def _as_number(value: Any, *, truth: bool = True) -> Any:
+    # PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both have one hash. Where there is no
+    # `truth`, only a number or a word, True (YAML's yes, on) becomes text: pydantic would take it for 1.
     match value:
         case str():
             try:
                 return _as_number(float(value))
             except ValueError:
                 return value
+        case bool():
+            return value if truth else str(value)
         case float():
             return int(value) if value.is_integer() else value
         case dict():
             return {key: _as_number(item) for key, item in value.items()}
         case list() | tuple():
-            return [_as_number(item) for item in value]
+            return [_as_number(item, truth=truth) for item in value]
     return value
 
 
@@ -127,7 +128,9 @@ class Parameters(BaseModel):
         for name, value in values.items():
             annotation = cls.__annotations__.get(name)
             null = value == "none" and type(None) in get_args(annotation)  # `none` is accepted for null
-            given[name] = None if null else value if annotation in (str, str | None) else _as_number(value)
+            as_given = null or annotation in (str, str | None)
+            truth = annotation in (bool, bool | None, dict[str, Any])
+            given[name] = (None if null else value) if as_given else _as_number(value, truth=truth)
         return given
 
     @field_validator("label")
@@ -165,30 +168,11 @@ class Parameters(BaseModel):
                 f"pixel_range ({low:g}, {high:g}) lies outside what {self.activation} can output, "
                 f"({reach[0]:g}, {reach[1]:g}): choose a range inside it, or activation: none"
             )
-        if self.recon_truth and (self.decoder_input != "truth" or self.task == "pred"):
-            faults.append(
-                "recon_truth is for a recon decoder with decoder_input truth; here task is "
-                f"{self.task}, decoder_input {self.decoder_input}: leave it out, or set decoder_input: truth"
-            )
-        if self.schedule_per == "update" and self.schedule in ("none", "ReduceLROnPlateau"):
-            faults.append(f"schedule {self.schedule} takes no steps per update: set schedule_per: epoch")
         if self.optimizer == "LBFGS" and self.precision == "fp16":
             faults.append("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
         if faults:
             raise ValueError("\n".join(faults))
         return self
-
-    def defining(self) -> dict[str, Any]:
-        """The values that define the run, as plain JSON types.
-
-        Values equal to the library's defaults are left out, so that later versions can add parameters without changing
-        the hash of finished runs.
-        """
-        return self.model_dump(mode="json", exclude=set(EXECUTION), exclude_defaults=True)
-
-    def short_hash(self) -> str:
-        """8 hex digits of the hash of `defining()`. Order and spelling of the sources make no difference."""
-        return hashlib.sha256(json.dumps(self.defining(), sort_keys=True).encode()).hexdigest()[:8]
 
 
 _DESCRIBED = (f"{name}: {field.description}" for name, field in Parameters.model_fields.items())

@@ -13,6 +13,7 @@ from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan
 
 from seqae.parameters import ParameterError, resolve
 from seqae.runs import assignment
+from seqae.runs.identity import defining, short_hash
 from seqae.runs.notebook_cells import cells_hash, family_notebook, parameter_cells, read_cell
 from seqae.runs.run import Run, open_run
 from seqae.sweeps.execution import execute
@@ -84,7 +85,7 @@ def test_whatever_was_edited_stands_in_the_name(project, old, new, words):
     sent, saved = nbformat.reads(item.notebook, 4), nbformat.read(project / "notebooks" / "fam.ipynb", 4)
     of_its_kernel = resolve(read_cell(sent.cells[0].source), item.given)
     of_the_file = resolve(read_cell(saved.cells[0].source), TINY)
-    assert item.run.parameters.defining() == of_its_kernel.defining() == of_the_file.defining()
+    assert defining(item.run.parameters) == defining(of_its_kernel) == defining(of_the_file)
 
 
 def test_the_same_run_is_found_under_another_name(project):
@@ -194,7 +195,7 @@ def test_what_papermill_injected_is_no_edit():
 def renamed(tmp_path):
     """A trained run whose folder has other words than its name would have today."""
     run = open_run("fam", DEFAULTS, TINY | {"store": str(tmp_path)}).train()
-    return Run.load(run.folder.rename(run.folder.with_name(f"other-words-{run.parameters.short_hash()}")))
+    return Run.load(run.folder.rename(run.folder.with_name(f"other-words-{short_hash(run.parameters)}")))
 
 
 def test_it_is_found_in_a_store_elsewhere_that_was_never_looked_into(renamed, tmp_path, monkeypatch):
@@ -205,7 +206,7 @@ def test_it_is_found_in_a_store_elsewhere_that_was_never_looked_into(renamed, tm
 
 
 def test_a_folder_in_which_nothing_began_is_not_it(renamed):
-    store, digits = renamed.folder.parents[1], renamed.parameters.short_hash()
+    store, digits = renamed.folder.parents[1], short_hash(renamed.parameters)
     waiting = open_run("fam", DEFAULTS, TINY | {"store": str(store.parent / "empty")}).name
     for name in (f"a-{digits}", waiting):
         (store / "fam" / name).mkdir()
@@ -215,7 +216,7 @@ def test_a_folder_in_which_nothing_began_is_not_it(renamed):
 def test_in_a_kernel_of_a_sweep_the_run_is_the_one_that_the_sweep_chose(renamed, monkeypatch):
     given = TINY | {"store": str(renamed.folder.parents[1])}
     monkeypatch.setattr(assignment, "_current", None)
-    assignment.assign(chosen := f"chosen-{renamed.parameters.short_hash()}-2")
+    assignment.assign(chosen := f"chosen-{short_hash(renamed.parameters)}-2")
     run = open_run("fam", DEFAULTS, given | {"fresh": True})
     assert (run.name, run.assigned) == (chosen, True)
     other = open_run("fam", DEFAULTS, given | {"seed": 1})

@@ -144,7 +144,7 @@ def test_nothing_to_do_is_done(project):
         ("params/fam -p epochs=[3", "-p: "),
         ("params/fam -p training_loss=bce", "activation: sigmoid"),
         ("params/fam/none.yaml", "no parameter file params/fam/none.yaml"),
-        ("params/fam --scale huge", "no parameter file"),
+        ("params/fam --scale huge", "there is no scale 'huge'; there is: tiny"),
         ("params/fam --store params/fam/a.yaml/store", "Not a directory"),
         ("params/fam --cluster head:8786", "cluster must be tcp://HOST:PORT"),
     ],
@@ -293,3 +293,40 @@ def test_memory_follows_the_optimizer(monkeypatch, optimizer, numbers):
     monkeypatch.setattr(cost_estimate, "matmul_rate", lambda **given: 1e10)
     found = cost_estimate.estimate_cost(resolve(DEFAULTS, TINY, {"optimizer": optimizer}))
     assert found.memory == 4 * numbers * found.weights
+
+
+# --- a label ---
+
+
+def test_a_new_label_reaches_a_finished_run(project):
+    run = open_run("fam", DEFAULTS, TINY | {"label": "old"}).train()
+    (run.folder / "report.html").touch()
+    run.rendered(cells_hash((project / "notebooks" / "fam.ipynb").read_text()))
+    before = (run.folder / "metrics.csv").read_bytes()
+    for label, recorded in (("new", "new"), ("none", None), ("second", "second")):
+        assert "1 of 1 to run" not in call("run", "params/fam/a.yaml", "--scale", "tiny", "--dry-run")
+        (project / "params/fam/a.yaml").write_text(f"label: {label}\n")
+        call("run", "params/fam/a.yaml", "--scale", "tiny", "--dry-run")
+        assert one_run(project / "reports", "fam").parameters.label != recorded
+        assert "1 of 1 runs done" in call("run", "params/fam/a.yaml", "--scale", "tiny")
+        assert one_run(project / "reports", "fam").parameters.label == recorded
+    assert (run.folder / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_a_new_label_reaches_a_run_that_goes_on(project, status):
+    run = open_run("fam", DEFAULTS, TINY | {"label": "old"})
+    run.folder.mkdir(parents=True)
+    run.update(status=status, reason="no luck")
+    assert open_run("fam", DEFAULTS, TINY | {"label": "new"}).train().folder == run.folder
+    assert one_run(project / "reports", "fam").parameters.label == "new"
+    assert one_run(project / "reports", "fam").status == "done"
+
+
+def test_two_labels_of_one_run_are_told(project):
+    for name, label in (("a", "none"), ("b", "b"), ("c", "c"), ("d", "none")):
+        (project / f"params/fam/{name}.yaml").write_text(f"label: {label}\n")
+    said = call("run", "params/fam", "--scale", "tiny", "--dry-run")
+    assert "has the labels 'b' and 'c' in two files: it gets the first" in said
+    assert said.count("seqae: ") == 1
+    assert "1 of 1 to run" in said

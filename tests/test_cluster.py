@@ -151,6 +151,7 @@ def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(p
         ("run --cluster ssh:wrong.txt", "wrong.txt: a line is HOST, or HOST PATH/TO/seqae; not '-p 22 node'"),
         ("run --cluster slurm:no.yaml", "no parameter file no.yaml"),
         ("run --cluster slurm:jobs.yaml", "jobs.yaml: jobs, cores and processes must be whole numbers"),
+        ("run --cluster slurm:word.yaml", "word.yaml: jobs, cores and processes must be whole numbers"),
         ("run --cluster pbs:good.yaml", "there is no qsub on this machine"),
     ],
 )
@@ -163,6 +164,7 @@ def test_what_cannot_be_is_one_message(project, monkeypatch, arguments, message)
     (project / "wrong.txt").write_text("-p 22 node\n")
     (project / "good.yaml").write_text("memory: 1GB\n")
     (project / "jobs.yaml").write_text("memory: 1GB\njobs: many\n")
+    (project / "word.yaml").write_text("memory: 1GB\njobs: yes\n")
     name, *others = shlex.split(arguments)
     output = call(*(RUN if name == "run" else [name]), *others, code=2)
     assert output.startswith("seqae: ")

@@ -389,6 +389,9 @@ def test_only_how_it_is_executed_may_be_said(original, project, monkeypatch):
     monkeypatch.chdir(project)
     with pytest.raises(ValueError, match=r"-p epochs: .* only these can be set: .*device"):
         reproduce.reproduce_run(original, given={"epochs": 3})
+    with pytest.raises(ValueError, match=r"^-p data_folder data has no effect: it is used with digits mnist"):
+        reproduce.reproduce_run(original, given={"data_folder": "data"})
+    assert reproduce._absolute({"data_folder": "~/data"}) == {"data_folder": str(Path.home() / "data")}
     assert reproduce._absolute({"data_folder": "data", "device": "cpu"}) == {
         "data_folder": f"{project}/data",
         "device": "cpu",

@@ -424,7 +424,7 @@ def test_plan_tells_every_fault_of_every_file(tmp_path):
         "lost/a.yaml": "",
         "stray.yaml": "must be in params/FAMILY/",
         "fam/missing.yaml": "no parameter file",
-        "empty": "no *.yaml in this folder",
+        "empty": "no *.yaml or *.yml in this folder",
     }
     assert faults.keys() == expected.keys()
     assert [file for file, fault in expected.items() if fault not in faults[file]] == []

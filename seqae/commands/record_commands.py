@@ -7,6 +7,7 @@ import typer
 
 from seqae.commands.messages import errors_in_one_line, tell
 from seqae.commands.options import Files, Given, Scale, SomeFiles, Store, given_parameters
+from seqae.files import expanded
 
 
 def gather(
@@ -26,7 +27,7 @@ def gather(
         from seqae.reports import publish_index
         from seqae.runs import OUTCOMES, PROBLEMS, merge_stores
 
-        folder, rows = merge_stores(places[:-1], places[-1])
+        folder, rows = merge_stores([expanded(place) for place in places[:-1]], expanded(places[-1]))
         publish_index(folder)
         different = [row for row in rows if row.outcome != OUTCOMES["same"]]
         print_table(["run", "what", "from"], different)

@@ -65,6 +65,9 @@ def run(
         count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
         stores = {item.run.folder.parents[1] for item in planned}
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
+        for item in planned:
+            if item.run.status == "done":
+                item.run.mend()  # its label may be a new one
         if todo:
             for folder in stores:
                 check_writable(folder)

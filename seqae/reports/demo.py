@@ -5,12 +5,12 @@ notebooks/demo.ipynb shows it; `seqae.sweeps` executes that notebook for `seqae 
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from seqae.files import expanded
 from seqae.runs import Run, RunError, find_runs
 from seqae.stores import fetch, refresh
 from seqae.tasks import branch_targets
@@ -22,7 +22,7 @@ def shown_run(folder: str = "") -> Run:
     Raises RunError where there is none.
     """
     if folder:
-        return Run.load(fetch(None, folder, whole=True) / Path(folder).expanduser())
+        return Run.load(fetch(None, folder, whole=True) / expanded(folder))
     store = fetch()
     # A benchmark has no results, because it trains nothing.
     done = [run for run in find_runs(store) if run.status == "done" and run.record().get("results")]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from seqae.parameters import LOSS_FIELDS, Parameters
-from seqae.runs import Run, RunError, check_tables, find_runs, remembered
+from seqae.runs import Run, RunError, check_tables, find_runs, remembered, short_hash
 from seqae.stores import fetch
 
 # What decides which sequences a run trains and is tested on, and how many: runs that are equal in all of it are
@@ -76,6 +76,6 @@ def alike(runs: Sequence[Run], *but: str) -> list[Run]:
     """
     fields = [field for name in but for field in (LOSS_FIELDS if name == "loss" else [name])]
     same = {name: getattr(runs[0].parameters, name) for name in ("seed", *fields)}
-    keys = [run.parameters.model_copy(update=same).short_hash() for run in runs]
+    keys = [short_hash(run.parameters.model_copy(update=same)) for run in runs]
     most = Counter(keys).most_common(1)[0][0]
     return [run for run, key in zip(runs, keys, strict=True) if key == most]

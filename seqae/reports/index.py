@@ -17,7 +17,18 @@ from seqae.metrics import MORE_IS_BETTER, UNITS
 from seqae.reports.compare import best_on_val
 from seqae.reports.groups import data_and_budget
 from seqae.reports.rendering import write_page
-from seqae.runs import Run, RunError, final_figures, label, mse_rows, notes, read_record, remembered, run_status
+from seqae.runs import (
+    Run,
+    RunError,
+    final_figures,
+    label,
+    mse_rows,
+    notes,
+    read_record,
+    remembered,
+    run_status,
+    short_hash,
+)
 from seqae.stores import publish, refresh
 
 THUMBNAIL = (240, 96)  # pixels; shown at half that size, so that it is sharp on screens of high density
@@ -174,7 +185,7 @@ def comparison_data(run: Run) -> ComparisonData | None:
         "mean_frame": mean,
         "sequences": data_and_budget(p),
         "seed": p.seed,
-        "recipe": f"{run.family} {p.model_copy(update={'seed': 0}).short_hash()}",
+        "recipe": f"{run.family} {short_hash(p.model_copy(update={'seed': 0}))}",
     }
 
 

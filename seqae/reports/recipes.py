@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 
 from seqae.parameters import Parameters
-from seqae.runs import Run, name_words
+from seqae.runs import Run, name_words, short_hash
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -18,7 +18,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
     common = Parameters.model_construct(**{name: getattr(p, name) for name, p in usual.items()})
-    names = [run.parameters.label or name_words(run.parameters, common) for run in runs]
+    names = [run.parameters.label or name_words(run.parameters, common, run.family) for run in runs]
     seeded = [(name, f"{name}, seed {run.parameters.seed}") for run, name in zip(runs, names, strict=True)]
     names = [longer if names.count(name) > 1 else name for name, longer in seeded]
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
@@ -50,7 +50,7 @@ def cells(runs: Sequence[Run], by: Sequence[str], across: Sequence[str] = ()) ->
     found: dict[str, set[str]] = {}
     for name, key in zip(short, keys, strict=True):
         found.setdefault(name, set()).add(key)
-    usual = name_words(runs[0].parameters, runs[0].parameters)  # the way, which is that of the columns
+    usual = name_words(runs[0].parameters, runs[0].parameters, runs[0].family)  # the way, which is that of the columns
     longer = [name.removeprefix(usual).lstrip("-") for name in names]
     return [a if len(found[a]) == 1 or not b else f"{a}: {b}" for a, b in zip(short, longer, strict=True)]
 
@@ -65,7 +65,7 @@ def _named(runs: Sequence[Run], *but: str) -> tuple[list[str], list[str]]:
     # For each run a key and a name, the same for runs that are equal in all parameters `but` these.
     same = {name: getattr(runs[0].parameters, name) for name in but} if runs else {}
     alike = [run.parameters.model_copy(update=same) for run in runs]
-    keys = [parameters.short_hash() for parameters in alike]
+    keys = [short_hash(parameters) for parameters in alike]
     firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
     names = dict(zip(firsts, labels(list(firsts.values())), strict=True)) if runs else {}
     return keys, [names[key] for key in keys]

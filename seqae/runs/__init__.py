@@ -1,9 +1,9 @@
 """A run: one notebook executed with one set of parameters, and the folder that keeps what became of it.
 
-    notebook_cells, naming, assignment       from a notebook's parameters to a run's name; which run a kernel executes
+    notebook_cells, identity, naming         from a notebook's parameters to those that define a run, its hash and name
     experiment, run, ranks, live, trackers   model and data of its parameters; training on one or several devices
     folder, records, locks, logs             what its folder says, and who may change it
-    provenance, git                          what code made it
+    provenance, git, assignment              what code made it; which run a kernel executes
     explanation, units, pictures, gather     why it can learn; metrics with their units; frames; stores merged
 
 The training loop and the verdict's words are in the core; pages and figures are in `reports`, executing notebooks in

@@ -8,6 +8,10 @@ from .gather import PROBLEMS as PROBLEMS
 from .gather import merge_stores as merge_stores
 from .git import git_trouble as git_trouble
 from .git import run_git as run_git
+from .identity import as_used as as_used
+from .identity import short_hash as short_hash
+from .identity import unused as unused
+from .identity import without_effect as without_effect
 from .locks import executing as executing
 from .logs import check_tables as check_tables
 from .logs import whole_lines as whole_lines

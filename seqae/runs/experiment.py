@@ -19,12 +19,13 @@ from seqae.data import DIGITS, OFFICIAL_SHAPE, Sequences, official_test, open_st
 from seqae.device import make_accelerator
 from seqae.diagnosis import baselines, reachable_floor
 from seqae.evaluation import Objective, evaluate
+from seqae.files import project_path
 from seqae.metrics import UNITS
 from seqae.models import ARCHITECTURES, SequenceAutoencoder, initialise
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parameters import Parameters, resolve
 from seqae.runs.ranks import launch
-from seqae.tasks import branch_targets
+from seqae.tasks import BRANCHES, branch_targets
 from seqae.training import Fitted, Row, fit
 from seqae.updates import UpdateRule
 
@@ -45,7 +46,9 @@ def check_parameters(p: Parameters) -> SequenceAutoencoder:
         raise ValueError(f"schedule {p.schedule} does not go with optimizer {p.optimizer}: {error}") from None
     if p.digits not in DIGITS:
         raise ValueError(f"digits must be one of {', '.join(DIGITS)}; not {p.digits!r}")
-    if p.test_data == "official" and (p.frame_size, p.frames_in + p.frames_out) != (64, 20):
+    recon_fits = p.frames_in <= OFFICIAL_SHAPE[0] and "pred" not in BRANCHES[p.task]
+    fits = recon_fits or p.frames_in + p.frames_out == OFFICIAL_SHAPE[0]
+    if p.test_data == "official" and not (p.frame_size == 64 and fits):
         raise ValueError(
             f"test_data official has 20 frames of 64×64; not {p.frames_in + p.frames_out} of "
             f"{p.frame_size}×{p.frame_size}: set test_data: generated"
@@ -102,14 +105,14 @@ def load_model(file: str | Path, device: str = "cpu") -> tuple[SequenceAutoencod
 
 
 def _stream(p: Parameters, split: str) -> Sequences:
-    frames, folder = p.frames_in + p.frames_out, p.data_folder
+    frames, folder = p.frames_in + p.frames_out, p.data_folder and str(project_path(p.data_folder))
     return open_stream(p.digits, split=split, seed=p.data_seed, frame_size=p.frame_size, frames=frames, folder=folder)
 
 
 def sequences(p: Parameters, split: str) -> Tensor:
     """The fixed sequences of val or test, or the first epoch's of train: uint8 (N, frames_in + frames_out, H, W)."""
     if split == "test" and p.test_data == "official":
-        frames = official_test(Path(p.data_folder or ".").expanduser() / OFFICIAL_FILE)
+        frames = official_test(project_path(p.data_folder or "") / OFFICIAL_FILE)
         return torch.from_numpy(frames[: p.test_sequences].copy())
     count = {"train": p.train_sequences, "val": p.val_sequences, "test": p.test_sequences}[split]
     return torch.from_numpy(_stream(p, split).sequences(range(count)))

@@ -15,11 +15,13 @@ from seqae.data import to_range
 from seqae.device import make_accelerator
 from seqae.diagnosis import prognosis, saturated_since
 from seqae.evaluation import predict
+from seqae.files import expanded
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import ARCHITECTURES, SequenceAutoencoder
 from seqae.parameters import Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
+from seqae.runs.identity import as_used, without_effect
 from seqae.runs.logs import read_table
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import RunError, diverged, final_figures, read_record, run_status
@@ -50,13 +52,14 @@ class RunFolder:
 
         Raises ParameterError if its parameters are of another version; see `recorded_run`.
         """
-        folder = Path(folder).resolve()
+        folder = Path(expanded(str(folder))).resolve()
         if not (record := read_record(folder)):
             raise RunError(f"{folder} is no run folder: it has no run.yaml")
         try:
             if record.get("status") == "done":
                 record["results"]
-            return cls(folder, family_of(folder, record), resolve(record["parameters"]), record["differs"])
+            family = family_of(folder, record)
+            return cls(folder, family, as_used(resolve(record["parameters"]), family), record["differs"])
         except (KeyError, TypeError) as error:
             raise RunError(
                 f"{folder / 'run.yaml'} is damaged ({error!r}): delete the folder and run it again"
@@ -155,8 +158,10 @@ class RunFolder:
 
         split: train, val or test. indices: of the sequences, by default the first 8. device, data_folder: as the
         parameters of these names; they may differ from those in training. Raises RunError if nothing is trained yet,
-        ValueError for an index or a device that does not exist.
+        ValueError for an index or a device that does not exist, and for a data_folder that the run does not use.
         """
+        if data_folder and (idle := without_effect(self.parameters, self.family, {"data_folder": data_folder})):
+            raise ValueError(f"{idle['data_folder']}: leave it out")
         p = self.parameters.model_copy(update={"data_folder": data_folder or self.parameters.data_folder})
         model, _ = experiment.load_model(self.model_file(), str(make_accelerator(device=device).device))
         sequences = experiment.sequences(p, split)

@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from seqae.parameters import EXECUTION, LOSS_FIELDS, Parameters
+from seqae.runs.identity import short_hash, unused
+from seqae.runs.records import RunError, read_record
 
 WORDS = {  # how a run's name spells a parameter; others are spelled by their own name, without underscores
     "learning_rate": "lr",
@@ -24,27 +26,28 @@ WORDS = {  # how a run's name spells a parameter; others are spelled by their ow
 BARE = {"architecture", "optimizer", "digits", "optimizer_arguments", "schedule_arguments"}  # named by value alone
 
 
-def differing(parameters: Parameters, usual: Parameters) -> dict[str, Any]:
+def differing(parameters: Parameters, usual: Parameters, family: str) -> dict[str, Any]:
     """The parameters whose values differ from the family's defaults `usual`, with these values, as JSON has them.
 
-    Parameters that only say how to execute a run are left out.
+    Parameters that only say how to execute a run, and those that it does not use, are left out.
     """
     mine, theirs = parameters.model_dump(mode="json"), usual.model_dump(mode="json")
-    return {key: value for key, value in mine.items() if key not in EXECUTION and value != theirs[key]}
+    same = EXECUTION | unused(parameters, family).keys()
+    return {key: value for key, value in mine.items() if key not in same and value != theirs[key]}
 
 
-def run_name(parameters: Parameters, defaults: Parameters) -> str:
+def run_name(parameters: Parameters, defaults: Parameters, family: str) -> str:
     """The name of a run's folder: `name_words` and the hash of the parameters that define the run."""
-    return f"{name_words(parameters, defaults)}-{parameters.short_hash()}"
+    return f"{name_words(parameters, defaults, family)}-{short_hash(parameters)}"
 
 
-def name_words(parameters: Parameters, defaults: Parameters) -> str:
+def name_words(parameters: Parameters, defaults: Parameters, family: str) -> str:
     """Loss, task and decoder input, then a word for each other parameter that differs from the family's defaults.
 
     For example 0sm-pred-zero or 0nm-recon-output-rmsprop-lr0.0001-clip0.25; at most 150 characters.
     """
     words = [parameters.loss, parameters.task, parameters.decoder_input]
-    for key, value in differing(parameters, defaults).items():
+    for key, value in differing(parameters, defaults, family).items():
         if key in (*LOSS_FIELDS, "task", "decoder_input"):
             continue
         text = f"{value:g}" if isinstance(value, float) else str(value)
@@ -54,13 +57,39 @@ def name_words(parameters: Parameters, defaults: Parameters) -> str:
     return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
 
 
-def known_as(name: str, runs: Path) -> str:
+def known_as(name: str, runs: Path, *, older: str | None = None) -> str:
     """The name of the run in `runs`, a family's folder, that has the hash of `name`, WORDS-HASH; `name` if none has.
 
     An existing folder with this hash is the same run, even if its words differ because the family's defaults were
     others then. Runs trained anew beside it, WORDS-HASH-2 and so on, are runs of their own.
+
+    older: the hash that versions until November 2026 gave the run. A folder with it is the same run if it is finished
+    or interrupted. Of two folders, the one that was finished last is meant.
     """
-    digits = name.rpartition("-")[2]
-    if len(digits) < 8 or (runs / name / "run.yaml").exists():
-        return name
-    return min((file.parent.name for file in runs.glob(f"*-{digits}/run.yaml")), default=name)
+    own, before = _with_hash(name, name.rpartition("-")[2], runs), _with_hash("", older or "", runs)
+    if before is None:
+        return own or name
+    states = {folder: _state(runs / folder) for folder in (own, before) if folder}
+    if states[before].status not in ("done", "running"):  # an interrupted one says `running`
+        del states[before]
+    return max(states, key=lambda folder: (states[folder].status == "done", states[folder].when), default=name)
+
+
+class _State(NamedTuple):
+    status: str
+    when: str  # it ended, or else began, in ISO 8601
+
+
+def _state(folder: Path) -> _State:
+    try:
+        record = read_record(folder)
+    except RunError:  # damaged
+        record = {}
+    return _State(str(record.get("status")), str(record.get("ended") or record.get("started") or ""))
+
+
+def _with_hash(name: str, digits: str, runs: Path) -> str | None:
+    # The folder of this name, or else with this hash.
+    if len(digits) < 8 or (name and (runs / name / "run.yaml").exists()):
+        return name or None
+    return min((file.parent.name for file in runs.glob(f"*-{digits}/run.yaml")), default=None)

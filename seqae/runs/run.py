@@ -25,11 +25,13 @@ from safetensors.torch import save_file
 from seqae import files
 from seqae.device import make_accelerator, mixed_precision
 from seqae.diagnosis import verdict
+from seqae.files import expanded, project_path
 from seqae.models import SequenceAutoencoder
 from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
 from seqae.runs import experiment, logs, pictures
 from seqae.runs.assignment import current_assignment
 from seqae.runs.folder import SAMPLES, RunFolder, family_of, images
+from seqae.runs.identity import as_used, short_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.naming import differing, known_as, run_name
@@ -56,21 +58,26 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
 
     Raises ParameterError or ValueError for parameters that are unknown, contradict each other or do not fit torch,
     before anything is written, and StoreError if a remote store cannot be reached.
+
+    Parameters that the run does not use, see `identity.USES`, have no effect on it, and the library's default in it.
     """
-    usual, parameters = resolve(defaults), resolve(defaults, given or {})
+    usual, stated = resolve(defaults), resolve(defaults, given or {})
+    parameters = as_used(stated, family)
     model = experiment.check_parameters(parameters)
-    digits, assignment = parameters.short_hash(), current_assignment()
-    if assignment and assignment.is_of(digits):
+    digits, older, assignment = short_hash(parameters), short_hash(stated), current_assignment()
+    differs = differing(parameters, usual, family)
+    if assignment and (assignment.is_of(digits) or assignment.is_of(older)):
         folder = store_folder(parameters.store) / family / assignment.run
-        return Run(folder, family, parameters, differing(parameters, usual), assigned=True)
-    name = known_as(run_name(parameters, usual), fetch(parameters.store, family) / family)
+        return Run(folder, family, parameters, differs, assigned=True)
+    other = None if parameters.fresh or older == digits else older
+    name = known_as(run_name(parameters, usual, family), fetch(parameters.store, family) / family, older=other)
     folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
     if parameters.fresh:
         attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
         folder = next(attempt for attempt in attempts if "results" not in read_record(attempt))
     if not read_record(folder):  # a run begun by an earlier version goes on as it was built
         experiment.check_hidden(parameters, model)
-    return Run(folder, family, parameters, differing(parameters, usual))
+    return Run(folder, family, parameters, differs)
 
 
 def find_runs(
@@ -81,7 +88,7 @@ def find_runs(
     store: a folder or any URL of fsspec; by default where runs are that give no parameter `store`. family: only runs
     of this one. names: only run folders with these names. Raises StoreError if a remote store cannot be reached.
     """
-    folder, runs = store if isinstance(store, Path) else fetch(store, family or ""), []
+    folder, runs = project_path(str(store)) if isinstance(store, Path) else fetch(store, family or ""), []
     with remembered(folder) as root:
         wanted = [f"{family or '*'}/{name}/run.yaml" for name in map(escape, names)] or [f"{family or '*'}/*/run.yaml"]
         for file in sorted({file for pattern in wanted for file in root.glob(pattern)}):
@@ -98,7 +105,7 @@ def recorded_run(folder: str | Path) -> "Run":
     If this version does not know the parameters, only what is recorded can be read. Raises RunError if the folder
     holds no run.
     """
-    folder = store_folder() / folder
+    folder = store_folder() / expanded(str(folder))
     try:
         return Run.load(folder)
     except ParameterError:
@@ -129,8 +136,8 @@ class Run(RunFolder):
 
         work: has to end with `update(status="done", results=…)`. Raises as `train`, and what `work` raises.
         """
-        if "results" in (record := self.record()):
-            self._mend(record)
+        if "results" in self.record():
+            self.mend()
             return self
         with self._published(), self._writing():
             before = self.record()
@@ -139,11 +146,38 @@ class Run(RunFolder):
             made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
             if self._checkpoint.exists():  # keep what began the run on record
                 resumed = [*before.get("resumed", []), {key: made[key] for key in ("commit", "dirty", "sources")}]
-                self.update(status="running", reason=None, resumed=resumed)
+                self.update(status="running", reason=None, resumed=resumed, **self._relabelled(before))
             else:
-                self.update(status="running", reason=None, started=now(), **made)
+                self.update(status="running", reason=None, started=now(), **made, **self._relabelled(before))
             work()
         return self
+
+    def mend(self) -> None:
+        """Record a trained run's label, and finish what its notebook or the process that trained it could not.
+
+        Does nothing to other runs, nor where another process changes the folder or it cannot be written. Raises
+        StoreError as `working`.
+        """
+        if "results" not in (record := self.record()):
+            return
+        changes = self._relabelled(record)
+        if record["status"] == "failed":  # its notebook failed after the training
+            changes |= {"status": "done", "reason": None}
+        # Its process may have died before it removed the checkpoint.
+        drop = record["parameters"].get("keep_checkpoint") is False and self._checkpoint.exists()
+        if not (changes or drop or unpublished(self.folder)):
+            return
+        try:
+            with self._published(), changing(self.folder):
+                if changes:
+                    self.update(**changes)
+                if drop:
+                    self._drop_checkpoint()
+        except filelock.Timeout:
+            pass  # another process changes or copies the run: the next look mends it
+        except OSError as error:
+            if error.errno not in UNWRITABLE:  # a finished run can be shown wherever it can be read
+                raise
 
     def fail(self, reason: str) -> None:
         """Record a failure that the run itself could not record: its process died, or its notebook has an error."""
@@ -161,28 +195,11 @@ class Run(RunFolder):
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint" / "state.pt"
 
-    def _mend(self, record: Mapping[str, Any]) -> None:
-        # Of a trained run: what its notebook, or the process that trained it, could not finish; and its label.
-        changes: dict[str, Any] = {}
-        if record["status"] == "failed":  # its notebook failed after the training
-            changes |= {"status": "done", "reason": None}
-        if record["parameters"].get("label") != self.parameters.label:
-            changes["parameters"] = record["parameters"] | {"label": self.parameters.label}
-        # Its process may have died before it removed the checkpoint.
-        drop = record["parameters"].get("keep_checkpoint") is False and self._checkpoint.exists()
-        if not (changes or drop or unpublished(self.folder)):
-            return
-        try:
-            with self._published(), changing(self.folder):
-                if changes:
-                    self.update(**changes)
-                if drop:
-                    self._drop_checkpoint()
-        except filelock.Timeout:
-            pass  # another process changes or copies the run: the next look mends it
-        except OSError as error:
-            if error.errno not in UNWRITABLE:  # a finished run can be shown wherever it can be read
-                raise
+    def _relabelled(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        # What has to change in a record whose label is another.
+        if not record or record["parameters"].get("label") == self.parameters.label:
+            return {}
+        return {"parameters": record["parameters"] | {"label": self.parameters.label}}
 
     def _published(self) -> AbstractContextManager[None]:
         return nullcontext() if self.assigned else working(self.folder)

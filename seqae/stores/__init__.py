@@ -3,7 +3,8 @@
     location    where the store is; its URL without credentials
     mirror      the local copy of a store that all other code reads and writes; fetching and publishing
     transfer    one run copied between the mirror and the store
-    states      how far a copy of a run is, and which of two is further along; record: what a run.yaml may say
+    states      how far a copy of a run is, and which of two is further along
+    record      what a run.yaml may say; yaml_text: the one reader of YAML
     leases      only one machine at a time trains a run; locks: only one process of a machine does
 
 What a run folder holds is in `runs`.

@@ -29,3 +29,5 @@ from .transfer import StoreError as StoreError
 from .transfer import is_name as is_name
 from .transfer import is_passing as is_passing
 from .transfer import local_checkpoint as local_checkpoint
+from .yaml_text import UnfitYamlError as UnfitYamlError
+from .yaml_text import load_yaml as load_yaml

@@ -5,7 +5,7 @@ from hashlib import sha256
 from os import environ
 from pathlib import Path
 
-from seqae.files import cache_folder, project_root
+from seqae.files import cache_folder, expanded, project_path
 
 # In a URL, with its colon and its @. One with a slash in it, as S3's secrets have, ends at the first @; a port is none.
 PASSWORD = r":(?:[^/?#]*|(?!\d*(?:/|$))[^@]*)@"
@@ -14,21 +14,21 @@ PASSWORD = r":(?:[^/?#]*|(?!\d*(?:/|$))[^@]*)@"
 def store_location(*given: str | None, root: Path | None = None) -> str:
     """Where runs are kept, as a folder or a URL: the first of `given` that is set, else $SEQAE_STORE, else reports/.
 
-    root: the project that reports/ is in; by default that of the working directory.
+    A relative path is relative to the project, wherever Jupyter or papermill were started. root: the project, by
+    default that of the working directory. Raises ValueError as `files.expanded`.
     """
-    chosen = next(filter(None, given), None) or environ.get("SEQAE_STORE")
-    return chosen or str((root or project_root()) / "reports")
+    chosen = next(filter(None, [*given, environ.get("SEQAE_STORE")]), "reports")
+    return expanded(chosen) if "://" in chosen else str(project_path(chosen, root))
 
 
 def store_folder(store: str | None = None) -> Path:
     """The folder that holds the runs of a store; `store` and its default as in `store_location`.
 
-    A relative path is relative to the project, wherever Jupyter or papermill were started. For a URL it is the folder
-    of the mirror in the user's cache, which `seqae.stores` fills.
+    For a URL it is the folder of the mirror in the user's cache.
     """
     where = public_url(store_location(store))
     if "://" not in where:
-        return (project_root() / Path(where).expanduser()).resolve()
+        return Path(where).resolve()
     words = re.sub(r"[^\w.]+", "-", where.rpartition("@")[2]).strip("-")
     digits = sha256(where.rstrip("/").encode()).hexdigest()[:8]
     return (cache_folder() / "stores" / f"{words}-{digits}").resolve()

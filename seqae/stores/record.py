@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from seqae.files import load_yaml
+from seqae.stores.yaml_text import load_yaml
 
 RECORD_FORMAT = 1  # of run.yaml, its entry `format`; records without one are of earlier versions and of this format
 STATUSES = ("running", "done", "failed")  # what a record says; others are found out by looking at the run's folder

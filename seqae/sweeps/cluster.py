@@ -20,6 +20,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Nanny, Scheduler, Security
 from distributed.core import Status
 
+from seqae.files import expanded
 from seqae.sweeps.interrupts import uninterrupted
 from seqae.sweeps.machines import address_towards, over_ssh
 from seqae.sweeps.parameter_files import read_yaml
@@ -82,10 +83,10 @@ def connect(
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIG))
         if kind in QUEUES:
-            address: Any = stack.enter_context(_queued(kind, Path(rest), security))
+            address: Any = stack.enter_context(_queued(kind, Path(expanded(rest)), security))
         elif kind == "ssh":
             worker = ["--per-gpu", str(per_gpu)]
-            address = stack.enter_context(over_ssh(Path(rest), arguments=worker, security=security, **UNSEEN))
+            address = stack.enter_context(over_ssh(Path(expanded(rest)), arguments=worker, security=security, **UNSEEN))
         elif cluster:
             check_address(cluster, security)
             address = cluster
@@ -142,7 +143,7 @@ def _queued(kind: str, file: Path, security: Security | None) -> Any:
         raise ValueError(f"{kind}: needs dask-jobqueue: pip install -e '.[queues]'") from None
     given, queue = read_yaml(file), getattr(dask_jobqueue, QUEUES[kind])
     jobs, cores, processes = given.pop("jobs", 1), given.setdefault("cores", 1), given.setdefault("processes", 1)
-    if not all(isinstance(number, int) and number > 0 for number in (jobs, cores, processes)):
+    if not all(type(number) is int and number > 0 for number in (jobs, cores, processes)):
         raise ValueError(f"{file}: jobs, cores and processes must be whole numbers of at least 1")
     if shutil.which(submit := queue.job_cls.submit_command.split()[0]) is None:
         raise ValueError(f"{kind}: there is no {submit} on this machine: use a machine from which jobs are submitted")

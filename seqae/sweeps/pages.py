@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from seqae.device import make_accelerator
 from seqae.files import project_root
 from seqae.reports import Facts, render_notebook
-from seqae.runs import Run, RunError, family_defaults, recorded_run
+from seqae.runs import Run, RunError, family_defaults, recorded_run, without_effect
 from seqae.stores import fetch
 from seqae.sweeps.notebooks import execute_notebook
+from seqae.sweeps.parameter_files import nearest
 
 
 def project_around(folder: Path) -> Path:
@@ -35,7 +36,8 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
     own = notebooks / "compare" / f"{family}.ipynb"
     source = own if own.exists() else notebooks / "compare.ipynb"
     if not any(folder.glob("*/run.yaml")):
-        raise ValueError(f"no run of family {family!r} in {folder.parent}")
+        known = {file.parents[1].name for file in folder.parent.glob("*/*/run.yaml")}
+        raise ValueError(f"no run of family {family!r} in {folder.parent}{nearest(family, known)}")
     if others := [run.name for run in runs if run.family != family]:
         raise ValueError(f"{others[0]} is no run of family {family}")
     return execute_page(
@@ -52,13 +54,15 @@ def demo_page(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | N
     """Execute notebooks/demo.ipynb on a run, into demo.html in the run's folder.
 
     given: further parameters of the notebook. Raises RunError or ValueError, before it starts, for a folder without a
-    trained run, a missing device, or parameters that the notebook does not have.
+    trained run, a missing device, or parameters that the notebook does not have or that the run does not use.
     """
     run = Run.load(folder)
     run.model_file()
     make_accelerator(device=device)
     source = project_around(run.folder) / "notebooks" / "demo.ipynb"
     parameters = {**(given or {}), "run": run.name, "device": device}
+    if idle := without_effect(run.parameters, run.family, given or {}):
+        raise ValueError(f"-p {next(iter(idle.values()))}: leave it out")
     if source.exists() and (unknown := [key for key in parameters if key not in family_defaults(source)]):
         raise ValueError(f"-p {unknown[0]}: no parameter of {source}; it has {', '.join(family_defaults(source))}")
     return execute_page(

@@ -1,16 +1,25 @@
 """Plan: which runs parameter files define, and whether and why each has to be executed (again)."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seqae.files import project_root
+from seqae.files import expanded, project_path
 from seqae.parameters import merge
-from seqae.runs import Run, cells_hash, family_notebook, open_run, progress, sources_hash
+from seqae.runs import (
+    Run,
+    cells_hash,
+    family_notebook,
+    open_run,
+    progress,
+    sources_hash,
+    unused,
+    without_effect,
+)
 from seqae.stores import fetch, public_url, store_location, unpublished
-from seqae.sweeps.parameter_files import files_below, read_yaml, scale_files
+from seqae.sweeps.parameter_files import files_below, place_of, read_yaml, scale_files
 
 BUSY = "another process trains it"
 NOT_PUBLISHED = "not all of it is in the store yet"
@@ -72,10 +81,11 @@ def plan(
     in params/scale/ and in scale/ of each folder from params/ down to the file, of which later ones win. given: the
     command line's parameters. Layers are merged by `parameters.merge`: notebook < scale < file < given. store: where
     runs are kept; by default what the parameters, $SEQAE_STORE or the files' project say. tell: called with a line for
-    each family whose parameters cell has uncommitted edits that apply to a run.
+    each family whose parameters cell has uncommitted edits that apply to a run, and for a run with two labels.
 
-    Raises ValueError with the faults of all files, or if scale or parameters are given without files, and StoreError if
-    a remote store cannot be reached.
+    Raises ValueError with the faults of all files, among them parameters that a file gives and its run does not use;
+    for a parameter of `given` that none of the runs uses; or if scale or parameters are given without files. Raises
+    StoreError if a remote store cannot be reached.
     """
     files = list(files)
     if not files and (scale or given):
@@ -87,23 +97,46 @@ def plan(
         for file in files_below(named):
             try:
                 item = _planned(file, scale, given or {}, store, folder_of, notebook_of)
-                planned.setdefault(item.run.folder, item)
+                _add(planned, item, tell)
             except (ValueError, OSError) as error:
                 faults.setdefault(str(error), []).append(file)
     if faults:
         more = {message: f" and {len(where) - 1} more" if len(where) > 1 else "" for message, where in faults.items()}
         lines = (f"{where[0]}{more[message]}: {message}" for message, where in faults.items())
         raise ValueError("\n".join(line.replace("\n", "\n  ") for line in lines))
+    _check_given(given or {}, [item.run for item in planned.values()])
     for line in _edit_notes(planned.values()):
         tell(line)
     return list(planned.values())
+
+
+def _add(planned: dict[Path, Planned], item: Planned, tell: Callable[[str], None]) -> None:
+    # Of files that define the same run, the first that gives a label names it.
+    first = planned.setdefault(item.run.folder, item)
+    kept, label = first.run.parameters.label, item.run.parameters.label
+    if kept is None and label is not None:
+        planned[item.run.folder] = item
+    elif label not in (kept, None):
+        name = f"{item.run.family}/{item.run.name}"
+        tell(f"seqae: {name} has the labels {kept!r} and {label!r} in two files: it gets the first")
+
+
+def _check_given(given: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    # A parameter of the command line has to have an effect on one of its runs.
+    idle = [without_effect(run.parameters, run.family, given) for run in runs]
+    faults = [why for name, why in idle[0].items() if all(name in others for others in idle)] if idle else []
+    if faults:
+        which = f", in the first of these {len(runs)} runs, and no other uses it" if len(runs) > 1 else ""
+        raise ValueError("\n".join(f"-p {why}{which}: leave it out" for why in faults))
 
 
 def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:
     reached: dict[str, dict[str, Any]] = {}
     for item in planned:
         p = item.run.parameters
-        edits = {k: v for k, v in item.edits.items() if item.given.get(k) == v or getattr(p, k) == v}
+        idle = unused(p, item.run.family)
+        used = {k: v for k, v in item.edits.items() if k not in idle}
+        edits = {k: v for k, v in used.items() if item.given.get(k) == v or getattr(p, k) == v}
         reached.setdefault(item.run.family, {}).update(edits)
     for family, edits in reached.items():
         if edits:
@@ -120,21 +153,27 @@ def _planned(
     notebook_of: Callable[[Path], tuple[str, dict[str, Any], dict[str, Any]]],
 ) -> Planned:
     if file.is_dir():
-        raise ValueError("no *.yaml in this folder")
-    root = project_root(file.parent)
-    try:
-        family = file.resolve().relative_to(root / "params").parts[:-1][0]
-    except (ValueError, IndexError):
-        raise ValueError("must be in params/FAMILY/ of a project that has notebooks/FAMILY.ipynb") from None
+        raise ValueError("no *.yaml or *.yml in this folder")
+    place = place_of(file)
+    root, family = place.root, place.path.parts[0]
     source = root / "notebooks" / f"{family}.ipynb"
     if not source.exists():
         raise ValueError(f"family {family} has no notebook {source}")
     notebook, defaults, edits = notebook_of(source)
-    merged = merge(edits, *map(read_yaml, scale_files(file, scale, root)), read_yaml(file), given)
+    own = read_yaml(file)
+    merged = merge(edits, *map(read_yaml, scale_files(place, scale)), own, given)
     usual = (defaults | edits).get("store")
     where = store_location(store, merged.pop("store", None), usual, root=root)
     if defaults.get("store"):  # else the kernel reads $SEQAE_STORE
         merged["store"] = public_url(where)  # the executed notebook shows it
         notebook = notebook.replace(defaults["store"], public_url(defaults["store"]))
     run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
+    if folder := run.parameters.data_folder:  # on other machines `~` and variables are others, the project is not there
+        located = folder if folder[0] in "~$" else str(project_path(folder, root))
+        expanded(folder)  # raises ValueError where it cannot be
+        merged["data_folder"] = located
+        run = replace(run, parameters=run.parameters.model_copy(update={"data_folder": located}))
+    stated = {name: value for name, value in own.items() if name not in given}
+    if idle := without_effect(run.parameters, family, stated):
+        raise ValueError("\n".join(f"{why}: leave it out" for why in idle.values()))
     return Planned(run, notebook, merged, source.parent, where, edits)

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import yaml
 
 import seqae
+from seqae.files import project_path
 from seqae.parameters import EXECUTION, resolve
-from seqae.runs import Run, RunError, code_version, git_trouble, recorded_run, run_git
+from seqae.runs import Run, RunError, as_used, code_version, git_trouble, recorded_run, run_git, without_effect
 from seqae.sweeps.interrupts import STOP_SIGNALS, interrupt_once
 from seqae.sweeps.pages import project_around
 
@@ -59,6 +60,8 @@ def reproduce_run(
     if refused := [key for key in given or {} if key not in EXECUTION - {"store", "fresh"}]:
         allowed = ", ".join(sorted(EXECUTION - {"store", "fresh"}))
         raise ValueError(f"-p {refused[0]}: a rerun has the recorded parameters; only these can be set: {allowed}")
+    if idle := without_effect(original.parameters, original.family, given or {}):
+        raise ValueError(f"-p {next(iter(idle.values()))}: leave it out")
     notebook = root / "notebooks" / f"{original.family}.ipynb"
     if here and not notebook.exists():
         raise RunError(f"there is no {notebook}: do this in the folder of the project, or below it")
@@ -72,7 +75,7 @@ def reproduce_run(
     if (made := _made(store)) and made.status == "done" and given:
         tell(f"seqae: this rerun exists and was made without {', '.join(given)}: delete {store} to make it again")
     if not made or made.status != "done":
-        parameters = _parameters(record["parameters"], here) | _absolute(given or {})
+        parameters = _parameters(record, here) | _absolute(given or {})
         with _todays_project(notebook) if here else _old_project(root, commit) as project:
             code = _PACKAGE.parent if here else project
             file = project / "params" / original.family / "rerun.yaml"
@@ -171,18 +174,18 @@ def _made(store: Path) -> Run | None:
     return next((recorded_run(file.parent) for file in store.glob("*/*/run.yaml")), None)
 
 
-def _parameters(values: Mapping[str, Any], here: bool) -> dict[str, Any]:
+def _parameters(record: Mapping[str, Any], here: bool) -> dict[str, Any]:
     # All values are given, so that the notebook's cell has no effect. Old code gets them as it recorded them, but none
     # that say where to read and write: no record of ours has such, only one that somebody else wrote.
-    excluded = set(EXECUTION - {"device", "devices"})
+    excluded, values = set(EXECUTION - {"device", "devices"}), record["parameters"]
     if here:
-        return resolve(values).model_dump(mode="json", exclude=excluded)
+        return as_used(resolve(values), record["family"]).model_dump(mode="json", exclude=excluded)
     return {key: value for key, value in values.items() if key not in PLACES}
 
 
 def _absolute(given: Mapping[str, Any]) -> dict[str, Any]:
     # The process has another working folder than this one.
-    return {key: str(Path(value).resolve()) if key == "data_folder" else value for key, value in given.items()}
+    return {key: str(project_path(value)) if key == "data_folder" else value for key, value in given.items()}
 
 
 def _today(notebook: Path) -> str:

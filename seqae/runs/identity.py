@@ -1,0 +1,166 @@
+"""What defines a run: which parameters its combination uses, and the hash of these.
+
+A parameter that a combination does not use changes neither the run nor its name. Cells, scale files and records, which
+serve many runs, may hold one; `seqae.sweeps` refuses it in a run file. The rule is the table `USES`.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from torch import optim
+from torch.optim import lr_scheduler
+
+from seqae.models import ARCHITECTURES, PIXELS
+from seqae.parameters import EXECUTION, Parameters, resolve
+
+BENCHMARK = "performance"  # the family whose runs are timed, not trained
+
+
+class Use(NamedTuple):
+    """When a parameter is used.
+
+    when: in words, after "it is used". because: the parameters that decide it. test: whether a run uses it.
+    """
+
+    when: str
+    because: tuple[str, ...]
+    test: Callable[[Parameters], bool]
+
+
+def _in(name: str, *values: str) -> Callable[[Parameters], bool]:
+    return lambda p: getattr(p, name) in values
+
+
+def _peepholes(p: Parameters) -> bool:
+    row = ARCHITECTURES.get(p.architecture)
+    return row is None or (row.peepholes if p.peepholes is None else p.peepholes)
+
+
+def _architecture(test: Callable[[Any], bool]) -> Callable[[Parameters], bool]:
+    # An unknown architecture is another error, which `experiment.check_parameters` raises; so is an unknown optimizer.
+    return lambda p: p.architecture not in ARCHITECTURES or test(ARCHITECTURES[p.architecture])
+
+
+def _optimizer(argument: str) -> Callable[[Parameters], bool]:
+    return lambda p: argument in _arguments(optim, p.optimizer, argument)
+
+
+def _schedule(argument: str) -> Callable[[Parameters], bool]:
+    return lambda p: p.schedule != "none" and argument in _arguments(lr_scheduler, p.schedule, argument)
+
+
+@cache
+def _arguments(module: Any, name: str, default: str) -> frozenset[str]:
+    kind = getattr(module, name, None)
+    return frozenset(inspect.signature(kind).parameters if isinstance(kind, type) else [default])
+
+
+def _decays(p: Parameters) -> bool:
+    return _schedule("gamma")(p) and (p.schedule != "CyclicLR" or p.schedule_arguments.get("mode") == "exp_range")
+
+
+_OWN_RATES = ("OneCycleLR", "CyclicLR")  # these schedules set the learning rate by their own arguments
+_SCALED = "with an architecture whose hidden sizes or channels are not those of the frame"
+_STEPS = "with a schedule that can take a step per update (not none, not ReduceLROnPlateau)"
+USES = {
+    "recon_weight": Use("with task both", ("task",), _in("task", "both")),
+    "recon_truth": Use(
+        "with decoder_input truth and a task that has a recon decoder",
+        ("task", "decoder_input"),
+        lambda p: p.decoder_input == "truth" and p.task != "pred",
+    ),
+    "frames_out": Use("with task pred or both", ("task",), _in("task", "pred", "both")),
+    "hidden": Use(_SCALED, ("architecture",), _architecture(lambda row: row.hidden != PIXELS)),
+    "width": Use(
+        _SCALED, ("architecture",), _architecture(lambda row: row.hidden != PIXELS or bool(row.linear or row.channels))
+    ),
+    "data_folder": Use(
+        "with digits mnist or test_data official",
+        ("digits", "test_data"),
+        lambda p: p.digits != "mnist5k" or p.test_data == "official",
+    ),
+    "learning_rate": Use(
+        f"with any schedule but {' and '.join(_OWN_RATES)}, which have rates in schedule_arguments",
+        ("schedule",),
+        lambda p: p.schedule not in _OWN_RATES,
+    ),
+    "momentum": Use("with an optimizer that has this argument", ("optimizer",), _optimizer("momentum")),
+    "weight_decay": Use("with an optimizer that has this argument", ("optimizer",), _optimizer("weight_decay")),
+    "schedule_per": Use(_STEPS, ("schedule",), lambda p: p.schedule not in ("none", "ReduceLROnPlateau")),
+    "schedule_every": Use("with schedule StepLR", ("schedule",), _schedule("step_size")),
+    "schedule_gamma": Use(
+        "with a schedule that has the argument gamma (StepLR, ExponentialLR, MultiStepLR, CyclicLR in mode exp_range)",
+        ("schedule",),
+        _decays,
+    ),
+    "schedule_arguments": Use("with a schedule", ("schedule",), lambda p: p.schedule != "none"),
+    "init_range": Use("with init uniform", ("init",), _in("init", "uniform")),
+    "readout_bias": Use(
+        "with an architecture that has a readout", ("architecture",), _architecture(lambda row: row.readout != "h")
+    ),
+    "peephole_range": Use("with peepholes", ("peepholes", "architecture"), _peepholes),
+}
+# A benchmark times updates: it uses `repeats`, which training does not, and none of these.
+_TRAINING = (
+    *("train_sequences", "val_sequences", "test_sequences", "test_data", "endless", "epochs", "patience"),
+    *("schedule", "schedule_per", "schedule_every", "schedule_gamma", "schedule_arguments", "clip_update"),
+    *("devices", "tracker", "keep_checkpoint", "checkpoint_seconds"),
+)
+
+
+def unused(parameters: Parameters, family: str) -> dict[str, str]:
+    """The parameters that a run of this combination does not use, whatever their values, and for each why, in words."""
+    benchmark = family == BENCHMARK
+    if benchmark:
+        found = dict.fromkeys(_TRAINING, f"it is used where a run trains, and family {BENCHMARK} times single updates")
+    else:
+        found = {"repeats": f"it is used in family {BENCHMARK}, and this family is {family}"}
+    for name, use in USES.items():
+        if name not in found and not use.test(parameters):
+            here = ", ".join(f"{other} {_shown(getattr(parameters, other))}" for other in use.because)
+            found[name] = f"it is used {use.when}, and here is {here}"
+    return found
+
+
+def without_effect(parameters: Parameters, family: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """Of the values `given` for a run those that it does not use, unless they are the library's defaults; and why."""
+    whys = unused(parameters, family)
+    values = {name: getattr(resolve({name: given[name]}), name) for name in given if name in whys}
+    changed = {name: value for name, value in values.items() if value != _default(name)}
+    return {name: f"{name} {_shown(value)} has no effect: {whys[name]}" for name, value in changed.items()}
+
+
+def as_used(parameters: Parameters, family: str) -> Parameters:
+    """The same run with the library's default for every parameter that it does not use."""
+    defaults = {name: _default(name) for name in unused(parameters, family)}
+    changed = {name: value for name, value in defaults.items() if getattr(parameters, name) != value}
+    return parameters.model_copy(update=changed) if changed else parameters
+
+
+def defining(parameters: Parameters) -> dict[str, Any]:
+    """The values that define the run, as plain JSON types.
+
+    Values equal to the library's defaults are left out, so that later versions can add parameters without changing the
+    hash of finished runs.
+    """
+    return parameters.model_dump(mode="json", exclude=set(EXECUTION), exclude_defaults=True)
+
+
+def short_hash(parameters: Parameters) -> str:
+    """8 hex digits of the hash of `defining`. Order and spelling of the sources make no difference.
+
+    `open_run` and `Run.load` give parameters as `as_used` returns them. Versions until November 2026 hashed all.
+    """
+    return hashlib.sha256(json.dumps(defining(parameters), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _default(name: str) -> Any:
+    return Parameters.model_fields[name].default
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
