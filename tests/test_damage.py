@@ -16,8 +16,9 @@ from seqae.commands.terminal import status_rows
 from seqae.reports.compare import comparable_runs, curves, finals
 from seqae.reports.index import update_index
 from seqae.runs import records
+from seqae.runs.finding import find_runs
 from seqae.runs.records import RunError, progress
-from seqae.runs.run import Run, find_runs
+from seqae.runs.run import Run
 
 GOOD, BAD = "good-11111111", "bad-22222222"
 

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from seqae.commands.main import app
 from seqae.runs import logs
+from seqae.runs.finding import find_runs
 from seqae.runs.notebook_cells import family_defaults
-from seqae.runs.run import Run, find_runs, open_run
+from seqae.runs.run import Run, open_run
 from seqae.sweeps.parameter_files import read_yaml
 
 ROOT = Path(__file__).parents[1]

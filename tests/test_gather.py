@@ -15,9 +15,10 @@ from test_sweep import DEFAULTS, TINY, snapshot
 from seqae import open_run
 from seqae.commands.terminal import status_rows
 from seqae.runs import gather, locks, logs
+from seqae.runs.finding import find_runs
 from seqae.runs.identity import short_hash
 from seqae.runs.records import RunError
-from seqae.runs.run import Run, find_runs
+from seqae.runs.run import Run
 from seqae.stores import mirror
 
 

@@ -14,8 +14,9 @@ from seqae import open_run
 from seqae.commands.terminal import status_rows
 from seqae.reports.index import update_index
 from seqae.runs import locks
+from seqae.runs.finding import find_runs
 from seqae.runs.records import RunError
-from seqae.runs.run import Run, find_runs
+from seqae.runs.run import Run
 
 FOUR = TINY | {"epochs": 4}
 

@@ -21,8 +21,9 @@ from seqae.models import ARCHITECTURES
 from seqae.optimizers import UNFIT
 from seqae.parameters import resolve
 from seqae.reports.index import update_index
+from seqae.runs.finding import find_runs
 from seqae.runs.notebook_cells import family_defaults
-from seqae.runs.run import Run, find_runs, open_run
+from seqae.runs.run import Run, open_run
 from seqae.sweeps import execution
 from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import read_yaml

@@ -10,9 +10,10 @@ import pytest
 
 from seqae.reports.compare import comparable_runs, finals, recipes, table
 from seqae.reports.index import update_index
+from seqae.runs.finding import find_runs
 from seqae.runs.identity import short_hash
 from seqae.runs.notebook_cells import family_defaults
-from seqae.runs.run import find_runs, open_run
+from seqae.runs.run import open_run
 
 DATA = Path(__file__).parent / "data" / "runs-before-rooms"
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"

@@ -11,7 +11,8 @@ from seqae.commands import main
 from seqae.data import load_digits
 from seqae.files import expanded, project_path
 from seqae.reports.demo import shown_run
-from seqae.runs.run import Run, find_runs, open_run, recorded_run
+from seqae.runs.finding import find_runs, recorded_run
+from seqae.runs.run import Run, open_run
 from seqae.stores import store_folder, store_location
 from seqae.sweeps.parameter_files import files_below
 from seqae.sweeps.planning import plan

@@ -19,7 +19,8 @@ from seqae.benchmark.peers_keras import keras_update
 from seqae.data import to_range
 from seqae.parameters import resolve
 from seqae.runs import experiment
-from seqae.runs.run import find_runs, open_run
+from seqae.runs.finding import find_runs
+from seqae.runs.run import open_run
 from seqae.tasks import branch_targets
 
 TINY = {

@@ -10,8 +10,8 @@ import yaml
 
 from seqae.commands.terminal import status_rows
 from seqae.runs import records
+from seqae.runs.finding import find_runs
 from seqae.runs.records import finished, notes, read_record, remembered
-from seqae.runs.run import find_runs
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 from seqae.commands.main import app
 from seqae.parameters import resolve
 from seqae.reports import figures, reproduction
+from seqae.runs.finding import recorded_run
 from seqae.runs.provenance import code_version
-from seqae.runs.run import Run, RunError, open_run, recorded_run
+from seqae.runs.run import Run, RunError, open_run
 from seqae.sweeps import reproduce
 from seqae.sweeps.notebooks import ForkedProvisioner
 

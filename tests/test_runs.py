@@ -20,11 +20,12 @@ from seqae.files import project_root
 from seqae.parameters import ParameterError, resolve
 from seqae.runs import experiment, logs
 from seqae.runs.experiment import load_model, sequences
+from seqae.runs.finding import find_runs
 from seqae.runs.identity import defining, short_hash
 from seqae.runs.naming import name_words
 from seqae.runs.notebook_cells import parameter_cells
 from seqae.runs.records import RunError
-from seqae.runs.run import Run, find_runs, open_run
+from seqae.runs.run import Run, open_run
 from seqae.stores import store_folder
 
 TINY = {

@@ -1,10 +1,10 @@
 """A run: one notebook executed with one set of parameters, and the folder that keeps what became of it.
 
     notebook_cells, identity, naming         from a notebook's parameters to those that define a run, its hash and name
-    experiment, run, ranks, live, trackers   model and data of its parameters; training on one or several devices
+    experiment, run, assignment, ranks, live  model and data; training (trackers), alone or assigned by a sweep
     folder, records, locks, logs             what its folder says, and who may change it
-    provenance, git, assignment              what code made it; which run a kernel executes
-    explanation, units, pictures, gather     why it can learn; metrics with their units; frames; stores merged
+    provenance, git, finding, gather         what code made it; runs found in stores; stores merged
+    explanation, facts, units, pictures      what is told of it: why it can learn, metrics with their units, its frames
 
 The training loop and the verdict's words are in the core; pages and figures are in `reports`, executing notebooks in
 `sweeps`.

@@ -2,6 +2,8 @@ from . import experiment as experiment
 from .assignment import assign as assign
 from .experiment import build_model as build_model
 from .experiment import load_model as load_model
+from .finding import find_runs as find_runs
+from .finding import recorded_run as recorded_run
 from .folder import mse_rows as mse_rows
 from .gather import OUTCOMES as OUTCOMES
 from .gather import PROBLEMS as PROBLEMS
@@ -41,8 +43,6 @@ from .records import read_record as read_record
 from .records import remembered as remembered
 from .records import run_status as run_status
 from .run import Run as Run
-from .run import find_runs as find_runs
 from .run import open_run as open_run
-from .run import recorded_run as recorded_run
 from .units import four_digits as four_digits
 from .units import label as label

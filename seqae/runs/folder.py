@@ -21,11 +21,10 @@ from seqae.models import ARCHITECTURES, SequenceAutoencoder
 from seqae.parameters import Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
+from seqae.runs.facts import facts_of
 from seqae.runs.identity import as_used, without_effect
 from seqae.runs.logs import read_table
-from seqae.runs.provenance import CodeVersion, code_version
-from seqae.runs.records import RunError, diverged, final_figures, read_record, run_status
-from seqae.runs.units import four_digits, label
+from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.stores import is_name
 from seqae.tasks import branch_targets
 
@@ -207,38 +206,7 @@ class RunFolder:
 
     def facts(self) -> list[tuple[str, str]]:
         """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""
-        record, p = self.record(), self.parameters
-        weights, hidden = record.get("weights"), record.get("hidden")
-        if weights is None or hidden is None:
-            weights, hidden = _sizes(p)
-        facts = [
-            ("task", f"{p.task}, decoder reads {p.decoder_input}"),
-            (
-                "loss",
-                f"{p.loss}: pixels in ({p.pixel_range[0]:g}, {p.pixel_range[1]:g}), "
-                f"{'no activation' if p.activation == 'none' else p.activation}, {p.training_loss}"
-                + (f", gain {p.gain:g}" if p.gain != 1 else ""),
-            ),
-            ("architecture", f"{p.architecture}, width {p.width:g}, hidden {hidden:,}, {weights:,} weights"),
-            (
-                "data",
-                f"{p.frames_in} + {p.frames_out} frames of {p.frame_size}×{p.frame_size} pixels, digits {p.digits}, "
-                f"{p.train_sequences:,} sequences an epoch{', ever new' if p.endless else ''}, by {p.batch_size}",
-            ),
-            ("differs from the family in", ", ".join(f"{k} {v}" for k, v in self.differs.items()) or "nothing"),
-        ]
-        facts += self._results(record)
-        if "started" in record:
-            facts.append(("started", f"{record['started'][:16].replace('T', ' ')} UTC"))
-        if "seconds" in record:
-            facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
-        if {"machine", "device", "commit"} <= record.keys():
-            facts.append(("machine", f"{record['machine']}, device {record['device']}"))
-            dirty, sources, today = bool(record.get("dirty")), record.get("sources", ""), code_version()
-            then = _told(CodeVersion(record["commit"], dirty, sources, record.get("git")))
-            same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
-            facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
-        return facts
+        return facts_of(self)
 
     def __repr__(self) -> str:  # without the folder: executed notebooks should not name folders of this machine
         return f"Run({self.family}/{self.name})"
@@ -250,20 +218,6 @@ class RunFolder:
 
     # --- inside ---
 
-    def _results(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
-        # The final metrics, each with the baselines of the same metric.
-        results, facts = final_figures(record), []
-        levels = self.baselines().query("split == 'test' and baseline != 'floor'") if results else pd.DataFrame()
-        for key, value in results.items():
-            branch, metric = key.split()
-            beside = levels[(levels.branch == branch) & (levels.metric == metric)].sort_values("value")
-            told = ", ".join(
-                f"{row.baseline.replace('_', ' ')} {four_digits(row.value)}" for row in beside.itertuples()
-            )
-            figure = "no number, because it diverged" if diverged(record) else four_digits(value)
-            facts.append((f"test {branch} {label(metric)}", figure + (f" ({told})" if told else "")))
-        return facts
-
     def _levels(self) -> tuple[dict[str, float], dict[str, float]]:
         # The mse on val, by branch: of the floor, and of the mean frame.
         file = self.folder / "baselines.csv"
@@ -273,11 +227,6 @@ class RunFolder:
             if row["split"] == "val" and row["baseline"] in known:
                 known[row["baseline"]][row["branch"]] = float(row["value"])
         return known["floor"], known["mean_frame"]
-
-
-def _told(code: CodeVersion) -> str:
-    changed, reason = " and uncommitted changes" if code.dirty else "", f" (git: {code.git})" if code.git else ""
-    return f"{code.commit}{changed}{reason}"
 
 
 def family_of(folder: Path, record: Mapping[str, Any]) -> str:
@@ -293,13 +242,6 @@ def mse_rows(file: Path) -> list[dict[str, str]]:
     """The rows of mse in one of a run's tables. For many runs: pandas would take 20 times as long."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return list(csv.DictReader([*lines[:1], *(line for line in lines[1:] if ",mse," in line)]))
-
-
-def _sizes(p: Parameters) -> tuple[int, int]:
-    # The number of weights, and the LSTM's units as built.
-    with torch.device("meta"):  # costs neither memory nor time
-        model = experiment.build_model(p)
-    return sum(weights.numel() for weights in model.parameters()), model.hidden
 
 
 def images(model: SequenceAutoencoder, sequences: torch.Tensor, p: Parameters) -> dict[str, np.ndarray]:

@@ -8,11 +8,9 @@ import errno
 import json
 import platform
 import shutil
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +23,17 @@ from safetensors.torch import save_file
 from seqae import files
 from seqae.device import make_accelerator, mixed_precision
 from seqae.diagnosis import verdict
-from seqae.files import expanded, project_path
 from seqae.models import SequenceAutoencoder
-from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
+from seqae.parameters import EXECUTION, resolve
 from seqae.runs import experiment, logs, pictures
 from seqae.runs.assignment import current_assignment
-from seqae.runs.folder import SAMPLES, RunFolder, family_of, images
+from seqae.runs.folder import SAMPLES, RunFolder, images
 from seqae.runs.identity import as_used, short_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.naming import differing, known_as, run_name
 from seqae.runs.provenance import code_entries, now, provenance_of
-from seqae.runs.records import RunError, read_record, remembered
+from seqae.runs.records import RunError, read_record
 from seqae.runs.trackers import check_tracker, tracking
 from seqae.stores import RECORD_FORMAT, fetch, store_folder, unpublished, working
 from seqae.training import Fitted, Row
@@ -78,40 +75,6 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     if not read_record(folder):  # a run begun by an earlier version goes on as it was built
         experiment.check_hidden(parameters, model)
     return Run(folder, family, parameters, differs)
-
-
-def find_runs(
-    store: str | Path | None = None, family: str | None = None, *, names: Collection[str] = ()
-) -> "list[Run]":
-    """All runs of a store, sorted by family and name. A damaged run gives a warning and is left out.
-
-    store: a folder or any URL of fsspec; by default where runs are that give no parameter `store`. family: only runs
-    of this one. names: only run folders with these names. Raises StoreError if a remote store cannot be reached.
-    """
-    folder, runs = project_path(str(store)) if isinstance(store, Path) else fetch(store, family or ""), []
-    with remembered(folder) as root:
-        wanted = [f"{family or '*'}/{name}/run.yaml" for name in map(escape, names)] or [f"{family or '*'}/*/run.yaml"]
-        for file in sorted({file for pattern in wanted for file in root.glob(pattern)}):
-            try:
-                runs.append(Run.load(file.parent))
-            except (RunError, ValueError) as error:  # damaged, or with parameters of another version
-                warnings.warn(f"{file.parent} left out: {error}", stacklevel=2)
-    return runs
-
-
-def recorded_run(folder: str | Path) -> "Run":
-    """The run recorded in a folder, even if its parameters are of another version. A relative path is of the store.
-
-    If this version does not know the parameters, only what is recorded can be read. Raises RunError if the folder
-    holds no run.
-    """
-    folder = store_folder() / expanded(str(folder))
-    try:
-        return Run.load(folder)
-    except ParameterError:
-        record = read_record(folder)
-        parameters = Parameters.model_construct(**record["parameters"])
-        return Run(folder.resolve(), family_of(folder, record), parameters, record["differs"])
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,0 +1,77 @@
+"""What a reader wants to know first of a run, as labels and values."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from seqae.parameters import Parameters
+from seqae.runs import experiment
+from seqae.runs.provenance import CodeVersion, code_version
+from seqae.runs.records import diverged, final_figures
+from seqae.runs.units import four_digits, label
+
+if TYPE_CHECKING:
+    from seqae.runs.folder import RunFolder
+
+
+def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
+    """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""
+    record, p = run.record(), run.parameters
+    weights, hidden = record.get("weights"), record.get("hidden")
+    if weights is None or hidden is None:
+        weights, hidden = _sizes(p)
+    facts = [
+        ("task", f"{p.task}, decoder reads {p.decoder_input}"),
+        (
+            "loss",
+            f"{p.loss}: pixels in ({p.pixel_range[0]:g}, {p.pixel_range[1]:g}), "
+            f"{'no activation' if p.activation == 'none' else p.activation}, {p.training_loss}"
+            + (f", gain {p.gain:g}" if p.gain != 1 else ""),
+        ),
+        ("architecture", f"{p.architecture}, width {p.width:g}, hidden {hidden:,}, {weights:,} weights"),
+        (
+            "data",
+            f"{p.frames_in} + {p.frames_out} frames of {p.frame_size}×{p.frame_size} pixels, digits {p.digits}, "
+            f"{p.train_sequences:,} sequences an epoch{', ever new' if p.endless else ''}, by {p.batch_size}",
+        ),
+        ("differs from the family in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
+    ]
+    facts += _results(run, record)
+    if "started" in record:
+        facts.append(("started", f"{record['started'][:16].replace('T', ' ')} UTC"))
+    if "seconds" in record:
+        facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
+    if {"machine", "device", "commit"} <= record.keys():
+        facts.append(("machine", f"{record['machine']}, device {record['device']}"))
+        dirty, sources, today = bool(record.get("dirty")), record.get("sources", ""), code_version()
+        then = _told(CodeVersion(record["commit"], dirty, sources, record.get("git")))
+        same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
+        facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
+    return facts
+
+
+def _results(run: "RunFolder", record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    # The final metrics, each with the baselines of the same metric.
+    results, facts = final_figures(record), []
+    levels = run.baselines().query("split == 'test' and baseline != 'floor'") if results else pd.DataFrame()
+    for key, value in results.items():
+        branch, metric = key.split()
+        beside = levels[(levels.branch == branch) & (levels.metric == metric)].sort_values("value")
+        told = ", ".join(f"{row.baseline.replace('_', ' ')} {four_digits(row.value)}" for row in beside.itertuples())
+        figure = "no number, because it diverged" if diverged(record) else four_digits(value)
+        facts.append((f"test {branch} {label(metric)}", figure + (f" ({told})" if told else "")))
+    return facts
+
+
+def _told(code: CodeVersion) -> str:
+    changed, reason = " and uncommitted changes" if code.dirty else "", f" (git: {code.git})" if code.git else ""
+    return f"{code.commit}{changed}{reason}"
+
+
+def _sizes(p: Parameters) -> tuple[int, int]:
+    # The number of weights, and the LSTM's units as built.
+    with torch.device("meta"):  # costs neither memory nor time
+        model = experiment.build_model(p)
+    return sum(weights.numel() for weights in model.parameters()), model.hidden
