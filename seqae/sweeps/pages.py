@@ -112,5 +112,6 @@ def execute_page(
         text, notebook, name=title, parameters=parameters, environment=environment, folder=source.parent
     )
     beside = (notebook.name, page.with_suffix(".gif").name)
-    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, beside))
+    facts = Facts(title, "failed" if reason else "done", None, rows, reason, beside)
+    render_notebook(notebook, page, facts, beside=source.parent)
     return Page(page, reason)
