@@ -21,6 +21,9 @@ def shown_run(folder: str = "") -> Run:
 
     Raises RunError where there is none.
     """
+    here = Path.cwd()
+    if here.name == Path(folder).name and (here / "run.yaml").exists():  # its executed notebook, run again in there
+        return Run.load(here)
     if folder:
         return Run.load(fetch(None, folder, whole=True) / Path(folder).expanduser())
     store = fetch()

@@ -3,6 +3,7 @@
 import csv
 import html
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from seqae.diagnosis import prognosis, saturated_since
 from seqae.evaluation import predict
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import ARCHITECTURES, SequenceAutoencoder
-from seqae.parameters import Parameters, resolve
+from seqae.parameters import ParameterError, Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
 from seqae.runs.logs import whole_lines
@@ -250,6 +251,14 @@ def family_of(folder: Path, record: Mapping[str, Any]) -> str:
             f"{folder / 'run.yaml'} has family {family!r}, which must be a name without slashes: look at who made it"
         )
     return family
+
+
+def holds_run(folder: Path, family: str, short_hash: str) -> bool:
+    """Whether a folder, whatever it is called, holds the run of this family whose parameters have this hash."""
+    with suppress(RunError, ParameterError, KeyError, TypeError):
+        record = read_record(folder)
+        return record.get("family") == family and resolve(record["parameters"]).short_hash() == short_hash
+    return False
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:

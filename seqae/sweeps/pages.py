@@ -58,7 +58,7 @@ def demo_page(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | N
     run.model_file()
     make_accelerator(device=device)
     source = project_around(run.folder) / "notebooks" / "demo.ipynb"
-    parameters = {**(given or {}), "run": run.name, "device": device}
+    parameters = {**(given or {}), "run": f"{run.folder.parent.name}/{run.name}", "device": device}
     if source.exists() and (unknown := [key for key in parameters if key not in family_defaults(source)]):
         raise ValueError(f"-p {unknown[0]}: no parameter of {source}; it has {', '.join(family_defaults(source))}")
     return execute_page(
@@ -66,7 +66,7 @@ def demo_page(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | N
         run.folder / "demo.html",
         title=f"{run.family}/{run.name}: demo",
         rows=[("verdict", run.verdict or "none"), ("device", device), ("sequences", "of the test split")],
-        store=run.folder.parent,
+        store=run.folder.parents[1],
         parameters=parameters,
     )
 
