@@ -288,9 +288,125 @@ def test_what_would_load_or_run_something_is_taken_out_of_outputs(report):
     )
     page = report(code("", html_output(loading)))
     output = page.select_one(".html")
-    assert [tag.name for tag in output.find_all(True)] == ["p", "img"]
+    assert [tag.name for tag in output.find_all(True)] == ["a", "a", "p", "img"]
+    assert [link["href"] for link in output.select("a")] == ["https://example.org", "https://example.org/v.mp4"]
     assert not output.p.attrs
-    assert "https://" not in str(output)
+    assert not [tag for tag in output.find_all(True) if "https://" in f"{tag.get('src')} {tag.get('srcset')}"]
+
+
+def test_what_a_notebook_refers_to_is_found_where_the_notebook_came_from(tmp_path, visit):
+    """The executed notebook lies in the run's folder, its pictures beside the notebook that was executed."""
+    source, folder = tmp_path / "notebooks", tmp_path / "run"
+    for place in (source / "figures of mine", tmp_path / "docs", folder):
+        place.mkdir(parents=True)
+    for file in (source / "a.png", source / "figures of mine" / "b.png", tmp_path / "docs" / "c.png", folder / "d.png"):
+        file.write_bytes(picture(20, 10))
+    (source / "e.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10"/>')
+    (source / "notes.txt").write_text("secret")
+    cells = [
+        text(
+            "## Setup\n\n![one](a.png) ![two](figures%20of%20mine/b.png 'a title')\n![three][r]\n\n[r]: ../docs/c.png"
+        ),
+        text(
+            '<img src="./a.png" width="30"> <p align="center"><img src="e.svg#part"></p> ![in the run](d.png?raw=true)'
+        ),
+        code("", html_output('<img src="figures of mine/b.png">')),
+        code("", v4.new_output("display_data", {"text/markdown": "![shown](a.png)"})),
+        text("![gone](gone.png) ![notes](notes.txt) ![far](https://example.org/far.png) ![none](attachment:no.png)"),
+    ]
+    write(v4.new_notebook(cells=cells), folder / "notebook.ipynb")
+    facts = Facts("losses/a", "done", None, [])
+    render_notebook(folder / "notebook.ipynb", folder / "report.html", facts, beside=source)
+    page = visit(folder / "report.html")
+    images = page.locator("img")
+    assert [image.evaluate("e => e.decode().then(() => e.naturalWidth)") for image in images.all()] == [20] * 8
+    assert [image.get_attribute("alt") for image in images.all()] == [
+        *("one", "two", "three", "Setup figure 1", "Setup figure 2", "in the run", "Setup figure 3", "shown")
+    ]
+    assert page.locator(".lost").all_inner_texts() == [
+        *("gone.png was not found: gone", "notes.txt was not found: notes", "attachment:no.png was not found: none")
+    ]
+    assert page.get_by_role("link", name="far").get_attribute("href") == "https://example.org/far.png"
+    assert "secret" not in page.content()
+
+
+FORMULAS = [
+    r"The loss is $\frac{1}{N}\sum_i (x_i - \hat{x}_i)^2$ per pixel.",
+    "$$\n\\sigma(z) = \\frac{1}{1 + e^{-z}}\n$$",
+    "\\begin{align}\na &= b \\\\\nc &= d\n\\end{align}",
+    "\\begin{equation}\nh_t = o_t \\odot \\tanh(c_t)\n\\end{equation}",
+    r"Both $a < b$ and \\(c > d\\); in **bold** $\mathbf{W} \in \mathbb{R}^{4 \times 4}$",
+    r"## The gate $f_t$",
+]
+
+
+def test_formulas_are_shown_as_formulas_and_ask_for_nothing(visit, report, tmp_path):
+    math = {"text/latex": r"$\displaystyle \int_0^1 x^2\,dx$", "text/plain": "<IPython.core.display.Math object>"}
+    broken = text(r"Before $\frac{1}{$ after, and $\left( x$.")
+    cells = [*map(text, FORMULAS), code("Math(…)", v4.new_output("display_data", math)), broken]
+    cells += [text("It costs 5 dollars, `$HOME` and \\$3; <b>$x<y$</b> $\\text{<script>alert(1)</script>}$")]
+    parsed = report(*cells)
+    assert len(parsed.select("math")) >= 10
+    assert parsed.select_one("math")["alttext"] == r"\frac{1}{N}\sum_i (x_i - \hat{x}_i)^2"
+    assert parsed.select(".contents a")[-1].get_text() == "The gate ft"
+    shown = parsed.main.get_text()
+    assert "Math object" not in shown
+    assert not [tex for tex in (r"\frac{1}{N}", r"\sigma", r"\begin", r"\displaystyle", r"\odot", "$$") if tex in shown]
+    assert r"\frac{1}{" in shown, "what cannot be read is shown as it was written"
+    assert "$HOME" in shown
+    assert len(parsed.select("script")) == 1
+    page = visit(tmp_path / "report.html", width=390)
+    assert fits(page)
+    tall = page.locator("mfrac").first.evaluate("e => e.getBoundingClientRect().height")
+    assert tall > 1.2 * page.locator("mi").first.evaluate("e => e.getBoundingClientRect().height"), "a fraction stacks"
+
+
+FILLED = "HTML that a script fills"
+EMPTIED = '<div id="plot"></div><script>draw()</script>'
+PNG = b64encode(picture(20, 10)).decode()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "shown"),
+    [
+        ({"text/html": EMPTIED, "image/png": PNG, "text/plain": "Figure()"}, "figure", None),
+        ({"text/html": EMPTIED, "text/markdown": "**told**"}, "html", "told"),
+        ({"text/html": EMPTIED, "text/plain": "Figure(a=1)"}, "text", "Figure(a=1)"),
+        ({"text/html": EMPTIED, "text/plain": "<IPython.core.display.HTML object>"}, "lost", FILLED),
+        ({"text/html": "<style>p {}</style><canvas></canvas><script>x()</script>"}, "lost", FILLED),
+        ({"text/html": "<iframe srcdoc='x'></iframe>", "image/png": PNG}, "figure", None),
+        ({"text/html": "<iframe src='https://example.org/x'></iframe>"}, "html", "https://example.org/x"),
+        ({"text/html": "<table><tr><td>5</td></tr></table><script>sort()</script>"}, "html", "5"),
+        ({"text/html": "<div style='background: red; width: 9px'></div>", "image/png": PNG}, "html", ""),
+        ({"image/png": "bm8gcGljdHVyZQ==", "text/plain": "<Figure>"}, "lost", "image/png"),
+        ({"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'/>", "text/plain": "s"}, "figure", None),
+        ({"application/pdf": "JVBERi0=", "text/plain": "<PDF object>"}, "lost", "application/pdf"),
+        ({"application/vnd.vegalite.v5+json": {}, "text/plain": "alt.Chart(...)"}, "text", "alt.Chart(...)"),
+        ({"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "0/5"}, "lost", "a widget"),
+        ({"application/json": {"a": [1]}, "text/plain": "<IPython.core.display.JSON object>"}, "text", '"a"'),
+        ({"text/plain": "<module.Thing object>"}, "text", "<module.Thing object>"),
+    ],
+)  # fmt: skip
+def test_of_an_output_the_richest_form_that_survives_is_shown(report, data, kind, shown):
+    page = report(code("x", v4.new_output("display_data", data)))
+    found = page.select_one(".figure, .html, .cell > pre:not(:has(.highlight))")
+    assert found["class"] == [kind]
+    assert found.img if shown is None else shown in found.get_text()
+
+
+def test_html_that_is_empty_by_itself_leaves_nothing(report):
+    page = report(code("", html_output("<style>p { color: red }</style>"), html_output("")))
+    assert not page.select(".lost")
+
+
+def test_films_play_in_the_page(visit, report, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"film")
+    videos = '<video controls src="clip.mp4"></video><video controls><source src="data:video/mp4;base64,AA"></video>'
+    page = report(code("", html_output(videos + "<audio src='gone.wav'></audio>")))
+    assert page.video["src"] == f"data:video/mp4;base64,{b64encode(b'film').decode()}"
+    assert len(page.select("video")) == 2
+    assert page.select_one(".lost").get_text() == "gone.wav was not found"
+    visit(tmp_path / "report.html")
 
 
 def test_everything_from_outside_is_escaped_in_a_report(report):

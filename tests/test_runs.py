@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ import yaml
 from seqae.evaluation import predict
 from seqae.files import project_root
 from seqae.parameters import ParameterError, resolve
+from seqae.reports import demo
 from seqae.runs import experiment, logs
 from seqae.runs.experiment import load_model, sequences
 from seqae.runs.finding import find_runs
@@ -93,6 +95,73 @@ def test_store_is_the_parameter_else_the_environment_else_the_projects_reports(t
     assert store_folder() == tmp_path / "elsewhere"
     assert store_folder(str(tmp_path / "given")) == tmp_path / "given"
     assert store_folder("other") == project / "other", "relative: of the project, wherever Jupyter was started"
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """A run of a store that is in no project; and in a working directory, what can be said of the same run there."""
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
+    run = open_run("losses", TINY, {"store": str(tmp_path / "store"), "epochs": 1}).train()
+
+    def opened(folder: Path, **given) -> Run:
+        monkeypatch.chdir(folder)
+        before = {*tmp_path.rglob("*")}
+        found = open_run("losses", TINY, {"epochs": 1} | given)
+        assert {*tmp_path.rglob("*")} == before, "opening writes nothing"
+        return found
+
+    return run, opened
+
+
+def test_an_executed_notebook_run_again_in_its_own_folder_is_that_run(outside, tmp_path, monkeypatch):
+    run, opened = outside
+    assert opened(run.folder).folder == run.folder
+    assert opened(run.folder.parent).folder == run.folder, "where compare.ipynb lies"
+    moved = tmp_path / "downloads" / "renamed"
+    shutil.copytree(run.folder, moved)
+    assert opened(moved).folder == moved
+    assert opened(moved).train().status == "done"
+    for project in (tmp_path / "project", tmp_path):  # the run's store need not be that of the project around it
+        for name in ("notebooks", "params"):
+            (project / name).mkdir(parents=True, exist_ok=True)
+        assert opened(run.folder).folder == run.folder
+        assert opened(moved).folder == moved
+    monkeypatch.setenv("SEQAE_STORE", str(tmp_path / "another"))
+    assert opened(moved).folder == moved
+    assert opened(moved, store=str(tmp_path / "given")).folder.parents[1] == tmp_path / "given"
+
+
+def test_another_run_in_the_folder_of_a_run_lies_beside_it(outside):
+    run, opened = outside
+    with pytest.warns(UserWarning, match=f"results will lie in {run.folder.parent}/"):
+        assert opened(run.folder, seed=8).folder.parent == run.folder.parent
+    assert opened(run.folder, fresh=True).folder == run.folder.with_name(f"{run.name}-2")
+    for name in (f"losses/{run.name}", run.name, ""):  # as demo.ipynb in there was given it
+        assert demo.shown_run(name).folder == run.folder
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "- a list", "family: losses", "family: [", "family: losses\nparameters: {x: 1}"]
+)
+def test_a_folder_whose_record_is_damaged_is_no_runs_folder(tmp_path, monkeypatch, damage):
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(damage)
+    with pytest.warns(UserWarning, match="is in no project"):
+        run = open_run("losses", TINY)
+    assert run.folder.parent == tmp_path / "reports" / "losses"
+
+
+def test_outside_any_project_it_is_said_where_results_will_lie(tmp_path, monkeypatch):
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    said = rf"{tmp_path} is in no project.* will lie in {tmp_path}/reports/losses/\S+; .*set store or SEQAE_STORE"
+    with pytest.warns(UserWarning, match=said):
+        run = open_run("losses", TINY)
+    run.folder.mkdir(parents=True)
+    assert open_run("losses", TINY) == run, "said once, before there is something"
+    monkeypatch.setenv("SEQAE_STORE", str(tmp_path / "chosen"))
+    open_run("losses", TINY)
 
 
 def test_fresh_trains_beside_the_old(done):

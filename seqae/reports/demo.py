@@ -5,6 +5,7 @@ notebooks/demo.ipynb shows it; `seqae.sweeps` executes that notebook for `seqae 
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ def shown_run(folder: str = "") -> Run:
 
     Raises RunError where there is none.
     """
+    here = Path.cwd()
+    if here.name == Path(folder).name and (here / "run.yaml").exists():  # its executed notebook, run again in there
+        return Run.load(here)
     if folder:
         return Run.load(fetch(None, folder, whole=True) / expanded(folder))
     store = fetch()

@@ -1,20 +1,24 @@
 """The page of a run, a comparison, a demo or a rerun: an executed notebook as one HTML file, with facts at its top.
 
-HTML that cells display is kept, except what would load or run something.
+HTML that cells display is kept, except what would load or run something. Files beside the notebook are put into the
+page. What cannot be shown is named.
 """
 
+import json
+import mimetypes
 import re
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from seqae.reports.rendering import write_page
@@ -24,8 +28,13 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
-SCRIPTED = {"application/vnd.jupyter.widget-view+json", "application/javascript"}  # their text/plain says nothing
-UNWANTED = "script, link, meta, base, iframe, frame, object, embed, form, :not(img)[src]:not([src^='data:'])"
+SCRIPTED = {  # their text/plain says nothing
+    "application/vnd.jupyter.widget-view+json": "a widget",
+    "application/javascript": "a script",
+}
+MEDIA = "img, video[src], audio[src], source[src], iframe, frame, object, embed"
+UNWANTED = "script, link, meta, base, form, :not(img)[src]:not([src^='data:'])"
+WORDLESS = "img, svg, math, video, audio, progress, meter, input, hr, [style*=background]"  # what needs no text
 
 ADVICE = {  # what to do, by a pattern in the reason of a failure; seqae's own errors say it themselves
     "out of memory|MemoryError|can't allocate": "Lower batch_size, hidden or width, or run fewer runs at a time: "
@@ -81,15 +90,18 @@ def advice(reason: str) -> str:
     return " ".join([*(known or ["Fix the cause."]), "The next seqae run tries this run again."])
 
 
-def render_notebook(notebook: Path, html: Path, facts: Facts) -> None:
-    """Write `notebook` as one HTML page. Where it is missing or torn, the page holds the facts and says so."""
+def render_notebook(notebook: Path, html: Path, facts: Facts, *, beside: Path | None = None) -> None:
+    """Write `notebook` as one HTML page. Where it is missing or torn, the page holds the facts and says so.
+
+    beside: the folder of the notebook that was executed into this one, where its pictures are looked for first.
+    """
     import nbformat  # here, because it takes a second to import where JupyterLab is installed
 
     try:
         cells, trouble = nbformat.read(notebook, as_version=4).cells, None
     except (FileNotFoundError, ValueError) as error:
         cells, trouble = [], f"{notebook.name} cannot be read: {error}"
-    page = _Notebook(notebook.parent)
+    page = _Notebook([beside or notebook.parent, notebook.parent])
     shown = [page.cell(cell) for cell in cells if page.wants(cell)]
     write_page(
         html,
@@ -106,13 +118,17 @@ def render_notebook(notebook: Path, html: Path, facts: Facts) -> None:
 class _Notebook:
     """Turns cells into what the template shows, and collects the headings on the way."""
 
-    def __init__(self, folder: Path) -> None:
-        from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+    def __init__(self, folders: Sequence[Path]) -> None:
+        from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
+        from seqae.reports.formulas import FormulaRenderer
+
+        self.folders = folders  # of the files that cells refer to
         self.contents: list[_Heading] = []
         self.ids: Counter[str] = Counter()
         self.figures = 0
-        self.renderer = IPythonRenderer(escape=False, exclude_anchor_links=True, embed_images=True, path=str(folder))
+        self.reduced = False  # whether the last fragment had something that a page cannot have
+        self.renderer = FormulaRenderer(escape=False, exclude_anchor_links=True)
         self.parser = MarkdownWithMath(renderer=self.renderer)  # Jupyter's own markdown
 
     def wants(self, cell: "NotebookNode") -> bool:
@@ -124,7 +140,11 @@ class _Notebook:
             return _Cell(cell, self.markdown(cell.source, cell.get("attachments", {})), [])
         code = cell.source.removeprefix("# Parameters\n")  # papermill's own line above the parameters it injects
         html = Markup(self.renderer.block_code(code, "python"))
-        return _Cell(cell, html, [output for output in self.outputs(cell) if output.content])
+        outputs: list[_Output] = []
+        for output in self.outputs(cell):  # what is left out is said once, however often a bar was drawn anew
+            if output.content and not (output.kind == "lost" and output in outputs):
+                outputs.append(output)
+        return _Cell(cell, html, outputs)
 
     def outputs(self, cell: "NotebookNode") -> Iterator[_Output]:
         from nbconvert.filters.ansi import ansi2html
@@ -136,17 +156,33 @@ class _Notebook:
                 yield _Output(stream, Markup(ansi2html(_screen("".join(output.text for output in group)))))
                 continue
             for output in group:
-                data = output.get("data", {})
                 if output.output_type == "error":
                     yield _Output("error", Markup(ansi2html("\n".join(output.traceback))))
-                elif "text/html" in data:
-                    yield _Output("html", self.fragment(data["text/html"]))
-                elif "text/markdown" in data:
-                    yield _Output("html", self.markdown(data["text/markdown"], {}))
-                elif mime := next((mime for mime in IMAGES if mime in data), None):
-                    yield _Output("figure", self.figure(mime, data[mime], {**cell.metadata, **output.metadata}))
-                elif "text/plain" in data and SCRIPTED.isdisjoint(data):
-                    yield _Output("text", Markup(ansi2html(data["text/plain"])))
+                else:
+                    yield self.richest(output.get("data", {}), {**cell.metadata, **output.metadata})
+
+    def richest(self, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> _Output:
+        """The richest form of an output that the page can show; else a line that says what was left out."""
+        from nbconvert.filters.ansi import ansi2html
+
+        if "text/html" in data and (html := self.fragment(data["text/html"])):
+            return _Output("html", html)
+        for mime in ("text/markdown", "text/latex"):
+            if mime in data and (html := self.markdown(data[mime], {})):
+                return _Output("html", html)
+        for mime in (mime for mime in IMAGES if mime in data):
+            with suppress(ValueError, OSError):  # it is no picture
+                return _Output("figure", self.figure(mime, data[mime], metadata))
+        if "application/json" in data:
+            return _Output("text", Markup(escape(json.dumps(data["application/json"], indent=2, ensure_ascii=False))))
+        lost = [SCRIPTED.get(mime, mime) for mime in data if mime not in ("text/plain", "text/html")]
+        if "text/html" in data and self.reduced:
+            lost.append("HTML that a script fills")
+        plain = data.get("text/plain", "")
+        says_little = not SCRIPTED.keys().isdisjoint(data) or re.fullmatch(r"(<.*>)?", plain.strip(), re.DOTALL)
+        if not lost or not says_little:
+            return _Output("text", Markup(ansi2html(plain)))
+        return _Output("lost", Markup(escape(f"left out, since a page cannot show it: {', '.join(lost)}")))
 
     def figure(self, mime: str, data: str, metadata: Mapping[str, Any]) -> _Picture:
         own = {**metadata, **metadata.get(mime, {})}
@@ -173,24 +209,57 @@ class _Notebook:
         from bs4 import BeautifulSoup
 
         soup = BeautifulSoup(html, "html.parser")
+        self.reduced = soup.select_one(f"{UNWANTED}, {MEDIA}") is not None
+        for tag in soup.select(f"h1, h2, h3, h4, h5, h6, table, {MEDIA}"):
+            if tag.name == "table":
+                _ = tag.find_parent("table") or tag.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+            elif not re.fullmatch("h[1-6]", tag.name):
+                self.embed(tag, soup)
+            elif headings and (text := " ".join(tag.get_text().split())):
+                self.heading(tag, text, soup)
         for tag in soup.select(UNWANTED):
             tag.decompose()
         for tag in soup.select("*"):
             for name in [name for name in tag.attrs if name.startswith("on")]:
                 del tag[name]
-        for tag in soup.select("h1, h2, h3, h4, h5, h6, img, table"):
-            if tag.name == "table" and not tag.find_parent("table"):
-                tag.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
-            elif tag.name == "img":
-                tag["alt"] = tag.get("alt") or self.alt()
-                del tag["srcset"]
-                if not (source := str(tag.get("src", ""))).startswith("data:"):  # an outside picture becomes a link
-                    link = soup.new_tag("a", attrs={"href": source})
-                    link.string = str(tag["alt"])
-                    tag.replace_with(link)
-            elif headings and tag.name != "table" and (text := tag.get_text(" ", strip=True)):
-                self.heading(tag, text, soup)
-        return Markup(str(soup).strip())
+        shows = soup.get_text(strip=True) or soup.select_one(WORDLESS)
+        return Markup(str(soup).strip() if shows else "")
+
+    def embed(self, tag: "Tag", soup: "BeautifulSoup") -> None:
+        """Put the file that a tag shows into the tag. Where that is not possible, a link or a note replaces the tag."""
+        source = str(tag.get("src") or tag.get("data") or "")
+        if tag.name == "img":
+            tag["alt"] = tag.get("alt") or self.alt()
+            del tag["srcset"]
+        if tag.name in ("img", "video", "audio", "source"):
+            if not source.startswith("data:") and (found := self.data_uri(source)):
+                tag["src"] = source = found
+            if source.startswith("data:"):
+                return
+        told = str(tag.get("alt") or tag.get("title") or source or tag.name)
+        if re.match(r"(https?:)?//", source):
+            shown = soup.new_tag("a", attrs={"href": source})
+            shown.string = told
+        elif source and not source.startswith("data:"):
+            shown = soup.new_tag("span", attrs={"class": "lost"})
+            shown.string = f"{source} was not found" + (f": {told}" if told != source else "")
+        else:
+            tag.decompose()
+            return
+        (tag.parent if tag.name == "source" and tag.parent else tag).replace_with(shown)
+
+    def data_uri(self, source: str) -> str | None:
+        """A picture, film or sound beside the notebook; None if there is no such file."""
+        path = unquote(re.split("[?#]", source)[0])
+        mime = mimetypes.guess_type(path)[0] or ""
+        if re.match(r"[a-z][a-z0-9+.-]*:|//", source, re.IGNORECASE) or not mime.startswith(
+            ("image/", "video/", "audio/")
+        ):
+            return None
+        for folder in self.folders:
+            with suppress(OSError, ValueError):
+                return f"data:{mime};base64,{b64encode((folder / path).read_bytes()).decode()}"
+        return None
 
     def heading(self, tag: "Tag", text: str, soup: "BeautifulSoup") -> None:
         """Gives a heading its id and a link to it, and notes it for the table of contents."""

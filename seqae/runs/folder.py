@@ -3,6 +3,7 @@
 import csv
 import html
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,11 +19,11 @@ from seqae.evaluation import predict
 from seqae.files import expanded
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.models import ARCHITECTURES, SequenceAutoencoder
-from seqae.parameters import Parameters, resolve
+from seqae.parameters import ParameterError, Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
 from seqae.runs.facts import facts_of
-from seqae.runs.identity import as_used, without_effect
+from seqae.runs.identity import as_used, short_hash, without_effect
 from seqae.runs.logs import read_table
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.stores import is_name
@@ -236,6 +237,14 @@ def family_of(folder: Path, record: Mapping[str, Any]) -> str:
             f"{folder / 'run.yaml'} has family {family!r}, which must be a name without slashes: look at who made it"
         )
     return family
+
+
+def holds_run(folder: Path, family: str, *hashes: str) -> bool:
+    """Whether a folder, whatever it is called, holds a run of this family whose parameters have one of these hashes."""
+    with suppress(RunError, ParameterError, KeyError, TypeError):
+        record = read_record(folder)
+        return record.get("family") == family and short_hash(resolve(record["parameters"])) in hashes
+    return False
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:

@@ -8,9 +8,11 @@ import errno
 import json
 import platform
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from seqae.models import SequenceAutoencoder
 from seqae.parameters import EXECUTION, resolve
 from seqae.runs import experiment, logs, pictures
 from seqae.runs.assignment import current_assignment
-from seqae.runs.folder import SAMPLES, RunFolder, images
+from seqae.runs.folder import SAMPLES, RunFolder, holds_run, images
 from seqae.runs.identity import as_used, short_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
@@ -51,7 +53,8 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
 
     defaults: the values of the parameters cell of the family's notebook; in that notebook the first of the two that
     `parameter_cells()` returns. Parameters in neither have the library's default, the diary's full size: 64×64 pixels,
-    200 epochs. What a remote store has of the run is fetched.
+    200 epochs. What a remote store has of the run is fetched. Without the parameter `store`, a working directory that
+    is this run's folder is taken, wherever it lies; a new run outside any project gives a warning that says where.
 
     Raises ParameterError or ValueError for parameters that are unknown, contradict each other or do not fit torch,
     before anything is written, and StoreError if a remote store cannot be reached.
@@ -66,15 +69,26 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     if assignment and (assignment.is_of(digits) or assignment.is_of(older)):
         folder = store_folder(parameters.store) / family / assignment.run
         return Run(folder, family, parameters, differs, assigned=True)
-    other = None if parameters.fresh or older == digits else older
-    name = known_as(run_name(parameters, usual, family), fetch(parameters.store, family) / family, older=other)
-    folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
+    folder = Path.cwd()
+    if parameters.store or not holds_run(folder, family, digits, older):
+        other = None if parameters.fresh or older == digits else older
+        name = known_as(run_name(parameters, usual, family), fetch(parameters.store, family) / family, older=other)
+        folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
+        if not parameters.store and not folder.exists():
+            _say_where(folder)
     if parameters.fresh:
-        attempts = [folder, *(folder.with_name(f"{name}-{n}") for n in range(2, 10_000))]
+        attempts = [folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000))]
         folder = next(attempt for attempt in attempts if "results" not in read_record(attempt))
     if not read_record(folder):  # a run begun by an earlier version goes on as it was built
         experiment.check_hidden(parameters, model)
     return Run(folder, family, parameters, differs)
+
+
+def _say_where(folder: Path) -> None:
+    if not environ.get("SEQAE_STORE") and not (files.project_root() / "params").is_dir():
+        outside = f"{Path.cwd()} is in no project, which has notebooks/ and params/"
+        told = f"{outside}: this run's results will lie in {folder}; to keep them elsewhere, set store or SEQAE_STORE"
+        warnings.warn(told, stacklevel=3)
 
 
 @dataclass(frozen=True, repr=False)

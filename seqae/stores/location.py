@@ -1,11 +1,15 @@
 """Where the store is: the one place that decides it. And how its URL is shown, without credentials."""
 
 import re
+from contextlib import suppress
 from hashlib import sha256
 from os import environ
 from pathlib import Path
 
-from seqae.files import cache_folder, expanded, project_path
+from yaml import YAMLError
+
+from seqae.files import cache_folder, expanded, project_path, project_root
+from seqae.stores.yaml_text import load_yaml
 
 # In a URL, with its colon and its @. One with a slash in it, as S3's secrets have, ends at the first @; a port is none.
 PASSWORD = r":(?:[^/?#]*|(?!\d*(?:/|$))[^@]*)@"
@@ -15,10 +19,27 @@ def store_location(*given: str | None, root: Path | None = None) -> str:
     """Where runs are kept, as a folder or a URL: the first of `given` that is set, else $SEQAE_STORE, else reports/.
 
     A relative path is relative to the project, wherever Jupyter or papermill were started. root: the project, by
-    default that of the working directory. Raises ValueError as `files.expanded`.
+    default that of the working directory. But who stands in a store, for example with the executed notebook of a run,
+    means that one. Raises ValueError as `files.expanded`.
     """
-    chosen = next(filter(None, [*given, environ.get("SEQAE_STORE")]), "reports")
-    return expanded(chosen) if "://" in chosen else str(project_path(chosen, root))
+    chosen = next(filter(None, [*given, environ.get("SEQAE_STORE")]), "")
+    if not (chosen or root) and (around := _store_around(Path.cwd())):
+        return str(around)
+    return expanded(chosen) if "://" in chosen else str(project_path(chosen or "reports", root))
+
+
+def _store_around(folder: Path) -> Path | None:
+    # The store whose run, or family, this folder is, or which it is itself; None for a run that was moved out of one.
+    inside = {folder.parent.parent: "run.yaml", folder.parent: "*/run.yaml"}
+    if (folder / "index.html").exists() and folder != project_root():  # else not searched: it may be a home folder
+        inside[folder] = "*/*/run.yaml"
+    for store, runs in inside.items():
+        with suppress(OSError, ValueError, AttributeError, YAMLError):
+            if (file := next(folder.glob(runs), None)) is not None:
+                record = load_yaml(file.read_text(encoding="utf-8"))
+                if record.get("family") == file.resolve().parents[1].name:
+                    return store
+    return None
 
 
 def store_folder(store: str | None = None) -> Path:

@@ -199,7 +199,7 @@ def _url(folder: Path) -> str | None:
     # given with the URL, or the ones in $SEQAE_STORE if that is this store.
     if (mark := _mark(folder)) is None:
         return None
-    usual = store_location()
+    usual = os.environ.get("SEQAE_STORE", "")
     return _given.get(folder.resolve()) or (usual if public_url(usual) == mark else mark)
 
 

@@ -104,7 +104,7 @@ def _record_and_render(item: Planned, reason: str | None) -> str | None:
             run.fail(reason)
         error = reason and f"{reason}\n{advice(reason)}"
         facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error, LINKED_FILES)
-        render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts)
+        render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts, beside=item.folder)
         run.rendered(item.cells)
     except Exception as error:
         return reason or f"no report: {type(error).__name__}: {error}"

@@ -60,7 +60,7 @@ def demo_page(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | N
     run.model_file()
     make_accelerator(device=device)
     source = project_around(run.folder) / "notebooks" / "demo.ipynb"
-    parameters = {**(given or {}), "run": run.name, "device": device}
+    parameters = {**(given or {}), "run": f"{run.folder.parent.name}/{run.name}", "device": device}
     if idle := without_effect(run.parameters, run.family, given or {}):
         raise ValueError(f"-p {next(iter(idle.values()))}: leave it out")
     if source.exists() and (unknown := [key for key in parameters if key not in family_defaults(source)]):
@@ -70,7 +70,7 @@ def demo_page(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | N
         run.folder / "demo.html",
         title=f"{run.family}/{run.name}: demo",
         rows=[("verdict", run.verdict or "none"), ("device", device), ("sequences", "of the test split")],
-        store=run.folder.parent,
+        store=run.folder.parents[1],
         parameters=parameters,
     )
 
@@ -116,5 +116,6 @@ def execute_page(
         text, notebook, name=title, parameters=parameters, environment=environment, folder=source.parent
     )
     beside = (notebook.name, page.with_suffix(".gif").name)
-    render_notebook(notebook, page, Facts(title, "failed" if reason else "done", None, rows, reason, beside))
+    facts = Facts(title, "failed" if reason else "done", None, rows, reason, beside)
+    render_notebook(notebook, page, facts, beside=source.parent)
     return Page(page, reason)
