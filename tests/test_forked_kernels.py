@@ -54,7 +54,10 @@ def gone(pids, seconds=10):
 
 
 def test_each_kernel_is_a_process_of_its_own(tmp_path):
-    first, second = (json.loads(executed(tmp_path, n, LOOK, SAID=n)[1][0].text) for n in ("one", "two"))
+    first = json.loads(executed(tmp_path, "one", LOOK, SAID="one")[1][0].text)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # as Slurm sends to all processes of a job: the server serves on
+        os.kill(first["parent"], stop)
+    second = json.loads(executed(tmp_path, "two", LOOK, SAID="two")[1][0].text)
     assert first["pid"] != second["pid"]
     assert first["parent"] == second["parent"] != os.getpid()  # the server
     assert [first["said"], second["said"]] == ["one", "two"]

@@ -308,7 +308,8 @@ def test_a_folder_of_a_newer_format_is_refused_and_not_replaced(place, tmp_path,
     src, dst, newer = place("done", "src"), place("at-1", "dst"), place("at-1", "newer")
     file = the_run(newer).folder / "run.yaml"
     assert the_run(src).record()["format"] == 1
-    file.write_text(file.read_text().replace("format: 1\n", "format: 2\nstatus: of tomorrow\nresults: 7\n"))
+    record = yaml.safe_load(file.read_text()) | {"format": 2, "status": "of tomorrow", "results": 7}
+    file.write_text(yaml.safe_dump(record))
     said = f"{file} was written by a newer seqae, in format 2; this one reads format 1: install the newer one"
     with pytest.raises(RunError) as error:
         Run.load(file.parent)

@@ -258,7 +258,7 @@ def test_a_run_whose_hidden_was_rounded_by_an_earlier_version_loads_as_it_was_bu
     folder = open_run("cnn", flat, {"hidden": 64}).folder
     record = done.record() | {"family": "cnn", "parameters": resolve(flat, {"hidden": 100}).model_dump(mode="json")}
     del record["hidden"]
-    old = folder.with_name("old-" + resolve(flat, {"hidden": 100}).short_hash())
+    old = folder.with_name("old-" + short_hash(resolve(flat, {"hidden": 100})))
     shutil.copytree(done.folder, old)
     (old / "run.yaml").write_text(yaml.safe_dump(record))
     run = open_run("cnn", flat, {"hidden": 100})

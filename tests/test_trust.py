@@ -20,12 +20,24 @@ UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "
 SAFE = {"yaml.SafeLoader", "getattr(yaml, 'CSafeLoader', yaml.SafeLoader)"}
 
 
+def makes_nothing(tree: ast.Module) -> bool:
+    """Whether pickle is only the base of a class that puts one class of this module in the place of every name."""
+    classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    readers = [c for c in classes.values() if [*map(ast.unparse, c.bases)] == ["pickle.Unpickler"]]
+    uses = sum(isinstance(node, ast.Name) and node.id == "pickle" for node in ast.walk(tree))
+    found = [[m for m in c.body if isinstance(m, ast.FunctionDef) and m.name == "find_class"] for c in readers]
+    replaced = [ast.unparse(m.body[0]) for methods in found for m in methods if len(m.body) == 1]
+    return bool(readers) and uses == len(readers) == len([r for r in replaced if r.removeprefix("return ") in classes])
+
+
 def faults(code: str) -> Iterator[str]:
     """What in this code would run what a file holds."""
-    for node in ast.walk(ast.parse(code)):
+    tree = ast.parse(code)
+    allowed = {"pickle"} if makes_nothing(tree) else set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            yield from (name for name in names if name.split(".")[0] in UNPICKLERS)
+            yield from (name for name in names if name.split(".")[0] in UNPICKLERS - allowed)
         if not isinstance(node, ast.Call):
             continue
         called, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
@@ -57,6 +69,9 @@ def test_no_notebook_unpickles(path: Path) -> None:
     "code",
     [
         "import pickle",
+        "import pickle\nclass A(pickle.Unpickler):\n    pass\nA(f).load()",
+        "import pickle\nclass A(pickle.Unpickler):\n    def find_class(self, module, name):\n        return eval(name)",
+        "import pickle\nclass B: ...\nclass A(pickle.Unpickler):\n    def find_class(self, m, n):\n        return B\npickle.load(f)",
         "from joblib import load",
         "import cloudpickle.compat as c",
         "torch.load(f)",

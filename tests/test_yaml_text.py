@@ -48,7 +48,7 @@ def test_a_text_without_bound_is_refused_wherever_it_is_read(text, tmp_path) -> 
         read_yaml(tmp_path / "run.yaml")
     with pytest.raises(RunError, match="is damaged"):
         read_record(tmp_path)
-    assert read_run_state(tmp_path.joinpath, resumable=False).trained == 0
+    assert read_run_state(tmp_path.joinpath, None).trained == 0
     with pytest.raises(ValueError, match=r"^-p: "):
         given_parameters([f"optimizer_arguments={text}"])
 

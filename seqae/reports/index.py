@@ -20,6 +20,7 @@ from seqae.reports.rendering import write_page
 from seqae.runs import (
     Run,
     RunError,
+    check_tables,
     final_figures,
     label,
     mse_rows,
@@ -162,6 +163,7 @@ def _folder_summary(folder: Path, record: Mapping[str, Any]) -> FolderSummary:
         run = Run.load(folder)
         known["loss"] = run.parameters.loss
         if record.get("status") == "done":
+            check_tables(folder)
             known["val"] = _errors_on_val(run)
             known["beside"] = comparison_data(run)
             kept.update(known, files=state)
