@@ -141,6 +141,7 @@ def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_name
     assert "**4 runs** of 2 groups" in told
     assert all(data_and_budget(run.parameters) in told for run in mixed)
     assert "left out" not in told
+    assert f"left out: `{runs[2].name}`." in compare.describe([*runs[:2], other])
     with pytest.raises(ValueError, match=r"runs of different data or budget .*: show each group apart"):
         compare.gallery(mixed, "pred")
     assert len(compare.gallery(same, "pred")) == 4
