@@ -18,7 +18,7 @@ from sweeps import ONE_THREAD, Sweep, epochs, records, same, unbroken
 from test_sweep import TRAIN, make_project
 
 EPOCHS = 40
-KILLS, SEED = int(os.environ.get("SEQAE_SOAK", "5")), int(os.environ.get("SEQAE_SOAK_SEED", "1"))
+KILLS, SEED = int(os.environ.get("SEQAE_SOAK", "3")), int(os.environ.get("SEQAE_SOAK_SEED", "1"))
 pytestmark = [
     pytest.mark.soak,
     pytest.mark.skipif(not Path("/proc").exists(), reason="kernels are forked on Linux alone"),
