@@ -91,3 +91,11 @@ def test_nothing_of_this_machine_is_in_git():
     ours = [name for name in listed if not name.startswith("tests/data/")]  # small run folders of earlier versions
     assert [name for name in ours if name.endswith((".npy", ".gz", "ubyte", ".safetensors", ".whl"))] == []
     assert [name for name in listed if (ROOT / name).stat().st_size > 500_000] == []
+
+
+def test_the_tests_that_hold_the_promises_are_there():
+    promised = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs" / "guarantees.md").read_text())
+    assert len(promised) > 20
+    assert [
+        f"{file}::{name}" for file, name in promised if f"def {name}(" not in (ROOT / "tests" / file).read_text()
+    ] == []
