@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from seqae.files import expanded
+from seqae.files import cache_folder, expanded
 
 DIGITS = ("mnist5k", "mnist")
 SPLITS = ("train", "val", "test")
@@ -120,7 +120,7 @@ def _download(name: str) -> Path:
     import pooch  # takes 0.1 s, with requests
 
     source = f"{(os.environ.get('SEQAE_MNIST_URL') or MNIST_URL).rstrip('/')}/{name}.gz"
-    cache = pooch.os_cache("seqae")
+    cache = cache_folder()
     try:
         return Path(pooch.retrieve(source, f"md5:{MNIST_FILES[name].md5}", fname=f"{name}.gz", path=cache))
     except (OSError, ValueError) as error:  # ValueError: wrong checksum, unknown protocol

@@ -153,6 +153,24 @@ def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_name
     assert rows.group.to_list() == [first] * 6 + [second] * 2
 
 
+def test_a_run_that_predicts_nothing_is_beside_those_that_predict_any_number_of_frames(seeds, tmp_path):
+    recon = [changed(seeds[0], tmp_path / f"r{n}", task="recon", frames_out=10) for n in range(2)]
+    pred = [changed(seeds[0], tmp_path / f"p{n}", task="pred", frames_out=4) for n in range(3)]
+    far = changed(seeds[0], tmp_path / "far", task="pred", frames_out=7)
+    (first, same), (second, apart) = compare.groups([*recon, far, *pred]).items()
+    assert ([run.name for run in same], [run.name for run in apart]) == (["r0", "r1", "p0", "p1", "p2"], ["far"])
+    assert (first.endswith("4 to come"), second.endswith("7 to come")) == (True, True)
+    assert len(compare.groups(recon)) == 1
+
+
+def test_a_run_whose_tables_are_missing_is_named_and_left_out(seeds, tmp_path):
+    family = tmp_path / "losses"
+    runs = [changed(run, family / run.name) for run in seeds]
+    (runs[0].folder / "baselines.csv").unlink()
+    with pytest.warns(UserWarning, match="baselines.csv missing"):
+        assert [r.name for r in compare.comparable_runs("losses", store=str(tmp_path))] == [r.name for r in runs[1:]]
+
+
 def test_a_grid_holds_runs_that_differ_by_nothing_but_the_grid(seeds, tmp_path):
     one = [changed(seeds[0], tmp_path / f"run-{loss}", **resolve_loss(loss)) for loss in ("0nm", "1nm")]
     fast = changed(seeds[0], tmp_path / "fast", learning_rate=0.1)

@@ -16,7 +16,6 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import pooch
 import pytest
 import torch
 from hypothesis import given, settings
@@ -370,7 +369,7 @@ class Handler(SimpleHTTPRequestHandler):
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Serves tmp_path/served; pooch's cache is tmp_path/cache."""
     (tmp_path / "served").mkdir()
-    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache" / project)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Server(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served"))) as server:
         server.asked, server.url = [], f"http://127.0.0.1:{server.server_port}"

@@ -197,3 +197,14 @@ def test_edits_of_a_notebook_that_git_cannot_tell_are_said_to_be_defaults(tmp_pa
     assert unnamed.run.parameters == named.run.parameters.model_copy(update={"store": unnamed.run.parameters.store})
     shutil.rmtree(tmp_path / ".git")
     plan([tmp_path / "params" / "fam"], scale="tiny")
+
+
+def test_what_jupyterlab_leaves_and_an_edit_of_what_nobody_imported_change_nothing(here):
+    commit(here)
+    before = code_version()
+    checkpoints = here / "seqae" / ".ipynb_checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "models-checkpoint.py").write_text("1")
+    edit(here, "commands/estimates.py")
+    assert code_version() == before
+    assert not before.dirty

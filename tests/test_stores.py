@@ -576,6 +576,16 @@ def test_who_lost_the_lease_publishes_no_more_and_keeps_what_it_has(machine):
     assert not mirror.unpublished(folder)
 
 
+def test_a_finished_run_is_shown_while_another_process_publishes_it(machine):
+    run = open_run("fam", DEFAULTS, TINY | {"store": "memory://runs"}).train()
+    (run.folder / mirror.UNPUBLISHED_MARK).touch()
+    with mirror.mirror_lock(run.folder):
+        assert run.train().status == "done"
+    assert mirror.unpublished(run.folder)
+    run.train()
+    assert not mirror.unpublished(run.folder)
+
+
 def test_another_machine_sees_that_a_run_is_trained(machine):
     folder = mirror.mirror_folder("memory://runs") / "fam" / "run"
     with mirror.working(folder):

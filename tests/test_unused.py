@@ -254,10 +254,15 @@ OLD = {"recon_weight": 0.5, "schedule_gamma": 0.9}
         ({"status": "done", "results": {}, "ended": "2026-01-01"}, True),
         ({"status": "running", "started": "2026-01-01"}, True),
         ({"status": "failed", "reason": "no"}, False),
+        ({"status": "failed", "reason": "a full disk", "checkpoint": True}, True),
     ],
 )
 def test_finished_and_interrupted_runs_keep_their_folders(record, kept, tmp_path) -> None:
+    checkpoint = record.pop("checkpoint", False)
     folder = earlier(tmp_path, "words", OLD, **record)
+    if checkpoint:  # it goes on from there
+        (folder / "checkpoint").mkdir()
+        (folder / "checkpoint" / "state.pt").touch()
     run = open_run("fam", DEFAULTS, TINY | OLD | {"store": str(tmp_path)})
     assert (run.folder == folder) == kept
     loaded = Run.load(folder)

@@ -34,7 +34,7 @@ class PlainAutoencoder(nn.Module):
         self.own_output = model.decoder_input == "output"
         self.stacks = nn.ModuleDict()
         for name, stack in (("encoder", model.encoder), *model.decoders.items()):
-            self.stacks[name] = nn.ModuleList(_layer(own, whole) for own in stack.layers)  # type: ignore[union-attr]
+            self.stacks[name] = nn.ModuleList(_layer(own, whole) for own in stack.layers)
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
         """Frames (B, frames_in, H, W) → pre-activations (B, T, H, W) of each branch, as `SequenceAutoencoder`."""
@@ -102,7 +102,7 @@ def torch_update(net: nn.Module, frames: Tensor, targets: dict[str, Tensor], los
     def update() -> dict[str, float]:
         began = time.perf_counter()
         optimizer.zero_grad()
-        sum(loss(z, targets[branch]) for branch, z in net(frames).items()).backward()  # type: ignore[union-attr]
+        sum(loss(z, targets[branch]) for branch, z in net(frames).items()).backward()
         middle = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
         optimizer.step()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from seqae.parameters import LOSS_FIELDS, Parameters
 from seqae.runs import Run, RunError, check_tables, find_runs, remembered, short_hash
 from seqae.stores import fetch
+from seqae.tasks import BRANCHES
 
 # What decides which sequences a run trains and is tested on, and how many: runs that are equal in all of it are
 # comparable, and form a group. By parameter, with its words.
@@ -26,7 +27,7 @@ LIKE = {
 
 
 def data_and_budget(p: Parameters) -> str:
-    """All of `LIKE` in words: two runs are comparable where it is equal."""
+    """All of `LIKE` in words. Runs of one `groups` are equal in it, but for those that predict nothing."""
     return ", ".join(words.format(getattr(p, name)) for name, words in LIKE.items())
 
 
@@ -34,13 +35,29 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs that are comparable, by a name that tells these groups apart. The largest group is first, and of equally
     large ones the one with the newest run.
     """
+    shared = [run.parameters for run in runs]
+    # How far others predict makes no difference to a run that predicts nothing: it is in the largest group of those.
+    horizons = Counter((_but_horizon(p), p.frames_out) for p in shared if "pred" in BRANCHES[p.task])
+    usual = {others: horizon for (others, horizon), _ in reversed(horizons.most_common())}
+    shared = [
+        p
+        if "pred" in BRANCHES[p.task]
+        else p.model_copy(update={"frames_out": usual.get(_but_horizon(p), p.frames_out)})
+        for p in shared
+    ]
     found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(data_and_budget(run.parameters), []).append(run)
-    order = sorted(found.values(), key=lambda of: (len(of), max(r.record().get("ended", "") for r in of)), reverse=True)
-    firsts = [of[0].parameters for of in order]
-    told = [n for n in LIKE if n == "frame_size" or len({getattr(p, n) for p in firsts}) > 1]
-    return {", ".join(LIKE[n].format(getattr(of[0].parameters, n)) for n in told): of for of in order}
+    for run, p in zip(runs, shared, strict=True):
+        found.setdefault(data_and_budget(p), []).append(run)
+    firsts = {data_and_budget(p): p for p in shared}
+    order = sorted(
+        found, key=lambda k: (len(found[k]), max(r.record().get("ended", "") for r in found[k])), reverse=True
+    )
+    told = [n for n in LIKE if n == "frame_size" or len({getattr(p, n) for p in firsts.values()}) > 1]
+    return {", ".join(LIKE[n].format(getattr(firsts[key], n)) for n in told): found[key] for key in order}
+
+
+def _but_horizon(p: Parameters) -> str:
+    return data_and_budget(p.model_copy(update={"frames_out": 0}))
 
 
 def comparable_runs(
@@ -63,6 +80,10 @@ def _sound(run: Run) -> bool:
     # A damaged run gives a warning and is left out, as `find_runs` does.
     try:
         check_tables(run.folder)
+        tables = [run.folder / f"{name}.csv" for name in ("metrics", "test", "baselines")]
+        missing = [table.name for table in tables if not table.exists()]
+        if missing and not (run.folder / "performance.csv").exists():
+            raise RunError(f"{', '.join(missing)} missing: copy the folder again, or train the run anew")
     except RunError as error:
         warnings.warn(f"{run.folder} left out: {error}", stacklevel=3)
         return False

@@ -243,7 +243,8 @@ def holds_run(folder: Path, family: str, *hashes: str) -> bool:
     """Whether a folder, whatever it is called, holds a run of this family whose parameters have one of these hashes."""
     with suppress(RunError, ParameterError, KeyError, TypeError):
         record = read_record(folder)
-        return record.get("family") == family and short_hash(resolve(record["parameters"])) in hashes
+        p = resolve(record["parameters"])
+        return record["family"] == family and not {short_hash(p), short_hash(as_used(p, family))}.isdisjoint(hashes)
     return False
 
 

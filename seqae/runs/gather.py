@@ -15,6 +15,7 @@ from seqae.runs.naming import known_as
 from seqae.runs.records import RunError, read_record, run_status
 from seqae.stores import (
     CHECKPOINT,
+    LOCKLESS,
     MARK,
     UNPUBLISHED_MARK,
     StoreError,
@@ -127,7 +128,7 @@ def _copied(source: Path, target: Path) -> str | None:
                 if folder.exists() and _hold(folder, locks):
                     held.append(folder)
                 elif folder == target and folder.exists():
-                    raise RunError(f"cannot write to {target}, which is behind")
+                    raise RunError(f"cannot write to {target}, which is behind, or it is on a disk without locks")
             except filelock.Timeout:
                 return _busy(folder, source)
         before, further = _stamp(source), _further(source, target, held)
@@ -151,15 +152,17 @@ def _copied(source: Path, target: Path) -> str | None:
                 target.rename(old)  # with its locks: who waits for them finds that they are gone, and tries anew
             try:
                 new.rename(target)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            except BaseException as error:
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                if not isinstance(error, OSError) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 return None
     return further
 
 
 def _hold(folder: Path, locks: ExitStack) -> bool:
-    # Whether all the folder's locks are held now; False if it cannot be written. Raises filelock.Timeout.
+    # Whether all the folder's locks are held now; False if it cannot be written or locked. Raises filelock.Timeout.
     held, kinds = True, list[Callable[[Path], AbstractContextManager[Any]]]([executing, copying])
     for lock in [*kinds, mirror_lock] if (folder.parent.parent / MARK).exists() else kinds:
         try:
@@ -167,7 +170,7 @@ def _hold(folder: Path, locks: ExitStack) -> bool:
         except filelock.Timeout:
             raise
         except OSError as error:
-            if error.errno not in UNWRITABLE:
+            if error.errno not in UNWRITABLE | LOCKLESS:
                 raise
             held = False
     return held

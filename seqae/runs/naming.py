@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from seqae.parameters import EXECUTION, LOSS_FIELDS, Parameters
 from seqae.runs.identity import short_hash, unused
 from seqae.runs.records import RunError, read_record
+from seqae.stores import CHECKPOINT
 
 WORDS = {  # how a run's name spells a parameter; others are spelled by their own name, without underscores
     "learning_rate": "lr",
@@ -63,14 +64,15 @@ def known_as(name: str, runs: Path, *, older: str | None = None) -> str:
     An existing folder with this hash is the same run, even if its words differ because the family's defaults were
     others then. Runs trained anew beside it, WORDS-HASH-2 and so on, are runs of their own.
 
-    older: the hash that versions until November 2026 gave the run. A folder with it is the same run if it is finished
-    or interrupted. Of two folders, the one that was finished last is meant.
+    older: the hash that versions until November 2026 gave the run. A folder with it is the same run if it is finished,
+    or can go on from a checkpoint. Of two folders, the one that was finished last is meant.
     """
     own, before = _with_hash(name, name.rpartition("-")[2], runs), _with_hash("", older or "", runs)
     if before is None:
         return own or name
     states = {folder: _state(runs / folder) for folder in (own, before) if folder}
-    if states[before].status not in ("done", "running"):  # an interrupted one says `running`
+    resumable = (runs / before / CHECKPOINT).exists()  # an interrupted one says `running`
+    if states[before].status not in ("done", "running") and not (states[before].status == "failed" and resumable):
         del states[before]
     return max(states, key=lambda folder: (states[folder].status == "done", states[folder].when), default=name)
 

@@ -98,7 +98,10 @@ def _imported_sources() -> Mapping[str, bytes]:
     found = dict[str, bytes]()
     for file in _PACKAGE.rglob("*.py"):
         name, spec = file.relative_to(_PACKAGE).as_posix(), specs.get(str(file))
-        if name not in _seen or spec is None or spec is not _seen[name][0]:
+        if any(part.startswith(".") for part in name.split("/")):  # JupyterLab's checkpoints
+            continue
+        # A module that is imported later is read again then.
+        if name not in _seen or (spec is not None and spec is not _seen[name][0]):
             _seen[name] = spec, file.read_bytes().replace(b"\r\n", b"\n")
         found[name] = _seen[name][1]
     return found | {_STEP: compiled.STEP_SOURCE.encode()}

@@ -37,7 +37,7 @@ from seqae.runs.naming import differing, known_as, run_name
 from seqae.runs.provenance import code_entries, now, provenance_of
 from seqae.runs.records import RunError, read_record
 from seqae.runs.trackers import check_tracker, tracking
-from seqae.stores import RECORD_FORMAT, fetch, store_folder, unpublished, working
+from seqae.stores import RECORD_FORMAT, BusyError, fetch, store_folder, unpublished, working
 from seqae.training import Fitted, Row
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
@@ -118,7 +118,7 @@ class Run(RunFolder):
             return self
         with self._published(), self._writing():
             before = self.record()
-            if before.get("status") == "done":  # by another process, while this one waited for the lock
+            if "results" in before:  # trained by another process, while this one waited for the lock
                 return self
             made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
             if self._checkpoint.exists():  # keep what began the run on record
@@ -150,7 +150,7 @@ class Run(RunFolder):
                     self.update(**changes)
                 if drop:
                     self._drop_checkpoint()
-        except filelock.Timeout:
+        except (BusyError, filelock.Timeout):
             pass  # another process changes or copies the run: the next look mends it
         except OSError as error:
             if error.errno not in UNWRITABLE:  # a finished run can be shown wherever it can be read

@@ -1,6 +1,7 @@
 from .location import public_url as public_url
 from .location import store_folder as store_folder
 from .location import store_location as store_location
+from .locks import LOCKLESS as LOCKLESS
 from .locks import MachineLock as MachineLock
 from .mirror import MARK as MARK
 from .mirror import UNPUBLISHED_MARK as UNPUBLISHED_MARK
@@ -21,7 +22,6 @@ from .record import RecordError as RecordError
 from .record import checked_record as checked_record
 from .record import parse_record as parse_record
 from .states import CHECKPOINT as CHECKPOINT
-from .states import RunState as RunState
 from .states import compare_run_states as compare_run_states
 from .states import read_run_state as read_run_state
 from .transfer import BusyError as BusyError

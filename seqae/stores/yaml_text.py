@@ -24,8 +24,8 @@ class _Sizes(NamedTuple):
 def load_yaml(text: str) -> Any:
     """Parse one document of YAML safely; None if it is empty. Raises yaml.YAMLError for anything else.
 
-    Raises UnfitYamlError for a key that stands twice in a mapping, a number that YAML does not read as a decimal one
-    (010 is 8, 1:30 is 90), aliases that repeat too much or contain themselves, and nesting deeper than DEEPEST.
+    Raises UnfitYamlError for a key that stands twice in a mapping, a number that YAML reads to base 8 or 60 (010 is
+    8, 1:30 is 90), aliases that repeat too much or contain themselves, and nesting deeper than DEEPEST.
     """
     if len(_OPENERS.findall(text)) > 10 * DEEPEST:
         _check_depth(text)

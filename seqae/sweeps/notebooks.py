@@ -81,7 +81,7 @@ def execute_notebook(
         papermill.execute_notebook(
             origin,
             written,
-            _seen_from(folder, parameters),
+            dict(parameters),
             kernel_name="python3",
             language="python",
             kernel_manager_class=_kernel_class(target, environment, folder),
@@ -192,14 +192,6 @@ def obey_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # kernels inherit the mask, and must receive it
     signal.signal(signal.SIGTERM, lambda number, frame: Thread(target=stop, daemon=True).start())
-
-
-def _seen_from(folder: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    # A relative path stays one, because an executed notebook should hold no path of this machine.
-    where = parameters.get("data_folder")
-    if not where or not folder.is_dir() or where.startswith("~") or Path(where).is_absolute():
-        return dict(parameters)
-    return {**parameters, "data_folder": os.path.relpath(Path(where).resolve(), folder.resolve())}
 
 
 def _kernel_class(target: Path, environment: Mapping[str, str], folder: Path) -> type:

@@ -23,7 +23,17 @@ import yaml
 import seqae
 from seqae.files import project_path
 from seqae.parameters import EXECUTION, resolve
-from seqae.runs import Run, RunError, as_used, code_version, git_trouble, recorded_run, run_git, without_effect
+from seqae.runs import (
+    Run,
+    RunError,
+    as_used,
+    code_version,
+    git_trouble,
+    recorded_run,
+    run_git,
+    sources_hash,
+    without_effect,
+)
 from seqae.sweeps.interrupts import STOP_SIGNALS, interrupt_once
 from seqae.sweeps.pages import project_around
 
@@ -189,7 +199,6 @@ def _absolute(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _today(notebook: Path) -> str:
-    # Named by the commit and by a hash of the files, because there may be uncommitted changes.
-    files = [*sorted(_PACKAGE.rglob("*.py")), notebook]
-    contents = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
+    # Named by the commit and by a hash of the sources and the notebook, because there may be uncommitted changes.
+    contents = hashlib.sha256(sources_hash().encode() + notebook.read_bytes()).hexdigest()[:8]
     return f"here-{code_version()[0].replace(' ', '-')}-{contents}"
