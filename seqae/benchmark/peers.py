@@ -102,7 +102,7 @@ def torch_update(net: nn.Module, frames: Tensor, targets: dict[str, Tensor], los
     def update() -> dict[str, float]:
         began = time.perf_counter()
         optimizer.zero_grad()
-        sum(loss(z, targets[branch]) for branch, z in net(frames).items()).backward()
+        sum(loss(z, targets[branch]) for branch, z in net(frames).items()).backward()  # type: ignore[union-attr]
         middle = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
         optimizer.step()
