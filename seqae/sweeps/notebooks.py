@@ -62,7 +62,7 @@ def execute_notebook(
 
     name: what the executed notebook calls itself. environment: the kernel's variables beside those of this process.
     folder: the notebook's own, where its kernel works, as in Jupyter; on a machine that lacks it, the kernel works
-    where this process does. A relative `data_folder` among the parameters is relative to this process's folder.
+    where this process does.
     run: the name of the run folder that the kernel has to execute, for `runs.Assignment`; pages execute no run. Raises
     StoppedError if the kernel was interrupted, OSError where no kernel can start because there is no home folder.
     """
