@@ -43,6 +43,7 @@ clean:  ## remove the environment and caches; reports/ stays
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seqae needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@echo "The environment is made in .venv, once, which takes minutes."
+	rm -rf seqae.egg-info  # one of an earlier version would hide today's entry points
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lab]'
 	touch $@
