@@ -1,6 +1,5 @@
+from .architectures import ARCHITECTURES as ARCHITECTURES
 from .data import MovingMNIST as MovingMNIST
-from .data import load_digits as load_digits
-from .models import ARCHITECTURES as ARCHITECTURES
 from .models import SequenceAutoencoder as SequenceAutoencoder
 from .parameters import ParameterError as ParameterError
 from .parameters import Parameters as Parameters
@@ -17,6 +16,9 @@ from .runs import (
 )
 from .runs import (
     find_runs as find_runs,
+)
+from .runs import (
+    load_digits as load_digits,
 )
 from .runs import (
     load_model as load_model,

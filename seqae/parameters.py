@@ -62,7 +62,7 @@ class Parameters(BaseModel):
     recon_weight: float = Field(1.0, gt=0, description="the loss of task `both` is recon_weight · recon + pred")
     recon_truth: bool = Field(False, description="with decoder_input truth: recon also reads true frames in evaluation")
 
-    architecture: str = Field("lstm_copy", description="a row of seqae.models.ARCHITECTURES")
+    architecture: str = Field("lstm_copy", description="a row of seqae.architectures.ARCHITECTURES")
     hidden: int | None = Field(None, ge=1, description="LSTM units at width 1; the architecture's own if none")
     layers: int | None = Field(None, ge=1, description="LSTM layers; the architecture's own if none")
     peepholes: bool | None = Field(None, description="whether cells have peepholes; the architecture's own if none")
@@ -71,7 +71,9 @@ class Parameters(BaseModel):
     frame_size: Literal[16, 32, 64] = Field(64, description="pixels on a side; digits are scaled with it")
     frames_in: int = Field(10, ge=1, description="frames that the encoder reads")
     frames_out: int = Field(10, ge=1, description="frames to predict")
-    digits: str = Field("mnist5k", description="a row of seqae.data.DIGITS: mnist5k (5,000), or mnist (the full set)")
+    digits: str = Field(
+        "mnist5k", description="which digit images: mnist5k (5,000) or mnist (all 70,000)"
+    )
     data_folder: str | None = Field(None, description="folder with the MNIST IDX files or mnist_test_seq.npy")
     test_data: Literal["generated", "official"] = Field("generated", description="official: mnist_test_seq.npy")
     train_sequences: int = Field(9000, ge=1, description="training sequences per epoch")

@@ -23,7 +23,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from seqae import data
-from seqae.data import MovingMNIST, load_digits, official_test, read_idx, scale_digits, to_range, to_unit
+from seqae.data import MovingMNIST, scale_digits, to_range, to_unit
+from seqae.runs import digits as digit_files
+from seqae.runs import load_digits
+from seqae.runs.digits import official_test, read_idx
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
 RANGES = [(0.0, 1.0), (-1.0, 1.0), (-0.5, 0.5)]
@@ -382,11 +385,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def test_mnist_is_downloaded_once(server: Server, mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = {}
-    for name, (_, shape) in data.MNIST_FILES.items():
+    for name, (_, shape) in digit_files.MNIST_FILES.items():
         packed = (mnist / f"{name}.gz").read_bytes()
         (tmp_path / "served" / f"{name}.gz").write_bytes(packed)
-        published[name] = data.IdxFile(hashlib.md5(packed).hexdigest(), shape)
-    monkeypatch.setattr(data, "MNIST_FILES", published)
+        published[name] = digit_files.IdxFile(hashlib.md5(packed).hexdigest(), shape)
+    monkeypatch.setattr(digit_files, "MNIST_FILES", published)
     monkeypatch.setenv("SEQAE_MNIST_URL", server.url + "/")
     assert_is_mnist(load_digits("mnist"))
     assert server.asked == [f"/{TRAIN}.gz", f"/{TEST}.gz"]
@@ -399,7 +402,7 @@ def test_mnist_is_downloaded_once(server: Server, mnist: Path, tmp_path: Path, m
 def test_download_with_the_wrong_checksum(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "served" / f"{TRAIN}.gz").write_bytes(b"not MNIST")
     monkeypatch.setenv("SEQAE_MNIST_URL", server.url)
-    expected, found = data.MNIST_FILES[TRAIN].md5, hashlib.md5(b"not MNIST").hexdigest()
+    expected, found = digit_files.MNIST_FILES[TRAIN].md5, hashlib.md5(b"not MNIST").hexdigest()
     message = (
         rf"{server.url}/{TRAIN}\.gz could not be downloaded to .*expected md5:{expected} but got {found}\): "
         r"try again, or give a folder with MNIST's files \(data_folder\)$"
@@ -424,9 +427,9 @@ def test_download_from_where_nothing_answers(server: Server, url: str, monkeypat
 
 def test_published_checksums_and_mirror() -> None:
     """The other tests serve files of their own, so only this one holds the published figures."""
-    assert data.MNIST_URL.startswith("https://ossci-datasets.s3.amazonaws.com/mnist")
-    assert data.MNIST_FILES[TRAIN] == ("f68b3c2dcbeaaa9fbdd348bbdeb94873", (60_000, 28, 28))
-    assert data.MNIST_FILES[TEST] == ("9fb629c4189551a2d022fa330f9573f3", (10_000, 28, 28))
+    assert digit_files.MNIST_URL.startswith("https://ossci-datasets.s3.amazonaws.com/mnist")
+    assert digit_files.MNIST_FILES[TRAIN] == ("f68b3c2dcbeaaa9fbdd348bbdeb94873", (60_000, 28, 28))
+    assert digit_files.MNIST_FILES[TEST] == ("9fb629c4189551a2d022fa330f9573f3", (10_000, 28, 28))
 
 
 # ---- IDX files ----
@@ -522,7 +525,7 @@ def test_official_file_is_never_unpickled(tmp_path: Path) -> None:
     (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Trap(trap)))
     np.save(tmp_path / "objects.npy", np.array([Trap(trap)], dtype=object), allow_pickle=True)
     for name in ("pickle.npy", "objects.npy"):
-        with pytest.raises(ValueError, match=f"{name} is not a whole npy file .*{data.OFFICIAL_URL}"):
+        with pytest.raises(ValueError, match=f"{name} is not a whole npy file .*{digit_files.OFFICIAL_URL}"):
             official_test(tmp_path / name)
     assert not trap.exists()
     np.load(tmp_path / "objects.npy", allow_pickle=True)
@@ -552,20 +555,20 @@ def test_official_file_that_is_no_npy(content: bytes, tmp_path: Path) -> None:
 )
 def test_official_file_of_another_kind(array: np.ndarray, found: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
-    message = rf"a\.npy holds {found}, expected uint8 \(20, 10000, 64, 64\): get it from {data.OFFICIAL_URL}"
+    message = rf"a\.npy holds {found}, expected uint8 \(20, 10000, 64, 64\): get it from {digit_files.OFFICIAL_URL}"
     with pytest.raises(ValueError, match=message):
         official_test(tmp_path / "a.npy")
 
 
 def test_official_file_of_another_type(tmp_path: Path) -> None:
-    stored = np.lib.format.open_memmap(tmp_path / "a.npy", mode="w+", dtype=np.int8, shape=data.OFFICIAL_SHAPE)
+    stored = np.lib.format.open_memmap(tmp_path / "a.npy", mode="w+", dtype=np.int8, shape=digit_files.OFFICIAL_SHAPE)
     del stored
     with pytest.raises(ValueError, match=r"holds int8 \(20, 10000, 64, 64\), expected uint8"):
         official_test(tmp_path / "a.npy")
 
 
 def test_official_file_missing(tmp_path: Path) -> None:
-    message = rf"none\.npy is not a file: get the official test sequences from {data.OFFICIAL_URL}"
+    message = rf"none\.npy is not a file: get the official test sequences from {digit_files.OFFICIAL_URL}"
     with pytest.raises(FileNotFoundError, match=message):
         official_test(tmp_path / "none.npy")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqae.data import MovingMNIST, load_digits
+from seqae.data import MovingMNIST
 from seqae.diagnosis import (
     baselines,
     plateau_begins,
@@ -23,6 +23,7 @@ from seqae.diagnosis import (
 from seqae.reports.compare import output_spread
 from seqae.reports.findings import run_findings
 from seqae.reports.published import diary_results, published_results, standing
+from seqae.runs import load_digits
 from seqae.runs.explanation import explain_head
 
 INFINITE = float("inf")

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seqae.architectures import ARCHITECTURES
 from seqae.data import to_range
 from seqae.losses import LOSSES, activate, training_loss
-from seqae.models import ARCHITECTURES, SequenceAutoencoder, initialise
+from seqae.models import SequenceAutoencoder, initialise
 from seqae.tasks import BRANCHES, branch_targets
 
 SEEN, FUTURE = 3, 5

@@ -15,9 +15,9 @@ import yaml
 from conftest import fits
 from typer.testing import CliRunner
 
+from seqae.architectures import ARCHITECTURES
 from seqae.commands.main import app
 from seqae.losses import LOSSES
-from seqae.models import ARCHITECTURES
 from seqae.optimizers import UNFIT
 from seqae.parameters import resolve
 from seqae.reports.index import update_index

@@ -8,9 +8,9 @@ from test_sweep import DEFAULTS, TINY, make_project
 from typer.testing import CliRunner
 
 from seqae.commands import main
-from seqae.data import load_digits
 from seqae.files import expanded, project_path
 from seqae.reports.demo import shown_run
+from seqae.runs import load_digits
 from seqae.runs.finding import find_runs, recorded_run
 from seqae.runs.run import Run, open_run
 from seqae.stores import store_folder, store_location

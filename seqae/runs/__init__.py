@@ -1,7 +1,7 @@
 """A run: one notebook executed with one set of parameters, and the folder that keeps what became of it.
 
     notebook_cells, identity, naming         from a notebook's parameters to those that define a run, its hash and name
-    experiment, run, assignment, ranks, live  model and data; training (trackers), alone or assigned by a sweep
+    digits, experiment, run, assignment, ranks, live  data, model, training (trackers), alone or assigned by a sweep
     folder, records, locks, logs             what its folder says, and who may change it
     provenance, git, finding, gather         what code made it; runs found in stores; stores merged
     explanation, facts, units, pictures      what is told of it: why it can learn, metrics with their units, its frames

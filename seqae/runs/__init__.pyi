@@ -1,5 +1,6 @@
 from . import experiment as experiment
 from .assignment import assign as assign
+from .digits import load_digits as load_digits
 from .experiment import build_model as build_model
 from .experiment import load_model as load_model
 from .finding import find_runs as find_runs

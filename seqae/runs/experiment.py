@@ -14,16 +14,18 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
+from seqae.architectures import ARCHITECTURES
 from seqae.checkpoint import Checkpointing
-from seqae.data import DIGITS, OFFICIAL_SHAPE, Sequences, official_test, open_stream
+from seqae.data import Sequences
 from seqae.device import make_accelerator
 from seqae.diagnosis import baselines, reachable_floor
 from seqae.evaluation import Objective, evaluate
 from seqae.files import project_path
 from seqae.metrics import UNITS
-from seqae.models import ARCHITECTURES, SequenceAutoencoder, initialise
+from seqae.models import SequenceAutoencoder, initialise
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parameters import Parameters, resolve
+from seqae.runs.digits import DIGITS, OFFICIAL_SHAPE, official_test, open_stream
 from seqae.runs.ranks import launch
 from seqae.tasks import BRANCHES, branch_targets
 from seqae.training import Fitted, Row, fit

@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from seqae.architectures import ARCHITECTURES
 from seqae.data import to_range
 from seqae.device import make_accelerator
 from seqae.diagnosis import prognosis, saturated_since
 from seqae.evaluation import predict
 from seqae.files import expanded
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
-from seqae.models import ARCHITECTURES, SequenceAutoencoder
+from seqae.models import SequenceAutoencoder
 from seqae.parameters import ParameterError, Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.explanation import explain_head

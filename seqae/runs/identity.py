@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import optim
 from torch.optim import lr_scheduler
 
-from seqae.models import ARCHITECTURES, PIXELS
+from seqae.architectures import ARCHITECTURES, PIXELS
 from seqae.parameters import EXECUTION, Parameters, resolve
 
 BENCHMARK = "performance"  # the family whose runs are timed, not trained

@@ -1,0 +1,72 @@
+"""The table of architectures: how a frame becomes a vector and back, how wide and deep the LSTMs are.
+
+To add an architecture, add a row; a new way from frame to vector goes to `embeddings`, a new kind of layer to `lstm`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from seqae.lstm import LSTMStack
+
+PIXELS = -1  # as wide as the frame has pixels
+HIDDEN = -2  # as wide as the LSTM layers
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of `ARCHITECTURES`: sizes at 64×64 pixels and width 1.
+
+    hidden, layers: width and number of the LSTM layers. linear: widths of the frame's embedding, ReLU after each.
+    channels, kernel_sizes, strides: of the embedding's convolutions, without padding, with a ReLU after each, or,
+    without relu_last, between them. readout: the frame is the top layer's h itself (that layer is then PIXELS wide), a
+    Linear of it, or the embedding mirrored.
+    hand_over: the decoder gets the encoder's top h alone, as the h of its first layer, or every layer's h and c.
+    feedback: what `decoder_input: output` returns to the decoder, the output frame or the top h. lstm_kernel_size: of
+    convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep (ConvLSTM); None: the
+    LSTMs are fully connected. stack: what builds the recurrent layers.
+    """
+
+    hidden: int
+    layers: int
+    linear: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
+    kernel_sizes: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    relu_last: bool = True
+    readout: Literal["h", "linear", "mirror"] = "h"
+    hand_over: Literal["top", "all"] = "top"
+    feedback: Literal["frame", "top_h"] = "frame"
+    peepholes: bool = False
+    lstm_kernel_size: int | None = None
+    stack: Callable[..., Any] = LSTMStack
+
+    def reach(self, gain: float) -> float:
+        """The largest |pre-activation| that any weights can give.
+
+        The frame that is h itself, which lies in (-1, 1), reaches `gain`; any other readout reaches infinity.
+        """
+        return gain if self.readout == "h" else float("inf")
+
+
+_CNN = Architecture(hidden=1024, layers=3, readout="mirror", feedback="top_h")
+ARCHITECTURES = {
+    "lstm": Architecture(hidden=PIXELS, layers=1),  # in the diary built with torch.nn.LSTM
+    "lstmcell": Architecture(hidden=PIXELS, layers=1),  # the same network, in the diary built with torch.nn.LSTMCell
+    "lstm_copy": Architecture(hidden=2048, layers=3),
+    "fc_lstm": Architecture(hidden=256, layers=3, linear=(1024, HIDDEN), readout="mirror", feedback="top_h"),
+    "cnn_v1": replace(
+        _CNN, hidden=512, channels=(128, 256, 256, 256, HIDDEN), kernel_sizes=(4, 5, 4, 4, 3), strides=(2, 2, 2, 1, 1),
+        relu_last=False,
+    ),
+    "cnn_v2": replace(_CNN, channels=(128, 512, HIDDEN), kernel_sizes=(10, 10, 10), strides=(2, 2, 1)),
+    "cnn_v3": replace(_CNN, hidden=128, channels=(64, 64, HIDDEN), kernel_sizes=(10, 10, 10), strides=(2, 2, 1)),
+    "cnn_flatten": replace(_CNN, channels=(128, 512, HIDDEN), kernel_sizes=(10, 10, 3), strides=(2, 2, 1)),
+    # Srivastava et al. (2015), §2.2-2.4; two layers and peepholes by parameter.
+    "srivastava": Architecture(hidden=2048, layers=1, readout="linear", hand_over="all"),
+    # Shi et al. (2015), on patches of 8×8 pixels; one layer of 64 channels, theirs has three of 128, 64 and 64.
+    "convlstm": replace(
+        _CNN, hidden=64, layers=1, channels=(32, HIDDEN), kernel_sizes=(4, 2), strides=(4, 2), relu_last=False,
+        hand_over="all", lstm_kernel_size=3,
+    ),
+}  # fmt: skip
