@@ -71,9 +71,7 @@ class Parameters(BaseModel):
     frame_size: Literal[16, 32, 64] = Field(64, description="pixels on a side; digits are scaled with it")
     frames_in: int = Field(10, ge=1, description="frames that the encoder reads")
     frames_out: int = Field(10, ge=1, description="frames to predict")
-    digits: str = Field(
-        "mnist5k", description="which digit images: mnist5k (5,000) or mnist (all 70,000)"
-    )
+    digits: str = Field("mnist5k", description="which digit images: mnist5k (5,000) or mnist (all 70,000)")
     data_folder: str | None = Field(None, description="folder with the MNIST IDX files or mnist_test_seq.npy")
     test_data: Literal["generated", "official"] = Field("generated", description="official: mnist_test_seq.npy")
     train_sequences: int = Field(9000, ge=1, description="training sequences per epoch")
