@@ -50,7 +50,9 @@ def optimizer_factory(
         fused = free and {p.device.type for p in listed} <= FUSED_ON
         return kind(listed, **given, **({"fused": True} if fused else {}))
 
-    _try(lambda: _update(build(_parameters())), what, given)
+    # Every optimizer takes a rate, momentum and decay from 0 on. Trying one imports torch._dynamo, which takes 2 s.
+    if arguments or any(value is not None and value < 0 for value in common.values()):
+        _try(lambda: _update(build(_parameters())), what, given)
     return build
 
 

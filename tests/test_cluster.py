@@ -102,6 +102,36 @@ def test_runs_on_workers_elsewhere_over_tls(project):
     assert head.returncode == 0
 
 
+KILLS_ITS_WORKER_TWICE = """
+import os, psutil, signal, time
+from pathlib import Path
+lives = Path({pids!r})
+lives.open("a").write(f"{{os.getpid()}}\\n")
+if len(lives.read_text().splitlines()) <= 2:
+    os.kill(psutil.Process(os.getppid()).ppid(), signal.SIGKILL)  # the kernel's parent is the worker's fork server
+    time.sleep(600)
+"""
+
+
+@pytest.mark.soak
+def test_a_run_whose_worker_dies_twice_has_failed_and_leaves_no_kernel(project):
+    pids = project / "pids"
+    make_project(project, {"fam": [KILLS_ITS_WORKER_TWICE.format(pids=str(pids)), TRAIN.format("fam")]}, {})
+    run = ["run", "params/fam/a.yaml", "--scale", "tiny"]
+    head = command("scheduler", "--port", "0", told=r"tcp://127\.0\.0\.1:\d+")
+    with head as (_, address), command("worker", address, "--jobs", "1", told="is there"):
+        first = seqae(*run, "--cluster", address, project=project)
+        assert first.returncode == 1
+        failed = one_run(project / "reports", "fam")
+        assert (failed.status, failed.record()["reason"]) == ("failed", dispatch.KILLED)
+        assert dispatch.KILLED in (failed.folder / "report.html").read_text()
+        assert f"fam/{failed.name}: failed: {dispatch.KILLED}" in first.stdout
+        kernels = [int(pid) for pid in pids.read_text().split()]
+        assert len(kernels) == 2  # it was tried once more, and no more
+        until(lambda: not any(map(psutil.pid_exists, kernels)))
+        assert "1 of 1 runs done" in seqae(*run, "--cluster", address, project=project).stdout
+
+
 @pytest.mark.soak
 def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(project):
     make_project(

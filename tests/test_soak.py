@@ -28,7 +28,7 @@ pytestmark = [
 def a_kill(sweep: Sweep, dice: random.Random) -> str:
     """SIGKILL to one of its processes, by kind; what it was."""
     others = sweep.others()
-    kinds = ["seqae run", *(kind for kind in ("worker", "forkserver", "kernel", "kernel") if others[kind])]
+    kinds = ["seqae run", *(kind for kind in ("forkserver", "kernel", "kernel") if others[kind])]
     process = sweep.process if (kind := dice.choice(kinds)) == "seqae run" else dice.choice(others[kind])
     with suppress(psutil.NoSuchProcess):
         process.kill()
@@ -73,7 +73,7 @@ def test_a_sweep_survives_kills_at_random_moments(tmp_path, started):
         while code != 0:
             starts += 1
             code = one_start(started(tmp_path, *arguments, store=store), store, trained, dice, killed)
-            assert code in (0, 1, -signal.SIGKILL)  # 1: a worker died twice at one run
+            assert code in (0, 1, -signal.SIGKILL)  # 1: a kernel died
         for folder, other in zip(sorted(records(store)), expected, strict=True):
             same(folder, other)
         resumed = sum(len(record.get("resumed", [])) for record in records(store).values())

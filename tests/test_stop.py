@@ -74,9 +74,8 @@ def from_terminal(sweep: Sweep, number: int) -> None:
 
 # While its cluster starts, and while its kernel does.
 STARTING = [
-    ("worker", from_terminal, signal.SIGINT),
-    ("worker", to_all, signal.SIGTERM),
     ("forkserver", from_terminal, signal.SIGINT),
+    ("forkserver", to_all, signal.SIGTERM),
     ("kernel", twice, signal.SIGINT),
 ]
 

@@ -18,7 +18,7 @@ tell = partial(typer.echo, err=True)
 def errors_in_one_line(*, needs_kernel: bool = False) -> Iterator[None]:
     """Show an expected error as one line, exit code 2. An interrupt has exit code 128 + the signal's number.
 
-    needs_kernel: start the fork server at once, so that it imports on another core while this process imports, too.
+    needs_kernel: start the fork server of pages at once, so that it imports on another core while this process does.
     """
     from seqae.runs import RunError
     from seqae.stores import StoreError
@@ -26,7 +26,7 @@ def errors_in_one_line(*, needs_kernel: bool = False) -> Iterator[None]:
 
     try:
         if needs_kernel:
-            start_fork_server()
+            start_fork_server(trains=False)
         yield
     except (ValueError, RunError, StoreError, OSError) as error:
         tell(f"seqae: {error}")

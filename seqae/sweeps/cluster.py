@@ -6,6 +6,7 @@ Also the `seqae worker` and `seqae scheduler` that such a cluster consists of.
 import asyncio
 import ipaddress
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from distributed import Client, LocalCluster, Nanny, Scheduler, Security
 from distributed.core import Status
 
 from seqae.files import expanded
+from seqae.sweeps.forked_kernels import start_fork_server
 from seqae.sweeps.interrupts import uninterrupted
 from seqae.sweeps.machines import address_towards, over_ssh
 from seqae.sweeps.parameter_files import read_yaml
@@ -33,17 +35,13 @@ CONFIG = {
     "distributed.scheduler.allowed-failures": 0,  # `sweep` counts the deaths of workers itself
     "distributed.scheduler.worker-ttl": "60s",  # the runs of a machine that does not answer are then given to others
     "distributed.deploy.lost-worker-timeout": "5s",  # a job that ended is then replaced
-    "distributed.worker.profile.enabled": False,  # the worker's thread only waits for a kernel
+    "distributed.worker.profile.enabled": False,  # a worker's thread only waits for a kernel
 }
 RUN_LOG = "seqae.runs.executed"  # the logger of the beginning and end of executions, see `show_run_log`
 ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, reachable from this machine only
 UNSEEN: Any = {"dashboard_address": ANYWHERE, "silence_logs": logging.CRITICAL}
 # Each worker process executes this before it connects.
-# Where JupyterLab is installed, jsonschema imports rfc3987_syntax, for a format that no notebook has: a second.
-PRELOAD = (
-    "import sys; sys.modules.setdefault('rfc3987_syntax', None); "
-    "from seqae.sweeps import obey_signals, start_fork_server; obey_signals(); start_fork_server()"
-)
+PRELOAD = "from seqae.sweeps import obey_signals, start_fork_server; obey_signals(); start_fork_server()"
 SHOW_LOG = "from seqae.sweeps import show_run_log; show_run_log()"
 
 
@@ -71,7 +69,8 @@ def connect(
 
     cluster:
 
-    - None: start `workers` workers on this machine, each with one of `jobs` equal shares of its cores
+    - None: execute `workers` runs at a time in threads of this process, each with one of `jobs` equal shares of the
+      machine's cores
     - tcp://HOST:PORT or tls://HOST:PORT: the scheduler there
     - ssh:FILE: start workers on the machines that the file names, see `machines.read_hosts`
     - slurm:FILE.yaml, also pbs, sge, lsf, oar, htcondor: submit jobs. The file has the arguments of dask-jobqueue's
@@ -95,9 +94,7 @@ def connect(
                 "--tls-ca, --tls-cert and --tls-key need --cluster: without it nothing listens to the network"
             )
         else:
-            # a Dask cluster that is interrupted while it starts ends with a traceback
-            local = uninterrupted(lambda: _local(workers, threads=max(1, CPU_COUNT // jobs)))
-            address = stack.enter_context(local)
+            address = stack.enter_context(_local(workers, threads=max(1, CPU_COUNT // jobs)))
         _quiet()
         try:
             client = Client(address, timeout=CONNECT_SECONDS, security=security)
@@ -119,21 +116,34 @@ def check_address(address: str, security: Security | None) -> None:
         raise ValueError(f"{address}: tls:// needs --tls-ca, --tls-cert and --tls-key, and they need tls://")
 
 
-def _local(workers: int, *, threads: int) -> LocalCluster:
-    return LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        worker_dashboard_address=ANYWHERE,
-        memory_limit=0,  # kernels use the memory, not workers
-        **UNSEEN,
-        env=_threads(threads),
-        preload=[PRELOAD],
-    )
+@contextmanager
+def _local(workers: int, *, threads: int) -> Iterator[LocalCluster]:
+    # Threads are enough, since runs are trained in kernels. A process for each would take 10 s to import the same.
+    shares = _threads(threads)
+    before = {name: os.environ[name] for name in shares if name in os.environ}
+    os.environ.update(shares)  # kernels inherit them
+    start_fork_server()
+    try:
+        # a Dask cluster that is interrupted while it starts ends with a traceback
+        with uninterrupted(
+            lambda: LocalCluster(
+                n_workers=1,
+                threads_per_worker=workers,
+                processes=False,
+                worker_dashboard_address=None,
+                memory_limit=0,  # kernels use the memory, not workers
+                **UNSEEN,
+            )
+        ) as cluster:
+            yield cluster
+    finally:
+        for name in shares:
+            del os.environ[name]
+        os.environ.update(before)
 
 
-def _threads(threads: int) -> dict[str, int]:
-    return {f"{library}_NUM_THREADS": threads for library in LIBRARIES}
+def _threads(threads: int) -> dict[str, str]:
+    return {f"{library}_NUM_THREADS": str(threads) for library in LIBRARIES}
 
 
 def _queued(kind: str, file: Path, security: Security | None) -> Any:

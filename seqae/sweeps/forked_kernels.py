@@ -16,9 +16,10 @@ from threading import Lock
 from typing import Any
 
 IMPORTS = (
-    *("torch", "torch._dynamo", "torchmetrics.functional.image", "seaborn", "pandas.io.formats.style"),
-    *("ipykernel.kernelapp", "seqae.reports.compare", "seqae.reports.figures.grids", "seqae.runs.run"),
+    *("torch", "seaborn", "pandas.io.formats.style", "ipykernel.kernelapp"),
+    *("seqae.reports.compare", "seqae.reports.figures.grids", "seqae.runs.run"),
 )
+TRAINING_IMPORTS = ("torch._dynamo", "torchmetrics.functional.image")  # by optimizers, by the metrics of the test
 
 
 class Forked:
@@ -50,10 +51,14 @@ class Forked:
 
 
 class _Server:
-    def __init__(self) -> None:
-        self.lock = Lock()
+    def __init__(self, trains: bool) -> None:
+        self.lock, self.trains = Lock(), trains
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from seqae.sweeps.forked_kernels import serve_forks; serve_forks()"],
+            [
+                sys.executable,
+                "-c",
+                f"from seqae.sweeps.forked_kernels import serve_forks; serve_forks(trains={trains})",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -84,20 +89,25 @@ _servers: list[_Server] = []  # at most one, started for the first kernel
 _starting = Lock()
 
 
-def _server(instead_of: _Server | None = None) -> _Server:
+def _server(*, instead_of: _Server | None = None, trains: bool = True) -> _Server:
     # The running server, started if needed. instead_of: a server that died; the first thread to ask replaces it.
     with _starting:
         if instead_of in _servers:
-            _servers.pop().close()
+            dead = _servers.pop()
+            dead.close()
+            trains = dead.trains
         if not _servers:
-            _servers.append(_Server())
+            _servers.append(_Server(trains))
         return _servers[0]
 
 
-def start_fork_server() -> None:
-    """Start the server, so that its imports (four seconds) are done when the first kernel is needed. Linux only."""
+def start_fork_server(*, trains: bool = True) -> None:
+    """Start the server, so that its imports are done when the first kernel is needed. Linux only.
+
+    trains: whether its kernels train, which takes 4 s more to import. Without it they can, and import that themselves.
+    """
     if sys.platform == "linux":
-        _server()
+        _server(trains=trains)
 
 
 def start_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> Forked:
@@ -117,8 +127,8 @@ def start_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str |
     raise OSError(f"the process that forks kernels died twice: {reason}")
 
 
-def serve_forks() -> None:
-    """The server's main function: import, then answer requests until the end of stdin.
+def serve_forks(*, trains: bool) -> None:
+    """The server's main function: import, then answer requests until the end of stdin. trains: as given at the start.
 
     A request is a line of JSON on stdin: arguments, env, cwd. The answer is the process id of a new kernel, on stdout.
     """
@@ -128,7 +138,7 @@ def serve_forks() -> None:
     answers = os.dup(1)
     with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 1)
-    for name in IMPORTS:
+    for name in IMPORTS + TRAINING_IMPORTS * trains:
         with suppress(ImportError):  # the kernel that needs the module reports the error
             __import__(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for kernels: leave no zombies

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from typing import TypeVar
 
 from seqae.signals import collect_signals
@@ -47,17 +46,14 @@ def interrupt_once() -> Iterator[None]:
 def uninterrupted(act: Callable[[], _T]) -> _T:
     """Call `act` in a thread and return its result. Stop signals that arrive meanwhile take effect when it has ended.
 
-    They take effect after `UNINTERRUPTED_SECONDS` if it has not ended by then. Processes that `act` starts have SIGINT
-    blocked, since a terminal sends Ctrl-C to them as well; they unblock it themselves. No signal reaches a thread other
-    than the main one: there, `act` is called directly.
+    They take effect after `UNINTERRUPTED_SECONDS` if it has not ended by then. No signal reaches a thread other than
+    the main one: there, `act` is called directly.
     """
     if threading.current_thread() is not threading.main_thread():
         return act()
-    resource_tracker.ensure_running()  # when multiprocessing starts this process, it unblocks SIGINT
     result: Future[_T] = Future()
 
     def work() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             result.set_result(act())
         except BaseException as error:

@@ -1,6 +1,6 @@
 """Start a Jupyter kernel, execute a notebook in it with papermill, and stop it. A kernel dies with this process.
 
-Dask's workers call this. A process may execute several notebooks at a time, each in a thread.
+Dask's workers call this, several at a time in the threads of one process.
 """
 
 import logging
@@ -67,6 +67,8 @@ def execute_notebook(
     StoppedError if the kernel was interrupted, OSError where no kernel can start because there is no home folder.
     """
     _check_home()
+    # Where JupyterLab is installed, jsonschema imports rfc3987_syntax, for a format that no notebook has: a second.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill  # takes a second
     from papermill.iorw import papermill_io
 
