@@ -2,20 +2,25 @@
 
 import shutil
 import warnings
+import zipfile
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save
 from test_cli import call
 from test_gather import trained  # noqa: F401
 from test_sweep import DEFAULTS, TINY
 
 from seqae import open_run
 from seqae.commands.terminal import status_rows
-from seqae.reports.compare import comparable_runs, curves, finals
+from seqae.reports.compare import budgets, comparable_runs, curves, describe, finals, gallery
 from seqae.reports.index import update_index
-from seqae.runs import records
+from seqae.runs import logs, records
 from seqae.runs.finding import find_runs
 from seqae.runs.records import RunError, progress
 from seqae.runs.run import Run
@@ -65,6 +70,15 @@ def headless(name: str):
     return lambda folder: text((folder / name).read_bytes().partition(b"\n")[2], name)(folder)
 
 
+def rows_gone(name: str):
+    return lambda folder: text((folder / name).read_bytes().partition(b"\n")[0] + b"\n", name)(folder)
+
+
+def bomb(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "samples.npz", "w", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("frames.npy", bytes(2**21))  # the test allows half as much
+
+
 def a_folder(folder: Path) -> None:
     (folder / "run.yaml").unlink()
     (folder / "run.yaml").mkdir()
@@ -79,6 +93,9 @@ RECORDS = {
     "a date of month 13": (text("started: 2026-13-45 10:00:00"), "no YAML: month must be in 1..12"),
     "nul": (text(b"status: \0"), "no YAML"),
     "deep": (text("[" * 20_000), "no YAML"),
+    "a date that is none": (text("started: !!timestamp 3"), "no YAML: a value does not fit its tag"),
+    "a truth that is none": (text("dirty: !!bool maybe"), "no YAML: a value does not fit its tag"),
+    "a number without bound": (text("seconds: " + "9" * 5000), "no YAML: Exceeds the limit"),
     "results null": (entry(results=None), "results must be a mapping; not null"),
     "results of text": (entry(results={"pred mse": "low"}), "to a number; not 'pred mse' to 'low'"),
     "results of one word": (entry(results={"mse": 1.0}), "results must map BRANCH METRIC"),
@@ -96,6 +113,11 @@ RECORDS = {
     "machine null": (entry(machine=None), "machine must be a text"),
     "resumed null": (entry(resumed=None), "resumed must be a list"),
     "resumed of texts": (entry(resumed=["a"]), "resumed must list commits"),
+    "seconds nan": (entry(seconds=float("nan")), "seconds must be a number below 1e+13; not nan"),
+    "seconds infinite": (entry(seconds=float("inf")), "seconds must be a number below 1e+13; not inf"),
+    "more seconds than a time can be": (entry(seconds=1e300), "seconds must be a number below 1e+13"),
+    "hidden of text": (entry(hidden="wide"), "hidden must be a number or null; not 'wide'"),
+    "explained a number": (entry(explained=5), "explained must be a text; not 5"),
     "a folder": (a_folder, "cannot be read: Is a directory"),
 }
 
@@ -128,16 +150,19 @@ TABLES = {
     "metrics without header": (headless("metrics.csv"), "metrics.csv is damaged (its first line does not name epoch"),
     "metrics in latin-1": (replaced("metrics.csv", "objective", b"objekt\xefv"), "metrics.csv is damaged (no text"),
     "metrics of text": (
-        replaced("metrics.csv", "\n1,", b"\none,"), "(line 2: epoch must be a number; not 'one')"
+        replaced("metrics.csv", "\n1,", b"\none,"), "(line 2: epoch must be a whole number; not 'one')"
     ),
     "metrics of too few columns": (replaced("metrics.csv", "\n1,", b"\n1,1\n1,"), "(line 2 has 2 columns)"),
-    "metrics with a nul": (replaced("metrics.csv", "\n1,", b"\n\x00,"), "epoch must be a number"),
+    "metrics with a nul": (replaced("metrics.csv", "\n1,", b"\n\x00,"), "epoch must be a whole number"),
     "test of text": (
         replaced("test.csv", ",mse,", b",mse,low,"), "columns)"
     ),
     "test without header": (headless("test.csv"), "test.csv is damaged"),
     "test empty": (text("", "test.csv"), "test.csv is damaged"),
     "baselines of another table": (text("a,b\n1,2\n", "baselines.csv"), "baselines.csv is damaged"),
+    "metrics with half an epoch": (replaced("metrics.csv", "\n1,", b"\n1.5,"), "epoch must be a whole number; not '1"),
+    "metrics without an epoch": (replaced("metrics.csv", "\n1,", b"\n,"), "(line 2 has no epoch)"),
+    "test with half a frame": (replaced("test.csv", ",1,", b",1.5,"), "frame must be a whole number; not '1.5'"),
     "histograms in latin-1": (text(b"epoch,\xfc\n", "histograms.csv"), "histograms.csv is damaged (no text"),
 }  # fmt: skip
 
@@ -182,6 +207,68 @@ def test_a_look_at_a_remote_store_is_not_ended_by_a_damaged_run(store, tmp_path,
     assert f"fam/{GOOD}" in told
     assert f"fam/{BAD}" in told
     assert "cannot be reached" not in told
+
+
+EMPTY = {name: rows_gone(name) for name in ("metrics.csv", "test.csv", "baselines.csv")}
+SAMPLES = {
+    "torn": lambda folder: text((folder / "samples.npz").read_bytes()[:200], "samples.npz")(folder),
+    "text": text("hello", "samples.npz"),
+    "without frames": lambda folder: np.savez(folder / "samples.npz", pred=np.zeros((1, 2, 4, 4), np.uint8)),
+    "of numbers": lambda folder: np.savez(folder / "samples.npz", frames=np.zeros((1, 2, 4, 4))),
+    "of another shape": lambda folder: np.savez(folder / "samples.npz", frames=np.zeros(4, np.uint8)),
+    "that grows without bound": bomb,
+    "that are gone": lambda folder: (folder / "samples.npz").unlink(),
+}
+
+
+@pytest.mark.parametrize(("damage", "file"), [
+    *((damage, name) for name, damage in EMPTY.items()), *((damage, "samples.npz") for damage in SAMPLES.values())
+], ids=[*EMPTY, *(f"samples {name}" for name in SAMPLES)])  # fmt: skip
+def test_a_run_without_rows_or_samples_is_named_and_hides_no_other(store, damage, file, monkeypatch):
+    monkeypatch.setattr(logs, "MOST_SAMPLES", 2**20)
+    damage(store / "fam" / BAD)
+    with pytest.warns(UserWarning, match=f"{BAD}.*{file}"):
+        runs = comparable_runs("fam", store=str(store))
+    assert [run.name for run in runs] == [GOOD]
+    assert len(gallery(runs, "recon")) == 2
+    update_index(store)
+    assert BAD in (store / "index.html").read_text()
+    run = Run.load(store / "fam" / BAD)
+    if file == "samples.npz":
+        with pytest.raises(RunError, match=r"samples\.npz is (damaged|missing)"):
+            run.samples()
+    if file == "baselines.csv":
+        with pytest.raises(RunError, match="no mean frame on val"):
+            run.prognosis()
+
+
+@pytest.mark.parametrize("entry_", ["parameters", "seconds", "device", "ended", "commit", "dirty"])
+def test_a_record_that_lacks_an_entry_hides_no_other(store, entry_):
+    folder = store / "fam" / BAD
+    record = yaml.safe_load((folder / "run.yaml").read_text())
+    del record[entry_]
+    record |= {"status": "running"} if entry_ == "parameters" else {}
+    (folder / "run.yaml").write_text(yaml.safe_dump(record))
+    assert {row[0]: row[1] for row in status_rows([str(store)])}[f"fam/{GOOD}"] == "done"
+    update_index(store)
+    with warnings.catch_warnings(action="ignore"):
+        runs = comparable_runs("fam", store=str(store))
+    assert GOOD in {run.name for run in runs}
+    assert len(budgets(runs)) == len(runs)
+    assert describe(runs)
+
+
+def test_a_damaged_model_is_named(store):
+    file = store / "fam" / BAD / "model.safetensors"
+    with safe_open(file, "pt") as stored:
+        whole, metadata = file.read_bytes(), stored.metadata()
+    for content in (whole[:300], b"hello", save({"weights": torch.zeros(1)}, metadata={})):
+        file.write_bytes(content)
+        with pytest.raises(RunError, match=rf"{BAD}/model\.safetensors is damaged"):
+            Run.load(file.parent).model()
+    file.write_bytes(save({"weights": torch.zeros(1)}, metadata=metadata))
+    with pytest.raises(RunError, match=r"does not hold the weights that its parameters describe: .*Missing key"):
+        Run.load(file.parent).model()
 
 
 def test_an_interrupted_run_with_a_damaged_log_says_so_when_it_is_resumed(trained, tmp_path):  # noqa: F811

@@ -94,6 +94,19 @@ def test_what_yaml_would_read_as_something_else_is_refused(text, words, tmp_path
     assert str(caught.value).startswith(f"{file} is not accepted: line")
 
 
+@pytest.mark.parametrize("text", ["a: 2026-13-45", "a: !!int x", "a: !!float x", "a: !!bool maybe", "a: !!timestamp 3",
+                                  "a: " + "9" * 5000, "a: !!binary é"])  # fmt: skip
+def test_a_value_that_cannot_be_what_yaml_takes_it_for_is_refused(text, tmp_path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"run\.yaml is not (accepted|YAML): "):
+        read_yaml(file)
+    with pytest.raises(RunError, match="is damaged"):
+        read_record(tmp_path)
+    with pytest.raises(ValueError, match=r"^-p: "):
+        given_parameters([text.replace(": ", "=", 1)])
+
+
 def test_what_it_reads_as_it_says_is_read() -> None:
     text = "a: 0\nb: -1\nc: 1_000\nd: '010'\ne: 0.1\nf: 0x10\ng: 08\nh: 00.5\ni: 12:75\nj: a:1:30\nk: 1e-3\nl: 10"
     read = {"a": 0, "b": -1, "c": 1000, "d": "010", "e": 0.1, "f": 16, "g": "08", "h": 0.5, "i": "12:75",

@@ -113,7 +113,7 @@ def _status_row(folder: Path) -> list[str]:
     if status == "failed":
         status = f"failed: {record.get('reason')}"
     elif status in ("running", "interrupted") and (logged := progress(folder)):
-        status += f", epoch {logged[0]} of {record['parameters'].get('epochs')}"
+        status += f", epoch {logged[0]} of {record.get('parameters', {}).get('epochs')}"
     results = {k.removesuffix(" mse"): v for k, v in final_figures(record).items() if k.endswith(" mse")}
     errors = [f"{branch} {value:.4f}" for branch, value in results.items() if value == value]
     seconds = f"{record['seconds']:.1f}" if "seconds" in record else ""

@@ -87,11 +87,11 @@ def budgets(runs: Sequence[Run]) -> pd.DataFrame:
         rows.append(
             {
                 "number": number,
-                "seconds": record["seconds"],
-                "sequences/s": run.parameters.train_sequences * metrics.epoch.max() / record["seconds"],
-                "peak memory, MiB": record.get("peak_memory_bytes", float("nan")) / 2**20,
+                "seconds": (seconds := record.get("seconds", float("nan"))),
+                "sequences/s": run.parameters.train_sequences * metrics.epoch.max() / (seconds or float("nan")),
+                "peak memory, MiB": (record.get("peak_memory_bytes") or float("nan")) / 2**20,
                 "overflows": metrics[metrics.metric == "overflows"]["value"].sum(min_count=1),
-                "device": record["device"],
+                "device": record.get("device", ""),
             }
         )
     return _with_facets(pd.DataFrame(rows), runs)

@@ -32,7 +32,7 @@ def shown_run(folder: str = "") -> Run:
     done = [run for run in find_runs(store) if run.status == "done" and run.record().get("results")]
     if not done:
         raise RunError(f"no finished run in {store}: seqae run params/losses --scale quick makes some")
-    newest = max(done, key=lambda run: run.record()["ended"])
+    newest = max(done, key=lambda run: run.record().get("ended", ""))
     refresh(store, f"{newest.family}/{newest.name}", whole=True)
     return newest
 

@@ -81,7 +81,7 @@ def _sound(run: Run) -> bool:
     try:
         check_tables(run.folder)
         tables = [run.folder / f"{name}.csv" for name in ("metrics", "test", "baselines")]
-        missing = [table.name for table in tables if not table.exists()]
+        missing = [file.name for file in [*tables, run.folder / "samples.npz"] if not file.exists()]
         if missing and not (run.folder / "performance.csv").exists():
             raise RunError(f"{', '.join(missing)} missing: copy the folder again, or train the run anew")
     except RunError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -27,6 +27,7 @@ from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parameters import Parameters, resolve
 from seqae.runs.digits import DIGITS, OFFICIAL_SHAPE, official_test, open_stream
 from seqae.runs.ranks import launch
+from seqae.runs.records import RunError
 from seqae.tasks import BRANCHES, branch_targets
 from seqae.training import Fitted, Row, fit
 from seqae.updates import UpdateRule
@@ -59,9 +60,13 @@ def check_parameters(p: Parameters) -> SequenceAutoencoder:
         raise ValueError(
             f"test_data official has {OFFICIAL_SHAPE[1]:,} sequences; not test_sequences {p.test_sequences:,}"
         )
-    with torch.device("meta"):
-        model = build_model(p)
-        initialise(model, readout_bias=p.readout_bias, peephole_range=p.peephole_range)
+    try:
+        with torch.device("meta"):
+            model = build_model(p)
+            initialise(model, readout_bias=p.readout_bias, peephole_range=p.peephole_range)
+    except (RuntimeError, OverflowError) as error:
+        told = str(error).partition("\n")[0]
+        raise ValueError(f"a model of this size cannot be built ({told}): lower width, hidden or layers") from None
     return model
 
 
@@ -98,11 +103,20 @@ def build_model(p: Parameters) -> SequenceAutoencoder:
 
 
 def load_model(file: str | Path, device: str = "cpu") -> tuple[SequenceAutoencoder, Parameters]:
-    """A trained model and its parameters from a model.safetensors alone, on any device; runs no code from it."""
-    with safe_open(str(file), "pt", device=device) as stored:
-        parameters = resolve(json.loads(stored.metadata()["parameters"]))
-        model = build_model(parameters)
-        model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+    """A trained model and its parameters from a model.safetensors alone, on any device; runs no code from it.
+
+    Raises RunError, which names the file, if it is damaged.
+    """
+    try:
+        with safe_open(str(file), "pt", device=device) as stored:
+            parameters = resolve(json.loads(stored.metadata()["parameters"]))
+            model = build_model(parameters)
+            model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
+        raise RunError(f"{file} is damaged ({error}): copy it again, or train the run anew") from None
+    except RuntimeError as error:  # of `load_state_dict`
+        told = " ".join(str(error).split())[:200]
+        raise RunError(f"{file} does not hold the weights that its parameters describe: {told}") from None
     return model.to(device), parameters
 
 

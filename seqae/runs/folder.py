@@ -25,7 +25,7 @@ from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
 from seqae.runs.facts import facts_of
 from seqae.runs.identity import as_used, short_hash, without_effect
-from seqae.runs.logs import read_table
+from seqae.runs.logs import read_samples, read_table
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.stores import is_name
 from seqae.tasks import branch_targets
@@ -134,8 +134,7 @@ class RunFolder:
 
     def samples(self) -> dict[str, np.ndarray]:
         """Fixed val sequences, at most 8: `frames` (N, T, H, W) and each branch's output (N, T, H, W), uint8 0-255."""
-        with np.load(self.folder / "samples.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
+        return read_samples(self.folder)
 
     def model_file(self) -> Path:
         """The path of model.safetensors. Raises RunError if nothing is trained yet."""
@@ -225,9 +224,15 @@ class RunFolder:
         file = self.folder / "baselines.csv"
         rows = mse_rows(file) if file.exists() else self.baselines().query("metric == 'mse'").to_dict("records")
         known: dict[str, dict[str, float]] = {"floor": {}, "mean_frame": {}}
-        for row in rows:
-            if row["split"] == "val" and row["baseline"] in known:
-                known[row["baseline"]][row["branch"]] = float(row["value"])
+        try:
+            for row in rows:
+                if row["split"] == "val" and row["baseline"] in known:
+                    known[row["baseline"]][row["branch"]] = float(row["value"])
+        except (KeyError, ValueError, TypeError):
+            read_table(self.folder, "baselines")  # raises RunError, which says what is wrong
+            raise
+        if not known["mean_frame"]:
+            raise RunError(f"{file} is damaged (it has no mean frame on val): delete the run's folder and run it again")
         return known["floor"], known["mean_frame"]
 
 
@@ -251,7 +256,7 @@ def holds_run(folder: Path, family: str, *hashes: str) -> bool:
 
 def mse_rows(file: Path) -> list[dict[str, str]]:
     """The rows of mse in one of a run's tables. For many runs: pandas would take 20 times as long."""
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     return list(csv.DictReader([*lines[:1], *(line for line in lines[1:] if ",mse," in line)]))
 
 

@@ -1,9 +1,11 @@
-"""The tables of a run, CSV files, checked when they are read.
+"""The tables of a run, CSV files, and its samples, checked when they are read.
 
 Its logs are tables that grow row by row; they are read and cut so that a torn last line does no harm.
 """
 
 import csv
+import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from io import StringIO
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from seqae.files import replace_text
 from seqae.runs.records import RunError, notes
 
-if TYPE_CHECKING:  # commands that only read runs should not wait 0.5 s for it
+if TYPE_CHECKING:  # commands that only read runs should not wait 0.5 s for them
+    import numpy as np
     import pandas as pd
 
 LOG_COLUMNS = {  # of the logs of a run, by the name of the file without .csv
@@ -27,7 +30,11 @@ TABLE_COLUMNS: Mapping[str, list[str]] = {  # what a table of any version has at
     "baselines": ["split", "branch", "baseline", "metric", "value"],
     "performance": ["implementation", "part", "median_ms"],
 }
-NUMBERS = {"epoch", "step", "seconds", "value", "output", "share", "frame", "sequences", "median_ms"}  # columns of them
+WHOLE_NUMBERS = {"epoch", "step", "frame", "sequences"}  # columns of them, and
+NUMBERS = {*WHOLE_NUMBERS, "seconds", "value", "output", "share", "median_ms"}  # of any
+SAMPLES_FILE = "samples.npz"
+MOST_SAMPLES = 2**30  # bytes that samples take in memory: a file of some kilobytes can hold any number of zeros
+FILLED = {"metrics", "test", "baselines"}  # these have rows once a run is done
 
 
 def append_rows(log: Path, rows: list[dict[str, Any]]) -> None:
@@ -47,7 +54,7 @@ def truncate_logs(logs: list[Path], epoch: int) -> None:
     for log in logs:
         header, *lines = whole_lines(log)
         _check(log, [header, *lines])
-        kept = [header, *(line for line in lines if int(line.split(",")[0]) <= epoch)]
+        kept = [header, *(line for line in lines if float(line.split(",")[0]) <= epoch)]
         replace_text(log, "".join(f"{line}\n" for line in kept))
 
 
@@ -70,17 +77,47 @@ def read_table(folder: Path, name: str) -> "pd.DataFrame":
 
 
 def check_tables(folder: Path) -> None:
-    """Check the tables that a run's folder has. Raises RunError, which names the first file that is damaged.
+    """Check the tables and the samples that a finished run has. Raises RunError, which names the first damaged file.
 
     It takes some milliseconds for each run, so `records.remembered` keeps what it found.
     """
-    files = [file for name in TABLE_COLUMNS if (file := folder / f"{name}.csv").exists()]
+    names = [*(f"{name}.csv" for name in TABLE_COLUMNS), SAMPLES_FILE]
+    files = [file for name in names if (file := folder / name).exists()]
     state, kept = [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files], notes(folder)
     if kept.get("tables") == state:
         return
     for file in files:
-        _check(file, _lines(file))
+        if file.name == SAMPLES_FILE:
+            read_samples(folder)
+            continue
+        _check(file, lines := _lines(file))
+        if file.stem in FILLED and len(lines) < 2:
+            raise RunError(f"{file} is damaged (it has no rows): {_REMEDY}")
     kept["tables"] = state
+
+
+def read_samples(folder: Path) -> "dict[str, np.ndarray]":
+    """The arrays of a run's samples.npz. Raises RunError if it is missing or damaged."""
+    import numpy as np
+
+    file = folder / SAMPLES_FILE
+    try:
+        with zipfile.ZipFile(file) as parts:
+            size = sum(part.file_size for part in parts.infolist())
+        if size > MOST_SAMPLES:
+            raise ValueError(f"it would take {size:,} bytes of memory")
+        with np.load(file, allow_pickle=False) as arrays:
+            found = dict(arrays)
+        if odd := [name for name, array in found.items() if array.dtype != np.uint8 or array.ndim != 4]:
+            raise ValueError(f"{odd[0]} holds no frames")
+        return {"frames": found.pop("frames"), **found}
+    except FileNotFoundError:
+        raise RunError(f"{file} is missing: copy the folder again, or train the run anew") from None
+    except KeyError:
+        fault = "it has no frames"
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        fault = str(error)
+    raise RunError(f"{file} is damaged ({fault}): {_REMEDY}")
 
 
 def _lines(file: Path) -> list[str]:
@@ -107,15 +144,18 @@ def _check(file: Path, lines: list[str]) -> None:
             for place, name in numbers:
                 if row[place]:
                     _number(row[place], name, f"{file} is damaged (line {rows.line_num}")
+                elif name == "epoch":
+                    raise RunError(f"{file} is damaged (line {rows.line_num} has no epoch): {_REMEDY}")
     except csv.Error as error:
         raise RunError(f"{file} is damaged ({error}): {_REMEDY}") from None
 
 
 def _number(text: str, name: str, where: str) -> None:
+    whole = name in WHOLE_NUMBERS
     with suppress(ValueError):
-        float(text)
-        return
-    raise RunError(f"{where}: {name} must be a number; not {text[:40]!r}): {_REMEDY}")
+        if float(text).is_integer() or not whole:
+            return
+    raise RunError(f"{where}: {name} must be a {'whole ' * whole}number; not {text[:40]!r}): {_REMEDY}")
 
 
 _REMEDY = "delete the run's folder and run it again"

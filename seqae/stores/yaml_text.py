@@ -25,7 +25,8 @@ def load_yaml(text: str) -> Any:
     """Parse one document of YAML safely; None if it is empty. Raises yaml.YAMLError for anything else.
 
     Raises UnfitYamlError for a key that stands twice in a mapping, a number that YAML reads to base 8 or 60 (010 is
-    8, 1:30 is 90), aliases that repeat too much or contain themselves, and nesting deeper than DEEPEST.
+    8, 1:30 is 90), what YAML takes for a value that it cannot be (a date of month 13), aliases that repeat too much or
+    contain themselves, and nesting deeper than DEEPEST.
     """
     if len(_OPENERS.findall(text)) > 10 * DEEPEST:
         _check_depth(text)
@@ -38,6 +39,10 @@ def load_yaml(text: str) -> Any:
         if _measured(node, sizes, 0) > _MOST_REPEATED * sum(sizes.own) + _FREE:
             raise UnfitYamlError("its aliases repeat what they name without bound: write it out, or leave them out")
         return loader.construct_document(node)
+    except (ValueError, OverflowError) as error:  # a date of month 13, for example
+        raise UnfitYamlError(str(error)) from None
+    except (KeyError, AttributeError, TypeError):  # what PyYAML makes of !!bool maybe, !!timestamp 3
+        raise UnfitYamlError("a value does not fit its tag (!!NAME before it): leave the tag out") from None
     except RecursionError:
         raise UnfitYamlError(f"it is nested more than {DEEPEST} levels deep") from None
     finally:
