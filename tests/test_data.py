@@ -5,9 +5,11 @@ import hashlib
 import math
 import os
 import pickle
+import shutil
 import struct
 import tempfile
 import threading
+import traceback
 import tracemalloc
 from collections.abc import Iterator
 from functools import partial
@@ -29,6 +31,7 @@ from seqae.runs import load_digits
 from seqae.runs.digits import official_test, read_idx
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
+PUBLISHED = dict(digit_files.MNIST_FILES)
 RANGES = [(0.0, 1.0), (-1.0, 1.0), (-0.5, 0.5)]
 DIGITS = np.random.Philox(key=0).random_raw(7 * 98).view(np.uint8).reshape(7, 28, 28)
 small = partial(MovingMNIST, DIGITS, seed=6, split="train", frame_size=16, frames=3)
@@ -305,12 +308,16 @@ def numbers(images: np.ndarray) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Files of the full set's shapes: 0 … 59,999 for training, from 100,000 for test."""
-    folder = tmp_path_factory.mktemp("mnist")
+    folder, published = tmp_path_factory.mktemp("mnist"), {}
     for name, images in ((TRAIN, numbered(0, 60_000)), (TEST, numbered(100_000, 10_000))):
-        (folder / f"{name}.gz").write_bytes(gzip.compress(idx(images), 1))
-    return folder
+        (folder / f"{name}.gz").write_bytes(packed := gzip.compress(idx(images), 1))
+        md5s = (hashlib.md5(content).hexdigest() for content in (packed, idx(images)))
+        published[name] = digit_files.IdxFile(next(md5s), images.shape, next(md5s))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digit_files, "MNIST_FILES", published)
+        yield folder
 
 
 def assert_is_mnist(splits: dict[str, np.ndarray]) -> None:
@@ -354,6 +361,14 @@ def test_folder_with_files_of_another_shape(tmp_path: Path) -> None:
         load_digits("mnist", tmp_path)
 
 
+def test_other_images_of_the_same_names_and_shapes_are_not_mnist(mnist: Path, tmp_path: Path) -> None:
+    """Fashion-MNIST, for example: its runs would have the names and hashes of runs on MNIST."""
+    shutil.copy(mnist / f"{TEST}.gz", tmp_path)
+    (tmp_path / TRAIN).write_bytes(idx(numbered(1, 60_000)))
+    with pytest.raises(ValueError, match=rf"{TRAIN} is not MNIST's: its runs would count as runs on MNIST"):
+        load_digits("mnist", tmp_path)
+
+
 # ---- downloads, from a real server on loopback ----
 
 
@@ -384,12 +399,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_mnist_is_downloaded_once(server: Server, mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published = {}
-    for name, (_, shape) in digit_files.MNIST_FILES.items():
-        packed = (mnist / f"{name}.gz").read_bytes()
-        (tmp_path / "served" / f"{name}.gz").write_bytes(packed)
-        published[name] = digit_files.IdxFile(hashlib.md5(packed).hexdigest(), shape)
-    monkeypatch.setattr(digit_files, "MNIST_FILES", published)
+    for name in digit_files.MNIST_FILES:
+        shutil.copy(mnist / f"{name}.gz", tmp_path / "served")
     monkeypatch.setenv("SEQAE_MNIST_URL", server.url + "/")
     assert_is_mnist(load_digits("mnist"))
     assert server.asked == [f"/{TRAIN}.gz", f"/{TEST}.gz"]
@@ -402,7 +413,8 @@ def test_mnist_is_downloaded_once(server: Server, mnist: Path, tmp_path: Path, m
 def test_download_with_the_wrong_checksum(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "served" / f"{TRAIN}.gz").write_bytes(b"not MNIST")
     monkeypatch.setenv("SEQAE_MNIST_URL", server.url)
-    expected, found = digit_files.MNIST_FILES[TRAIN].md5, hashlib.md5(b"not MNIST").hexdigest()
+    monkeypatch.setattr(digit_files, "MNIST_FILES", PUBLISHED)
+    expected, found = PUBLISHED[TRAIN].md5, hashlib.md5(b"not MNIST").hexdigest()
     message = (
         rf"{server.url}/{TRAIN}\.gz could not be downloaded to .*expected md5:{expected} but got {found}\): "
         r"try again, or give a folder with MNIST's files \(data_folder\)$"
@@ -418,6 +430,18 @@ def test_download_of_what_is_not_there(server: Server, monkeypatch: pytest.Monke
         load_digits("mnist")
 
 
+@pytest.mark.parametrize("place", ["http://me:hush-hush@{}", "http://hush-hush@{}", "http://{}/x?key=hush-hush&file="])
+def test_credentials_of_the_server_are_not_said(
+    server: Server, place: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for address in (server.url.removeprefix("http://"), "127.0.0.1:9"):
+        monkeypatch.setenv("SEQAE_MNIST_URL", place.format(address))
+        with pytest.raises(OSError, match=r"could not be downloaded") as caught:
+            load_digits("mnist")
+        assert "hush" not in "".join(traceback.format_exception(caught.value)).replace(__file__, "")
+    assert "hush" not in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "gopher://127.0.0.1", "127.0.0.1"])
 def test_download_from_where_nothing_answers(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEQAE_MNIST_URL", url)
@@ -428,8 +452,10 @@ def test_download_from_where_nothing_answers(server: Server, url: str, monkeypat
 def test_published_checksums_and_mirror() -> None:
     """The other tests serve files of their own, so only this one holds the published figures."""
     assert digit_files.MNIST_URL.startswith("https://ossci-datasets.s3.amazonaws.com/mnist")
-    assert digit_files.MNIST_FILES[TRAIN] == ("f68b3c2dcbeaaa9fbdd348bbdeb94873", (60_000, 28, 28))
-    assert digit_files.MNIST_FILES[TEST] == ("9fb629c4189551a2d022fa330f9573f3", (10_000, 28, 28))
+    assert PUBLISHED[TRAIN].md5 == "f68b3c2dcbeaaa9fbdd348bbdeb94873"
+    assert PUBLISHED[TEST].md5 == "9fb629c4189551a2d022fa330f9573f3"
+    assert PUBLISHED[TRAIN].content_md5 == "6bbc9ace898e44ae57da46a324031adb"
+    assert PUBLISHED[TEST].content_md5 == "2646ac647ad5339dbf082846283269ea"
 
 
 # ---- IDX files ----

@@ -31,7 +31,7 @@ from seqae import find_runs, open_run
 from seqae.commands.terminal import SweepView
 from seqae.runs import assignment
 from seqae.runs.run import Run
-from seqae.stores import leases, mirror, states, store_folder, transfer
+from seqae.stores import leases, mirror, public_url, states, store_folder, transfer
 from seqae.stores.transfer import StoreError
 from seqae.sweeps import execution, planning
 
@@ -126,6 +126,8 @@ def test_a_url_has_a_mirror_in_the_cache_and_a_folder_has_none(machine, tmp_path
     assert len(folders) == 3
     assert {folder.parent for folder in folders} == {tmp_path / "a" / "seqae" / "stores"}
     assert "secret" not in str(store_folder("ssh://me:secret@host/runs"))
+    repositories = ("github://org:one@main/runs", "github://org:two@main/runs", "github://org:two@next/runs")
+    assert len({store_folder(url) for url in repositories}) == 3
     assert mirror.fetch(str(tmp_path / "plain")) == tmp_path / "plain"
     with mirror.working(tmp_path / "plain" / "fam" / "run"):
         pass
@@ -158,6 +160,8 @@ def test_credentials_in_a_url_reach_the_store_and_no_file(machine, tmp_path, url
     mirror._given.clear()  # another process, which finds the credentials in its environment
     monkeypatch.setenv("SEQAE_STORE", url)
     assert mirror._url(seen.folder.parents[1]) == url
+    mirror.mirror_folder(mirror._mark(seen.folder.parents[1]))  # a cell gave it without them
+    assert mirror._url(seen.folder.parents[1]) == url
     monkeypatch.setenv("SEQAE_STORE", "memory://other")
     assert "hush" not in mirror._url(seen.folder.parents[1])
 
@@ -181,6 +185,26 @@ def test_credentials_in_a_url_are_in_no_message(machine, monkeypatch, url):
     output = call("status", "--store", url, code=2) + call("gather", url, "here", code=2)
     assert "hush" not in output
     assert "127.0.0.1" in output or "runs" in output
+
+
+@pytest.mark.parametrize(("url", "shown"), [
+    ("HTTPS://hush@host/x", "HTTPS://host/x"), ("S3://hush:hush@bucket/x", "S3://bucket/x"),
+    ("oss://hush:hush@bucket/x", "oss://bucket/x"), ("filecache::https://hush@host/x", "filecache::https://host/x"),
+    ("zip://a::ftp://me:hush@host/x.zip", "zip://a::ftp://me@host/x.zip"), ("https://me:hu?sh@host/x", "https://host/x"),
+    ("sftp://me@host:22/x", "sftp://me@host:22/x"), ("github://org:repo@main/x", "github://org:repo@main/x"),
+    ("abfs://c@account.dfs.core.windows.net/x?sig=hush", "abfs://c@account.dfs.core.windows.net/x"),
+])  # fmt: skip
+def test_a_url_is_shown_without_its_credentials_and_is_still_that_place(url, shown):
+    assert public_url(url) == shown
+
+
+def test_a_url_that_lacks_a_slash_is_no_folder(machine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for store in ("s3:/bucket/runs", "sftp:/me:hush@host/x"):
+        with pytest.raises(ValueError, match=r"^\w+:/… lacks a slash: a URL has \w+://") as caught:
+            open_run("fam", DEFAULTS, TINY | {"store": store})
+        assert "hush" not in str(caught.value)
+    assert store_folder("./s3:/runs") == tmp_path / "s3:" / "runs"
 
 
 def test_credentials_that_a_store_says_by_itself_are_in_no_message(machine):

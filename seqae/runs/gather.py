@@ -19,6 +19,7 @@ from seqae.stores import (
     MARK,
     UNPUBLISHED_MARK,
     StoreError,
+    check_no_half_url,
     compare_run_states,
     fetch,
     is_passing,
@@ -83,6 +84,7 @@ def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[Gather
 
 def _folder(place: str) -> Path:
     # A relative path is relative to the working directory, not to the project: a shell completes it like that.
+    check_no_half_url(place)
     return fetch(place) if "://" in place else Path(place).expanduser().resolve()
 
 

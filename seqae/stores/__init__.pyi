@@ -1,6 +1,8 @@
+from .location import check_no_half_url as check_no_half_url
 from .location import public_url as public_url
 from .location import store_folder as store_folder
 from .location import store_location as store_location
+from .location import without_credentials as without_credentials
 from .locks import LOCKLESS as LOCKLESS
 from .locks import MachineLock as MachineLock
 from .mirror import MARK as MARK

@@ -5,6 +5,7 @@ from contextlib import suppress
 from hashlib import sha256
 from os import environ
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from yaml import YAMLError
 
@@ -20,12 +21,23 @@ def store_location(*given: str | None, root: Path | None = None) -> str:
 
     A relative path is relative to the project, wherever Jupyter or papermill were started. root: the project, by
     default that of the working directory. But who stands in a store, for example with the executed notebook of a run,
-    means that one. Raises ValueError as `files.expanded`.
+    means that one. Raises ValueError as `files.expanded`, and for a URL that lacks a slash.
     """
     chosen = next(filter(None, [*given, environ.get("SEQAE_STORE")]), "")
     if not (chosen or root) and (around := _store_around(Path.cwd())):
         return str(around)
-    return expanded(chosen) if "://" in chosen else str(project_path(chosen or "reports", root))
+    if "://" in chosen:
+        return expanded(chosen)
+    check_no_half_url(chosen)
+    return str(project_path(chosen or "reports", root))
+
+
+def check_no_half_url(place: str) -> None:
+    """Raise ValueError for a URL that lacks a slash, which would be a folder called PROTOCOL: here."""
+    if "://" not in place and (start := re.match(r"(\w[\w+.-]+):/", place)):  # one letter is a drive of Windows
+        raise ValueError(
+            f"{start[0]}… lacks a slash: a URL has {start[1]}://, and a folder of that name is ./{start[0]}"
+        )
 
 
 def _store_around(folder: Path) -> Path | None:
@@ -55,11 +67,23 @@ def store_folder(store: str | None = None) -> Path:
     return (cache_folder() / "stores" / f"{words}-{digits}").resolve()
 
 
+def without_credentials(text: str, url: str) -> str:
+    """A message, of fsspec or another library, without the credentials of a URL, whole or in parts."""
+    public = public_url(url)
+    for whole, shown in ((url, public), (url.partition("://")[2], public.partition("://")[2])):
+        text = text.replace(whole.rstrip("/"), shown.rstrip("/"))
+    parts = {*re.split(r"[:/@?#&=]+", url)} - {*re.split(r"[:/@?#&=]+", public)}
+    for part in sorted({*parts, *map(unquote, parts), *map(quote, parts)}, key=len, reverse=True):
+        text = text.replace(part, "…") if len(part) > 2 else text
+    return text
+
+
 def public_url(url: str) -> str:
     """A URL without the credentials in it, for messages and files: passwords, queries, keys in the place of a user.
 
-    A user's name stays, without which ssh://me@host is another place. Text that is no URL is returned as it is.
+    A user's name stays, without which ssh://me@host is another place, and so does github://ORGANISATION:REPOSITORY@.
+    Text that is no URL is returned as it is.
     """
-    url = re.sub(rf"((?:https?|s3a?|gc?s)://)[^/?#:]*(?:{PASSWORD}|@)", r"\1", url)
-    url = re.sub(rf"(://[^/?#:]*){PASSWORD}", r"\1@", url)
+    url = re.sub(rf"((?i:https?|s3a?|gc?s|oss|tosf?s?)://)[^/?#:]*(?:{PASSWORD}|@)", r"\1", url)
+    url = re.sub(rf"((?<!github)://[^/?#:]*)(?!::\w+://){PASSWORD}", r"\1@", url)  # :: begins a URL in a URL
     return re.sub(r"(://.*?)(?:\?.*|#.*=.*)", r"\1", url)

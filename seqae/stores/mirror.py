@@ -5,7 +5,6 @@ machines made; `working` fetches one run whole and publishes what becomes of it.
 """
 
 import os
-import re
 import time
 import warnings
 from collections import defaultdict
@@ -15,13 +14,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
-from urllib.parse import quote, unquote
 
 import filelock
 
 from seqae.files import replace_text
 from seqae.stores.leases import LEASE_SECONDS, PREFIX, every, lease
-from seqae.stores.location import public_url, store_folder, store_location
+from seqae.stores.location import public_url, store_folder, store_location, without_credentials
 from seqae.stores.locks import MachineLock
 from seqae.stores.transfer import BusyError, StoreError, fetch_run, listing, modified, publish_run, put
 
@@ -200,18 +198,8 @@ def _url(folder: Path) -> str | None:
     if (mark := _mark(folder)) is None:
         return None
     usual = os.environ.get("SEQAE_STORE", "")
-    return _given.get(folder.resolve()) or (usual if public_url(usual) == mark else mark)
-
-
-def _without_credentials(text: str, url: str) -> str:
-    # A message of fsspec's, or one with the store's own path, which may hold parts of the URL.
-    public = public_url(url)
-    for whole, shown in ((url, public), (url.partition("://")[2], public.partition("://")[2])):
-        text = text.replace(whole.rstrip("/"), shown.rstrip("/"))
-    parts = {*re.split(r"[:/@?#&=]+", url)} - {*re.split(r"[:/@?#&=]+", public)}
-    for part in sorted({*parts, *map(unquote, parts), *map(quote, parts)}, key=len, reverse=True):
-        text = text.replace(part, "…") if len(part) > 2 else text
-    return text
+    known = [_given.get(folder.resolve(), mark), usual if public_url(usual) == mark else mark]
+    return next((url for url in known if url != mark), mark)
 
 
 @contextmanager
@@ -222,17 +210,17 @@ def _reaching(url: str) -> Iterator[tuple[Any, str]]:
         fs, root = url_to_fs(url)
         yield fs, root.rstrip("/")
     except StoreError as error:
-        error.args = (_without_credentials(str(error), url),)
+        error.args = (without_credentials(str(error), url),)
         raise
     except ImportError as error:
         package = STORE_PACKAGES.get(url.partition("://")[0])
         advice = f"pip install {package}" if package else "install that package"
-        raise StoreError(_without_credentials(f"{url}: {error}; {advice}", url)) from None
+        raise StoreError(without_credentials(f"{url}: {error}; {advice}", url)) from None
     except Exception as error:  # each kind of store raises errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"{url} cannot be reached: {reason}; nothing is lost: see {store_folder(url)}"
         cause = error if public_url(url) == url else None  # a traceback shows the cause as well
-        raise StoreError(_without_credentials(message, url)) from cause
+        raise StoreError(without_credentials(message, url)) from cause
 
 
 def _try_again(act: Callable[[], None]) -> None:

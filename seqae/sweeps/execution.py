@@ -73,6 +73,11 @@ def run_here(item: Planned) -> Run:
     return replace(item.run, folder=mirror_folder(item.store) / item.run.family / item.run.name)
 
 
+def _store_of(item: Planned) -> str:
+    # For other runs that the notebook may open. Of a URL, with its credentials, which no file holds.
+    return item.store if "://" in item.store else str(item.run.folder.parents[1])
+
+
 def _execute(item: Planned, per_gpu: int) -> str | None:
     run = item.run
     if not _free(run):
@@ -87,7 +92,7 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
             run.folder / "notebook.ipynb",
             name=f"{run.family}/{run.name}",
             parameters=item.given,
-            environment=environment | {"SEQAE_STORE": str(run.folder.parents[1])},
+            environment=environment | {"SEQAE_STORE": _store_of(item)},
             folder=item.folder,
             run=run.name,
         )
