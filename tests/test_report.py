@@ -1,5 +1,7 @@
 """Pages of runs and the index: what they contain, what they must not contain, how they behave in a real browser."""
 
+import importlib
+import mimetypes
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -13,7 +15,7 @@ from conftest import fits
 from nbformat import NotebookNode, write
 from PIL import Image
 
-from seqae.reports import frames
+from seqae.reports import frames, media
 from seqae.reports.index import IndexRow, thumbnail, write_index
 from seqae.reports.page import Facts, advice, render_notebook
 from seqae.runs import Strip
@@ -324,7 +326,11 @@ def test_what_a_notebook_refers_to_is_found_where_the_notebook_came_from(tmp_pat
         *("one", "two", "three", "Setup figure 1", "Setup figure 2", "in the run", "Setup figure 3", "shown")
     ]
     assert page.locator(".lost").all_inner_texts() == [
-        *("gone.png was not found: gone", "notes.txt was not found: notes", "attachment:no.png was not found: none")
+        *(
+            "gone.png was not found: gone",
+            "notes.txt cannot be shown in a page: notes",
+            "attachment:no.png was not found: none",
+        )
     ]
     assert page.get_by_role("link", name="far").get_attribute("href") == "https://example.org/far.png"
     assert "secret" not in page.content()
@@ -397,6 +403,56 @@ def test_of_an_output_the_richest_form_that_survives_is_shown(report, data, kind
 def test_html_that_is_empty_by_itself_leaves_nothing(report):
     page = report(code("", html_output("<style>p { color: red }</style>"), html_output("")))
     assert not page.select(".lost")
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("<picture><source media='(prefers-color-scheme: dark)' srcset='b.png'><img src='a.png' alt='both'></picture>",
+         "both"),
+        ("![without suffix](plain)", "without suffix"),
+        ("<object data='a.svg' title='an object'></object>", "an object"),
+        ("<embed src='a.png' title='embedded'>", "embedded"),
+        ("![web](a.webp)", "web"),
+        ("![in capitals](B.PNG)", "in capitals"),
+    ],
+)  # fmt: skip
+def test_a_picture_is_shown_however_it_is_referred_to(report, visit, tmp_path, source, shown):
+    for name in ("a.png", "plain", "B.PNG", "b.png"):
+        (tmp_path / name).write_bytes(picture(20, 10))
+    Image.open(BytesIO(picture(20, 10))).save(tmp_path / "a.webp")
+    (tmp_path / "a.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10"/>')
+    report(text(source))
+    image = visit(tmp_path / "report.html", scheme="dark").locator("img")
+    assert image.evaluate("e => e.decode().then(() => e.naturalWidth)") == 20
+    assert image.get_attribute("alt") == shown
+
+
+def test_types_of_files_are_the_same_on_machines_without_a_list_of_them(tmp_path, monkeypatch):
+    """Slim containers have no /etc/mime.types, and Python's own list has no webp and no ogg."""
+    monkeypatch.setattr(mimetypes, "knownfiles", [])
+    for name in ("_db", "types_map", "encodings_map", "suffix_map", "common_types"):
+        monkeypatch.setattr(mimetypes, name, None)
+    mimetypes.init()
+    assert mimetypes.guess_type("a.webp")[0] is None
+    types = {"webp": "image/webp", "ogg": "audio/ogg", "m4a": "audio/mp4", "mkv": "video/x-matroska",
+             "apng": "image/apng", "mp4": "video/mp4", "svg": "image/svg+xml"}  # fmt: skip
+    again = importlib.reload(media)
+    for suffix, mime in types.items():
+        (tmp_path / f"a.{suffix}").write_bytes(b"content")
+        assert again.data_uri(tmp_path / f"a.{suffix}").startswith(f"data:{mime};base64,")
+    assert again.data_uri(tmp_path / "gone.txt") is None
+
+
+def test_a_raw_cell_is_text(report):
+    page = report(v4.new_raw_cell("a <b>raw</b> cell\nof two lines"))
+    assert page.select_one(".prose pre").get_text() == "a <b>raw</b> cell\nof two lines"
+
+
+def test_beside_a_text_it_is_said_what_else_was_there(report):
+    page = report(code("x", v4.new_output("display_data", {"application/vnd.x+json": {}, "text/plain": "Figure(1)"})))
+    told = "left out, since a page cannot show it: application/vnd.x+json"
+    assert page.select_one("pre.text").get_text() == f"Figure(1)\n({told})"
 
 
 def test_films_play_in_the_page(visit, report, tmp_path):

@@ -5,7 +5,6 @@ page. What cannot be shown is named.
 """
 
 import json
-import mimetypes
 import re
 from base64 import b64decode, b64encode
 from collections import Counter
@@ -16,18 +15,20 @@ from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from markupsafe import Markup, escape
 from PIL import Image
 
+from seqae.reports.media import beside as beside_notebook
+from seqae.reports.media import data_uri
 from seqae.reports.rendering import write_page
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
     from nbformat import NotebookNode
 
-IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
+IMAGES = ("image/svg+xml", *(f"image/{kind}" for kind in ("png", "jpeg", "gif", "webp", "avif", "bmp")))
 SCRIPTED = {  # their text/plain says nothing
     "application/vnd.jupyter.widget-view+json": "a widget",
     "application/javascript": "a script",
@@ -133,11 +134,13 @@ class _Notebook:
 
     def wants(self, cell: "NotebookNode") -> bool:
         filled = bool(cell.source.strip() or cell.get("outputs"))
-        return filled and cell.cell_type != "raw" and "papermill-error-cell-tag" not in cell.metadata.get("tags", ())
+        return filled and "papermill-error-cell-tag" not in cell.metadata.get("tags", ())
 
     def cell(self, cell: "NotebookNode") -> _Cell:
         if cell.cell_type == "markdown":
             return _Cell(cell, self.markdown(cell.source, cell.get("attachments", {})), [])
+        if cell.cell_type == "raw":
+            return _Cell(cell, Markup(f"<pre>{escape(cell.source)}</pre>"), [])
         code = cell.source.removeprefix("# Parameters\n")  # papermill's own line above the parameters it injects
         html = Markup(self.renderer.block_code(code, "python"))
         outputs: list[_Output] = []
@@ -180,9 +183,10 @@ class _Notebook:
             lost.append("HTML that a script fills")
         plain = data.get("text/plain", "")
         says_little = not SCRIPTED.keys().isdisjoint(data) or re.fullmatch(r"(<.*>)?", plain.strip(), re.DOTALL)
-        if not lost or not says_little:
-            return _Output("text", Markup(ansi2html(plain)))
-        return _Output("lost", Markup(escape(f"left out, since a page cannot show it: {', '.join(lost)}")))
+        left_out = Markup(escape(f"left out, since a page cannot show it: {', '.join(lost)}"))
+        if lost and says_little:
+            return _Output("lost", left_out)
+        return _Output("text", Markup(ansi2html(plain)) + (Markup("\n({})").format(left_out) if lost else ""))
 
     def figure(self, mime: str, data: str, metadata: Mapping[str, Any]) -> _Picture:
         own = {**metadata, **metadata.get(mime, {})}
@@ -228,38 +232,32 @@ class _Notebook:
     def embed(self, tag: "Tag", soup: "BeautifulSoup") -> None:
         """Put the file that a tag shows into the tag. Where that is not possible, a link or a note replaces the tag."""
         source = str(tag.get("src") or tag.get("data") or "")
+        file = beside_notebook(source, self.folders)
         if tag.name == "img":
+            for other in tag.parent.select("source[srcset]") if tag.parent and tag.parent.name == "picture" else ():
+                other.decompose()  # a browser would try it, and show nothing instead of the picture
             tag["alt"] = tag.get("alt") or self.alt()
             del tag["srcset"]
         if tag.name in ("img", "video", "audio", "source"):
-            if not source.startswith("data:") and (found := self.data_uri(source)):
+            if file and (found := data_uri(file)):
                 tag["src"] = source = found
             if source.startswith("data:"):
                 return
+        elif tag.name in ("object", "embed") and file and (found := data_uri(file) or "").startswith("data:image/"):
+            tag.replace_with(soup.new_tag("img", attrs={"src": found, "alt": tag.get("title") or self.alt()}))
+            return
         told = str(tag.get("alt") or tag.get("title") or source or tag.name)
         if re.match(r"(https?:)?//", source):
             shown = soup.new_tag("a", attrs={"href": source})
             shown.string = told
         elif source and not source.startswith("data:"):
             shown = soup.new_tag("span", attrs={"class": "lost"})
-            shown.string = f"{source} was not found" + (f": {told}" if told != source else "")
+            why = "cannot be shown in a page" if file else "was not found"
+            shown.string = f"{source} {why}" + (f": {told}" if told != source else "")
         else:
             tag.decompose()
             return
         (tag.parent if tag.name == "source" and tag.parent else tag).replace_with(shown)
-
-    def data_uri(self, source: str) -> str | None:
-        """A picture, film or sound beside the notebook; None if there is no such file."""
-        path = unquote(re.split("[?#]", source)[0])
-        mime = mimetypes.guess_type(path)[0] or ""
-        if re.match(r"[a-z][a-z0-9+.-]*:|//", source, re.IGNORECASE) or not mime.startswith(
-            ("image/", "video/", "audio/")
-        ):
-            return None
-        for folder in self.folders:
-            with suppress(OSError, ValueError):
-                return f"data:{mime};base64,{b64encode((folder / path).read_bytes()).decode()}"
-        return None
 
     def heading(self, tag: "Tag", text: str, soup: "BeautifulSoup") -> None:
         """Gives a heading its id and a link to it, and notes it for the table of contents."""

@@ -1,0 +1,47 @@
+"""Pictures, films and sounds that a notebook refers to, put into its page as data URIs."""
+
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from contextlib import suppress
+from mimetypes import MimeTypes
+from pathlib import Path
+from urllib.parse import unquote
+
+from PIL import Image
+
+_TYPES = MimeTypes()  # Python's own lack the following; a machine's /etc/mime.types has them, a container has none
+for _kind, _suffixes in {
+    "image": "webp avif apng",
+    "video": "mkv:x-matroska ogv:ogg m4v:mp4",
+    "audio": "ogg oga:ogg opus:ogg m4a:mp4 flac wav",
+}.items():
+    for _suffix in _suffixes.split():
+        _TYPES.add_type(f"{_kind}/{_suffix.partition(':')[2] or _suffix}", f".{_suffix.partition(':')[0]}")
+
+
+def beside(source: str, folders: Sequence[Path]) -> Path | None:
+    """The file that a relative or absolute path means, in the first of `folders` that has it; None for URLs as well."""
+    if re.match(r"[a-z][a-z0-9+.-]*:|//", source, re.IGNORECASE):
+        return None
+    path = unquote(re.split("[?#]", source)[0])
+    with suppress(OSError, ValueError):
+        return next((folder / path for folder in folders if (folder / path).is_file()), None)
+    return None
+
+
+def data_uri(file: Path) -> str | None:
+    """A picture, film or sound as a data URI; None for any other file, and for one that cannot be read."""
+    mime = _TYPES.guess_type(file.name.lower())[0] or _seen_type(file)
+    if not mime.startswith(("image/", "video/", "audio/")):
+        return None
+    with suppress(OSError):
+        return f"data:{mime};base64,{b64encode(file.read_bytes()).decode()}"
+    return None
+
+
+def _seen_type(file: Path) -> str:
+    # Of a picture whose name does not tell.
+    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(file) as image:
+        return Image.MIME.get(image.format or "", "")
+    return ""
