@@ -113,15 +113,21 @@ def load_checkpoint(file: Path, trained: Trained) -> TrainingState:
         raise
     except Exception as error:  # torn bytes make torch raise any of a dozen types
         raise ValueError(f"{file} is no whole checkpoint ({error}): delete it, and the run starts anew") from error
-    progress, epoch = content["progress"], content.get("epoch")
-    if isinstance(progress, tuple):
-        progress, epoch = _of_tuples(file, progress, content.get("begun"))
-    trained.model.load_state_dict(content["model"])
-    trained.optimizer.load_state_dict(content["optimizer"])
-    if trained.scheduler:
-        trained.scheduler.load_state_dict(content["scheduler"])
-    trained.scaler.load_state_dict(content["scaler"])
-    return TrainingState(content["weights"], **progress, epoch=EpochTotals(**epoch))
+    try:
+        progress, epoch = content["progress"], content.get("epoch")
+        if isinstance(progress, tuple):
+            progress, epoch = _of_tuples(file, progress, content.get("begun"))
+        trained.model.load_state_dict(content["model"])
+        trained.optimizer.load_state_dict(content["optimizer"])
+        if trained.scheduler:
+            trained.scheduler.load_state_dict(content["scheduler"])
+        trained.scaler.load_state_dict(content["scaler"])
+        return TrainingState(content["weights"], **progress, epoch=EpochTotals(**epoch))
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} is of another run ({told}): delete it, and the run starts anew") from error
 
 
 def _of_tuples(file: Path, progress: tuple, begun: tuple | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -86,6 +86,7 @@ def cache_folder() -> Path:
     """
     usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     try:
-        return Path(expanded(environ.get("XDG_CACHE_HOME", "").strip() or usual)) / "seqae"
+        given = Path(expanded(environ.get("XDG_CACHE_HOME", "").strip() or usual))
+        return (given if given.is_absolute() else Path(expanded(usual))) / "seqae"  # as its specification says
     except ValueError:
         raise OSError("this user has no home folder: set HOME to a folder that you can write to") from None

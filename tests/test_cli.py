@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import signal
+import subprocess
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ from types import SimpleNamespace
 import filelock
 import nbformat
 import pytest
-from test_sweep import DEFAULTS, TINY, make_project, one_run
+from test_sweep import DEFAULTS, SEQAE, TINY, make_project, one_run
 from typer.testing import CliRunner
 
 from seqae import sweeps
@@ -216,8 +218,38 @@ def test_status_tells_every_state(project):
     ]
 
 
-def test_status_of_an_empty_store_is_no_error(project):
-    assert call("status").split() == ["run", "status", "verdict", "test", "mse", "seconds", "machine"]
+def test_status_of_an_empty_store_is_no_error_and_names_it(project):
+    head, told = call("status").splitlines()
+    assert head.split() == ["run", "status", "verdict", "test", "mse", "seconds", "machine"]
+    assert told == f"seqae: there is no run in {project / 'reports'}"
+    assert call("status", "--store", "nowhere").splitlines()[1:] == [f"seqae: there is no run in {project / 'nowhere'}"]
+
+
+def test_a_record_cannot_control_the_terminal(project):
+    done = open_run("fam", DEFAULTS, TINY).train()
+    done.update(verdict="stuck\x1b]0;title\x07\x1b[2J\x9b31m", machine="a\x1b[1mb")
+    said = call("status")
+    assert not [c for c in said if c != "\n" and not c.isprintable()]
+    assert "stuck?]0;title??[2J?31m" in said
+
+
+@pytest.mark.processes("a pipe that ends")
+def test_who_reads_only_the_head_sees_no_error(project):
+    command = ["check", *sorted(map(str, project.glob("params/fam/*.yaml"))) * 3, "--scale", "tiny"]
+    process = subprocess.Popen(
+        [*SEQAE, *command], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 128 + signal.SIGPIPE
+
+
+def test_a_folder_that_was_deleted_is_said(project, tmp_path, monkeypatch):
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert call("status", code=2) == "seqae: the working directory was deleted: change to a folder that is there\n"
 
 
 # --- check ---

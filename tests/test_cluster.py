@@ -19,6 +19,7 @@ import pytest
 from distributed import Client, LocalCluster, Security, get_worker
 from test_cli import call
 from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, plan, seqae
+from users import as_nobody, readable  # noqa: F401
 
 from seqae.runs import RunError, sources_hash
 from seqae.sweeps import cluster, dispatch, gpus
@@ -418,6 +419,30 @@ def test_a_run_on_two_gpus_has_both(two_gpus):
         pass
     with gpus.held_gpus(0) as environment:
         assert environment == {}
+
+
+@pytest.mark.processes("nvidia-smi")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_two_users_do_not_share_a_gpu_either(readable, monkeypatch):  # noqa: F811
+    """Each may come first: a lock belongs to nobody."""
+    tool, shared = readable / "nvidia-smi", readable / "tmp"
+    tool.write_text(NVIDIA_SMI)
+    tool.chmod(0o755)
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setenv("PATH", f"{readable}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(shared))
+    before = os.umask(0o077)
+    try:
+        with as_nobody(), gpus.held_gpus(1) as theirs:
+            pass
+        with gpus.held_gpus(1) as ours, as_nobody(), gpus.held_gpus(1) as theirs:
+            assert {ours["CUDA_VISIBLE_DEVICES"], theirs["CUDA_VISIBLE_DEVICES"]} == {"GPU-aa", "GPU-bb"}
+        with as_nobody(), gpus.held_gpus(2) as theirs:
+            assert theirs == {"CUDA_VISIBLE_DEVICES": "GPU-aa,GPU-bb"}
+    finally:
+        os.umask(before)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import seqae
 from seqae.losses import LOSSES
 from seqae.parameters import EXECUTION, ParameterError, Parameters, merge, resolve
+from seqae.runs.experiment import check_parameters
 from seqae.runs.identity import defining, short_hash
 from seqae.runs.notebook_cells import family_defaults, family_notebook, read_cell
 from seqae.sweeps.parameter_files import read_yaml
@@ -185,6 +186,13 @@ def test_every_number_has_one_hash_however_it_is_written(number: float) -> None:
     if number.is_integer() and abs(number) < 2**53:
         spelled.append({"optimizer_arguments": {"eps": int(number)}})
     assert len({short_hash(resolve(s)) for s in spelled}) == 1
+
+
+def test_a_model_too_large_to_build_is_refused_in_a_sentence() -> None:
+    told = r"^a model of this size cannot be built \([^\n]+\): lower width, hidden or layers$"
+    for large in ({"hidden": 10**12}, {"width": 1e300}, {"hidden": 10**30, "width": 0.5}):
+        with pytest.raises(ValueError, match=told):
+            check_parameters(resolve(large))
 
 
 def test_names_stay_text() -> None:

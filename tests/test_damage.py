@@ -1,5 +1,6 @@
 """One damaged run is named and left out; it hides no other, here or in a remote store."""
 
+import json
 import shutil
 import warnings
 import zipfile
@@ -22,6 +23,7 @@ from seqae.reports.compare import budgets, comparable_runs, curves, describe, fi
 from seqae.reports.index import update_index
 from seqae.runs import logs, records
 from seqae.runs.finding import find_runs
+from seqae.runs.naming import known_as
 from seqae.runs.records import RunError, progress
 from seqae.runs.run import Run
 
@@ -277,6 +279,57 @@ def test_an_interrupted_run_with_a_damaged_log_says_so_when_it_is_resumed(traine
     headless("metrics.csv")(folder)
     with pytest.raises(RunError, match=r"metrics\.csv is damaged .*first line does not name epoch"):
         open_run("fam", DEFAULTS, TINY | {"epochs": 4, "store": str(tmp_path / "store")}).train()
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, '{"1": {"fam/x": ["", "{}", {}]}}', '{"1": 3}', "", "\xff"])
+def test_a_damaged_cache_of_records_is_made_anew(store, content):
+    update_index(store)
+    kept = json.loads((store / ".records.json").read_text())["1"]
+    for text_ in (
+        content,
+        json.dumps({"1": {name: [digest, "[" * 10**5, {"files": 1}] for name, (digest, *_) in kept.items()}}),
+        json.dumps(
+            {"1": {name: [digest, record, {"files": noted["files"]}] for name, (digest, record, noted) in kept.items()}}
+        ),
+    ):
+        (store / ".records.json").write_text(text_, encoding="latin-1")
+        records._known.clear()
+        assert [row[1] for row in status_rows([str(store)])] == ["done", "done"]
+        update_index(store)
+
+
+def test_a_folder_that_holds_another_run_is_not_taken_for_this_one(trained, tmp_path):  # noqa: F811
+    shutil.copytree(trained / "done", tmp_path / "store")
+    ((folder),) = (tmp_path / "store").glob("fam/*")
+    given = Run.load(folder).parameters.model_dump() | {"store": str(tmp_path / "store")}
+    assert open_run("fam", DEFAULTS, given).folder == folder
+    replaced("run.yaml", "data_seed: 1", b"data_seed: 7")(folder)
+    with pytest.raises(RunError, match=rf"{folder.name} holds another run \(data_seed 7, not -\): move it elsewhere"):
+        open_run("fam", DEFAULTS, given)
+
+
+def test_names_with_stars_and_brackets_are_names(store):
+    """Names come from folders, and are no patterns."""
+    odd = store / "f[a]m*"
+    (store / "fam").rename(odd)
+    entry(family="f[a]m*")(odd / GOOD)
+    entry(family="f[a]m*")(odd / BAD)
+    shutil.copytree(odd, store / "fam")
+    assert [run.name for run in find_runs(store, "f[a]m*")] == [BAD, GOOD]
+    assert {run.folder.parent.name for run in find_runs(store, "f[a]m*")} == {"f[a]m*"}
+    assert records.finished(odd) == {GOOD, BAD}
+    assert known_as("x-????????", odd) == "x-????????"
+
+
+def test_a_checkpoint_of_another_run_is_named(trained, tmp_path):  # noqa: F811
+    shutil.copytree(trained / "at-1", tmp_path / "store")
+    ((folder),) = (tmp_path / "store").glob("fam/*")
+    file = folder / "checkpoint" / "state.pt"
+    content = torch.load(file, weights_only=True)
+    for other in ({"progress": content["progress"]}, {}, content | {"model": {}}, content | {"epoch": {"objektiv": 1}}):
+        torch.save(other, file)
+        with pytest.raises(ValueError, match=r"state\.pt is of another run \(.*\): delete it, and the run starts anew"):
+            open_run("fam", DEFAULTS, TINY | {"epochs": 4, "store": str(tmp_path / "store")}).train()
 
 
 @pytest.mark.parametrize("line", [b"one,1,1,val,all,objective,0.5\n", b"1,1,1,val,all,objective,low\n"])

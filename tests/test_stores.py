@@ -555,6 +555,13 @@ def test_the_lease_of_a_machine_that_died_is_waited_out(tmp_path, monkeypatch):
         assert fs.find("/runs") == [mine]
 
 
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"3", b"null", b'{"holds": true}', b"[" * 10**5, b"\xff", b""])
+def test_a_lease_of_another_version_is_somebodys(content):
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/runs/fam/x/.lease-a", content)
+    assert leases._holder(fs, "/runs/fam/x/.lease-a") in (None, "another machine")
+
+
 def test_of_two_at_the_same_instant_the_second_by_name_gives_way_at_once(tmp_path, monkeypatch):
     fs, slept = fsspec.filesystem("memory"), []
     (tmp_path / "token").write_text("b")

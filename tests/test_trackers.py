@@ -1,9 +1,12 @@
 """Real trackers, with stores on this disk, get the same values as metrics.csv."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from seqae.runs import logs
 from seqae.runs.run import open_run
+from seqae.runs.trackers import check_tracker
 
 TINY = {
     "loss": "0nm", "task": "both", "frame_size": 16, "width": 0.01, "epochs": 3, "batch_size": 8,
@@ -65,6 +68,19 @@ def test_mlflow_holds_the_same_metrics_under_the_runs_name(tmp_path, mlflow):
     [(name, curves)] = mirrored(mlflow)
     assert name == run.name
     close(curves, recorded(run))
+
+
+def test_mlflow_without_a_database_says_so_before_anything_is_written(tmp_path, mlflow, monkeypatch):
+    if find_spec("sqlalchemy"):
+        pytest.skip("this mlflow has a database")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    run = open_run("losses", TINY, {"store": str(tmp_path / "store"), "tracker": "mlflow"})
+    with pytest.raises(ValueError, match=r"a database, which mlflow-skinny cannot: .* set MLFLOW_TRACKING_URI"):
+        run.train()
+    assert not (run.folder / "metrics.csv").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    check_tracker("mlflow")
 
 
 @pytest.mark.processes  # git, by mlflow

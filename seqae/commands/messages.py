@@ -1,9 +1,11 @@
 """What every command says when it ends: an error in one line and its exit code, or the page that it wrote."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -25,15 +27,26 @@ def errors_in_one_line(*, needs_kernel: bool = False) -> Iterator[None]:
     from seqae.sweeps import start_fork_server
 
     try:
+        _check_folder()
         if needs_kernel:
             start_fork_server(trains=False)
         yield
+    except BrokenPipeError:  # for example `| head`: who reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it ends
+        raise typer.Exit(128 + signal.SIGPIPE) from None
     except (ValueError, RunError, StoreError, OSError) as error:
         tell(f"seqae: {error}")
         raise typer.Exit(2) from None
     except KeyboardInterrupt as stop:
         tell("seqae: stopped; the same command goes on from the last checkpoints")
         raise typer.Exit(128 + next(iter(stop.args), signal.SIGINT)) from None
+
+
+def _check_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise OSError("the working directory was deleted: change to a folder that is there") from None
 
 
 def show_page(page: "Page", *, failed: str) -> None:

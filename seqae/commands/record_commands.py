@@ -53,6 +53,7 @@ def status(
     """
     with errors_in_one_line():
         from seqae.commands.terminal import print_status, status_rows
+        from seqae.stores import store_location
 
         folders, places = list[Path](), {store}
         if files or scale or given:  # planning imports torch, which takes seconds, so do it only if needed
@@ -60,7 +61,7 @@ def status(
 
             planned = plan(files or [], scale=scale, given=given_parameters(given), store=store, tell=tell)
             folders, places = [item.run.folder for item in planned], {item.store for item in planned}
-        print_status(lambda: status_rows(places, folders), watch=watch)
+        print_status(lambda: status_rows(places, folders), map(store_location, places), watch=watch)
 
 
 def check(files: Files, scale: Scale = None, given: Given = None, store: Store = None) -> None:

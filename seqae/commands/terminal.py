@@ -17,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from seqae.commands.messages import tell
 from seqae.runs import RunError, final_figures, progress, read_record, remembered, run_status
-from seqae.stores import fetch, refresh
+from seqae.stores import fetch, public_url, refresh
 
 if TYPE_CHECKING:  # these import torch, which takes seconds; the status table does not need it
     from seqae.runs import Run
@@ -104,7 +105,7 @@ class SweepView:
             self.next_refresh = time.monotonic() + max(REFRESH_SECONDS, took / REFRESH_SHARE)
 
     def _print(self, line: str) -> None:
-        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.bar.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _status_row(folder: Path) -> list[str]:
@@ -123,7 +124,7 @@ def _status_row(folder: Path) -> list[str]:
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool = False) -> None:
     """Print a table: as wide as the terminal; in a file or pipe one line per row, of any width."""
-    console = Console(stderr=err)
+    console, rows = Console(stderr=err), [[shown(cell) for cell in row] for row in rows]
     if console.is_terminal:
         console.print(_table(head, rows))
         return
@@ -139,8 +140,13 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(*head, box=None, pad_edge=False, highlight=False)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(shown(cell)) for cell in row))
     return table
+
+
+def shown(text: str) -> str:
+    """Text of a record as a terminal may get it: a character that would control the terminal is shown as ?."""
+    return "".join(c if c == "\n" or c.isprintable() else "?" for c in text)
 
 
 def status_rows(places: Iterable[str | None], folders: Sequence[Path] = ()) -> list[list[str]]:
@@ -160,14 +166,16 @@ def status_rows(places: Iterable[str | None], folders: Sequence[Path] = ()) -> l
     return rows
 
 
-def print_status(rows: Callable[[], list[list[str]]], *, watch: bool) -> None:
-    """Print the table of `status_rows`.
+def print_status(rows: Callable[[], list[list[str]]], places: Iterable[str], *, watch: bool) -> None:
+    """Print the table of `status_rows`; places: the stores, to name them if they hold no run.
 
     watch: repeat it every two seconds, with the number of runs in each status above it, until none is running or
     waiting. Rows that do not fit the terminal are left out.
     """
     if not watch:
-        print_table(STATUS_COLUMNS, rows())
+        print_table(STATUS_COLUMNS, found := rows())
+        if not found:
+            tell(f"seqae: there is no run in {' or '.join(map(public_url, places))}")
         return
     with Live(console=Console(), auto_refresh=False, vertical_overflow="ellipsis") as live:
         while True:

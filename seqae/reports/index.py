@@ -155,7 +155,7 @@ def _folder_summary(folder: Path, record: Mapping[str, Any]) -> FolderSummary:
     files = [folder / name for name in ("frames.png", "test.csv", "baselines.csv", "metrics.csv")]
     state = [SUMMARY, *([stat.st_size, stat.st_mtime_ns] for file in files if file.exists() and (stat := file.stat()))]
     kept = notes(folder)
-    if kept.get("files") == state:
+    if kept.get("files") == state and FolderSummary.__required_keys__ <= kept.keys():
         return FolderSummary(loss=kept["loss"], val=kept["val"], beside=kept["beside"], picture=kept["picture"])
     known = FolderSummary(loss=None, val={}, beside=None, picture=thumbnail(files[0]))
     # A run of another version still shows its record. A folder that is being copied is read again at the next index.

@@ -32,9 +32,10 @@ def paired_circumstances(then: Run, again: Run) -> pd.DataFrame:
     sides = {}
     for made, run in (("then", then), ("again", again)):
         record = run.record()
-        code = {"commit": record["commit"], "uncommitted changes": {True: "yes", False: "no"}[record["dirty"]]}
-        code["sources"] = record.get("sources")
-        sides[made] = code | record["versions"] | {key: record.get(key) for key in ("machine", "device", "threads")}
+        dirty = {True: "yes", False: "no"}.get(record.get("dirty"))
+        code = {"commit": record.get("commit"), "uncommitted changes": dirty}
+        code |= {"sources": record.get("sources"), **record.get("versions", {})}
+        sides[made] = code | {key: record.get(key) for key in ("machine", "device", "threads")}
     table = pd.DataFrame(sides).map(lambda value: "not recorded" if pd.isna(value) else str(value))
     return table.assign(same=(table.then == table.again).map({True: "same", False: "differs"}))
 

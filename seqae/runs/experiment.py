@@ -64,7 +64,9 @@ def check_parameters(p: Parameters) -> SequenceAutoencoder:
         with torch.device("meta"):
             model = build_model(p)
             initialise(model, readout_bias=p.readout_bias, peephole_range=p.peephole_range)
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, OverflowError, TypeError) as error:  # TypeError: a number of more than 64 bits
+        if isinstance(error, TypeError) and "verflow" not in str(error):
+            raise
         told = str(error).partition("\n")[0]
         raise ValueError(f"a model of this size cannot be built ({told}): lower width, hidden or layers") from None
     return model

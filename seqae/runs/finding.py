@@ -21,7 +21,8 @@ def find_runs(store: str | Path | None = None, family: str | None = None, *, nam
     """
     folder, runs = project_path(str(store)) if isinstance(store, Path) else fetch(store, family or ""), []
     with remembered(folder) as root:
-        wanted = [f"{family or '*'}/{name}/run.yaml" for name in map(escape, names)] or [f"{family or '*'}/*/run.yaml"]
+        of = escape(family) if family else "*"
+        wanted = [f"{of}/{name}/run.yaml" for name in map(escape, names)] or [f"{of}/*/run.yaml"]
         for file in sorted({file for pattern in wanted for file in root.glob(pattern)}):
             try:
                 runs.append(Run.load(file.parent))

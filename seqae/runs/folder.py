@@ -24,7 +24,7 @@ from seqae.parameters import ParameterError, Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.explanation import explain_head
 from seqae.runs.facts import facts_of
-from seqae.runs.identity import as_used, short_hash, without_effect
+from seqae.runs.identity import as_used, defining, short_hash, without_effect
 from seqae.runs.logs import read_samples, read_table
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.stores import is_name
@@ -51,7 +51,8 @@ class RunFolder:
     def load(cls, folder: str | Path) -> Self:
         """The run recorded in a folder, which may have been moved. Raises RunError if there is none or it is damaged.
 
-        Raises ParameterError if its parameters are of another version; see `recorded_run`.
+        A relative path is relative to the working directory, as for any function that opens a file. Raises
+        ParameterError if its parameters are of another version; see `recorded_run`, which takes a path in the store.
         """
         folder = Path(expanded(str(folder))).resolve()
         if not (record := read_record(folder)):
@@ -252,6 +253,21 @@ def holds_run(folder: Path, family: str, *hashes: str) -> bool:
         p = resolve(record["parameters"])
         return record["family"] == family and not {short_hash(p), short_hash(as_used(p, family))}.isdisjoint(hashes)
     return False
+
+
+def has_begun(folder: Path, family: str, parameters: Parameters) -> bool:
+    """Whether a folder holds a run. Raises RunError if that is another than the one that these parameters define.
+
+    That is so where somebody changed a record, and where two runs have one hash: of 10,000 runs, with a chance of 1 %.
+    """
+    if not (record := read_record(folder)):
+        return False
+    with suppress(ParameterError, KeyError, TypeError):  # of another version: its hash alone tells
+        there, asked = defining(as_used(resolve(record["parameters"]), family)), defining(parameters)
+        if other := [f"{k} {there.get(k, '-')}, not {asked.get(k, '-')}" for k in sorted(there.keys() | asked.keys())
+                     if there.get(k) != asked.get(k)]:  # fmt: skip
+            raise RunError(f"{folder} holds another run ({'; '.join(other)}): move it elsewhere, or set it right")
+    return True
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:

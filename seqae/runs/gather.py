@@ -56,6 +56,8 @@ class Gathered(NamedTuple):
 def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[Gathered]]:
     """Copy the runs of the stores `sources`, folders or URLs, into the store `target`. Returns its folder and a list.
 
+    Relative paths are relative to the working directory, since they often lie outside the project and a shell completes
+    them; that of the parameter `store` is relative to the project.
     Of a run that both have, the copy that is further along is kept, whole. If both finished it with other results, or
     its parameters differ, the target keeps its own, and the outcome begins with one of `PROBLEMS`. Runs that are being
     trained are left alone, and none can be trained while it is copied or replaced. A source that cannot be written is

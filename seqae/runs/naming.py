@@ -1,6 +1,7 @@
 """What a run is called: words for the parameters that differ from the family's defaults."""
 
 import re
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,4 +95,4 @@ def _with_hash(name: str, digits: str, runs: Path) -> str | None:
     # The folder of this name, or else with this hash.
     if len(digits) < 8 or (name and (runs / name / "run.yaml").exists()):
         return name or None
-    return min((file.parent.name for file in runs.glob(f"*-{digits}/run.yaml")), default=None)
+    return min((file.parent.name for file in runs.glob(f"*-{escape(digits)}/run.yaml")), default=None)

@@ -6,6 +6,7 @@ Nothing here needs torch, so commands that only look at runs start at once. `Run
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from hashlib import sha256
 from os import SEEK_END
 from pathlib import Path
@@ -69,7 +70,7 @@ def remembered(store: Path) -> Iterator[Path]:
     """
     root = store.resolve()
     file, kept = root / ".records.json", dict[str, Any]()
-    with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
+    with suppress(OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         found = json.loads(file.read_text(encoding="utf-8"))[FORMAT].items()
         kept = {name: _Known(str(digest), str(text), dict(noted)) for name, (digest, text, noted) in found}
     _known.update({f"{root}/{name}": entry._replace(notes={**entry.notes}) for name, entry in kept.items()})
@@ -108,7 +109,7 @@ def finished(family: Path) -> set[str]:
     """The names of the finished runs in a family's folder. Damaged records are left out."""
     names = set()
     with remembered(family.parent) as store:
-        for file in store.glob(f"{family.name}/*/run.yaml"):
+        for file in store.glob(f"{escape(family.name)}/*/run.yaml"):
             with suppress(RunError):
                 names |= {file.parent.name} if read_record(file.parent).get("status") == "done" else set()
     return names
@@ -142,7 +143,7 @@ def progress(folder: Path) -> Progress | None:
 def _parsed(folder: str, text: str) -> dict[str, Any]:
     digest, entry = sha256(text.encode()).hexdigest()[:16], _known.get(folder)
     if entry and entry.digest == digest:
-        with suppress(json.JSONDecodeError):
+        with suppress(json.JSONDecodeError, RecursionError):
             return checked_record(json.loads(entry.record))  # a copy for each caller, who may change it
     record = parse_record(text)
     with suppress(TypeError):  # JSON has no dates, for example: such a record is parsed each time

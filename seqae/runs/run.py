@@ -29,7 +29,7 @@ from seqae.models import SequenceAutoencoder
 from seqae.parameters import EXECUTION, resolve
 from seqae.runs import experiment, logs, pictures
 from seqae.runs.assignment import current_assignment
-from seqae.runs.folder import SAMPLES, RunFolder, holds_run, images
+from seqae.runs.folder import SAMPLES, RunFolder, has_begun, holds_run, images
 from seqae.runs.identity import as_used, short_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
@@ -57,7 +57,7 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     is this run's folder is taken, wherever it lies; a new run outside any project gives a warning that says where.
 
     Raises ParameterError or ValueError for parameters that are unknown, contradict each other or do not fit torch,
-    before anything is written, and StoreError if a remote store cannot be reached.
+    before anything is written, StoreError if a remote store cannot be reached, and RunError as `has_begun`.
 
     Parameters that the run does not use, see `identity.USES`, have no effect on it, and the library's default in it.
     """
@@ -79,7 +79,7 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     if parameters.fresh:
         attempts = [folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000))]
         folder = next(attempt for attempt in attempts if "results" not in read_record(attempt))
-    if not read_record(folder):  # a run begun by an earlier version goes on as it was built
+    if not has_begun(folder, family, parameters):  # a run begun by an earlier version goes on as it was built
         experiment.check_hidden(parameters, model)
     return Run(folder, family, parameters, differs)
 

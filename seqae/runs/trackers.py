@@ -13,9 +13,15 @@ RUN_NAMES = {"mlflow": "run_name", "wandb": "name", "trackio": "name"}  # each t
 
 
 def check_tracker(tracker: str) -> None:
-    """Raise ValueError if the tracker's package is not installed."""
+    """Raise ValueError if the tracker's package is not installed, or lacks what it would write to."""
     if tracker != "none" and not any(find_spec(name) for name in TRACKER_PACKAGES.get(tracker, [tracker])):
         raise ValueError(f"tracker {tracker} is not installed: pip install {tracker}, or use tracker: none")
+    if tracker == "mlflow" and not find_spec("sqlalchemy"):  # mlflow-skinny, whose default is a database all the same
+        import mlflow
+
+        if mlflow.get_tracking_uri().startswith("sqlite:"):
+            remedy = "pip install mlflow, or set MLFLOW_TRACKING_URI to the address of a server"
+            raise ValueError(f"tracker mlflow would write to a database, which mlflow-skinny cannot: {remedy}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from .location import store_location as store_location
 from .location import without_credentials as without_credentials
 from .locks import LOCKLESS as LOCKLESS
 from .locks import MachineLock as MachineLock
+from .locks import open_for_all_users as open_for_all_users
 from .mirror import MARK as MARK
 from .mirror import UNPUBLISHED_MARK as UNPUBLISHED_MARK
 from .mirror import check_writable as check_writable

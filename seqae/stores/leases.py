@@ -108,6 +108,8 @@ def remove_expired(fs: Any, run: str, mine: str) -> dict[str, float]:
 def _holder(fs: Any, path: str) -> str | None:
     try:
         found = json.loads(fs.cat_file(path))
+        return f"{found['machine']} (process {found['pid']})" if found["holds"] else None
     except (FileNotFoundError, ValueError):  # just removed, or being written
         return None
-    return f"{found['machine']} (process {found['pid']})" if found["holds"] else None
+    except (LookupError, TypeError, RecursionError):  # of another version
+        return "another machine"

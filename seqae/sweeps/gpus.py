@@ -1,24 +1,21 @@
 """The GPUs of this machine: how many runs may execute at a time, and which GPUs a run gets.
 
 A GPU is held by a run through a file lock of the machine, not by a worker. So two runs never share a GPU by accident,
-whichever sweeps and workers they belong to, and the lock of a process that dies is released.
+whichever sweeps, workers and users they belong to, and the lock of a process that dies is released.
 """
 
 import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import product
-from pathlib import Path
 
-import filelock
 from dask.system import CPU_COUNT
 
-from seqae.stores import MachineLock
+from seqae.stores import open_for_all_users
 
 
 def slots(per_gpu: int = 1) -> int:
@@ -52,20 +49,31 @@ def held_gpus(count: int, *, per_gpu: int = 1) -> Iterator[dict[str, str]]:
         return
     if count > len(gpus):
         raise ValueError(f"devices {count}, but {socket.gethostname()} has {len(gpus)} GPUs: use fewer devices")
-    folder = Path(tempfile.gettempdir()) / f"seqae-gpus-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
     held: list[str] = []
     with ExitStack() as stack:
         # One run at a time: two runs that need two GPUs and hold one each would wait forever.
-        with MachineLock(folder / "next"):
+        with _locked("next"):
             while True:
                 # Take the first share of every GPU before the second share of any.
                 for share, gpu in product(range(per_gpu), gpus):
                     if len(held) < count and gpu not in held:
-                        with suppress(filelock.Timeout):
-                            stack.enter_context(MachineLock(folder / f"{gpu}.{share}", timeout=0))
+                        with suppress(BlockingIOError):
+                            stack.enter_context(_locked(f"{gpu}.{share}", wait=False))
                             held.append(gpu)
                 if len(held) == count:
                     break
                 time.sleep(0.5)
         yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}
+
+
+@contextmanager
+def _locked(name: str, *, wait: bool = True) -> Iterator[None]:
+    # Raises BlockingIOError if another process holds it, and this one does not wait.
+    import fcntl  # here, because all modules can be imported where there is none
+
+    descriptor = open_for_all_users(f"seqae-gpu-{name}.lock")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)

@@ -82,7 +82,8 @@ def rerun_page(original: Run, again: Path) -> Page:
     """
     source, store = project_around(original.folder) / "notebooks" / "rerun.ipynb", again.parents[1]
     records = {"then": original.record(), "again": recorded_run(again).record()}
-    rows = [(made, r["commit"] + (" and uncommitted changes" if r["dirty"] else "")) for made, r in records.items()]
+    changes = {True: " and uncommitted changes"}
+    rows = [(n, r.get("commit", "not recorded") + changes.get(r.get("dirty"), "")) for n, r in records.items()]
     return execute_page(
         source,
         store / "rerun.html",

@@ -77,9 +77,9 @@ def reproduce_run(
         raise RunError(f"there is no {notebook}: do this in the folder of the project, or below it")
     commit = "" if here else _commit(root, record, original.folder)
     store = original.folder / "reruns" / (_today(notebook) if here else record["commit"])
-    if not here and record["dirty"]:
+    if not here and record.get("dirty"):
         tell(f"seqae: the run was made by {record['commit']} with uncommitted changes; the rerun is made without them")
-    others = {part["commit"] for part in record.get("resumed", [])} - {record["commit"]}
+    others = {part["commit"] for part in record.get("resumed", [])} - {record.get("commit")}
     if others:
         tell(f"seqae: it was interrupted and went on with {', '.join(sorted(others))}; the rerun uses one commit only")
     if (made := _made(store)) and made.status == "done" and given:
