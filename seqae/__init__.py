@@ -1,7 +1,8 @@
 """seqae: sequence autoencoders on video, for research in Jupyter.
 
-In a notebook: `run = open_run("losses", *parameter_cells("losses")).train()`, then look at what it recorded. On the
-command line: `seqae --help`. `help(seqae.open_run)` and the like say more.
+In a notebook: `run = open_run("losses", *parameter_cells("losses")).train()`, then look at what it recorded, and use
+what it trained: `run.predict(frames, steps=30)`, `run.reconstruct(frames)`, `run.encode(frames)`. On the command line:
+`seqae --help`. `help(seqae.open_run)`, `help(run.predict)` and the like say more.
 
     parameter_cells      the values of this notebook's cell of parameters, and what papermill put beside them
     resolve              layers of parameters, merged and checked: Parameters; ParameterError names every fault

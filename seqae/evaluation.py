@@ -131,16 +131,22 @@ def _add_mean(totals: dict[str, Tensor], name: str, values: Tensor, share: float
     totals[name] = totals.get(name, 0) + values.cpu().double().mean(0) * share
 
 
+def seen_frames(frames: Tensor, pixel_range: tuple[float, float]) -> Tensor:
+    """Frames uint8 0–255, or floating point in [0, 1], → float32 in pixel_range, what a model reads; same shape."""
+    low, high = pixel_range
+    return to_range(frames, pixel_range) if frames.dtype == torch.uint8 else frames.float() * (high - low) + low
+
+
 def predict(
     model: nn.Module, frames: Tensor, *, activation: str, pixel_range: tuple[float, float]
 ) -> dict[str, Tensor]:
     """Output frames of each branch on [0, 1], clipped, (B, T, H, W) on the CPU.
 
-    frames: uint8, (B, frames_in, H, W). activation, pixel_range: as in the model's `Objective`.
+    frames: (B, frames_in, H, W), as for `seen_frames`. activation, pixel_range: as in the model's `Objective`.
     """
     device = next(model.parameters()).device
     model.eval()
     with torch.inference_mode():
-        outputs = model(to_range(frames.to(device), pixel_range))
+        outputs = model(seen_frames(frames.to(device), pixel_range))
     unit = {branch: to_unit(activate(z.float(), activation), pixel_range) for branch, z in outputs.items()}
     return {branch: output.clip(0, 1).cpu() for branch, output in unit.items()}

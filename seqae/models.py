@@ -93,13 +93,7 @@ class SequenceAutoencoder(nn.Module):
         Decoders with `decoder_input: truth` read it in training mode; otherwise they read their own output. Raises
         ValueError for frames of another shape.
         """
-        if frames.shape[1:] != (self.steps["recon"], self.frame_size, self.frame_size):
-            raise ValueError(
-                f"frames have shape {tuple(frames.shape)}; this model reads (batch, {self.steps['recon']}, "
-                f"{self.frame_size}, {self.frame_size})"
-            )
-        seen = frames.transpose(0, 1).flatten(2)  # (T, B, H·W)
-        encoded, states = self.encoder(self._embed(seen))
+        seen, encoded, states = self._encode(frames)
         if self.row.hand_over == "top":
             top = encoded[-1]
             states = [LSTMState(top, torch.zeros_like(top))]
@@ -113,6 +107,27 @@ class SequenceAutoencoder(nn.Module):
             z = self._decode(branch, states, before, follow)  # (T, B, H·W)
             outputs[branch] = z.unflatten(2, frames.shape[2:]).transpose(0, 1)
         return outputs
+
+    def encode(self, frames: Tensor) -> dict[str, Tensor]:
+        """The encoder's state after the last frame, by name: h1, c1 of the first layer, h2, c2, …; each (B, units).
+
+        `flat`, (B, sum of all units), is these side by side. frames: as for `forward`, whose errors this raises. Units
+        of an LSTM with convolutions are those of its maps, channel by channel.
+        """
+        _, _, states = self._encode(frames)
+        of_layers = enumerate(states, start=1)
+        named: Any = {f"{name}{n}": s for n, state in of_layers for name, s in zip("hc", state, strict=True)}
+        return named | {"flat": torch.cat([*named.values()], dim=1)}
+
+    def _encode(self, frames: Tensor) -> tuple[Tensor, Tensor, list[LSTMState]]:
+        """The frames as (T, B, H·W), the encoder's top h at each of them (T, B, hidden), and its last states."""
+        if frames.shape[1:] != (self.steps["recon"], self.frame_size, self.frame_size):
+            raise ValueError(
+                f"frames have shape {tuple(frames.shape)}; this model reads (batch, {self.steps['recon']}, "
+                f"{self.frame_size}, {self.frame_size})"
+            )
+        seen = frames.transpose(0, 1).flatten(2)
+        return seen, *self.encoder(self._embed(seen))
 
     def _embed(self, frames: Tensor) -> Tensor:
         """(T, B, H·W) → (T, B, D), all frames of all sequences in one batch"""

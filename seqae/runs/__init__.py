@@ -2,7 +2,7 @@
 
     notebook_cells, identity, naming         from a notebook's parameters to those that define a run, its hash and name
     digits, experiment, run, assignment, ranks, live  data, model, training (trackers), alone or assigned by a sweep
-    folder, records, locks, logs             what its folder says, and who may change it
+    folder, trained, records, locks, logs    what its folder says, what its model makes of frames, who may change it
     provenance, git, finding, gather         what code made it; runs found in stores; stores merged
     explanation, facts, units, pictures      what is told of it: why it can learn, metrics with their units, its frames
 

@@ -27,15 +27,18 @@ from seqae.runs.facts import facts_of
 from seqae.runs.identity import as_used, defining, short_hash, without_effect
 from seqae.runs.logs import read_samples, read_table
 from seqae.runs.records import RunError, diverged, read_record, run_status
-from seqae.stores import is_name
+from seqae.runs.trained import HasModel
+from seqae.stores import is_name, refresh
 from seqae.tasks import branch_targets
 
 SAMPLES = 8  # how many val sequences a run shows
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFolder(HasModel):
     """A run's folder, as its files are now; CONTRIBUTING.md has a table of them.
+
+    What its model makes of frames of one's own, `predict`, `reconstruct` and `encode`, is in `HasModel`.
 
     What reads a table raises RunError, which names the file, if that is damaged.
 
@@ -138,9 +141,16 @@ class RunFolder:
         return read_samples(self.folder)
 
     def model_file(self) -> Path:
-        """The path of model.safetensors. Raises RunError if nothing is trained yet."""
+        """The path of model.safetensors, fetched if it is in a store at a URL. Raises RunError if nothing is trained.
+
+        Raises StoreError if that store cannot be read.
+        """
         if not (file := self.folder / "model.safetensors").exists():
-            raise RunError(f"{self.folder} has no trained model, it is {self.status}: finish it with seqae run first")
+            refresh(self.folder.parents[1], f"{self.family}/{self.name}", whole=True)
+        if not file.exists():
+            lost = "a benchmark has none, and that of another run is lost: choose another run, or train it anew"
+            what = lost if (status := self.status) == "done" else "finish it with seqae run first"
+            raise RunError(f"{self.folder} has no trained model, it is {status}: {what}")
         return file
 
     def model(self, device: str = "cpu") -> SequenceAutoencoder:

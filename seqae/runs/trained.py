@@ -1,0 +1,188 @@
+"""What a trained model makes of frames of one's own: predictions, reconstructions, and what its encoder keeps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqae.device import make_accelerator, mixed_precision
+from seqae.evaluation import predict, seen_frames
+from seqae.models import SequenceAutoencoder
+from seqae.parameters import Parameters
+from seqae.runs import experiment
+from seqae.tasks import BRANCHES, Branch
+
+Frames = TypeVar("Frames", np.ndarray, Tensor)
+_Loaded = tuple[SequenceAutoencoder, Parameters]
+
+
+class HasModel(ABC):
+    """The base of runs: what the trained model of one makes of frames of one's own.
+
+    Frames are a numpy array or a torch tensor, (B, frames_in, H, W), or (frames_in, H, W) for one sequence, of the size
+    that the run was trained on: uint8, 0–255, or floating point in [0, 1]. What comes back is of the same kind, numpy
+    or torch, in float32; tensors are on the same device, and without gradients. One sequence comes back without axis B.
+
+    device: where the model computes, as the parameter of this name: auto, cpu, cuda, cuda:N or mps. Its weights are
+    loaded once for each, and kept as long as the run is.
+
+    All methods raise RunError if nothing is trained yet, and ValueError for other frames, saying what these are, for a
+    device that is not there, and for what this run's model cannot do.
+    """
+
+    @abstractmethod
+    def model_file(self) -> Path:
+        """The path of model.safetensors."""
+
+    def predict(self, frames: Frames, steps: int | None = None, *, device: str = "auto") -> Frames:
+        """The frames that follow those seen, on [0, 1], (B, steps, H, W). Frames, device and errors: see `HasModel`.
+
+        steps: how many, 1 or more; None: frames_out, as trained. Beyond these the decoder goes on as it does within
+        them. Needs a run that was trained to predict: task pred or both.
+        """
+        model, p = self._loaded(device)
+        _check_branch(p, "pred")
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1):
+            raise ValueError(f"steps must be a whole number, 1 or more; not {steps!r}")
+        check_frames(frames, p)
+        if steps not in (None, p.frames_out):
+            model, p = self._loaded(device, frames_out=int(steps or 0))
+        return _in_batches(lambda batch: _outputs(model, p, batch), frames, p)["pred"]
+
+    def reconstruct(self, frames: Frames, *, device: str = "auto") -> Frames:
+        """The frames seen, as the model gives them back, on [0, 1], (B, frames_in, H, W).
+
+        They are in the order in which they were seen, whatever the order in which the run decodes them. Frames, device
+        and errors: see `HasModel`. Needs a run that was trained to reconstruct: any task but pred.
+        """
+        model, p = self._loaded(device)
+        _check_branch(p, "recon")
+        check_frames(frames, p)
+        return _in_batches(lambda batch: _outputs(model, p, batch), frames, p)["recon"]
+
+    def encode(self, frames: Frames, *, device: str = "auto") -> dict[str, Frames]:
+        """What the encoder keeps of each sequence, by name: `h1`, `c1` of its first layer, `h2`, `c2`, …, (B, units).
+
+        `flat` is all of them side by side, a vector a sequence, (B, sum of units). Of a model of one's own it is what
+        that model's encode(frames) returns: tensors by name, or one, which is named flat. Frames, device and errors:
+        see `HasModel`.
+        """
+        model, p = self._loaded(device)
+        own = getattr(model, "encode", None)
+        if own is None:
+            raise ValueError(
+                f"architecture {p.architecture} has no method encode(frames): give its class one that returns a tensor "
+                "(B, units), or such tensors by name"
+            )
+        check_frames(frames, p)
+        on = next(model.parameters()).device
+        model.eval()
+        return _in_batches(lambda batch: _named(own(seen_frames(batch.to(on), p.pixel_range)), batch, p), frames, p)
+
+    def _loaded(self, device: str, *, frames_out: int | None = None) -> _Loaded:
+        file, on = self.model_file(), make_accelerator(device=device).device
+        mixed_precision(on, "none")  # a GPU's convolutions would take tf32 unasked
+        kept, key = _kept.setdefault(self, {}), (str(on), file.stat().st_mtime_ns)
+        if (*key, None) not in kept:
+            kept[*key, None] = experiment.load_model(file, str(on))
+        if (*key, frames_out) not in kept:
+            model, p = kept[*key, None]
+            kept[*key, frames_out] = experiment.with_horizon(model, p, frames_out or p.frames_out), p
+        return kept[*key, frames_out]
+
+
+# By device, age of the file and horizon. Not in the run itself, because runs are sent to other processes.
+_kept: WeakKeyDictionary[HasModel, dict[tuple[str, int, int | None], _Loaded]] = WeakKeyDictionary()
+
+
+def frame_shape(p: Parameters) -> tuple[int, int]:
+    """Height and width of a run's frames in pixels."""
+    return p.frame_size, p.frame_size
+
+
+def check_frames(frames: Any, p: Parameters) -> None:
+    """Raise ValueError unless the model of a run with these parameters can see these frames; see `HasModel`."""
+    if not isinstance(frames, np.ndarray | Tensor):
+        raise ValueError(f"frames must be a numpy array or a torch tensor; not {type(frames).__name__}")
+    shape, (height, width) = tuple(frames.shape), frame_shape(p)
+    wanted = f"(sequences, {p.frames_in}, {height}, {width}), or ({p.frames_in}, {height}, {width}) for one sequence"
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise ValueError(f"frames have shape {shape}; this run's model reads grey frames {wanted}")
+    if shape[-2:] != (height, width):
+        raise ValueError(
+            f"frames have {shape[-2]}×{shape[-1]} pixels, and this run's model reads {height}×{width}: resize them"
+        )
+    if shape[-3] != p.frames_in:
+        what = "give as many" if shape[-3] < p.frames_in else "choose some of them, such as frames[..., -{}:, :, :]"
+        raise ValueError(
+            f"frames have {shape[-3]} frames a sequence, and this run's model reads {p.frames_in} (frames_in): "
+            + what.format(p.frames_in)
+        )
+    kind = str(frames.dtype).removeprefix("torch.")
+    floating = frames.is_floating_point() if isinstance(frames, Tensor) else frames.dtype.kind == "f"
+    if kind != "uint8" and not floating:
+        raise ValueError(f"frames are {kind}: give uint8, 0–255, or floating point in [0, 1]")
+    if floating:
+        values = frames.detach() if isinstance(frames, Tensor) else frames
+        least, most = float(values.min()), float(values.max())
+        if not (least >= 0 and most <= 1):  # nor NaN
+            raise ValueError(
+                f"frames go from {least:g} to {most:g}: floating point must lie in [0, 1], so scale or clip them, or "
+                "give uint8, 0–255"
+            )
+
+
+def _check_branch(p: Parameters, branch: Branch) -> None:
+    if branch not in BRANCHES[p.task]:
+        others = " or ".join(task for task, of in BRANCHES.items() if branch in of)
+        raise ValueError(f"task {p.task} of this run has no branch {branch}: choose a run with task {others}")
+
+
+def _in_batches(work: Callable[[Tensor], Mapping[str, Tensor]], frames: Frames, p: Parameters) -> dict[str, Frames]:
+    # What `work` makes of all frames. Batches are as large as the run's own, so that outputs are bit for bit those that
+    # its figures were measured on.
+    sequences, parts = frames[None] if frames.ndim == 3 else frames, list[Mapping[str, Tensor]]()
+    for begin in range(0, len(sequences), p.batch_size):
+        batch = _tensor(sequences[begin : begin + p.batch_size])
+        with torch.inference_mode():
+            parts.append({name: made.cpu() for name, made in work(batch).items()})
+    # Joined out here, they are ordinary tensors, which may take part in a training.
+    made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if frames.ndim == 3:
+        made = {name: tensor[0] for name, tensor in made.items()}
+    if isinstance(frames, Tensor):
+        return {name: tensor.to(frames.device) for name, tensor in made.items()}
+    return {name: tensor.numpy() for name, tensor in made.items()}
+
+
+def _tensor(batch: np.ndarray | Tensor) -> Tensor:
+    if isinstance(batch, Tensor):
+        return batch.detach()
+    # A copy: torch takes no negative strides and no foreign byte order, and warns of arrays that are read-only.
+    return torch.from_numpy(np.array(batch, np.uint8 if batch.dtype == np.uint8 else np.float32))
+
+
+def _outputs(model: SequenceAutoencoder, p: Parameters, batch: Tensor) -> dict[str, Tensor]:
+    # The frames of each branch in the order of time.
+    outputs = predict(model, batch, activation=p.activation, pixel_range=p.pixel_range)
+    reverse = p.task != "recon_ordered"
+    return {branch: made.flip(1) if branch == "recon" and reverse else made for branch, made in outputs.items()}
+
+
+def _named(encoded: Any, batch: Tensor, p: Parameters) -> dict[str, Tensor]:
+    # What a model's encode(frames) returned of a batch, by name.
+    named = {"flat": encoded} if isinstance(encoded, Tensor) else encoded
+    returned: Any = type(encoded).__name__
+    if isinstance(named, Mapping) and named and all(isinstance(tensor, Tensor) for tensor in named.values()):
+        returned = {name: tuple(tensor.shape) for name, tensor in named.items()}
+    if isinstance(returned, str) or any(shape[:1] != (len(batch),) for shape in returned.values()):
+        raise ValueError(
+            f"encode(frames) of architecture {p.architecture} must return a tensor (B, units), or such tensors by "
+            f"name; for {len(batch)} sequences it returned {returned}"
+        )
+    return {name: tensor.float() for name, tensor in named.items()}
