@@ -3,6 +3,7 @@
 main, options, messages    the command line put together; options and messages that commands share
 run_commands               run, worker, scheduler
 page_commands              compare, rerun, demo
+model_commands             predict
 record_commands            gather, status, check
 terminal, estimates        bars and tables of runs; what a planned run costs and can reach
 """

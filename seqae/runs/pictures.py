@@ -50,15 +50,20 @@ def save_strips(strips: Strips, file: Path, *, sequences: int = 2) -> None:
 
 
 def save_gif(strips: Strips, file: Path, *, pixels: int = 112, milliseconds: int = 200) -> None:
-    """Write an endless animation: a row for each of at most 4 sequences, a column for each strip, with its title.
-
-    strips: truth and output in turn, as `sample_strips` returns them; their `difference` follows each pair. pixels:
-    the width of a frame in the animation, to the nearest multiple of its own. milliseconds: for each frame step.
-    """
+    """`save_columns` of truth and output in turn, as `sample_strips` returns them; `difference` follows each pair."""
     columns: Strips = []
     for truth, output in branch_pairs(strips):
         columns += [truth, output, Strip("difference", difference(truth, output))]
-    scale = max(1, round(pixels / strips[0].frames.shape[3]))
+    save_columns(columns, file, pixels=pixels, milliseconds=milliseconds)
+
+
+def save_columns(columns: Strips, file: Path, *, pixels: int = 112, milliseconds: int = 200) -> None:
+    """Write an endless animation: a row for each of at most 4 sequences, a column for each strip, with its title.
+
+    A strip that ends before others stays at its last frame. pixels: the width of a frame in the animation, to the
+    nearest multiple of its own. milliseconds: for each frame step.
+    """
+    scale = max(1, round(pixels / columns[0].frames.shape[3]))
     pictures = []
     for t in range(max(frames.shape[1] for _, frames in columns)):
         tiles = [frame_rows(frames[:4, min(t, frames.shape[1] - 1)][:, None]) for _, frames in columns]

@@ -1,0 +1,94 @@
+"""Clips of a file through a trained model, and what it makes of them into files: arrays and an animation."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from seqae.files import whole
+from seqae.runs.folder import RunFolder
+from seqae.runs.pictures import Strip, Strips, difference, save_columns
+from seqae.tasks import BRANCHES
+
+OUTPUT_FILES = (".npz", ".gif")
+
+
+def save_clip_outputs(
+    run: RunFolder, clips_file: Path, files: Sequence[Path], *, steps: int | None = None, device: str = "auto"
+) -> list[str]:
+    """Write what a run's model makes of the clips of a file; a line on each file written.
+
+    The model sees the first frames_in frames of each clip. `pred`, for `steps` frames, and `recon`, in the order of
+    time, whichever the run has, are float32 on [0, 1] in an .npz file, and the first 4 clips move in a .gif. Raises
+    ValueError for files of other kinds, for clips and steps that do not fit the run, and as `read_clips`; RunError
+    where nothing is trained yet.
+    """
+    if wrong := [file for file in files if file.suffix.lower() not in OUTPUT_FILES]:
+        raise ValueError(f"{wrong[0]} must end in {' or '.join(OUTPUT_FILES)}")
+    if clips_file.resolve() in [file.resolve() for file in files]:
+        raise ValueError(f"{clips_file} holds the clips, which would be overwritten: choose another file to write")
+    run.model_file()  # what has no model is told before large files are read
+    p, clips = run.parameters, read_clips(clips_file)
+    seen = clips if clips.ndim < 3 else clips[..., : p.frames_in, :, :]  # `run` refuses others
+    outputs: dict[str, np.ndarray] = {}
+    if "recon" in BRANCHES[p.task]:
+        outputs["recon"] = run.reconstruct(seen, device=device)
+    if "pred" in BRANCHES[p.task] or steps is not None:  # a run that predicts nothing refuses steps
+        outputs["pred"] = run.predict(seen, steps, device=device)
+    for file in files:
+        with whole(file) as target:
+            if file.suffix.lower() == ".gif":
+                save_columns(_columns(clips, outputs, frames_in=p.frames_in), target)
+            else:
+                with target.open("wb") as stream:
+                    np.savez(stream, allow_pickle=False, **outputs)
+    told = ", ".join(f"{branch} {array.shape}" for branch, array in outputs.items())
+    return [f"{file}: {told}, from frames 1 to {p.frames_in} of {clips.shape[-3]}" for file in files]
+
+
+def read_clips(file: Path) -> np.ndarray:
+    """The array of a .npy file, mapped into memory, or of a .npz file that holds one, or one named `frames`.
+
+    Runs no code of the file. Raises FileNotFoundError if it is not there, ValueError if it is of another kind, damaged,
+    or holds other things than numbers.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not a file: give clips as a .npy or .npz file")
+    if file.suffix.lower() not in (".npy", ".npz"):
+        raise ValueError(f"{file} must be a .npy or .npz file: save the clips as an array with numpy.save")
+    try:
+        if file.suffix.lower() == ".npy":
+            return np.lib.format.open_memmap(file, mode="r")  # never unpickles
+        with np.load(file, allow_pickle=False) as arrays:
+            names = arrays.files if len(arrays.files) == 1 else [name for name in arrays.files if name == "frames"]
+            if names:
+                return arrays[names[0]]
+            held = ", ".join(arrays.files) or "nothing"
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file} is not a whole {file.suffix} file of numbers: {error}") from error
+    raise ValueError(f"{file} holds {held}: give a file with one array, or with one that is named frames")
+
+
+def _columns(clips: np.ndarray, outputs: Mapping[str, np.ndarray], *, frames_in: int) -> Strips:
+    # Beside each output what is true, where the clips have it, and the difference; else what the model saw.
+    shown = {"seen": clips[..., :frames_in, :, :]}
+    if "pred" in outputs:
+        shown["future"] = clips[..., frames_in : frames_in + outputs["pred"].shape[-3], :, :]
+    strips = {name: Strip(name, _picture(frames)) for name, frames in shown.items()}
+    columns: Strips = []
+    for branch, true, title in (("recon", "seen", "reconstruction"), ("pred", "future", "prediction")):
+        if branch in outputs:
+            output = Strip(title, _picture(outputs[branch]))
+            if strips[true].frames.shape == output.frames.shape:
+                columns += [strips[true], output, Strip("difference", difference(strips[true], output))]
+            else:
+                columns += [output] if columns else [strips["seen"], output]
+    return columns
+
+
+def _picture(frames: np.ndarray) -> np.ndarray:
+    # The first 4 clips, uint8 (N, T, H, W).
+    some = frames[:4] if frames.ndim == 4 else frames[None]
+    return np.asarray(some) if some.dtype == np.uint8 else np.round(255 * some).astype(np.uint8)
