@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 SPLITS = ("train", "val", "test")
 FRAME_SIZES = (64, 32, 16)  # pixels; the digits are 28, 14, 7
-STEP = 0.1  # speed of a digit: the share of the free canvas, frame minus digit, that it crosses in a frame
+STEP = 0.1  # the paper's speed of a digit: the share of the free canvas, frame minus digit, that it crosses in a frame
 CHUNK = 32  # sequences drawn at a time: 2.6 MB at 64×64, which stays in the processor's cache
 FAR = 100  # indices further apart than this get a generator each: cheaper than the random numbers between them
 
@@ -39,15 +39,15 @@ def scale_digits(digits: np.ndarray, frame_size: int) -> np.ndarray:
     return ((total + block**2 // 2) // block**2).astype(np.uint8)  # in integers, half rounded up, so exact
 
 
-def trajectories(start: np.ndarray, angle: np.ndarray, frames: int) -> np.ndarray:
+def trajectories(start: np.ndarray, angle: np.ndarray, frames: int, speed: float = STEP) -> np.ndarray:
     """Positions (frames, 2, …) in [0, 1], shares of the free canvas, y before x.
 
-    start: the position before the first frame, (2, …). angle: the direction in radians, (…). Implements the paper's
-    GetRandomTrajectory: the step comes before the frame, so `start` is not seen; beyond a wall the digit is put on the
-    wall, not reflected, and that component of its velocity changes sign.
+    start: the position before the first frame, (2, …). angle: the direction in radians, (…). speed: of a step, in units
+    of positions. Implements the paper's GetRandomTrajectory: the step comes before the frame, so `start` is not seen;
+    beyond a wall the digit is put on the wall, not reflected, and that component of its velocity changes sign.
     """
     position = start.astype(np.float64)  # a copy
-    velocity = np.stack([np.sin(angle), np.cos(angle)]) * STEP
+    velocity = np.stack([np.sin(angle), np.cos(angle)]) * speed
     path = np.empty((frames, *start.shape))
     for t in range(frames):
         position += velocity
@@ -60,8 +60,10 @@ class MovingMNIST:
     """Endless Moving MNIST by the paper's rules: sequence i is a function of (digits, seed, split, i) alone.
 
     digits: uint8 (n, 28, 28), those of the split; a sequence draws from them with replacement. frame_size: 64, 32 or 16
-    pixels. The random numbers are Philox's, keyed by (seed, split) and counted by (i, digit), so a sequence does not
-    depend on which others are made, or when. Raises ValueError for an argument out of range.
+    pixels. digits_per_sequence: how many move in a sequence. digit_speed: the share of the free canvas, frame minus
+    digit, that a digit crosses in a frame, 0 to 1. The random numbers are Philox's, keyed by (seed, split) and counted
+    by (i, digit), so a sequence does not depend on which others are made, or when. Raises ValueError for an argument
+    out of range.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class MovingMNIST:
         frame_size: int = 64,
         frames: int = 20,
         digits_per_sequence: int = 2,
+        digit_speed: float = STEP,
     ) -> None:
         if digits.dtype != np.uint8 or digits.shape[1:] != (28, 28) or len(digits) == 0:
             raise ValueError(f"digits must be uint8 (n, 28, 28), n >= 1; not {digits.dtype} {digits.shape}")
@@ -83,8 +86,11 @@ class MovingMNIST:
         for name, value in (("frames", frames), ("digits_per_sequence", digits_per_sequence)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1; not {value!r}")
+        if not 0 <= digit_speed <= 1:
+            raise ValueError(f"digit_speed must be in [0, 1]; not {digit_speed!r}")
         self.digits = scale_digits(digits, frame_size)
-        self.frame_size, self.frames, self.digits_per_sequence = frame_size, frames, digits_per_sequence
+        self.frame_size, self.frames = frame_size, frames
+        self.digits_per_sequence, self.digit_speed = digits_per_sequence, digit_speed
         self._key = int(seed) + (SPLITS.index(split) << 64)
 
     def sequences(self, indices: Iterable[int] | np.ndarray) -> np.ndarray:
@@ -100,7 +106,8 @@ class MovingMNIST:
             return out
         draws = self._draws(wanted)  # (n, digits, 4)
         which = (draws[..., 0] * len(self.digits)).astype(np.int64)
-        path = trajectories(draws[..., 1:3].transpose(2, 0, 1), draws[..., 3] * 2 * np.pi, self.frames)
+        angle = draws[..., 3] * 2 * np.pi
+        path = trajectories(draws[..., 1:3].transpose(2, 0, 1), angle, self.frames, self.digit_speed)
         size = self.digits.shape[1]
         y, x = ((self.frame_size - size) * path).astype(np.int64).swapaxes(0, 1)  # each (frames, n, digits)
         # windows[i, t, y, x] is the view (size, size) of frame t of sequence i with its corner at (y, x), so one

@@ -72,6 +72,8 @@ class Parameters(BaseModel):
     frames_in: int = Field(10, ge=1, description="frames that the encoder reads")
     frames_out: int = Field(10, ge=1, description="frames to predict")
     digits: str = Field("mnist5k", description="which digit images: mnist5k (5,000) or mnist (all 70,000)")
+    digits_per_sequence: int = Field(2, ge=1, le=3, description="how many digits move in a sequence")
+    digit_speed: float = Field(0.1, ge=0, le=1, description="share of the free canvas that a digit crosses per frame")
     data_folder: str | None = Field(None, description="folder with the MNIST IDX files or mnist_test_seq.npy")
     test_data: Literal["generated", "official"] = Field("generated", description="official: mnist_test_seq.npy")
     train_sequences: int = Field(9000, ge=1, description="training sequences per epoch")

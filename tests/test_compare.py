@@ -119,6 +119,7 @@ def changed(run, folder, **values):
 OTHER = {
     "frame_size": 32, "frames_in": 9, "frames_out": 9, "digits": "mnist", "data_seed": 2, "epochs": 30,
     "train_sequences": 9, "endless": True, "val_sequences": 9, "test_sequences": 9, "test_data": "official",
+    "digits_per_sequence": 1, "digit_speed": 0.05,
 }  # fmt: skip
 
 

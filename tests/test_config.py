@@ -23,6 +23,7 @@ OTHER: dict[str, Any] = {
     "task": "pred", "decoder_input": "zero", "recon_weight": 0.8,
     "architecture": "fc_lstm", "hidden": 8, "layers": 2, "peepholes": True, "width": 0.5,
     "frame_size": 32, "frames_in": 3, "frames_out": 5, "digits": "mnist", "data_folder": "there",
+    "digits_per_sequence": 3, "digit_speed": 0.05,
     "test_data": "official", "train_sequences": 5, "endless": True, "val_sequences": 6, "test_sequences": 7,
     "batch_size": 8, "epochs": 9, "optimizer": "SGD", "optimizer_arguments": {"nesterov": True},
     "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01, "schedule": "StepLR", "schedule_every": 3,

@@ -26,9 +26,12 @@ from hypothesis.extra import numpy as hnp
 
 from seqae import data
 from seqae.data import MovingMNIST, scale_digits, to_range, to_unit
+from seqae.parameters import ParameterError, resolve
 from seqae.runs import digits as digit_files
 from seqae.runs import load_digits
 from seqae.runs.digits import official_test, read_idx
+from seqae.runs.experiment import sequences
+from seqae.runs.naming import run_name
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
 PUBLISHED = dict(digit_files.MNIST_FILES)
@@ -48,7 +51,7 @@ def paper_draws(seed: int, split: str, i: int, count: int) -> list[list[float]]:
 
 
 def paper_sequence(
-    digits: np.ndarray, seed: int, split: str, i: int, frame_size: int, frames: int, count: int
+    digits: np.ndarray, seed: int, split: str, i: int, frame_size: int, frames: int, count: int, speed: float
 ) -> np.ndarray:
     """The paper's rules, one digit, one frame and one comparison at a time."""
     size = digits.shape[1]
@@ -58,8 +61,8 @@ def paper_sequence(
         image = digits[int(which * len(digits))]
         v_y, v_x = math.sin(turn * 2 * math.pi), math.cos(turn * 2 * math.pi)
         for t in range(frames):
-            y += v_y * 0.1
-            x += v_x * 0.1
+            y += v_y * speed
+            x += v_x * speed
             if x <= 0:
                 x, v_x = 0, -v_x
             if x >= 1.0:
@@ -76,20 +79,26 @@ def paper_sequence(
 
 
 @pytest.mark.parametrize(
-    ("seed", "split", "frame_size", "frames", "count"),
-    [(6, "train", 64, 20, 2), (2**64 - 1, "val", 32, 20, 3), (0, "test", 16, 60, 1)],
+    ("seed", "split", "frame_size", "frames", "count", "speed"),
+    [
+        (6, "train", 64, 20, 2, 0.1),
+        (2**64 - 1, "val", 32, 20, 3, 0.37),
+        (0, "test", 16, 60, 1, 1),
+        (0, "val", 16, 5, 2, 0),
+    ],
 )
-def test_generator_equals_plain_loop(seed: int, split: str, frame_size: int, frames: int, count: int) -> None:
-    moving = MovingMNIST(
-        DIGITS, seed=seed, split=split, frame_size=frame_size, frames=frames, digits_per_sequence=count
-    )
+def test_generator_equals_plain_loop(
+    seed: int, split: str, frame_size: int, frames: int, count: int, speed: float
+) -> None:
+    sizes = {"frame_size": frame_size, "frames": frames}
+    moving = MovingMNIST(DIGITS, seed=seed, split=split, **sizes, digits_per_sequence=count, digit_speed=speed)
     indices = [*range(40), 9_999, 10**15]
     made = moving.sequences(indices)
     assert made.dtype == np.uint8
     assert made.shape == (42, frames, frame_size, frame_size)
     digits = scale_digits(DIGITS, frame_size)
     for i, sequence in zip(indices, made, strict=True):
-        for t, frame in enumerate(paper_sequence(digits, seed, split, i, frame_size, frames, count)):
+        for t, frame in enumerate(paper_sequence(digits, seed, split, i, frame_size, frames, count, speed)):
             np.testing.assert_array_equal(sequence[t], frame, f"sequence {i}, frame {t}")
 
 
@@ -130,6 +139,36 @@ def test_stream_is_the_one_runs_were_made_with() -> None:
     assert hashlib.sha256(made.tobytes()).hexdigest()[:16] == "f55b1bfc884d1c0a"
 
 
+def test_digits_and_speed_are_parameters_of_a_run(tmp_path: Path) -> None:
+    sizes = {"frame_size": 16, "frames_in": 2, "frames_out": 2, "train_sequences": 6, "val_sequences": 6}
+    usual = resolve(sizes)
+    paper = MovingMNIST(load_digits()["val"], seed=1, split="val", frame_size=16, frames=4)
+    np.testing.assert_array_equal(sequences(usual, "val"), paper.sequences(range(6)))
+    share_lit = {}
+    for count in (1, 2, 3):
+        p = resolve(sizes, {"digits_per_sequence": count, "digit_speed": 0})
+        val = sequences(p, "val")
+        assert (val == val[:, :1]).all(), "at speed 0 digits stand still"
+        share_lit[count] = float((val > 0).float().mean())
+        # The test set's file does not change what is trained and chosen on.
+        official = p.model_copy(update={"test_data": "official", "data_folder": str(tmp_path)})
+        np.testing.assert_array_equal(sequences(official, "train"), sequences(p, "train"))
+    assert share_lit[1] < share_lit[2] < share_lit[3]
+    names = {
+        run_name(resolve(sizes, given), usual, "f") for given in ({"digits_per_sequence": 1}, {"digit_speed": 0.05})
+    }
+    assert {name.rpartition("-")[0] for name in names} == {"0nm-recon-output-digits1", "0nm-recon-output-speed0.05"}
+
+
+@pytest.mark.parametrize(
+    "given", [{"digits_per_sequence": n} for n in (0, 4, 1.5)] + [{"digit_speed": v} for v in (-1, 2)]
+)
+def test_other_motion_is_refused(given: dict) -> None:
+    (name,) = given
+    with pytest.raises(ParameterError, match=rf"^{name}: input should be .*; not {given[name]} \("):
+        resolve(given)
+
+
 def test_starts_digits_and_directions_are_uniform() -> None:
     draws = small()._draws(np.arange(20_000)).reshape(-1, 4)
     assert draws.min() >= 0
@@ -151,7 +190,7 @@ def test_digit_is_put_on_the_wall_not_reflected() -> None:
     np.testing.assert_array_equal(start, [[0.95, 0.5, 0.9], [0.5, 0.05, 0.5]])
 
 
-def fixed_path(y: float, x: float, start: np.ndarray, angle: np.ndarray, frames: int) -> np.ndarray:
+def fixed_path(y: float, x: float, start: np.ndarray, angle: np.ndarray, frames: int, speed: float) -> np.ndarray:
     return np.broadcast_to(np.array([y, x])[:, None, None], (frames, *start.shape))
 
 
@@ -200,6 +239,8 @@ def test_memory_beyond_the_output_is_small() -> None:
         ({"seed": 2**64}, r"seed must be in .*; not 18446744073709551616"),
         ({"frames": 0}, r"frames must be >= 1; not 0"),
         ({"digits_per_sequence": 0}, r"digits_per_sequence must be >= 1; not 0"),
+        ({"digit_speed": -0.1}, r"digit_speed must be in \[0, 1\]; not -0\.1"),
+        ({"digit_speed": 1.1}, r"digit_speed must be in \[0, 1\]; not 1\.1"),
         ({"frame_size": 48}, r"frame_size must be one of \(64, 32, 16\); not 48"),
         ({"digits": DIGITS / 255}, r"digits must be uint8 \(n, 28, 28\), n >= 1; not float64 \(7, 28, 28\)"),
         ({"digits": DIGITS[:, :14, :14]}, r"digits must be uint8 .*; not uint8 \(7, 14, 14\)"),

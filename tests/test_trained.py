@@ -257,7 +257,7 @@ def test_weights_of_one_horizon_are_refused_in_a_sentence(run, clips, monkeypatc
 
     monkeypatch.setattr(experiment, "build_model", lambda p: Head(p.frames_out))
     with pytest.raises(ValueError, match=r"fit frames_out 10, as trained, and not 30: .* train it with frames_out 30$"):
-        experiment.with_horizon(Head(10), run.parameters, 30)
+        trained.with_horizon(Head(10), run.parameters, 30)
 
 
 # --- models of one's own ---

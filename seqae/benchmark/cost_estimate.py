@@ -20,6 +20,7 @@ from seqae.tasks import branch_targets
 # Parameters that change nothing about the time of an update.
 NO_TIME = {*EXECUTION, "seed", "data_seed", "pixel_range", "activation", "training_loss", "gain", "recon_weight"}
 NO_TIME |= {"learning_rate", "momentum", "weight_decay", "clip_norm", "init", "init_range", "bias_init", "forget_bias"}
+NO_TIME |= {"digits_per_sequence", "digit_speed"}
 # An H100 SXM's dense operations a second by precision, as in its data sheet; the share that a run reaches is assumed.
 H100_RATES = {"none": 67e12, "tf32": 494.7e12, "bf16": 989.4e12, "fp16": 989.4e12}
 H100_SHARE = 0.3

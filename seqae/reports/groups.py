@@ -16,6 +16,8 @@ LIKE = {
     "frames_in": "{} frames seen",
     "frames_out": "{} to come",
     "digits": "digits {}",
+    "digits_per_sequence": "{} digits a sequence",
+    "digit_speed": "digit speed {:g}",
     "data_seed": "data seed {}",
     "epochs": "{} epochs",
     "train_sequences": "{:,} sequences an epoch",

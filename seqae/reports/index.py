@@ -33,7 +33,7 @@ from seqae.runs import (
 from seqae.stores import publish, refresh
 
 THUMBNAIL = (240, 96)  # pixels; shown at half that size, so that it is sharp on screens of high density
-SUMMARY = 2  # version of `FolderSummary`: what is kept of another is computed again
+SUMMARY = 3  # version of `FolderSummary`: what is kept of another is computed again
 STALE_SECONDS = 3600  # a temporary index file of that age was left by a process that was killed
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seqae.data import MovingMNIST, Sequences
+from seqae.data import STEP, MovingMNIST, Sequences
 from seqae.files import cache_folder, expanded
 from seqae.stores import public_url, without_credentials
 
@@ -67,7 +67,15 @@ def load_digits(digits: str = "mnist5k", folder: str | Path | None = None) -> di
 
 
 def open_stream(
-    digits: str, *, split: str, seed: int, frame_size: int = 64, frames: int = 20, folder: str | None = None
+    digits: str,
+    *,
+    split: str,
+    seed: int,
+    frame_size: int = 64,
+    frames: int = 20,
+    digits_per_sequence: int = 2,
+    digit_speed: float = STEP,
+    folder: str | None = None,
 ) -> Sequences:
     """The endless sequences of one split, uint8 (n, frames, frame_size, frame_size) by `.sequences(indices)`.
 
@@ -75,7 +83,15 @@ def open_stream(
     arguments are those of `MovingMNIST`.
     """
     images = _cached_digits(digits, folder if digits == "mnist" else None)[split]
-    return MovingMNIST(images, seed=seed, split=split, frame_size=frame_size, frames=frames)
+    return MovingMNIST(
+        images,
+        seed=seed,
+        split=split,
+        frame_size=frame_size,
+        frames=frames,
+        digits_per_sequence=digits_per_sequence,
+        digit_speed=digit_speed,
+    )
 
 
 _cached_digits = lru_cache(maxsize=1)(load_digits)

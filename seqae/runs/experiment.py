@@ -122,25 +122,18 @@ def load_model(file: str | Path, device: str = "cpu") -> tuple[SequenceAutoencod
     return model.to(device), parameters
 
 
-def with_horizon(model: SequenceAutoencoder, p: Parameters, frames_out: int) -> SequenceAutoencoder:
-    """A model of p, with the same weights (not a copy of them), that predicts `frames_out` frames.
-
-    Raises ValueError where an architecture has weights for a number of frames.
-    """
-    other = build_model(p.model_copy(update={"frames_out": frames_out}))
-    try:
-        other.load_state_dict(model.state_dict(), assign=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weights of architecture {p.architecture} fit frames_out {p.frames_out}, as trained, and not "
-            f"{frames_out}: ask for {p.frames_out} steps, or train it with frames_out {frames_out}"
-        ) from error
-    return other.to(next(model.parameters()).device)
-
-
 def _stream(p: Parameters, split: str) -> Sequences:
     frames, folder = p.frames_in + p.frames_out, p.data_folder and str(project_path(p.data_folder))
-    return open_stream(p.digits, split=split, seed=p.data_seed, frame_size=p.frame_size, frames=frames, folder=folder)
+    return open_stream(
+        p.digits,
+        split=split,
+        seed=p.data_seed,
+        frame_size=p.frame_size,
+        frames=frames,
+        digits_per_sequence=p.digits_per_sequence,
+        digit_speed=p.digit_speed,
+        folder=folder,
+    )
 
 
 def sequences(p: Parameters, split: str) -> Tensor:

@@ -15,6 +15,8 @@ WORDS = {  # how a run's name spells a parameter; others are spelled by their ow
     "clip_norm": "clip",
     "batch_size": "batch",
     "frame_size": "px",
+    "digits_per_sequence": "digits",
+    "digit_speed": "speed",
     "train_sequences": "train",
     "val_sequences": "val",
     "test_sequences": "test",

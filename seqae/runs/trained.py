@@ -92,12 +92,28 @@ class HasModel(ABC):
             kept[*key, None] = experiment.load_model(file, str(on))
         if (*key, frames_out) not in kept:
             model, p = kept[*key, None]
-            kept[*key, frames_out] = experiment.with_horizon(model, p, frames_out or p.frames_out), p
+            kept[*key, frames_out] = with_horizon(model, p, frames_out or p.frames_out), p
         return kept[*key, frames_out]
 
 
 # By device, age of the file and horizon. Not in the run itself, because runs are sent to other processes.
 _kept: WeakKeyDictionary[HasModel, dict[tuple[str, int, int | None], _Loaded]] = WeakKeyDictionary()
+
+
+def with_horizon(model: SequenceAutoencoder, p: Parameters, frames_out: int) -> SequenceAutoencoder:
+    """A model of p, with the same weights (not a copy of them), that predicts `frames_out` frames.
+
+    Raises ValueError where an architecture has weights for a number of frames.
+    """
+    other = experiment.build_model(p.model_copy(update={"frames_out": frames_out}))
+    try:
+        other.load_state_dict(model.state_dict(), assign=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weights of architecture {p.architecture} fit frames_out {p.frames_out}, as trained, and not "
+            f"{frames_out}: ask for {p.frames_out} steps, or train it with frames_out {frames_out}"
+        ) from error
+    return other.to(next(model.parameters()).device)
 
 
 def frame_shape(p: Parameters) -> tuple[int, int]:
