@@ -140,6 +140,145 @@ def test_error_by_frame_step():
     assert axis.get_xlabel() == "frame step of the decoder"
 
 
+# --- tables of one's own ---
+
+
+def own_of(table, **given):
+    """A researcher's rows: categories, an index of its own, a column more, and neither recipe nor seed."""
+    own = table.drop(columns=[name for name in ("recipe", "seed") if name in table]).assign(note="mine", **given)
+    categories = own.select_dtypes(["object", "string"]).columns
+    return own.astype(dict.fromkeys(categories, "category")).set_index(
+        pd.Index([f"row {n % 2}" for n in range(len(own))])
+    )
+
+
+def beside(table, **given):
+    return pd.concat([table, own_of(table, **given)])
+
+
+@pytest.fixture
+def of_each(tables):
+    """Of each figure: how its first table is drawn, that table, and what is another in a researcher's own."""
+    curves, levels = tables
+    ours = curves[(curves.loss == "0nm") & (curves.task == "recon")].assign(recipe=lambda t: t.run, seed=6, seconds=1.0)
+    steps = ours.rename(columns={"epoch": "frame"})
+    table = pd.DataFrame(
+        {"run": ["a", "a"], "branch": ["recon", "pred"], "value": [0.1, 0.2], "seed": 6, "recipe": "a"}
+    )
+    bins = [("a", "recon", epoch, output, 0.5) for epoch in (1, 2) for output in (0.0, 1.0)]
+    bins = pd.DataFrame(bins, columns=["run", "branch", "epoch", "output", "share"])
+    ends = pd.concat([ours.assign(metric=f"preactivation_{end}") for end in ("min", "max")])
+    level = levels[(levels.loss == "0nm") & (levels.task == "recon")].assign(split="val")
+    two = {"split": "val", "made": "then", "sequence": 4}
+    return {
+        "learning_curves": (lambda t: figures.learning_curves(t, level), ours.assign(**two), {"split": "mine"}),
+        "error_by_frame": (lambda t: figures.error_by_frame(t, level, hue="run"), steps, {"run": "mine"}),
+        "error_by_sequence": (lambda t: figures.error_by_sequence(t, steps), steps.assign(**two), {"sequence": "mine"}),
+        "then_and_again": (figures.then_and_again, ours.assign(**two), {"made": "again"}),
+        "losses_in_ways": (lambda t: figures.losses_in_ways(t, level), ours[ours.decoder_input == "zero"],
+                           {"run": "mine", "loss": "mine"}),
+        "by_branch": (lambda t: figures.by_branch(t, level, hue="run"), ours, {"run": "mine"}),
+        "status_grid": (figures.status_grid, ours.assign(column="recon", architecture="a", below=0.1),
+                        {"run": "mine", "architecture": "mine"}),
+        "ranking": (lambda t: figures.ranking(t, unit="MSE"), table, {"run": "mine"}),
+        "preactivations": (lambda t: figures.preactivations(t, {}), ends, {"run": "mine"}),
+        "output_histograms": (figures.output_histograms, bins, {"run": "mine"}),
+        "floor_and_reached": (figures.floor_and_reached, table.assign(floor=0, reached=0.1, mean_frame=0.2),
+                              {"run": "mine"}),
+    }  # fmt: skip
+
+
+def texts(figure):
+    ticks = [label for axis in figure.axes for label in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+    return " ".join(artist.get_text() for artist in (*figure.findobj(mpl.text.Text), *ticks))
+
+
+NEEDED = {
+    "learning_curves": ["epoch", "split", "branch", "metric", "value"],
+    "error_by_frame": ["run", "branch", "frame", "metric", "value"],
+    "error_by_sequence": ["sequence", "branch", "frame", "metric", "value"],
+    "then_and_again": ["epoch", "branch", "metric", "value", "made"],
+    "losses_in_ways": ["run", "epoch", "value", "metric", "loss", "task", "decoder_input", "branch"],
+    "by_branch": ["run", "branch", "epoch", "metric", "value"],
+    "status_grid": ["architecture", "column", "below"],
+    "ranking": ["run", "branch", "value"],
+    "preactivations": ["run", "epoch", "branch", "metric", "value"],
+    "output_histograms": ["run", "branch", "epoch", "output", "share"],
+    "floor_and_reached": ["run", "branch", "floor", "reached", "mean_frame"],
+}
+
+
+def test_every_figure_of_the_door_takes_tables_of_ones_own():
+    assert {*NEEDED} == {*figures.__all__} - {"coloured", "drawable", "show"}
+
+
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # seaborn's call
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_table_of_ones_own_set_beside_ours_is_drawn(of_each, name):
+    draw, table, own = of_each[name]
+    shown = texts(draw(beside(table, **own)))
+    assert all(value in shown for value in own.values())
+    only = own_of(table, **own)
+    assert all(value in texts(draw(only[NEEDED[name]])) for value in own.values()), "what is needed is enough"
+
+
+@pytest.mark.parametrize(("name", "column"), [(name, column) for name, columns in NEEDED.items() for column in columns])
+def test_a_table_that_lacks_a_column_is_refused_with_its_name(of_each, name, column):
+    draw, table, own = of_each[name]
+    mine = own_of(table, **own).drop(columns=column)
+    with pytest.raises(ValueError, match=rf"^\w+ lacks {column}; the columns needed are .*\b{column}\b"):
+        draw(mine)
+    if column in ("value", "below", "share", "floor", "reached", "mean_frame"):
+        return  # as of a run that diverged
+    with pytest.raises(ValueError, match=rf"^test has no frame in any row of|^\w+ has no {column} in {len(mine)} of "):
+        draw(pd.concat([table.drop(columns="recipe", errors="ignore"), mine]))
+
+
+def test_levels_of_ones_own_are_drawn_or_refused(tables):
+    curves, levels = tables
+    own = own_of(levels[levels.loss == "0nm"], baseline="oracle", value=0.0123)
+    both = pd.concat([levels, own])
+    figure = figures.by_branch(curves[(curves.loss == "0nm") & (curves.task == "pred")], both)
+    assert "oracle" in texts(figure)
+    assert horizontals(figure.axes[0]) == [0.0123, 0.0372]
+    one = curves[(curves.run == "0nm-pred-zero")].assign(split="val")
+    assert "oracle" in texts(figures.learning_curves(one, both.assign(split="val")))
+    for column in ("baseline", "branch"):
+        less = pd.concat([levels, own.drop(columns=column)])
+        with pytest.raises(ValueError, match=rf"^levels has no {column} in 16 of 64 rows"):
+            figures.by_branch(curves, less)
+
+
+def test_what_is_no_table_of_numbers_is_refused(tables):
+    curves, _ = tables
+    with pytest.raises(ValueError, match="curves must be a pandas DataFrame; not dict"):
+        figures.by_branch(curves.to_dict("list"))
+    with pytest.raises(ValueError, match=r"curves has in column value what is no number: .*many"):
+        figures.by_branch(curves.astype({"value": object}).assign(value="many"))
+    with pytest.raises(ValueError, match=r"curves lacks run; it is in the index: use reset_index\(\); the columns"):
+        figures.by_branch(curves.set_index("run"))
+    with pytest.raises(ValueError, match="made in curves must be then or again; not 'mine'"):
+        figures.then_and_again(curves.assign(made="mine"))
+    text = figures.by_branch(curves.astype({"value": str}))
+    assert len(text.axes) == 2, "numbers as text are numbers"
+
+
+def test_a_recipe_that_some_rows_lack_is_their_run(tables):
+    """Until now all rows without a recipe became one line, without a name."""
+    curves, _ = tables
+    ours = curves[(curves.loss == "0nm") & (curves.task == "pred")].assign(recipe="ours", seed=6)
+    mine = [own_of(ours, run=run, value=value) for run, value in (("first", 0.5), ("second", 0.7))]
+    (axis,) = figures.by_branch(pd.concat([ours, *mine]), hue="run").axes
+    assert {(0.5, 0.5, 0.5), (0.7, 0.7, 0.7)} < {*drawn(axis)}
+
+
+def test_a_branch_of_ones_own_has_lines_in_ways(tables):
+    curves, levels = tables
+    given = curves.assign(branch=curves.branch.replace({"recon": "recon, given truth"}))
+    (axis,) = figures.losses_in_ways(given[(given.task == "both") & (given.decoder_input == "zero")], levels).axes
+    assert len(drawn(axis)) == 6
+
+
 def test_show_frees_the_figure_and_keeps_the_text(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append(metadata))

@@ -13,6 +13,7 @@ def update_time_bars(table: pd.DataFrame) -> Figure:
 
     table: columns TIMING_COLUMNS, as `Run.performance`.
     """
+    table = figures.drawable(table, "table", ["implementation", "part"], numbers=["median_ms"])
     grid = sns.catplot(
         table, x="median_ms", y="implementation", col="part", kind="bar", sharex=False, height=3, aspect=1.4, color="C0"
     )
@@ -28,6 +29,7 @@ def speedup_bars(table: pd.DataFrame) -> Figure:
 
     table: as `speedup_table` makes it.
     """
+    table = figures.drawable(table, "table", ["D", "H", "B", "decoder_input"], numbers=[])
     named = table.assign(size=table.D.astype(str) + ", " + table.H.astype(str) + ", " + table.B.astype(str))
     ratios = named.melt(["size", "decoder_input"], [name for name in table if name.startswith("× ")]).dropna()
     grid = sns.catplot(
@@ -47,6 +49,8 @@ def roofline(table: pd.DataFrame) -> Figure:
     A line shows what the machine allows: the lesser of its rate in a large product and its memory's rate. table: as
     `benchmark_table` makes it.
     """
+    numbers = ["intensity", "gflops", "matmul_gflops", "copy_gbs"]
+    table = figures.drawable(table, "table", ["part", "implementation", "decoder_input"], numbers=numbers)
     table = table[table.part == "forward_backward"]
     grid = sns.relplot(
         table, x="intensity", y="gflops", hue="implementation", style="decoder_input", height=4.4, aspect=1.5, s=60,

@@ -1,5 +1,7 @@
 """Figures: data frames in, matplotlib figures out, units on every axis.
 
+Tables may have further columns, and rows of one's own beside ours; see `drawable` for what is refused.
+
 Curves by epoch and by frame step are in `curves`; grids, bars, bands and histograms in `grids`; colours, labels of axes
 and lines of reference levels in `style`.
 """

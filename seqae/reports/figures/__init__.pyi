@@ -10,4 +10,5 @@ from .grids import preactivations as preactivations
 from .grids import ranking as ranking
 from .grids import status_grid as status_grid
 from .style import coloured as coloured
+from .style import drawable as drawable
 from .style import show as show

@@ -15,6 +15,7 @@ from seqae.reports.figures.style import (
     LEVEL_LINES,
     TIME_LABELS,
     coloured,
+    drawable,
     level_line,
     no_values,
     ordered,
@@ -32,10 +33,11 @@ def learning_curves(
 
     metrics: as metrics.csv; levels: as baselines.csv; marks: epochs to mark with vertical lines, as `Run.marks`.
     """
-    data = metrics[metrics.metric == metric]
+    data = drawable(metrics, "metrics", ["epoch", "split", "branch"], metric=metric)
+    levels = drawable(levels, "levels", ["split", "branch", "baseline"], metric=metric)
     if not np.isfinite(data.value).any():
         return no_values(metric)
-    levels = levels[(levels.split == "val") & (levels.metric == metric)]
+    levels = levels[levels.split == "val"]
     grid = sns.relplot(
         data,
         x="epoch",
@@ -49,7 +51,7 @@ def learning_curves(
     )
     for branch, axis in grid.axes_dict.items():
         for row in levels[levels.branch == branch].itertuples():
-            level_line(axis, row.value, row.baseline.replace("_", " "), LEVEL_LINES[row.baseline])
+            level_line(axis, row.value, row.baseline.replace("_", " "), LEVEL_LINES.get(row.baseline, "-"))
         for name, epoch in (marks or {}).items():
             axis.axvline(epoch, color="0.6", linewidth=1, linestyle=(0, (5, 5)))
             axis.text(epoch, 0.98, f"{name} ", transform=axis.get_xaxis_transform(), color="0.4", fontsize=7,
@@ -63,20 +65,24 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     Of one run a curve for each branch; of many, where `hue` is a column that tells them apart, a panel for each branch.
     test: as test.csv or `compare.frame_steps`; levels: as baselines.csv or `compare.levels`.
     """
-    data = test[(test.metric == metric) & test.frame.notna()].astype({"frame": int})
+    many = hue != "branch"
+    labels = ["run", "branch", hue] if many else ["branch"]
+    data = _frame_steps(test, labels, metric=metric, recipes=many)
+    split = ["split"] if "split" in levels else []
+    levels = drawable(levels, "levels", ["branch", "baseline", *split], metric=metric)
     if not np.isfinite(data.value).any():
         return no_values(metric)
-    branches, many = ordered(data.branch, BRANCHES["both"]), hue != "branch"
+    branches = ordered(data.branch, BRANCHES["both"])
     if many:
-        data = _mean_over_seeds(data, "frame")
+        data = over_seeds(data, ["run", "branch", "frame"])
         colours = coloured(sorted(set(data[hue])))
         grid = _lines(data, "frame", hue, colours, panels=["branch"], col_order=branches,
                       marker="o", height=3.4, aspect=1.35)  # fmt: skip
     else:
         grid = sns.relplot(data, x="frame", y="value", hue=hue, kind="line", marker="o", height=3.4, aspect=1.35,
                            hue_order=branches, palette=coloured(branches))  # fmt: skip
-    levels = levels[(levels.metric == metric) & (levels.baseline == "mean_frame")]
-    if "split" in levels:
+    levels = levels[levels.baseline == "mean_frame"]
+    if split:
         levels = levels[levels.split == "test"]
     for axis, branch in zip(grid.axes.flat, grid.col_names or [None], strict=True):
         mean = levels[levels.branch == branch] if branch else levels
@@ -90,10 +96,11 @@ def error_by_sequence(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str =
 
     errors: columns sequence, branch, frame, metric, value; test: as test.csv.
     """
-    data = errors[errors.metric == metric].assign(sequence=lambda d: d.sequence.map("test {}".format))
+    data = drawable(errors, "errors", ["sequence", "branch", "frame"], metric=metric)
+    data = data.assign(sequence=data.sequence.map("test {}".format))
     grid = sns.relplot(data, x="frame", y="value", hue="sequence", col="branch", kind="line", marker="o", height=3.2,
                        aspect=1.35, palette=coloured(data.sequence.unique()))  # fmt: skip
-    means = test[(test.metric == metric) & test.frame.notna()].astype({"frame": int})
+    means = _frame_steps(test, ["branch"], metric=metric)
     for branch, axis in grid.axes_dict.items():
         mean = means[means.branch == branch]
         axis.plot(mean.frame, mean.value, color="0.4", linestyle="--", linewidth=1, label="mean of all test")
@@ -107,8 +114,11 @@ def then_and_again(curves: pd.DataFrame, *, metric: str = "mse") -> Figure:
     where they are equal. curves: columns epoch, branch, metric, value, made ("then" or "again").
     """
     order = ["then", "again"]
+    data = drawable(curves, "curves", ["epoch", "branch", "made"], metric=metric)
+    if others := {*data.made} - {*order}:
+        raise ValueError(f"made in curves must be then or again; not {', '.join(map(repr, others))}")
     grid = sns.relplot(
-        curves[curves.metric == metric],
+        data,
         x="epoch",
         y="value",
         hue="made",
@@ -132,10 +142,13 @@ def then_and_again(curves: pd.DataFrame, *, metric: str = "mse") -> Figure:
 def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse") -> Figure:
     """Val by epoch, a panel for each way (task × decoder input): a colour for each loss, a line style for each branch.
 
-    curves: columns epoch, value, metric, loss, task, decoder_input, branch. levels: columns loss, branch, baseline,
-    metric, value, on val.
+    curves: columns run (or recipe), epoch, value, metric, loss, task, decoder_input, branch. levels: columns loss,
+    task, branch, baseline, metric, value, on val.
     """
-    data = _mean_over_seeds(curves[curves.metric == metric], "epoch")
+    way = ["task", "decoder_input", "branch"]
+    data = drawable(curves, "curves", ["run", "epoch", "loss", *way], metric=metric, recipes=True)
+    levels = drawable(levels, "levels", ["loss", "task", "branch", "baseline"], metric=metric)
+    data = over_seeds(data, ["run", "branch", "epoch"])
     colours = coloured(ordered(data.loss, [*LOSSES]))
     grid = _lines(
         data,
@@ -146,7 +159,7 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
         col_order=ordered(data.task, BRANCHES),
         row_order=ordered(data.decoder_input, DECODER_INPUTS),
         style="branch",
-        style_order=list(BRANCHES["both"]),
+        style_order=list(dict.fromkeys([*BRANCHES["both"], *ordered(data.branch, BRANCHES["both"])])),
         # Where two neighbouring losses are stuck at one level, the lower line is wider, so that both are seen.
         size="loss",
         size_order=[*colours],
@@ -154,7 +167,6 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
         height=3.1,
         aspect=1.15,
     )
-    levels = levels[levels.metric == metric]
     for (_, task), axis in grid.axes_dict.items():
         panel = levels[levels.task == task]
         means = panel[panel.baseline == "mean_frame"]
@@ -164,7 +176,8 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
         floors = panel[(panel.baseline == "floor") & (panel.value > 0)]
         for value, rows in floors.groupby(floors.value.round(4)):
             names = list(dict.fromkeys(rows.loss))
-            level_line(axis, value, f"floor of {', '.join(names)}", LEVEL_LINES["floor"], colour=colours[names[0]])
+            colour = colours.get(names[0], "0.4")  # a loss without curves has none
+            level_line(axis, value, f"floor of {', '.join(names)}", LEVEL_LINES["floor"], colour=colour)
     return _labelled(grid, metric, "epoch", titles="{col_name}, decoder reads {row_name}")
 
 
@@ -182,16 +195,19 @@ def by_branch(
     curves: as `compare.curves`; levels: as `compare.levels`, drawn as horizontal lines. x: epoch or seconds. log: the
     vertical axis is logarithmic. A metric of no branch, such as the gradient norm, has one panel.
     """
-    data = _mean_over_seeds(curves[curves.metric == metric], "epoch").assign(
-        way=lambda d: d.task + ", reads " + d.decoder_input
-    )
+    of_hue = ["task", "decoder_input"] if hue == "way" else [hue]
+    styled = ["loss"] if hue not in ("run", "loss") else []
+    labels = ["run", "branch", "epoch", x, *of_hue, *styled]
+    data = over_seeds(drawable(curves, "curves", labels, metric=metric, recipes=True), ["run", "branch", "epoch"])
+    if hue == "way":
+        data = data.assign(way=data.task + ", reads " + data.decoder_input)
     if not np.isfinite(data.value).any():
         return no_values(metric)
     names = sorted(set(data[hue]))
     style, dashes = None, None
     if len(names) > COLOURS:
         style, dashes = hue, [("", (4, 1.5), (1, 1))[n // COLOURS % 3] for n in range(len(names))]
-    elif hue not in ("run", "loss") and data.loss.nunique() > 1:
+    elif styled and data.loss.nunique() > 1:
         style = "loss"
     grid = _lines(data, x, hue, coloured(names), panels=["branch"], col_order=ordered(data.branch, BRANCHES["both"]),
                   style=style, style_order=names if dashes else None, dashes=dashes, height=3.6,
@@ -199,22 +215,29 @@ def by_branch(
     if log:
         grid.set(yscale="log")
     if levels is not None:
-        recipes = levels.recipe if "recipe" in levels else levels.run
-        levels = levels[(levels.metric == metric) & recipes.isin(set(data.run))]
+        levels = drawable(levels, "levels", ["run", "branch", "baseline"], metric=metric, recipes=True)
+        levels = levels[levels.run.isin(set(data.run))]
         for branch, axis in grid.axes_dict.items():
             of_branch = levels[levels.branch == branch]
             for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
                 if value > 0:
-                    level_line(axis, value, baseline.replace("_", " "), LEVEL_LINES[baseline])
-    one_kind = data.task.nunique() == data.frame_size.nunique() == 1
+                    level_line(axis, value, baseline.replace("_", " "), LEVEL_LINES.get(baseline, "-"))
+    one_kind = all(name in data and data[name].nunique(dropna=False) == 1 for name in ("task", "frame_size"))
     where = f", task {data.task.iloc[0]}, {data.frame_size.iloc[0]} pixels a side" if one_kind else ""
-    return _labelled(grid, metric, TIME_LABELS[x], titles="" if set(data.branch) == {"all"} else "{col_name}" + where)
+    return _labelled(
+        grid, metric, TIME_LABELS.get(x, x), titles="" if set(data.branch) == {"all"} else "{col_name}" + where
+    )
 
 
-def _mean_over_seeds(data: pd.DataFrame, step: str) -> pd.DataFrame:
-    # A line for each recipe, named after it, see `over_seeds`.
-    data = data if "recipe" in data else data.assign(recipe=data.run)
-    return over_seeds(data, ["recipe", "branch", step]).assign(run=lambda t: t.recipe)
+def _frame_steps(test: pd.DataFrame, labels: Sequence[str], *, metric: str, recipes: bool = False) -> pd.DataFrame:
+    # What is `drawable` of a table of test errors, without the means over frames. A run of means alone would vanish.
+    data = drawable(test, "test", labels, numbers=["value", "frame"], metric=metric, recipes=recipes)
+    steps = data[data.frame.notna()].astype({"frame": int})
+    if lost := sorted(map(str, {*data[labels[0]]} - {*steps[labels[0]]})):
+        raise ValueError(
+            f"test has no frame in any row of {labels[0]} {', '.join(lost)}: give its errors by frame step"
+        )
+    return steps
 
 
 def _lines(

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from seqae.reports.figures.style import AXIS_LABELS, level_line, no_values, ordered
+from seqae.reports.figures.style import AXIS_LABELS, drawable, level_line, no_values, ordered
 from seqae.reports.seeds import over_seeds
 from seqae.tasks import BRANCHES
 
@@ -23,6 +23,7 @@ def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str
 
     table: as `compare.in_cells`. rows, columns: which columns of it make the grid.
     """
+    table = drawable(table, "table", [rows, columns], numbers=["below"])
     of_cells = over_seeds(table, [rows, columns], "below").set_index([rows, columns])
     order = {"index": list(dict.fromkeys(table[rows])), "columns": ordered(table[columns], COLUMNS)}
     cells = (100 * of_cells.below).unstack().reindex(**order).round() + 0.0  # no -0
@@ -45,7 +46,7 @@ def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | Non
     are ordered: where it is missing, as of published figures, value itself. levels: other values to compare with, drawn
     as named vertical lines.
     """
-    table = table.assign(run=table.recipe.fillna(table.run)) if "recipe" in table else table
+    table = drawable(table, "table", ["run", "branch"], recipes=True)
     bars = over_seeds(table, ["run", "branch"])
     branches = ordered(bars.branch, BRANCHES["both"])
     by = bars[bars.branch == "pred"] if "pred" in branches else bars
@@ -73,6 +74,7 @@ def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure
 
     curves: columns run, epoch, branch, metric, value. reaches: by run the largest possible |value|, drawn where finite.
     """
+    curves = drawable(curves, "curves", ["run", "epoch", "branch", "metric"])
     curves = curves[curves.metric.isin(["preactivation_min", "preactivation_max"])]
     if not (runs := list(dict.fromkeys(curves.run))):
         return no_values("pre-activation")
@@ -96,6 +98,7 @@ def output_histograms(histograms: pd.DataFrame, targets: pd.Series | None = None
     histograms: columns run, branch, epoch, output, share. targets: the share of the true pixels at the same outputs,
     shown as the top row.
     """
+    histograms = drawable(histograms, "histograms", ["run", "branch", "epoch", "output"], numbers=["share"])
     parts = list(histograms.groupby(["run", "branch"], sort=False))
     if not parts:
         return no_values("share of output pixels")
@@ -115,6 +118,7 @@ def floor_and_reached(table: pd.DataFrame) -> Figure:
 
     table: columns run, branch, floor, reached, mean_frame (MSE per pixel on [0, 1]), as `compare.below_mean_frame`.
     """
+    table = drawable(table, "table", ["run", "branch"], numbers=["floor", "reached", "mean_frame"])
     table = table.sort_values("val" if "val" in table else "reached", ascending=False, na_position="first").assign(
         name=lambda t: t.run + ", " + t.branch
     )

@@ -1,6 +1,6 @@
 """What all figures share: colours, labels of axes, order of categories, lines of reference levels, and `show`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -39,6 +39,52 @@ def show(figure: Figure, alt: str, group: str = "") -> None:
 def coloured(names: Iterable[str]) -> dict[str, object]:
     """A colour for each name; the colours repeat after ten."""
     return dict(zip(names, cycle(sns.color_palette("colorblind")), strict=False))
+
+
+def drawable(
+    table: pd.DataFrame,
+    name: str,
+    labels: Sequence[str],
+    *,
+    numbers: Sequence[str] = ("value",),
+    metric: str | None = None,
+    recipes: bool = False,
+) -> pd.DataFrame:
+    """The rows of a table that a figure draws, numbered anew, with categories as plain values.
+
+    name: of the table in messages. labels: the columns that say where a row is drawn, in what colour, and so on.
+    numbers: columns that may also be NaN, as after divergence. metric: only rows of this metric. recipes: the column
+    run becomes the recipe of each row that has one, so that seeds of a recipe are one line.
+
+    Raises ValueError, which names the column, where a table lacks one, where rows have no label, and where a number is
+    none. `pandas.concat` makes such rows of tables with different columns, and seaborn would leave them out.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"{name} must be a pandas DataFrame; not {type(table).__name__}")
+    if recipes and "recipe" in table:
+        own = table["recipe"].astype(object)
+        table = table.assign(run=own.where(own.notna(), table["run"]) if "run" in table else own)
+    labels = list(dict.fromkeys([*(["metric"] if metric else []), *labels]))
+    needed = [*labels, *numbers]
+    if lacking := [column for column in needed if column not in table]:
+        index = [column for column in lacking if column in table.index.names]
+        hint = "; it is in the index: use reset_index()" if index else ""
+        raise ValueError(f"{name} lacks {', '.join(lacking)}{hint}; the columns needed are {', '.join(needed)}")
+    rows = (table[table["metric"].isna() | (table["metric"] == metric)] if metric else table).reset_index(drop=True)
+    for column in labels:
+        if missing := int(rows[column].isna().sum()):
+            raise ValueError(
+                f"{name} has no {column} in {missing} of {len(rows)} rows, which would not be drawn; the columns "
+                f"needed are {', '.join(needed)}"
+            )
+    for column in rows.columns[[isinstance(dtype, pd.CategoricalDtype) for dtype in rows.dtypes]]:
+        rows[column] = rows[column].astype(rows[column].cat.categories.dtype)
+    for column in numbers:
+        try:
+            rows[column] = pd.to_numeric(rows[column])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name} has in column {column} what is no number: {error}") from None
+    return rows
 
 
 def no_values(metric: str) -> Figure:
