@@ -104,6 +104,16 @@ def test_a_new_label_of_a_finished_run_is_published(machine):
     assert (seen.name, seen.parameters.label) == (name, "the best")
 
 
+def test_the_model_of_a_run_that_was_only_looked_at_is_fetched_when_it_is_used(machine):
+    trained = open_run("fam", DEFAULTS, TINY | {"store": "memory://runs"}).train()
+    machine("b")
+    (seen,) = find_runs("memory://runs")
+    assert not (seen.folder / "model.safetensors").exists()
+    frames = trained.samples()["frames"][:, :10]
+    assert (seen.reconstruct(frames) == trained.reconstruct(frames)).all()
+    assert seen.folder != trained.folder
+
+
 def test_a_run_that_a_sweep_assigned_is_published_by_its_worker_alone(machine, monkeypatch):
     given, fs = TINY | {"store": "memory://runs"}, fsspec.filesystem("memory")
     monkeypatch.setattr(assignment, "_current", assignment.Assignment(open_run("fam", DEFAULTS, given).name))
