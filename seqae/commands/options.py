@@ -1,6 +1,8 @@
 """The options that several commands have."""
 
+import re
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +36,16 @@ Folder = Annotated[
     Path, typer.Argument(metavar="RUN", parser=file_path, help="A run: its folder, or FAMILY/NAME-HASH in the store.")
 ]
 Scale = Annotated[str | None, typer.Option(help="Sizes: a name in params/scale/, or a file.")]
-Given = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="A parameter; overrides all files.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-p",
+        metavar="KEY=VALUE",
+        help="A parameter; overrides all files. Of seed=6,7 each value makes runs of its own, and of several such "
+        "parameters each combination; a list is [6,7].",
+    ),
+]
+OneGiven = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="A parameter; a list is [4,8].")]
 Store = Annotated[str | None, typer.Option(help="Folder or URL of runs; default: $SEQAE_STORE, else reports/.")]
 TlsCa = Annotated[
     Path | None,
@@ -54,14 +65,46 @@ Cluster = Annotated[str | None, typer.Option(help="tcp://HOST:PORT, ssh:FILE, sl
 PerGpu = Annotated[int, typer.Option(min=1, help="How many (small) runs share a GPU.")]
 
 
-def given_parameters(pairs: Iterable[str] | None) -> dict[str, Any]:
-    """The parameters of `-p KEY=VALUE`; values are YAML. Raises ValueError for other text and for a key twice."""
+UNSPLIT = {"label", "store", "data_folder", "clips", "clips_val", "clips_test"}  # texts and paths may have commas
+# A text in quotes, which begin where a YAML value may begin; or any other character.
+_PIECE = re.compile(r"""(?<![^\s\[{(,:])(?:"(?:\\.|[^"\\])*"|'(?:''|[^'])*')|.""", re.DOTALL)
+
+
+def given_grid(pairs: Iterable[str] | None) -> list[dict[str, Any]]:
+    """Every combination of the values of `-p KEY=VALUE,VALUE`, the last key's changing fastest; values are YAML.
+
+    Commas in brackets and quotes do not separate values, nor do those of the keys in `UNSPLIT`. Without pairs there is
+    one combination, an empty one. Raises ValueError for other text, for a key twice and for an empty value.
+    """
     split = [pair.partition("=") for pair in pairs or []]
     if wrong := ["".join(pair) for pair in split if not (pair[0] and pair[1])]:
         raise ValueError(f"-p takes KEY=VALUE, such as -p epochs=5; not {wrong[0]!r}")
     if twice := [key for n, (key, _, _) in enumerate(split) if key in [first for first, _, _ in split[:n]]]:
-        raise ValueError(f"-p {twice[0]} is given twice: keep one of them")
+        raise ValueError(f"-p {twice[0]} is given twice: keep one of them; to run several values, give KEY=VALUE,VALUE")
     try:
-        return {key: load_yaml(value) for key, _, value in split}
+        values = [[load_yaml(value) for value in _values(key, text)] for key, _, text in split]
     except yaml.YAMLError as error:
         raise ValueError(f"-p: {' '.join(str(error).split())}") from None
+    return [dict(zip([key for key, _, _ in split], combination, strict=True)) for combination in product(*values)]
+
+
+def given_parameters(pairs: Iterable[str] | None) -> dict[str, Any]:
+    """The parameters of `-p KEY=VALUE`, for a command that takes one value of each. Raises as `given_grid`."""
+    first, *others = given_grid(pairs)
+    if several := [key for key, value in first.items() if any(other[key] != value for other in others)]:
+        raise ValueError(f"-p {several[0]} has several values, and this command takes one; a list is [VALUE,VALUE]")
+    return first
+
+
+def _values(key: str, text: str) -> list[str]:
+    # The parts of a value between the commas that separate values.
+    parts, depth = [""], 0
+    for piece in _PIECE.findall(text):
+        depth += (piece in ("[", "{", "(")) - (piece in ("]", "}", ")"))
+        if piece == "," and depth <= 0 and key not in UNSPLIT:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    if len(parts) > 1 and not all(part.strip() for part in parts):
+        raise ValueError(f"-p {key}={text} has an empty value beside a comma: leave the comma out")
+    return parts

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from seqae.commands.messages import errors_in_one_line, show_page, tell
-from seqae.commands.options import Folder, Given, Scale, SomeFiles, Store, given_parameters
+from seqae.commands.options import Folder, Given, OneGiven, Scale, SomeFiles, Store, given_grid, given_parameters
 
 
 def compare(
@@ -21,7 +21,7 @@ def compare(
         from seqae.reports import publish_index
         from seqae.sweeps import comparison_page, plan
 
-        planned = plan(files or [], scale=scale, given=given_parameters(given), store=store, tell=tell)
+        planned = plan(files or [], scale=scale, given=given_grid(given), store=store, tell=tell)
         page = comparison_page(family, [item.run for item in planned], store=store)
         publish_index(page.file.parents[1], f"{family}/compare.ipynb", f"{family}/compare.html")
     show_page(page, failed=f"{family} could not be compared")
@@ -30,7 +30,7 @@ def compare(
 def rerun(
     run: Folder,
     here: Annotated[bool, typer.Option("--here", help="Use today's code instead.")] = False,
-    given: Given = None,
+    given: OneGiven = None,
 ) -> None:
     """Make a finished RUN again with the code of the commit that made it, and show both side by side.
 
@@ -64,7 +64,7 @@ def demo(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:N, mps or auto; need not be the device of training.")
     ] = "cpu",
-    given: Given = None,
+    given: OneGiven = None,
 ) -> None:
     """Show what a trained RUN makes of test sequences: strips, an animation, the error of each, into its folder.
 

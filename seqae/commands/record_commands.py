@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from seqae.commands.messages import errors_in_one_line, tell
-from seqae.commands.options import Files, Given, Scale, SomeFiles, Store, given_parameters
+from seqae.commands.options import Files, Given, Scale, SomeFiles, Store, given_grid
 from seqae.files import expanded
 
 
@@ -59,7 +59,7 @@ def status(
         if files or scale or given:  # planning imports torch, which takes seconds, so do it only if needed
             from seqae.sweeps import plan
 
-            planned = plan(files or [], scale=scale, given=given_parameters(given), store=store, tell=tell)
+            planned = plan(files or [], scale=scale, given=given_grid(given), store=store, tell=tell)
             folders, places = [item.run.folder for item in planned], {item.store for item in planned}
         print_status(lambda: status_rows(places, folders), map(store_location, places), watch=watch)
 
@@ -75,5 +75,5 @@ def check(files: Files, scale: Scale = None, given: Given = None, store: Store =
         from seqae.commands.estimates import check_lines
         from seqae.sweeps import plan
 
-        for item in plan(files, scale=scale, given=given_parameters(given), store=store, tell=tell):
+        for item in plan(files, scale=scale, given=given_grid(given), store=store, tell=tell):
             typer.echo("\n".join(check_lines(item)))

@@ -18,7 +18,7 @@ from seqae.commands.options import (
     TlsCert,
     TlsKey,
     WithoutTls,
-    given_parameters,
+    given_grid,
 )
 from seqae.sweeps import interrupt_once
 
@@ -45,7 +45,7 @@ def run(
 
     \b
     seqae run params/losses --scale quick
-    seqae run params/losses/0sm-pred-zero.yaml --scale smoke -p epochs=5 -p seed=7
+    seqae run params/losses/0sm-pred-zero.yaml --scale smoke -p epochs=5 -p seed=6,7,8 -p loss=0sm,0nm
     seqae run params/losses --scale paper --cluster tcp://head:8786 --store /shared/reports
     """
     with errors_in_one_line(), interrupt_once():
@@ -54,7 +54,7 @@ def run(
         from seqae.stores import check_writable
         from seqae.sweeps import connect, plan, slots, sweep, tls
 
-        planned = plan(files, scale=scale, given=given_parameters(given), store=store, tell=tell)
+        planned = plan(files, scale=scale, given=given_grid(given), store=store, tell=tell)
         reasons = [item.reason_to_execute() for item in planned]
         todo = [item for item, reason in zip(planned, reasons, strict=True) if reason]
         if dry_run:

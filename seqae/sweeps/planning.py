@@ -1,13 +1,15 @@
 """Plan: which runs parameter files define, and whether and why each has to be executed (again)."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from seqae.files import expanded, project_path
-from seqae.parameters import merge
+from seqae.parameters import EXECUTION, merge
 from seqae.runs import (
     Run,
     cells_hash,
@@ -71,43 +73,54 @@ def plan(
     files: Iterable[Path],
     *,
     scale: str | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     store: str | None = None,
     tell: Callable[[str], None] = lambda message: None,
 ) -> list[Planned]:
-    """The runs that parameter files define. Files that define the same run give one.
+    """The runs that parameter files define. Files, and combinations of a grid, that define the same run give one.
 
     files: parameter files, or folders: all parameter files below them. scale: a file, or a name: the files of that name
     in params/scale/ and in scale/ of each folder from params/ down to the file, of which later ones win. given: the
-    command line's parameters. Layers are merged by `parameters.merge`: notebook < scale < file < given. store: where
-    runs are kept; by default what the parameters, $SEQAE_STORE or the files' project say. tell: called with a line for
-    each family whose parameters cell has uncommitted edits that apply to a run, and for a run with two labels.
+    command line's parameters, or several such, a grid: each file is planned with each. Layers are merged by
+    `parameters.merge`: notebook < scale < file < given. store: where runs are kept; by default what the parameters,
+    $SEQAE_STORE or the files' project say. tell: called with a line for each family whose parameters cell has
+    uncommitted edits that apply to a run, for a run with two labels, and where a grid gives the same run twice.
 
     Raises ValueError with the faults of all files, among them parameters that a file gives and its run does not use;
-    for a parameter of `given` that none of the runs uses; or if scale or parameters are given without files. Raises
-    StoreError if a remote store cannot be reached.
+    for a value of `given` that none of the runs uses; for several values of a parameter that does not define a run; or
+    if scale or parameters are given without files. Raises StoreError if a remote store cannot be reached.
     """
-    files = list(files)
-    if not files and (scale or given):
+    files, combinations = list(files), [given] if isinstance(given, Mapping) else [*given] or [{}]
+    _check_grid(combinations)
+    if not files and (scale or any(combinations)):
         raise ValueError("--scale and -p apply to parameter files: name some, such as params/losses")
     folder_of, notebook_of = cache(fetch), cache(family_notebook)  # read each store and notebook once
     faults: dict[str, list[Path]] = {}
     planned: dict[Path, Planned] = {}
-    for named in files:
-        for file in files_below(named):
-            try:
-                item = _planned(file, scale, given or {}, store, folder_of, notebook_of)
-                _add(planned, item, tell)
-            except (ValueError, OSError) as error:
-                faults.setdefault(str(error), []).append(file)
+    runs: list[tuple[Mapping[str, Any], Run]] = []  # each with the combination that it was planned with
+    for file, combination in product([file for named in files for file in files_below(named)], combinations):
+        try:
+            item = _planned(file, scale, combination, store, folder_of, notebook_of)
+            _add(planned, item, tell)
+            runs.append((combination, item.run))
+        except (ValueError, OSError) as error:
+            if file not in (where := faults.setdefault(str(error), [])):
+                where.append(file)
+    _raise(faults)
+    _check_given(runs)
+    if len(combinations) > 1 and len(runs) > len(planned):
+        tell(f"seqae: {len(runs)} combinations of files and -p define {len(planned)} runs: some are the same run")
+    for line in _edit_notes(planned.values()):
+        tell(line)
+    return list(planned.values())
+
+
+def _raise(faults: Mapping[str, Sequence[Path]]) -> None:
+    # faults: by message, the files that have it.
     if faults:
         more = {message: f" and {len(where) - 1} more" if len(where) > 1 else "" for message, where in faults.items()}
         lines = (f"{where[0]}{more[message]}: {message}" for message, where in faults.items())
         raise ValueError("\n".join(line.replace("\n", "\n  ") for line in lines))
-    _check_given(given or {}, [item.run for item in planned.values()])
-    for line in _edit_notes(planned.values()):
-        tell(line)
-    return list(planned.values())
 
 
 def _add(planned: dict[Path, Planned], item: Planned, tell: Callable[[str], None]) -> None:
@@ -121,13 +134,27 @@ def _add(planned: dict[Path, Planned], item: Planned, tell: Callable[[str], None
         tell(f"seqae: {name} has the labels {kept!r} and {label!r} in two files: it gets the first")
 
 
-def _check_given(given: Mapping[str, Any], runs: Sequence[Run]) -> None:
-    # A parameter of the command line has to have an effect on one of its runs.
-    idle = [without_effect(run.parameters, run.family, given) for run in runs]
-    faults = [why for name, why in idle[0].items() if all(name in others for others in idle)] if idle else []
+def _check_grid(combinations: Sequence[Mapping[str, Any]]) -> None:
+    # Of several values that define one run, all but the first would have no effect.
+    for name in EXECUTION & combinations[0].keys():
+        if any(other.get(name) != combinations[0][name] for other in combinations):
+            raise ValueError(f"-p {name} has several values, but it does not say which run is meant: give one value")
+
+
+def _check_given(runs: Sequence[tuple[Mapping[str, Any], Run]]) -> None:
+    # A value of the command line has to have an effect on one of its runs. runs: each with what was given for it.
+    whys: dict[tuple[str, str], dict[Path, str | None]] = defaultdict(dict)  # by value, for each run: why it is idle
+    for given, run in runs:
+        idle = without_effect(run.parameters, run.family, given)
+        for name, value in given.items():
+            whys[name, repr(value)][run.folder] = idle.get(name)
+    faults = []
+    for of_runs in whys.values():
+        if all(of_runs.values()):
+            which = f", in the first of these {len(of_runs)} runs, and no other uses it" if len(of_runs) > 1 else ""
+            faults.append(f"-p {next(iter(of_runs.values()))}{which}: leave it out")
     if faults:
-        which = f", in the first of these {len(runs)} runs, and no other uses it" if len(runs) > 1 else ""
-        raise ValueError("\n".join(f"-p {why}{which}: leave it out" for why in faults))
+        raise ValueError("\n".join(faults))
 
 
 def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:
