@@ -63,12 +63,13 @@ class Checkpointing:
     """Where and how often `fit` saves its state.
 
     file: replaced atomically; where it exists, training goes on from it, after resume(the number of epochs in it).
-    seconds: the least time between two.
+    seconds: the least time between two. at_end: whether the state after the last epoch is saved in any case.
     """
 
     file: Path
     seconds: float = 0.0
     resume: Callable[[int], None] = lambda epochs: None
+    at_end: bool = False
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class Parameters(BaseModel):
     tracker: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = Field("none", description="mirrors metrics")
     store: str | None = Field(None, repr=False, description="folder or URL of runs; $SEQAE_STORE or reports/ if none")
     fresh: bool = Field(False, description="train again, beside an existing run")
-    keep_checkpoint: bool = Field(False, description="keep checkpoint/ after training")
+    keep_checkpoint: bool = Field(False, description="keep checkpoint/, for runs of more epochs")
     checkpoint_seconds: float = Field(10.0, ge=0, description="least time between two checkpoints, in seconds")
 
     @property

@@ -169,6 +169,8 @@ def fit(
             if file and checkpoint and (stop or time.monotonic() - saved >= checkpoint.seconds):
                 save_checkpoint(file, state, trained)
                 saved = time.monotonic()
+    if file and checkpoint and checkpoint.at_end:
+        save_checkpoint(file, state, trained)
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
     peak = None if before is None else memory(accelerator.device, since=before)
     return Fitted(state.best, len(state.objectives), state.diverged_at, peak)

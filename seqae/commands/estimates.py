@@ -19,7 +19,7 @@ def plan_lines(planned: "Sequence[Planned]", reasons: Sequence[str | None], coun
 
     todo = {n: item.run for n, item in enumerate(planned) if reasons[n] and item.run.status != "done"}
     seconds: dict[int, float] = {}
-    left = {n: 1 - min(1, (progress(run.folder) or (0,))[0] / run.parameters.epochs) for n, run in todo.items()}
+    left = {n: 1 - min(1, _epochs_before(planned[n]) / run.parameters.epochs) for n, run in todo.items()}
     try:
         whole = estimated_seconds([run.parameters for run in todo.values()])
         seconds = {n: left[n] * all_epochs for n, all_epochs in zip(todo, whole, strict=True)}
@@ -31,6 +31,12 @@ def plan_lines(planned: "Sequence[Planned]", reasons: Sequence[str | None], coun
         note = f", about {duration(seconds[n])} of training" if n in seconds else ""
         yield f"{item.run.family}/{item.run.name}: {reasons[n] or 'done'}{note}"
     yield f"{len(planned) - reasons.count(None)} of {len(planned)} to run, {total}"
+
+
+def _epochs_before(item: "Planned") -> int:
+    # The epochs that need not be trained (again).
+    begun, shorter = progress(item.run.folder), item.shorter
+    return begun.epoch if begun else shorter.epochs if shorter and not shorter.hindrance else 0
 
 
 def check_lines(item: "Planned") -> Iterator[str]:

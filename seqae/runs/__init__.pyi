@@ -6,12 +6,17 @@ from .experiment import build_model as build_model
 from .experiment import load_model as load_model
 from .finding import find_runs as find_runs
 from .finding import recorded_run as recorded_run
+from .folder import RunFolder as RunFolder
 from .folder import mse_rows as mse_rows
 from .gather import OUTCOMES as OUTCOMES
 from .gather import PROBLEMS as PROBLEMS
 from .gather import merge_stores as merge_stores
 from .git import git_trouble as git_trouble
 from .git import run_git as run_git
+from .going_on import Shorter as Shorter
+from .going_on import fetch_shorter as fetch_shorter
+from .going_on import finished_by_recipe as finished_by_recipe
+from .going_on import shorter_run as shorter_run
 from .identity import as_used as as_used
 from .identity import short_hash as short_hash
 from .identity import unused as unused

@@ -271,7 +271,7 @@ def _fit(
         seed=p.seed,
         patience=p.patience,
         device=p.device,
-        checkpoint=Checkpointing(checkpoint, p.checkpoint_seconds, resume) if checkpoint else None,
+        checkpoint=Checkpointing(checkpoint, p.checkpoint_seconds, resume, p.keep_checkpoint) if checkpoint else None,
     )
 
 

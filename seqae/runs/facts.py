@@ -43,6 +43,11 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
         facts.append(("started", f"{record['started'][:16].replace('T', ' ')} UTC"))
     if "seconds" in record:
         facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
+    if went_on := record.get("went_on"):
+        made = f", made with code {went_on['commit']}" if "commit" in went_on else ""
+        facts.append(("went on from", f"{went_on.get('run')}, after epoch {went_on.get('epochs')}{made}"))
+    if anew := record.get("began_anew"):
+        facts.append(("training", anew))
     if {"machine", "device", "commit"} <= record.keys():
         facts.append(("machine", f"{record['machine']}, device {record['device']}"))
         dirty, sources, today = bool(record.get("dirty")), record.get("sources", ""), code_version()

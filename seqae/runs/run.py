@@ -30,6 +30,7 @@ from seqae.parameters import EXECUTION, resolve
 from seqae.runs import experiment, logs, pictures
 from seqae.runs.assignment import current_assignment
 from seqae.runs.folder import SAMPLES, RunFolder, has_begun, holds_run, images
+from seqae.runs.going_on import take_over
 from seqae.runs.identity import as_used, short_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
@@ -229,6 +230,7 @@ class Run(RunFolder):
         if not checkpoint.exists():
             for log in tables:
                 log.unlink(missing_ok=True)
+            take_over(self)
         val = experiment.sequences(p, "val")
         with tracking(p.tracker, folder / "tracker") as track:
 

@@ -12,10 +12,14 @@ from seqae.files import expanded, project_path
 from seqae.parameters import EXECUTION, merge
 from seqae.runs import (
     Run,
+    RunFolder,
+    Shorter,
     cells_hash,
     family_notebook,
+    finished_by_recipe,
     open_run,
     progress,
+    shorter_run,
     sources_hash,
     unused,
     without_effect,
@@ -41,6 +45,7 @@ class Planned:
     store: str = field(default="", repr=False)
     edits: Mapping[str, Any] = field(default_factory=dict, repr=False)  # uncommitted, of the notebook's parameters cell
     sources: str = field(default_factory=sources_hash)  # of the command's code; a worker of other code refuses the run
+    shorter: Shorter | None = None  # of a new run: what it goes on from, or why it does not
 
     def reason_to_execute(self) -> str | None:
         """Why the run is not finished; None if it is done, its report up to date and its store has it.
@@ -61,7 +66,8 @@ class Planned:
                 return "its notebook was edited" if cells else "its report is of an older version"
             case "done":
                 return NOT_PUBLISHED if unpublished(self.run.folder) else None
-        return {"waiting": "new", "running": BUSY}[status]
+        new = f"new, {self.shorter.told(self.run.parameters.epochs)}" if self.shorter else "new"
+        return {"waiting": new, "running": BUSY}[status]
 
     @property
     def cells(self) -> str:
@@ -112,7 +118,8 @@ def plan(
         tell(f"seqae: {len(runs)} combinations of files and -p define {len(planned)} runs: some are the same run")
     for line in _edit_notes(planned.values()):
         tell(line)
-    return list(planned.values())
+    finished = cache(finished_by_recipe)
+    return [_with_shorter(item, finished) for item in planned.values()]
 
 
 def _raise(faults: Mapping[str, Sequence[Path]]) -> None:
@@ -155,6 +162,12 @@ def _check_given(runs: Sequence[tuple[Mapping[str, Any], Run]]) -> None:
             faults.append(f"-p {next(iter(of_runs.values()))}{which}: leave it out")
     if faults:
         raise ValueError("\n".join(faults))
+
+
+def _with_shorter(item: Planned, finished: Callable[[Path], Mapping[str, Sequence[RunFolder]]]) -> Planned:
+    if item.run.status != "waiting":
+        return item
+    return replace(item, shorter=shorter_run(item.run, finished(item.run.folder.parent)))
 
 
 def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:

@@ -82,6 +82,10 @@ def reproduce_run(
     others = {part["commit"] for part in record.get("resumed", [])} - {record.get("commit")}
     if others:
         tell(f"seqae: it was interrupted and went on with {', '.join(sorted(others))}; the rerun uses one commit only")
+    if (first := record.get("went_on", {}).get("commit", record["commit"])) != record["commit"]:
+        tell(
+            f"seqae: its first {record['went_on'].get('epochs')} epochs were made by {first}; the rerun uses one commit"
+        )
     if (made := _made(store)) and made.status == "done" and given:
         tell(f"seqae: this rerun exists and was made without {', '.join(given)}: delete {store} to make it again")
     if not made or made.status != "done":
