@@ -7,7 +7,8 @@ import ctypes
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocas
             backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     autocast = torch.autocast(device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None)
     return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """In the block, random numbers are those of the seed; afterwards they go on as if none had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def keep_freed_memory(keep: bool = True) -> None:

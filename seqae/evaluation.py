@@ -3,13 +3,14 @@
 Nothing here changes a weight: that is `training`.
 """
 
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from seqae.data import to_range, to_unit
+from seqae.device import seeded
 from seqae.losses import activate, training_loss
 from seqae.metrics import frame_errors, histogram, image_quality, preactivation_range
 from seqae.tasks import branch_targets
@@ -22,19 +23,21 @@ class Objective:
     """What a model is trained to do.
 
     task: what its branches decode, a key of `tasks.BRANCHES`. frames_in: how many frames of a sequence it sees; the
-    others are to come. loss: `mse`, in squared units of pixel_range, or `bce`, in nats/pixel. activation: of the last
-    layer. pixel_range: what uint8 frames are scaled to. recon_weight: with two branches, recon_weight · recon + pred.
-    reduction: whether the gradient is that of the loss's mean over sequences, frames and pixels, or of its sum; the
-    mean is what is reported, in both cases.
+    others are to come. loss: `mse`, in squared units of pixel_range, `bce`, in nats/pixel, or a function of your own,
+    see `contract`. activation: of the last layer. pixel_range: what uint8 frames are scaled to. recon_weight: with two
+    branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
+    frames and pixels, or of its sum; the mean is what is reported, in both cases. metrics: functions of your own, by
+    name, which `evaluate` measures.
     """
 
     task: str
     frames_in: int
-    loss: str
+    loss: str | Callable[..., Tensor]
     activation: str
     pixel_range: tuple[float, float] = (0.0, 1.0)
     recon_weight: float = 1.0
     reduction: str = "mean"
+    metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,13 @@ class Evaluation:
 
 
 def branch_outputs(net: nn.Module, batch: Tensor, objective: Objective) -> dict[str, BranchOutput]:
-    """One batch of uint8 sequences (B, T, H, W) through the model, with the target of each branch."""
+    """One batch of uint8 sequences (B, T, H, W) through the model, with the target of each branch.
+
+    The model is given the targets in training mode only.
+    """
     frames = to_range(batch, objective.pixel_range)
     targets = branch_targets(frames, task=objective.task, frames_in=objective.frames_in)
-    outputs = net(frames[:, : objective.frames_in], targets)
+    outputs = net(frames[:, : objective.frames_in], targets if net.training else None)
     return {branch: BranchOutput(z.float(), targets[branch]) for branch, z in outputs.items()}
 
 
@@ -75,14 +81,19 @@ def objective_value(outputs: Mapping[str, BranchOutput], objective: Objective) -
     return mean, total if objective.reduction == "sum" else mean
 
 
+def unit_frames(out: BranchOutput, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Output and true frames on the [0, 1] scale, (B, T, H, W) each; the output is not clipped."""
+    output = to_unit(activate(out.z, objective.activation), objective.pixel_range)
+    return output, to_unit(out.target, objective.pixel_range)
+
+
 def branch_errors(outputs: Mapping[str, BranchOutput], objective: Objective, *, quality: bool = False) -> Errors:
     """MSE and, where the output is a probability, BCE of each frame, (B, T); quality adds MAE, PSNR and SSIM."""
     # On another range than (0, 1) a pixel is not the sigmoid itself, so the output is no probability.
     probability = objective.activation == "sigmoid" and objective.pixel_range == (0, 1)
     found: Errors = {}
     for branch, out in outputs.items():
-        output = to_unit(activate(out.z, objective.activation), objective.pixel_range)
-        target = to_unit(out.target, objective.pixel_range)
+        output, target = unit_frames(out, objective)
         found[branch] = frame_errors(output, target, out.z if probability else None)
         if quality:
             found[branch] |= image_quality(output, target)
@@ -102,13 +113,13 @@ def evaluate(
     """Errors of a model in evaluation mode, where decoders read their own outputs in the place of true frames.
 
     frames: uint8 (N, T, H, W). statistics adds the least and the largest pre-activation of each frame and the
-    histograms of outputs; quality adds MAE, PSNR and SSIM. stop: once it is not empty, the remaining batches are left
-    out, and the result is of no use.
+    histograms of outputs; quality adds MAE, PSNR and SSIM. The objective's own metrics are always measured. stop: once
+    it is not empty, the remaining batches are left out, and the result is of no use.
     """
     device = next(model.parameters()).device
     total = Evaluation(torch.zeros((), dtype=torch.float64))
     model.eval()
-    with torch.inference_mode():
+    with seeded(0, device), torch.inference_mode():  # a model may draw random numbers
         for batch in frames.split(batch_size):
             if stop:
                 break
@@ -117,9 +128,10 @@ def evaluate(
             share = len(batch) / len(frames)
             total.objective.add_(objective_value(outputs, objective)[0].cpu().double() * share)
             for branch, out in outputs.items():
+                output, target = unit_frames(out, objective)
+                errors[branch] |= {name: metric(output, target) for name, metric in objective.metrics.items()}
                 if statistics:
                     errors[branch] |= preactivation_range(out.z)
-                    output = to_unit(activate(out.z, objective.activation), objective.pixel_range)
                     _add_mean(total.histograms, branch, histogram(output), share)
                 for metric, values in errors[branch].items():
                     _add_mean(total.errors.setdefault(branch, {}), metric, values, share)
@@ -146,7 +158,7 @@ def predict(
     """
     device = next(model.parameters()).device
     model.eval()
-    with torch.inference_mode():
+    with seeded(0, device), torch.inference_mode():
         outputs = model(seen_frames(frames.to(device), pixel_range))
     unit = {branch: to_unit(activate(z.float(), activation), pixel_range) for branch, z in outputs.items()}
     return {branch: output.clip(0, 1).cpu() for branch, output in unit.items()}

@@ -73,14 +73,15 @@ TRAINING_LOSSES: "dict[str, Callable[..., Tensor]]" = {
 NEEDS_PROBABILITY = ("bce",)  # losses of a sigmoid's output, with pixels in (0, 1)
 
 
-def training_loss(z: "Tensor", target: "Tensor", *, kind: str, activation: str) -> "Tensor":
-    """The training loss `kind` of each sequence, (B,), by the function of that name in TRAINING_LOSSES.
+def training_loss(z: "Tensor", target: "Tensor", *, kind: "str | Callable[..., Tensor]", activation: str) -> "Tensor":
+    """The training loss of each sequence, (B,). kind: a key of TRAINING_LOSSES, or a function of your own.
 
     z: (B, T, H, W) pre-activations; target: (B, T, H, W) in the training range. The unit is that function's. Raises
-    ValueError for an unknown kind, and for one in NEEDS_PROBABILITY with another activation than sigmoid.
+    ValueError for an unknown kind, and for one that needs a probability with another activation than sigmoid.
     """
-    if kind not in TRAINING_LOSSES:
+    if isinstance(kind, str) and kind not in TRAINING_LOSSES:
         raise ValueError(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {kind!r}")
-    if kind in NEEDS_PROBABILITY and activation != "sigmoid":
-        raise ValueError(f"{kind} needs a probability, so activation must be sigmoid; not {activation!r}")
-    return TRAINING_LOSSES[kind](z, target, activation=activation)
+    if getattr(kind, "needs_probability", kind in NEEDS_PROBABILITY) and activation != "sigmoid":
+        name = getattr(kind, "__name__", kind)
+        raise ValueError(f"{name} needs a probability, so activation must be sigmoid; not {activation!r}")
+    return (TRAINING_LOSSES[kind] if isinstance(kind, str) else kind)(z, target, activation=activation)

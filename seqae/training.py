@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from seqae.checkpoint import Checkpointing, EpochTotals, Trained, TrainingState, load_checkpoint, save_checkpoint
+from seqae.contract import check_contract
 from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
 from seqae.diagnosis import plateau_begins
 from seqae.evaluation import Evaluation, Objective, evaluate
@@ -61,9 +62,8 @@ def fit(
 ) -> Fitted:
     """Train a model in place and return the weights that were best on val.
 
-    model: a module whose forward(frames, truth) takes the seen frames, (B, frames_in, H, W) in the training range, and
-    the targets, (B, T, H, W) by branch, and returns pre-activations (B, T, H, W) for each branch of the task. It may
-    read the targets in training mode only; in evaluation mode it is given them as well and has to ignore them.
+    model: any module that is what `contract` says; it is checked on two sequences before training. Random numbers that
+    it draws in training (dropout) are a function of seed, update and rank.
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
     always equally many. val: fixed sequences of the same shape. objective: what is trained; the best weights are those
     with the least objective on val. batch_size: sequences in an update. patience: training ends after so many epochs
@@ -84,7 +84,8 @@ def fit(
     Every rank of `runs.ranks.launch` calls this, and all train one model: each takes its share of every batch and of
     val, gradients and numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do
     nothing in the other ranks. Signals go to the launcher, which stops the ranks; their checkpoints are those of whole
-    epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used.
+    epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used, and
+    for a model that is not what `contract` says.
     """
     keep_freed_memory()
     accelerator = make_accelerator(device=device)
@@ -92,6 +93,7 @@ def fit(
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     before = memory(accelerator.device)
     net = accelerator.prepare_model(model)
+    check_contract(model, train(1)[torch.tensor([0, -1])].to(accelerator.device), objective, autocast)
     optimizer = rule.optimizer(list(model.parameters()))
     if scaler.is_enabled():  # else fused SGD, whose first update was left out, reads uninitialised momentum
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -125,6 +127,7 @@ def fit(
                 # DDP averages gradients over the ranks, so each takes `ranks` times its part of the mean or the sum.
                 factor = ranks * (share if objective.reduction == "mean" else float(share > 0))
                 last = state.step + 1 == epoch * steps
+                torch.manual_seed((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
                 result = update(
                     net, trained, batch, objective=objective, rule=rule, autocast=autocast, factor=factor,
                     accelerator=accelerator, watched=last,

@@ -1,0 +1,97 @@
+"""What `fit` needs of a model, a training loss and metrics, built in or your own, and the check before training.
+
+A model is a `torch.nn.Module`. Its forward(frames, truth=None) takes the frames seen, (B, frames_in, H, W) float32 in
+the training range, and returns a dict with a tensor for each branch of the task: pre-activations (B, T, H, W), to which
+the activation is applied outside. T is frames_in for `recon`, frames_out for `pred`. truth has the true frames of each
+branch, (B, T, H, W), in training mode; otherwise it is None. Nothing else of a model is needed. `reach`, a number, is
+read where a run's floor is computed: the largest |pre-activation| that any weights can give; infinity if it is missing.
+
+A training loss is a function of (z, target, *, activation): z and target are (B, T, H, W), pre-activations and true
+frames in the training range; it returns (B,), one value for each sequence. It may have the attribute
+`needs_probability`: True where it needs activation sigmoid and pixels in (0, 1).
+
+A metric is a function of (output, target), both (B, T, H, W), the target in [0, 1], the output on the same scale and
+not clipped; it returns (B, T), one value for each frame. It may have the attributes `unit`, a text, and
+`more_is_better`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqae.data import to_range
+from seqae.device import seeded
+from seqae.evaluation import BranchOutput, Objective, unit_frames
+from seqae.losses import training_loss
+from seqae.tasks import branch_targets
+
+
+class ContractError(ValueError):
+    """A model, a training loss or a metric does not do what this module says; told with shapes seen and wanted."""
+
+
+def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autocast: torch.autocast) -> None:
+    """Call the model on a few sequences, in evaluation and in training mode, the training loss and the metrics.
+
+    batch: uint8 (B, T, H, W) on the device of the weights. autocast: the context of forward passes in training.
+    Weights, buffers and random numbers are afterwards what they were. Raises ContractError, a sentence.
+    """
+    told = f"model {type(model).__name__}"
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ContractError(f"{told} has no weights that can be trained")
+    kept = {name: value.clone() for name, value in model.named_buffers()}  # statistics of normalisation layers
+    frames = to_range(batch, objective.pixel_range)
+    targets = branch_targets(frames, task=objective.task, frames_in=objective.frames_in)
+    with seeded(0, batch.device):
+        for training in (False, True):
+            with autocast if training else torch.no_grad():
+                net = model.train(training)
+                _check_pass(f"{told} in training" if training else told, net, frames, targets, objective)
+    for name, value in model.named_buffers():
+        value.copy_(kept.get(name, value))
+
+
+def _check_pass(told: str, net: nn.Module, frames: Tensor, targets: Mapping[str, Tensor], objective: Objective) -> None:
+    seen, truth = frames[:, : objective.frames_in], dict(targets) if net.training else None
+    outputs = _called(told, net, seen, truth)
+    if not isinstance(outputs, Mapping) or outputs.keys() != targets.keys():
+        wanted = f"task {objective.task} needs a dict of {_seen(targets)}"
+        raise ContractError(f"{told} returned {_seen(outputs)} for frames {_seen(seen)}; {wanted}")
+    for branch, target in targets.items():
+        z = _checked(f"{told}, branch {branch},", outputs[branch], "(B, T, H, W)", target.shape).float()
+        if net.training and not z.requires_grad:
+            raise ContractError(
+                f"{told}, branch {branch}, returned what no weight has an effect on: it has no gradient"
+            )
+        told_loss = f"training_loss {getattr(objective.loss, '__name__', objective.loss)}"
+        known = {"kind": objective.loss, "activation": objective.activation}
+        _checked(told_loss, _called(told_loss, training_loss, z, target, **known), "(B,)", z.shape[:1])
+        given = unit_frames(BranchOutput(z, target), objective)
+        for name, metric in () if net.training else objective.metrics.items():
+            _checked(f"metric {name}", _called(f"metric {name}", metric, *given), "(B, T)", z.shape[:2], finite=False)
+
+
+def _called(told: str, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    try:
+        return function(*given, **named)
+    except Exception as error:  # of any type: it is raised in code that is not ours
+        why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise ContractError(f"{told} failed on {', '.join(map(_seen, given))}: {why}") from error
+
+
+def _checked(told: str, value: Any, axes: str, shape: torch.Size, *, finite: bool = True) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
+        raise ContractError(f"{told} returned {_seen(value)}; it must be {axes}, here {tuple(shape)}, of floats")
+    if finite and (bad := int((~value.isfinite()).sum())):
+        raise ContractError(f"{told} returned {bad:,} of {value.numel():,} values not finite, before any training")
+    return value
+
+
+def _seen(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " and ".join(f"{name} {_seen(item)}" for name, item in value.items()) or "an empty dict"
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)}{'' if value.is_floating_point() else f' of {value.dtype}'}"
+    return str(value) if value is None else f"a {type(value).__name__}"
