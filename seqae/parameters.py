@@ -5,6 +5,7 @@ one `Parameters`. Models and training code receive single values as keyword argu
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_args
 
@@ -17,7 +18,9 @@ LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
 # These say where and how a run is executed, not what it computes. Its name and hash leave them out.
 EXECUTION = frozenset(
     {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
+    | {"metrics"}
 )
+MODULE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # code of one's own, module:name
 
 
 def _as_number(value: Any, *, truth: bool = True) -> Any:
@@ -54,7 +57,8 @@ class Parameters(BaseModel):
 
     pixel_range: tuple[float, float] = Field((0.0, 1.0), description="range that pixels are scaled to for training")
     activation: Activation = Field("none", description="applied after the last layer")
-    training_loss: str = Field("mse", description="the loss that is minimised: mse or bce; both are recorded")
+    training_loss: str = Field("mse", description="the loss that is minimised: mse, bce or module:name")
+    metrics: tuple[str, ...] = Field((), description="functions of your own, a list of module:name, measured as well")
     gain: float = Field(1.0, gt=0, description="factor on the last layer before the activation")
 
     task: Task = Field("recon", description="which frames are decoded")
@@ -62,7 +66,9 @@ class Parameters(BaseModel):
     recon_weight: float = Field(1.0, gt=0, description="the loss of task `both` is recon_weight · recon + pred")
     recon_truth: bool = Field(False, description="with decoder_input truth: recon also reads true frames in evaluation")
 
-    architecture: str = Field("lstm_copy", description="a row of seqae.architectures.ARCHITECTURES")
+    architecture: str = Field("lstm_copy", description="a row of seqae.architectures.ARCHITECTURES, or module:name")
+    architecture_arguments: dict[str, Any] = Field({}, description="the own arguments of an architecture module:name")
+    code: str | None = Field(None, description="hash of architecture and training_loss module:name; today's if none")
     hidden: int | None = Field(None, ge=1, description="LSTM units at width 1; the architecture's own if none")
     layers: int | None = Field(None, ge=1, description="LSTM layers; the architecture's own if none")
     peepholes: bool | None = Field(None, description="whether cells have peepholes; the architecture's own if none")
@@ -150,7 +156,10 @@ class Parameters(BaseModel):
         low, high = self.pixel_range
         if not low < high:
             faults.append(f"pixel_range ({low:g}, {high:g}) is empty: give [low, high] with low < high")
-        if self.training_loss not in TRAINING_LOSSES:
+        own = [name for name in (self.architecture, self.training_loss) if ":" in name]
+        odd = [name for name in (*own, *self.metrics) if not MODULE_NAME.fullmatch(name)]
+        faults += [f"{name!r} must be module:name, such as my_models:GRU" for name in odd]
+        if self.training_loss not in [*TRAINING_LOSSES, *own]:
             faults.append(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {self.training_loss!r}")
         probability = self.training_loss in NEEDS_PROBABILITY
         if probability and self.activation != "sigmoid":

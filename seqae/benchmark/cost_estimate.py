@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 
 from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.machine_rates import matmul_rate
-from seqae.models import SequenceAutoencoder
 from seqae.parameters import EXECUTION, Parameters
 from seqae.runs import experiment
 from seqae.tasks import branch_targets
@@ -53,7 +52,8 @@ def estimate_cost(p: Parameters) -> CostEstimate:
 
     Raises ValueError as `experiment.check_parameters` does, and for a device that is not available here.
     """
-    model, batch = experiment.check_parameters(p).train(), min(p.batch_size, p.train_sequences)
+    experiment.check_parameters(p)
+    model, batch = experiment.sized_model(p).train(), min(p.batch_size, p.train_sequences)
     weights = sum(w.numel() for w in model.parameters())
     counter, activations = _count_update(model, p, batch)
     if counter.operations < SMALL:
@@ -85,8 +85,10 @@ def estimated_seconds(runs: Sequence[Parameters]) -> list[float]:
     return [found[key] for key in keys]
 
 
-def _count_update(model: SequenceAutoencoder, p: Parameters, batch: int) -> tuple[DispatchCounter, int]:
-    """One forward and backward pass on the meta device: its counter, and the bytes that are saved for the backward."""
+def _count_update(model: torch.nn.Module, p: Parameters, batch: int) -> tuple[DispatchCounter, int]:
+    """One forward and backward pass where the model is, on the meta device or, if it cannot be built there, for real:
+    its counter, and the bytes that are saved for the backward.
+    """
     saved: dict[int, int] = {}  # bytes by storage
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -94,8 +96,8 @@ def _count_update(model: SequenceAutoencoder, p: Parameters, batch: int) -> tupl
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.device("meta"), hooks, DispatchCounter() as counter:
-        frames = torch.empty(batch, p.frames_in + p.frames_out, p.frame_size, p.frame_size)
+    with next(model.parameters()).device, hooks, DispatchCounter() as counter:
+        frames = torch.zeros(batch, p.frames_in + p.frames_out, *experiment.frame_shape(p))
         targets = branch_targets(frames, task=p.task, frames_in=p.frames_in)
         torch.stack([z.sum() for z in model(frames[:, : p.frames_in], targets).values()]).sum().backward()
     own = {weight.untyped_storage()._cdata for weight in model.parameters()}
@@ -105,7 +107,7 @@ def _count_update(model: SequenceAutoencoder, p: Parameters, batch: int) -> tupl
 def _timed_update(p: Parameters, batch: int, steps: int = 3) -> float:
     """Seconds of an update in the training loop itself; the first of two short epochs warms up."""
     rows: list[dict[str, Any]] = []
-    short = {"train_sequences": steps * batch, "epochs": 2, "tracker": "none", "devices": 1}
+    short = {"train_sequences": steps * batch, "epochs": 2, "tracker": "none", "devices": 1, "metrics": ()}
     few = p.model_copy(update=short | {"learning_rate": 1e-9})  # a diverged run would end before the second epoch
     val = experiment.sequences(few.model_copy(update={"val_sequences": 1}), "val")
     with redirect_stderr(StringIO()):  # without its progress bar

@@ -74,9 +74,11 @@ def time_update(p: Parameters) -> UpdateTiming:
         raise ValueError(f"device {p.device} is not timed, only the CPU is: use device cpu or auto")
     if p.precision != "none":
         raise ValueError(f"precision {p.precision} is not timed, peers compute in float32 only: use precision none")
+    if own := [name for name in (p.architecture, p.training_loss) if ":" in name]:
+        raise ValueError(f"{own[0]} is not timed, as its peers are made of built-in architectures and losses only")
     torch.set_num_threads(cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     with machine_alone():
-        makers, model, measured = _makers(p), experiment.check_parameters(p), _Measured()
+        makers, model, measured = _makers(p), experiment.meta_model(p), _Measured()
         # Weights, gradients and Adam's two moments, of each implementation.
         held = 16 * sum(weight.numel() for weight in model.parameters()) * len(makers)
         together = held < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
@@ -164,6 +166,7 @@ def _table(p: Parameters, model: SequenceAutoencoder, measured: _Measured) -> pd
 def _makers(p: Parameters) -> Makers:
     batch = experiment.sequences(p.model_copy(update={"train_sequences": p.batch_size}), "train")
     model = experiment.new_model(p)
+    assert isinstance(model, SequenceAutoencoder)
     pixels = to_range(batch, p.pixel_range)
     targets = branch_targets(pixels, task=p.task, frames_in=p.frames_in)
     frames = pixels[:, : p.frames_in].contiguous()

@@ -29,6 +29,11 @@ from .notebook_cells import cells_hash as cells_hash
 from .notebook_cells import family_defaults as family_defaults
 from .notebook_cells import family_notebook as family_notebook
 from .notebook_cells import parameter_cells as parameter_cells
+from .own_code import CODE_FOLDER as CODE_FOLDER
+from .own_code import OwnCode as OwnCode
+from .own_code import OwnCodeError as OwnCodeError
+from .own_code import code_for as code_for
+from .own_runs import takes as takes
 from .pictures import Strip as Strip
 from .pictures import Strips as Strips
 from .pictures import branch_pairs as branch_pairs

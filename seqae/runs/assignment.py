@@ -1,6 +1,7 @@
 """Which run this kernel has to execute. A sweep says so once, when it starts the kernel; other processes have none."""
 
 import re
+import sys
 from dataclasses import dataclass
 
 _current: "Assignment | None" = None
@@ -20,12 +21,16 @@ class Assignment:
         return re.search(rf"-{short_hash}(-\d+)?$", self.run) is not None
 
 
-def assign(run: str) -> None:
-    """Assign a run to this process, by the name of its folder. Raises RuntimeError if it has one already."""
+def assign(run: str, code: str = "") -> None:
+    """Assign a run to this process, by the name of its folder. Raises RuntimeError if it has one already.
+
+    code: the folder where the sweep's worker has put the modules of your own, so that cells can import them as well.
+    """
     global _current
     if _current is not None:
         raise RuntimeError(f"this kernel was given run {_current.run}, it cannot be given {run} as well")
     _current = Assignment(run)
+    sys.path += [code] if code else []
 
 
 def current_assignment() -> Assignment | None:

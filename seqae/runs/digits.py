@@ -103,7 +103,7 @@ def _mnist_images(name: str, folder: str | Path | None) -> np.ndarray:
     if images.shape != shape:
         raise ValueError(f"{path} has shape {images.shape}, expected {shape}: put MNIST's {name} there")
     content = hashlib.md5(struct.pack(">4B3I", 0, 0, 8, 3, *shape), usedforsecurity=False)
-    content.update(images)
+    content.update(images.tobytes())
     if content.hexdigest() != expected:  # Fashion-MNIST and others have MNIST's names and shapes
         raise ValueError(f"{path} is not MNIST's: its runs would count as runs on MNIST; put MNIST's {name} there")
     return images

@@ -3,18 +3,15 @@
 `seqae.parameters` says which values are allowed, the core does the work; nothing here touches a run's folder.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from seqae.architectures import ARCHITECTURES
 from seqae.checkpoint import Checkpointing
 from seqae.data import Sequences
 from seqae.device import make_accelerator
@@ -22,12 +19,19 @@ from seqae.diagnosis import baselines, reachable_floor
 from seqae.evaluation import Objective, evaluate
 from seqae.files import project_path
 from seqae.metrics import UNITS
-from seqae.models import SequenceAutoencoder, initialise
+from seqae.models import SequenceAutoencoder
 from seqae.optimizers import optimizer_factory, schedule_factory
-from seqae.parameters import Parameters, resolve
+from seqae.parameters import Parameters
+from seqae.runs import own_models
+from seqae.runs.building import build_model as build_model
+from seqae.runs.building import frame_shape as frame_shape
+from seqae.runs.building import load_model as load_model
+from seqae.runs.building import meta_model as meta_model
+from seqae.runs.building import new_model as new_model
+from seqae.runs.building import sized_model as sized_model
 from seqae.runs.digits import DIGITS, OFFICIAL_SHAPE, official_test, open_stream
+from seqae.runs.own_code import OwnCode, code_for
 from seqae.runs.ranks import launch
-from seqae.runs.records import RunError
 from seqae.tasks import BRANCHES, branch_targets
 from seqae.training import Fitted, Row, fit
 from seqae.updates import UpdateRule
@@ -37,9 +41,11 @@ Record = Callable[[str, list[Row]], None]
 Resume = Callable[[int], None]
 
 
-def check_parameters(p: Parameters) -> SequenceAutoencoder:
+def check_parameters(p: Parameters, code: OwnCode | None = None) -> SequenceAutoencoder | None:
     """Raise ValueError for what only torch or the model can tell (a frame size that does not fit, an unknown
-    optimizer or argument); return the model on the meta device, which costs no memory.
+    optimizer or argument); return a built-in model on the meta device, which costs no memory.
+
+    code: of one's own, which is not built here, see `own_models.check_own`.
     """
     rule = update_rule(p)
     try:
@@ -60,66 +66,11 @@ def check_parameters(p: Parameters) -> SequenceAutoencoder:
         raise ValueError(
             f"test_data official has {OFFICIAL_SHAPE[1]:,} sequences; not test_sequences {p.test_sequences:,}"
         )
-    try:
-        with torch.device("meta"):
-            model = build_model(p)
-            initialise(model, readout_bias=p.readout_bias, peephole_range=p.peephole_range)
-    except (RuntimeError, OverflowError, TypeError) as error:  # TypeError: a number of more than 64 bits
-        if isinstance(error, TypeError) and "verflow" not in str(error):
-            raise
-        told = str(error).partition("\n")[0]
-        raise ValueError(f"a model of this size cannot be built ({told}): lower width, hidden or layers") from None
-    return model
-
-
-def check_hidden(p: Parameters, model: SequenceAutoencoder) -> None:
-    """Raise ValueError where the LSTMs of `model`, built of p, are not as wide as an explicit `hidden` says.
-
-    `hidden` is at width 1: of another width, the nearest whole number of units is meant. A network that keeps feature
-    maps (cnn_flatten) has units only in multiples of a map's size.
-    """
-    if p.hidden is not None and model.hidden != (asked := max(1, round(p.hidden * p.width))):
-        raise ValueError(
-            f"hidden {p.hidden} at width {p.width:g} is {asked} LSTM units, which architecture {p.architecture} cannot "
-            f"have; it would have {model.hidden}: set hidden: {round(model.hidden / p.width)}, or leave hidden out"
-        )
-
-
-def build_model(p: Parameters) -> SequenceAutoencoder:
-    """A new model of these parameters; raises ValueError where architecture and sizes do not fit."""
-    return SequenceAutoencoder(
-        architecture=p.architecture,
-        task=p.task,
-        decoder_input=p.decoder_input,
-        activation=p.activation,
-        frame_size=p.frame_size,
-        frames_in=p.frames_in,
-        frames_out=p.frames_out,
-        gain=p.gain,
-        width=p.width,
-        hidden=p.hidden,
-        layers=p.layers,
-        peepholes=p.peepholes,
-        recon_truth=p.recon_truth,
-    )
-
-
-def load_model(file: str | Path, device: str = "cpu") -> tuple[SequenceAutoencoder, Parameters]:
-    """A trained model and its parameters from a model.safetensors alone, on any device; runs no code from it.
-
-    Raises RunError, which names the file, if it is damaged.
-    """
-    try:
-        with safe_open(str(file), "pt", device=device) as stored:
-            parameters = resolve(json.loads(stored.metadata()["parameters"]))
-            model = build_model(parameters)
-            model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
-        raise RunError(f"{file} is damaged ({error}): copy it again, or train the run anew") from None
-    except RuntimeError as error:  # of `load_state_dict`
-        told = " ".join(str(error).split())[:200]
-        raise RunError(f"{file} does not hold the weights that its parameters describe: {told}") from None
-    return model.to(device), parameters
+    if code is not None:
+        own_models.check_own(p, code)
+    if ":" in p.architecture:
+        return None
+    return meta_model(p)
 
 
 def _stream(p: Parameters, split: str) -> Sequences:
@@ -156,9 +107,8 @@ def train_stream(p: Parameters) -> Callable[[int], Tensor]:
     return lambda epoch: block(epoch - 1 if p.endless else 0)
 
 
-def reference_levels(p: Parameters) -> pd.DataFrame:
-    """Baselines and the head's reachable floor on val and test: split, branch, baseline, metric, value."""
-    reach = ARCHITECTURES[p.architecture].reach(p.gain)
+def reference_levels(p: Parameters, reach: float) -> pd.DataFrame:
+    """Baselines and the floor of a head of this reach on val and test: split, branch, baseline, metric, value."""
     parts, train = [], sequences(p, "train").numpy()
     for split in ("val", "test"):
         frames = sequences(p, split)
@@ -171,16 +121,18 @@ def reference_levels(p: Parameters) -> pd.DataFrame:
     return pd.concat(parts)[["split", "branch", "baseline", "metric", "value"]]
 
 
-def objective_of(p: Parameters) -> Objective:
-    """What the parameters say is trained."""
+def objective_of(p: Parameters, code: OwnCode | None = None) -> Objective:
+    """What the parameters say is trained, and measured beside it. code: of your own; by default the project's."""
+    code = code or code_for(p)
     return Objective(
         task=p.task,
         frames_in=p.frames_in,
-        loss=p.training_loss,
+        loss=own_models.own_loss(p, code),
         activation=p.activation,
         pixel_range=p.pixel_range,
         recon_weight=p.recon_weight,
         reduction=p.reduction,
+        metrics=own_models.own_metrics(p, code),
     )
 
 
@@ -215,36 +167,26 @@ def optimizer_of(p: Parameters) -> Callable[[Iterable[Tensor]], Optimizer]:
     )
 
 
-def new_model(p: Parameters) -> SequenceAutoencoder:
-    """A model with the weights that training begins with, a function of the parameters alone."""
-    torch.manual_seed(p.seed)
-    model = build_model(p)
-    initialise(
-        model,
-        init=p.init,
-        init_range=p.init_range,
-        bias_init=p.bias_init,
-        forget_bias=p.forget_bias,
-        readout_bias=p.readout_bias,
-        peephole_range=p.peephole_range,
-    )
-    return model
-
-
 def train_model(
-    p: Parameters, val: Tensor, *, record: Record, checkpoint: Path | None = None, resume: Resume = lambda epochs: None
-) -> tuple[SequenceAutoencoder, Fitted]:
+    p: Parameters,
+    val: Tensor,
+    *,
+    record: Record,
+    checkpoint: Path | None = None,
+    resume: Resume = lambda epochs: None,
+    code: OwnCode | None = None,
+) -> tuple[nn.Module, Fitted]:
     """Train a new model, on p.devices processes, and return it with the weights that were best on val.
 
     val: uint8 (N, frames_in + frames_out, H, W). record, resume: as for `fit` and `Checkpointing`; they are called in
     this process. checkpoint: the file to go on from, and to replace. Raises `ranks.RankError` where one of several
     processes fails.
     """
-    model = new_model(p)
+    model = new_model(p, code)
     if p.devices == 1:
-        fitted = _fit(p, val, checkpoint, model, record=record, resume=resume)
+        fitted = _fit(p, val, checkpoint, code, model, record=record, resume=resume)
     else:
-        fitted = launch(_fit, p.devices, p, val, checkpoint, device=p.device, record=record, resume=resume)
+        fitted = launch(_fit, p.devices, p, val, checkpoint, code, device=p.device, record=record, resume=resume)
         model.to(make_accelerator(device=p.device).device)
     model.load_state_dict(fitted.weights)
     return model, fitted
@@ -254,16 +196,17 @@ def _fit(
     p: Parameters,
     val: Tensor,
     checkpoint: Path | None,
-    model: SequenceAutoencoder | None = None,
+    code: OwnCode | None,
+    model: nn.Module | None = None,
     *,
     record: Record,
     resume: Resume,
 ) -> Fitted:
     return fit(
-        model or new_model(p),
+        model or new_model(p, code),
         train_stream(p),
         val,
-        objective=objective_of(p),
+        objective=objective_of(p, code),
         rule=update_rule(p),
         epochs=p.epochs,
         batch_size=p.batch_size,
@@ -275,12 +218,13 @@ def _fit(
     )
 
 
-def test_table(model: SequenceAutoencoder, p: Parameters) -> pd.DataFrame:
+def test_table(model: nn.Module, p: Parameters, code: OwnCode | None) -> pd.DataFrame:
     """The final figures: branch, frame (1, 2, …; empty: mean over frames), metric, value, unit, sequences."""
-    test = sequences(p, "test")
-    final = evaluate(model, test, p.batch_size, objective_of(p), quality=True)
+    test, objective = sequences(p, "test"), objective_of(p, code)
+    final = evaluate(model, test, p.batch_size, objective, quality=True)
+    units = UNITS | {name: getattr(metric, "unit", "1") for name, metric in objective.metrics.items()}
     rows = [
-        (branch, frame, metric, value, UNITS[metric], len(test))
+        (branch, frame, metric, value, units[metric], len(test))
         for branch, errors in final.errors.items()
         for metric, steps in errors.items()
         for frame, value in [("", float(steps.mean())), *enumerate(steps.tolist(), start=1)]

@@ -6,9 +6,16 @@ from seqae.diagnosis import reachable_floor, reachable_pixels
 
 
 def explain_head(
-    targets: np.ndarray, *, reach: float, activation: str, pixel_range: tuple[float, float], mean_frame: float
+    targets: np.ndarray,
+    *,
+    reach: float,
+    activation: str,
+    pixel_range: tuple[float, float],
+    mean_frame: float,
+    own: bool,
 ) -> str:
-    """A paragraph on why a head can or cannot learn, with the floor's parts. mean_frame: its mse on [0, 1].
+    """A paragraph on why a head can or cannot learn, with the floor's parts. mean_frame: its mse on [0, 1]. own: the
+    architecture is not built in.
 
     The other arguments are those of `reachable_floor`.
     """
@@ -17,6 +24,7 @@ def explain_head(
     through = "" if activation == "none" else f" through {activation}"
     if floor < 1e-6:
         head = "a weighted sum of h" if np.isinf(reach) else f"{reach:g} · h"
+        head = "what your architecture puts out" if own else head
         reaches = "can reach every pixel value, so this model can learn. Whether it did, see the curve."
         return f"The output is {head}{through}. It {reaches}"
     ends = [("black, 0", (targets == 0).mean(), low), ("white, 1", (targets == 255).mean(), 1 - high)]
@@ -29,8 +37,10 @@ def explain_head(
     if (rest := floor - sum(share * distance**2 for _, share, distance in missed)) > 5e-5:
         told.append(f"Grey pixels out of reach add {rest:.4f}.")
     return " ".join([
-        f"An LSTM's h lies in (-1, 1), so {reach:g} · h{through} only gives values from {low:.3f} to {high:.3f} on the "
-        "[0, 1] scale of the pixels.",
+        f"Your architecture's pre-activations lie in ({-reach:g}, {reach:g}), so its output{through} only has"
+        if own
+        else f"An LSTM's h lies in (-1, 1), so {reach:g} · h{through} only gives",
+        f"values from {low:.3f} to {high:.3f} on the [0, 1] scale of the pixels.",
         *told,
         f"No weights can reach an MSE below {floor:.4f}. The mean frame, which needs no model, has {mean_frame:.4f}:",
         "no optimizer can change that." if floor > mean_frame else "there is room to learn, down to that floor.",

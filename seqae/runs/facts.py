@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 
 from seqae.parameters import Parameters
-from seqae.runs import experiment
+from seqae.runs.building import meta_model
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import diverged, final_figures
 from seqae.runs.units import four_digits, label
@@ -20,7 +19,7 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
     """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""
     record, p = run.record(), run.parameters
     weights, hidden = record.get("weights"), record.get("hidden")
-    if weights is None or hidden is None:
+    if (weights is None or hidden is None) and ":" not in p.architecture:
         weights, hidden = _sizes(p)
     facts = [
         ("task", f"{p.task}, decoder reads {p.decoder_input}"),
@@ -30,7 +29,9 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
             f"{'no activation' if p.activation == 'none' else p.activation}, {p.training_loss}"
             + (f", gain {p.gain:g}" if p.gain != 1 else ""),
         ),
-        ("architecture", f"{p.architecture}, width {p.width:g}, hidden {hidden:,}, {weights:,} weights"),
+        ("architecture", f"{p.architecture}, width {p.width:g}, hidden {hidden:,}, {weights:,} weights")
+        if hidden is not None
+        else ("architecture", _own_architecture(p, weights)),
         (
             "data",
             f"{p.frames_in} + {p.frames_out} frames of {p.frame_size}×{p.frame_size} pixels, digits {p.digits}, "
@@ -70,6 +71,11 @@ def _results(run: "RunFolder", record: Mapping[str, Any]) -> list[tuple[str, str
     return facts
 
 
+def _own_architecture(p: Parameters, weights: int | None) -> str:
+    arguments = "".join(f", {name} {value}" for name, value in p.architecture_arguments.items())
+    return f"{p.architecture}{arguments}{'' if weights is None else f', {weights:,} weights'}, code {p.code}"
+
+
 def _told(code: CodeVersion) -> str:
     changed, reason = " and uncommitted changes" if code.dirty else "", f" (git: {code.git})" if code.git else ""
     return f"{code.commit}{changed}{reason}"
@@ -77,6 +83,5 @@ def _told(code: CodeVersion) -> str:
 
 def _sizes(p: Parameters) -> tuple[int, int]:
     # The number of weights, and the LSTM's units as built.
-    with torch.device("meta"):  # costs neither memory nor time
-        model = experiment.build_model(p)
+    model = meta_model(p)  # costs neither memory nor time
     return sum(weights.numel() for weights in model.parameters()), model.hidden

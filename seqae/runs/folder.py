@@ -12,20 +12,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from seqae.architectures import ARCHITECTURES
 from seqae.data import to_range
 from seqae.device import make_accelerator
 from seqae.diagnosis import prognosis, saturated_since
 from seqae.evaluation import predict
 from seqae.files import expanded
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
-from seqae.models import SequenceAutoencoder
 from seqae.parameters import ParameterError, Parameters, resolve
 from seqae.runs import experiment
+from seqae.runs.building import load_model, reach_of
 from seqae.runs.explanation import explain_head
 from seqae.runs.facts import facts_of
 from seqae.runs.identity import as_used, defining, short_hash, without_effect
 from seqae.runs.logs import read_samples, read_table
+from seqae.runs.own_code import CODE_FOLDER, OwnCode, code_for
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.runs.trained import HasModel
 from seqae.stores import is_name, refresh
@@ -42,20 +42,24 @@ class RunFolder(HasModel):
 
     What reads a table raises RunError, which names the file, if that is damaged.
 
-    differs: the parameters that differ from the family's defaults.
+    differs: the parameters that differ from the family's defaults. code: of your own, where it is known; trusted:
+    whether the copy in the folder may run where the project has no such code.
     """
 
     folder: Path
     family: str
     parameters: Parameters = field(hash=False)
     differs: Mapping[str, Any] = field(hash=False)
+    code: OwnCode | None = field(default=None, compare=False, repr=False)
+    trusted: bool = field(default=False, compare=False)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path, *, trust_code: bool = False) -> Self:
         """The run recorded in a folder, which may have been moved. Raises RunError if there is none or it is damaged.
 
-        A relative path is relative to the working directory, as for any function that opens a file. Raises
-        ParameterError if its parameters are of another version; see `recorded_run`, which takes a path in the store.
+        A relative path is relative to the working directory, as for any function that opens a file. trust_code: let
+        code of your own run from the copy in the folder, if the project here has no such code. Raises ParameterError if
+        its parameters are of another version; see `recorded_run`, which takes a path in the store.
         """
         folder = Path(expanded(str(folder))).resolve()
         if not (record := read_record(folder)):
@@ -64,7 +68,8 @@ class RunFolder(HasModel):
             if record.get("status") == "done":
                 record["results"]
             family = family_of(folder, record)
-            return cls(folder, family, as_used(resolve(record["parameters"]), family), record["differs"])
+            p = as_used(resolve(record["parameters"]), family)
+            return cls(folder, family, p, record["differs"], trusted=trust_code)
         except (KeyError, TypeError) as error:
             raise RunError(
                 f"{folder / 'run.yaml'} is damaged ({error!r}): delete the folder and run it again"
@@ -108,8 +113,13 @@ class RunFolder(HasModel):
 
     @property
     def reach(self) -> float:
-        """The largest |pre-activation| that any weights can give, often infinite; see `SequenceAutoencoder.reach`."""
-        return ARCHITECTURES[self.parameters.architecture].reach(self.parameters.gain)
+        """The largest |pre-activation| that any weights can give, often infinite; as recorded, or else computed."""
+        recorded = self.record().get("reach") if ":" in self.parameters.architecture else None
+        return reach_of(self.parameters, self.own_code()) if recorded is None else float(recorded)
+
+    def own_code(self) -> OwnCode | None:
+        """Code of your own that the run needs; None if all is built in. Raises OwnCodeError, a ValueError."""
+        return self.code or code_for(self.parameters, copies=self.folder / CODE_FOLDER, trust=self.trusted)
 
     def marks(self) -> dict[str, int]:
         """Epochs to mark on a curve: `best` on val and, if the run has them, `saturated`, `stopped` and `diverged`."""
@@ -134,7 +144,7 @@ class RunFolder(HasModel):
         """Scores without any model, and the floor of the head: split, branch, baseline, metric, value."""
         if (self.folder / "baselines.csv").exists():
             return read_table(self.folder, "baselines")
-        return experiment.reference_levels(self.parameters)
+        return experiment.reference_levels(self.parameters, self.reach)
 
     def samples(self) -> dict[str, np.ndarray]:
         """Fixed val sequences, at most 8: `frames` (N, T, H, W) and each branch's output (N, T, H, W), uint8 0-255."""
@@ -153,9 +163,12 @@ class RunFolder(HasModel):
             raise RunError(f"{self.folder} has no trained model, it is {status}: {what}")
         return file
 
-    def model(self, device: str = "cpu") -> SequenceAutoencoder:
-        """The model with the weights that were best on val, on any device. Raises RunError if none is trained yet."""
-        return experiment.load_model(self.model_file(), device)[0]
+    def model(self, device: str = "cpu") -> torch.nn.Module:
+        """The model with the weights that were best on val, on any device.
+
+        Raises RunError if none is trained yet, OwnCodeError, a ValueError, if code of your own may not run.
+        """
+        return load_model(self.model_file(), device, trust_code=self.trusted, code=self.code)[0]
 
     def outputs(
         self,
@@ -174,7 +187,7 @@ class RunFolder(HasModel):
         if data_folder and (idle := without_effect(self.parameters, self.family, {"data_folder": data_folder})):
             raise ValueError(f"{idle['data_folder']}: leave it out")
         p = self.parameters.model_copy(update={"data_folder": data_folder or self.parameters.data_folder})
-        model, _ = experiment.load_model(self.model_file(), str(make_accelerator(device=device).device))
+        model = self.model(str(make_accelerator(device=device).device))
         sequences = experiment.sequences(p, split)
         chosen = list(range(len(sequences))[:SAMPLES] if indices is None else indices)
         if not chosen or not set(chosen) <= set(range(len(sequences))):
@@ -183,7 +196,7 @@ class RunFolder(HasModel):
 
     def prognosis(self) -> str:
         """A sentence, known before training: whether this head can learn on this data at all."""
-        return prognosis(*self._levels())
+        return prognosis(*self.levels_on_val())
 
     def explain(self) -> str:
         """A paragraph: the reason for `prognosis`, computed from the data and the last layer; see `explain_head`."""
@@ -196,7 +209,7 @@ class RunFolder(HasModel):
             if "explanation" in record:
                 return record["explanation"]
             raise
-        floor, mean = self._levels()
+        floor, mean = self.levels_on_val()
         branch = min(mean, key=lambda name: floor[name] - mean[name])  # the one that `prognosis` tells
         return explain_head(
             branch_targets(val, task=p.task, frames_in=p.frames_in)[branch].numpy(),
@@ -204,6 +217,7 @@ class RunFolder(HasModel):
             activation=p.activation,
             pixel_range=p.pixel_range,
             mean_frame=mean[branch],
+            own=":" in p.architecture,
         )
 
     @property
@@ -228,10 +242,8 @@ class RunFolder(HasModel):
         cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
         return f"<table><caption>{html.escape(f'{self.family}/{self.name}')}</caption>{cells}</table>"
 
-    # --- inside ---
-
-    def _levels(self) -> tuple[dict[str, float], dict[str, float]]:
-        # The mse on val, by branch: of the floor, and of the mean frame.
+    def levels_on_val(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The mse on val, by branch: of the floor, and of the mean frame."""
         file = self.folder / "baselines.csv"
         rows = mse_rows(file) if file.exists() else self.baselines().query("metric == 'mse'").to_dict("records")
         known: dict[str, dict[str, float]] = {"floor": {}, "mean_frame": {}}
@@ -286,7 +298,7 @@ def mse_rows(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader([*lines[:1], *(line for line in lines[1:] if ",mse," in line)]))
 
 
-def images(model: SequenceAutoencoder, sequences: torch.Tensor, p: Parameters) -> dict[str, np.ndarray]:
+def images(model: torch.nn.Module, sequences: torch.Tensor, p: Parameters) -> dict[str, np.ndarray]:
     """Run a model on sequences, uint8 (N, T, H, W): these as `frames`, and each branch's output, uint8 (N, T, H, W)."""
     outputs = predict(model, sequences[:, : p.frames_in], activation=p.activation, pixel_range=p.pixel_range)
     images = {branch: (255 * output).round().byte().numpy() for branch, output in outputs.items()}

@@ -7,7 +7,7 @@ serve many runs, may hold one; `seqae.sweeps` refuses it in a run file. The rule
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -35,14 +35,22 @@ def _in(name: str, *values: str) -> Callable[[Parameters], bool]:
     return lambda p: getattr(p, name) in values
 
 
+def _built_in(p: Parameters) -> bool:
+    return ":" not in p.architecture
+
+
+def _own(p: Parameters) -> bool:
+    return not _built_in(p)
+
+
 def _peepholes(p: Parameters) -> bool:
     row = ARCHITECTURES.get(p.architecture)
-    return row is None or (row.peepholes if p.peepholes is None else p.peepholes)
+    return _built_in(p) and (row is None or (row.peepholes if p.peepholes is None else p.peepholes))
 
 
 def _architecture(test: Callable[[Any], bool]) -> Callable[[Parameters], bool]:
     # An unknown architecture is another error, which `experiment.check_parameters` raises; so is an unknown optimizer.
-    return lambda p: p.architecture not in ARCHITECTURES or test(ARCHITECTURES[p.architecture])
+    return lambda p: _built_in(p) and (p.architecture not in ARCHITECTURES or test(ARCHITECTURES[p.architecture]))
 
 
 def _optimizer(argument: str) -> Callable[[Parameters], bool]:
@@ -64,19 +72,30 @@ def _decays(p: Parameters) -> bool:
 
 
 _OWN_RATES = ("OneCycleLR", "CyclicLR")  # these schedules set the learning rate by their own arguments
-_SCALED = "with an architecture whose hidden sizes or channels are not those of the frame"
+_NOT_OWN = "with a built-in architecture (one of your own takes architecture_arguments)"
+_SCALED = "with a built-in architecture whose hidden sizes or channels are not those of the frame"
 _STEPS = "with a schedule that can take a step per update (not none, not ReduceLROnPlateau)"
 USES = {
     "recon_weight": Use("with task both", ("task",), _in("task", "both")),
     "recon_truth": Use(
-        "with decoder_input truth and a task that has a recon decoder",
-        ("task", "decoder_input"),
-        lambda p: p.decoder_input == "truth" and p.task != "pred",
+        "with decoder_input truth, a task that has a recon decoder and a built-in architecture",
+        ("task", "decoder_input", "architecture"),
+        lambda p: p.decoder_input == "truth" and p.task != "pred" and _built_in(p),
     ),
     "frames_out": Use("with task pred or both", ("task",), _in("task", "pred", "both")),
     "hidden": Use(_SCALED, ("architecture",), _architecture(lambda row: row.hidden != PIXELS)),
     "width": Use(
         _SCALED, ("architecture",), _architecture(lambda row: row.hidden != PIXELS or bool(row.linear or row.channels))
+    ),
+    **{
+        name: Use(_NOT_OWN, ("architecture",), _built_in)
+        for name in ("layers", "peepholes", "init", "bias_init", "forget_bias")
+    },
+    "architecture_arguments": Use("with an architecture of your own, module:name", ("architecture",), _own),
+    "code": Use(
+        "with code of your own, module:name",
+        ("architecture", "training_loss"),
+        lambda p: _own(p) or ":" in p.training_loss,
     ),
     "data_folder": Use(
         "with digits mnist or test_data official",
@@ -98,9 +117,15 @@ USES = {
         _decays,
     ),
     "schedule_arguments": Use("with a schedule", ("schedule",), lambda p: p.schedule != "none"),
-    "init_range": Use("with init uniform", ("init",), _in("init", "uniform")),
+    "init_range": Use(
+        "with init uniform and a built-in architecture",
+        ("init", "architecture"),
+        lambda p: p.init == "uniform" and _built_in(p),
+    ),
     "readout_bias": Use(
-        "with an architecture that has a readout", ("architecture",), _architecture(lambda row: row.readout != "h")
+        "with a built-in architecture that has a readout",
+        ("architecture",),
+        _architecture(lambda row: row.readout != "h"),
     ),
     "peephole_range": Use("with peepholes", ("peepholes", "architecture"), _peepholes),
 }
@@ -112,8 +137,11 @@ _TRAINING = (
 )
 
 
-def unused(parameters: Parameters, family: str) -> dict[str, str]:
-    """The parameters that a run of this combination does not use, whatever their values, and for each why, in words."""
+def unused(parameters: Parameters, family: str, takes: Collection[str] | None = None) -> dict[str, str]:
+    """The parameters that a run of this combination does not use, whatever their values, and for each why, in words.
+
+    takes: the arguments of the constructor of an architecture of one's own, where they are known.
+    """
     benchmark = family == BENCHMARK
     if benchmark:
         found = dict.fromkeys(_TRAINING, f"it is used where a run trains, and family {BENCHMARK} times single updates")
@@ -123,20 +151,24 @@ def unused(parameters: Parameters, family: str) -> dict[str, str]:
         if name not in found and not use.test(parameters):
             here = ", ".join(f"{other} {_shown(getattr(parameters, other))}" for other in use.because)
             found[name] = f"it is used {use.when}, and here is {here}"
+    if takes is not None and "decoder_input" not in takes:
+        found["decoder_input"] = f"the constructor of {parameters.architecture} does not take it"
     return found
 
 
-def without_effect(parameters: Parameters, family: str, given: Mapping[str, Any]) -> dict[str, str]:
+def without_effect(
+    parameters: Parameters, family: str, given: Mapping[str, Any], takes: Collection[str] | None = None
+) -> dict[str, str]:
     """Of the values `given` for a run those that it does not use, unless they are the library's defaults; and why."""
-    whys = unused(parameters, family)
+    whys = unused(parameters, family, takes)
     values = {name: getattr(resolve({name: given[name]}), name) for name in given if name in whys}
     changed = {name: value for name, value in values.items() if value != _default(name)}
     return {name: f"{name} {_shown(value)} has no effect: {whys[name]}" for name, value in changed.items()}
 
 
-def as_used(parameters: Parameters, family: str) -> Parameters:
-    """The same run with the library's default for every parameter that it does not use."""
-    defaults = {name: _default(name) for name in unused(parameters, family)}
+def as_used(parameters: Parameters, family: str, takes: Collection[str] | None = None) -> Parameters:
+    """The same run with the library's default for every parameter that it does not use. takes: as for `unused`."""
+    defaults = {name: _default(name) for name in unused(parameters, family, takes)}
     changed = {name: value for name, value in defaults.items() if getattr(parameters, name) != value}
     return parameters.model_copy(update=changed) if changed else parameters
 

@@ -27,7 +27,14 @@ WORDS = {  # how a run's name spells a parameter; others are spelled by their ow
     "schedule_per": "per",
     "schedule_gamma": "gamma",
 }
-BARE = {"architecture", "optimizer", "digits", "optimizer_arguments", "schedule_arguments"}  # named by value alone
+BARE = {
+    "architecture",
+    "architecture_arguments",
+    "optimizer",
+    "digits",
+    "optimizer_arguments",
+    "schedule_arguments",
+}  # named by value alone
 
 
 def differing(parameters: Parameters, usual: Parameters, family: str) -> dict[str, Any]:

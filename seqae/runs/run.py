@@ -5,7 +5,6 @@ recorded there.
 """
 
 import errno
-import json
 import platform
 import shutil
 import warnings
@@ -17,45 +16,60 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import numpy as np
 import torch
 import yaml
-from safetensors.torch import save_file
 
 from seqae import files
 from seqae.device import make_accelerator, mixed_precision
-from seqae.diagnosis import verdict
-from seqae.models import SequenceAutoencoder
 from seqae.parameters import EXECUTION, resolve
-from seqae.runs import experiment, logs, pictures
+from seqae.runs import experiment, logs
 from seqae.runs.assignment import current_assignment
-from seqae.runs.folder import SAMPLES, RunFolder, has_begun, holds_run, images
+from seqae.runs.building import check_hidden
+from seqae.runs.folder import RunFolder, has_begun, holds_run
 from seqae.runs.going_on import take_over
-from seqae.runs.identity import as_used, short_hash
+from seqae.runs.identity import short_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.naming import differing, known_as, run_name
+from seqae.runs.own_code import CODE_FOLDER
+from seqae.runs.own_runs import code_entry, with_code
 from seqae.runs.provenance import code_entries, now, provenance_of
 from seqae.runs.records import RunError, read_record
+from seqae.runs.results import write_results
 from seqae.runs.trackers import check_tracker, tracking
 from seqae.stores import RECORD_FORMAT, BusyError, fetch, store_folder, unpublished, working
-from seqae.training import Fitted, Row
+from seqae.training import Row
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
-RECORDED = {"device", "devices", "keep_checkpoint", "label"}  # they do not define a run, but run.yaml has them
+RECORDED = {
+    "device",
+    "devices",
+    "keep_checkpoint",
+    "label",
+    "metrics",
+}  # they do not define a run, but run.yaml has them
 WRITTEN = (  # by the process that trains
     *("run.yaml", "metrics.csv", "histograms.csv", "baselines.csv", "test.csv", "performance.csv"),
     *("samples.npz", "frames.png", "frames.gif", "model.safetensors", "checkpoint/state.pt"),
 )
 
 
-def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> "Run":
+def open_run(
+    family: str,
+    defaults: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+    *,
+    model: type[torch.nn.Module] | None = None,
+    project: Path | None = None,
+) -> "Run":
     """The run that the parameters `given`, merged over the family's `defaults`, define. Its folder need not exist yet.
 
     defaults: the values of the parameters cell of the family's notebook; in that notebook the first of the two that
     `parameter_cells()` returns. Parameters in neither have the library's default, the diary's full size: 64×64 pixels,
     200 epochs. What a remote store has of the run is fetched. Without the parameter `store`, a working directory that
     is this run's folder is taken, wherever it lies; a new run outside any project gives a warning that says where.
+    model: a class of a cell of this notebook, for the parameter `architecture`. project: where modules of
+    your own are, by default the one around the working directory.
 
     Raises ParameterError or ValueError for parameters that are unknown, contradict each other or do not fit torch,
     before anything is written, StoreError if a remote store cannot be reached, and RunError as `has_begun`.
@@ -63,13 +77,15 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
     Parameters that the run does not use, see `identity.USES`, have no effect on it, and the library's default in it.
     """
     usual, stated = resolve(defaults), resolve(defaults, given or {})
-    parameters = as_used(stated, family)
-    model = experiment.check_parameters(parameters)
-    digits, older, assignment = short_hash(parameters), short_hash(stated), current_assignment()
+    parameters, code, lacks_code = with_code(stated, family, model, project)
+    built = experiment.check_parameters(parameters, code)
+    usual = usual.model_copy(update={"code": parameters.code})  # a hash is no word of a name
+    digits, assignment = short_hash(parameters), current_assignment()
+    older = short_hash(stated) if parameters.code is None else digits
     differs = differing(parameters, usual, family)
     if assignment and (assignment.is_of(digits) or assignment.is_of(older)):
         folder = store_folder(parameters.store) / family / assignment.run
-        return Run(folder, family, parameters, differs, assigned=True)
+        return Run(folder, family, parameters, differs, code, assigned=True)
     folder = Path.cwd()
     if parameters.store or not holds_run(folder, family, digits, older):
         other = None if parameters.fresh or older == digits else older
@@ -81,8 +97,10 @@ def open_run(family: str, defaults: Mapping[str, Any], given: Mapping[str, Any] 
         attempts = [folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000))]
         folder = next(attempt for attempt in attempts if "results" not in read_record(attempt))
     if not has_begun(folder, family, parameters):  # a run begun by an earlier version goes on as it was built
-        experiment.check_hidden(parameters, model)
-    return Run(folder, family, parameters, differs)
+        check_hidden(parameters, built)
+    if lacks_code and "results" not in read_record(folder):
+        raise lacks_code
+    return Run(folder, family, parameters, differs, code)
 
 
 def _say_where(folder: Path) -> None:
@@ -122,6 +140,9 @@ class Run(RunFolder):
             if "results" in before:  # trained by another process, while this one waited for the lock
                 return self
             made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
+            if code := self.own_code():
+                made["code"] = code_entry(self.parameters, code)
+                code.write(self.folder / CODE_FOLDER)
             if self._checkpoint.exists():  # keep what began the run on record
                 resumed = [*before.get("resumed", []), {key: made[key] for key in ("commit", "dirty", "sources")}]
                 self.update(status="running", reason=None, resumed=resumed, **self._relabelled(before))
@@ -225,7 +246,8 @@ class Run(RunFolder):
         p, folder = self.parameters, self.folder
         mixed_precision(make_accelerator(device=p.device, devices=p.devices).device, p.precision)
         check_tracker(p.tracker)  # errors come before the work of making data
-        files.replace_text(folder / "baselines.csv", experiment.reference_levels(p).to_csv(index=False))
+        levels, code = experiment.reference_levels(p, self.reach), self.own_code()
+        files.replace_text(folder / "baselines.csv", levels.to_csv(index=False))
         checkpoint, tables = self._checkpoint, [folder / f"{name}.csv" for name in logs.LOG_COLUMNS]
         if not checkpoint.exists():
             for log in tables:
@@ -245,52 +267,11 @@ class Run(RunFolder):
                 record=watched(record, metrics=self.metrics, epochs=p.epochs, assigned=self.assigned),
                 checkpoint=checkpoint,
                 resume=lambda epoch: logs.truncate_logs(tables, epoch),
+                code=code,
             )
-        self._finish(model, val, fitted)
+        self.update(status="done", ended=now(), **write_results(self, model, val, fitted, code))
         if not p.keep_checkpoint:
             self._drop_checkpoint()
 
     def _drop_checkpoint(self) -> None:
         shutil.rmtree(self._checkpoint.parent, ignore_errors=True)
-
-    def _finish(self, model: SequenceAutoencoder, val: torch.Tensor, fitted: Fitted) -> None:
-        p, folder, metrics = self.parameters, self.folder, self.metrics()
-        table = experiment.test_table(model, p)
-        if fitted.diverged_at is not None:  # the weights are those before it diverged, maybe the first
-            table["value"] = float("nan")
-        files.replace_text(folder / "test.csv", table.to_csv(index=False))
-
-        with files.whole(folder / "samples.npz") as file:
-            np.savez_compressed(file, allow_pickle=False, **images(model, val[:SAMPLES], p))
-        strips = pictures.sample_strips(self.samples(), task=p.task, frames_in=p.frames_in)
-        with files.whole(folder / "frames.png") as file:
-            pictures.save_strips(strips, file)
-        with files.whole(folder / "frames.gif") as file:
-            pictures.save_gif(strips, file)
-
-        metadata = {"family": self.family, "parameters": json.dumps(p.model_dump(mode="json", exclude=set(EXECUTION)))}
-        with files.whole(folder / "model.safetensors") as file:
-            save_file(model.state_dict(), file, metadata=metadata)
-
-        floor, mean = self._levels()
-        line = verdict(
-            metrics[metrics.split == "val"],
-            mean_frame=mean,
-            floor=floor,
-            diverged_at=fitted.diverged_at,
-            stopped=fitted.epochs < p.epochs,
-        )
-        means = table[table.frame == ""]
-        results = dict(zip(means.branch + " " + means.metric, means.value.astype(float), strict=True))
-        self.update(
-            status="done",
-            ended=now(),
-            seconds=float(metrics.seconds.max()),
-            weights=sum(w.numel() for w in model.parameters()),
-            hidden=model.hidden,
-            epochs=fitted.epochs,
-            peak_memory_bytes=fitted.peak_memory,
-            verdict=line,
-            explained=self.explain(),
-            results=results,
-        )

@@ -8,17 +8,17 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqae.device import make_accelerator, mixed_precision
 from seqae.evaluation import predict, seen_frames
-from seqae.models import SequenceAutoencoder
 from seqae.parameters import Parameters
-from seqae.runs import experiment
+from seqae.runs.building import build_model, frame_shape, load_model
+from seqae.runs.own_code import OwnCode
 from seqae.tasks import BRANCHES, Branch
 
 Frames = TypeVar("Frames", np.ndarray, Tensor)
-_Loaded = tuple[SequenceAutoencoder, Parameters]
+_Loaded = tuple[nn.Module, Parameters]
 
 
 class HasModel(ABC):
@@ -34,6 +34,9 @@ class HasModel(ABC):
     All methods raise RunError if nothing is trained yet, and ValueError for other frames, saying what these are, for a
     device that is not there, and for what this run's model cannot do.
     """
+
+    code: OwnCode | None
+    trusted: bool
 
     @abstractmethod
     def model_file(self) -> Path:
@@ -89,10 +92,10 @@ class HasModel(ABC):
         mixed_precision(on, "none")  # a GPU's convolutions would take tf32 unasked
         kept, key = _kept.setdefault(self, {}), (str(on), file.stat().st_mtime_ns)
         if (*key, None) not in kept:
-            kept[*key, None] = experiment.load_model(file, str(on))
+            kept[*key, None] = load_model(file, str(on), trust_code=self.trusted, code=self.code)
         if (*key, frames_out) not in kept:
             model, p = kept[*key, None]
-            kept[*key, frames_out] = with_horizon(model, p, frames_out or p.frames_out), p
+            kept[*key, frames_out] = with_horizon(model, p, frames_out or p.frames_out, code=self.code), p
         return kept[*key, frames_out]
 
 
@@ -100,12 +103,12 @@ class HasModel(ABC):
 _kept: WeakKeyDictionary[HasModel, dict[tuple[str, int, int | None], _Loaded]] = WeakKeyDictionary()
 
 
-def with_horizon(model: SequenceAutoencoder, p: Parameters, frames_out: int) -> SequenceAutoencoder:
+def with_horizon(model: nn.Module, p: Parameters, frames_out: int, *, code: OwnCode | None = None) -> nn.Module:
     """A model of p, with the same weights (not a copy of them), that predicts `frames_out` frames.
 
-    Raises ValueError where an architecture has weights for a number of frames.
+    code: of an architecture of your own. Raises ValueError where an architecture has weights for a number of frames.
     """
-    other = experiment.build_model(p.model_copy(update={"frames_out": frames_out}))
+    other = build_model(p.model_copy(update={"frames_out": frames_out}), code)
     try:
         other.load_state_dict(model.state_dict(), assign=True)
     except RuntimeError as error:
@@ -114,11 +117,6 @@ def with_horizon(model: SequenceAutoencoder, p: Parameters, frames_out: int) -> 
             f"{frames_out}: ask for {p.frames_out} steps, or train it with frames_out {frames_out}"
         ) from error
     return other.to(next(model.parameters()).device)
-
-
-def frame_shape(p: Parameters) -> tuple[int, int]:
-    """Height and width of a run's frames in pixels."""
-    return p.frame_size, p.frame_size
 
 
 def check_frames(frames: Any, p: Parameters) -> None:
@@ -183,7 +181,7 @@ def _tensor(batch: np.ndarray | Tensor) -> Tensor:
     return torch.from_numpy(np.array(batch, np.uint8 if batch.dtype == np.uint8 else np.float32))
 
 
-def _outputs(model: SequenceAutoencoder, p: Parameters, batch: Tensor) -> dict[str, Tensor]:
+def _outputs(model: nn.Module, p: Parameters, batch: Tensor) -> dict[str, Tensor]:
     # The frames of each branch in the order of time.
     outputs = predict(model, batch, activation=p.activation, pixel_range=p.pixel_range)
     reverse = p.task != "recon_ordered"

@@ -11,9 +11,9 @@ RECORD_FORMAT = 1  # of run.yaml, its entry `format`; records without one are of
 STATUSES = ("running", "done", "failed")  # what a record says; others are found out by looking at the run's folder
 NUMBER = int | float
 _TYPES: Mapping[Any, str] = {
-    dict: "parameters differs versions results benchmark went_on",
+    dict: "parameters differs versions results benchmark code went_on",
     str: "family started ended commit sources git machine device explanation explained cells began_anew",
-    NUMBER: "format seconds weights epochs threads",
+    NUMBER: "format seconds weights epochs threads reach",
     str | None: "reason verdict",
     NUMBER | None: "peak_memory_bytes hidden",
     bool: "dirty",

@@ -12,7 +12,7 @@ from distributed import get_worker
 
 from seqae.files import remove_leftovers
 from seqae.reports import Facts, advice, render_notebook
-from seqae.runs import Run, executing, fetch_shorter, sources_hash
+from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, sources_hash
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
@@ -86,6 +86,8 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
     if run.status != "done":  # remove the report of an earlier failure: if this worker dies, it would be out of date
         (run.folder / "report.html").unlink(missing_ok=True)
     remove_leftovers(run.folder / "notebook.ipynb", run.folder / "report.html")
+    if run.code:  # it travels with the run; the kernel imports these files, whatever is in the project
+        run.code.write(run.folder / CODE_FOLDER)
     gpus = run.parameters.devices * (run.parameters.device in ("auto", "cuda"))
     with held_gpus(gpus, per_gpu=per_gpu) as environment:
         reason = execute_notebook(

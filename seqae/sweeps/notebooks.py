@@ -22,6 +22,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
 from seqae.files import replace_text
+from seqae.runs import CODE_FOLDER
 from seqae.sweeps.forked_kernels import start_kernel
 
 SCHEME = "seqae:"  # prefix of papermill's names for files, so that an executed notebook contains no local path
@@ -76,7 +77,8 @@ def execute_notebook(
         papermill_io.register(SCHEME, _Files)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # else it warns of parameters that the cell leaves out
     # Not in a cell, which would be in the notebook and in IPython's In, nor in exec_lines, which users may have set.
-    assigned = [f"--IPKernelApp.code_to_run=__import__('seqae.runs').runs.assign({run!r})"] if run else []
+    given = (run, str(target.parent / CODE_FOLDER))
+    assigned = [f"--IPKernelApp.code_to_run=__import__('seqae.runs').runs.assign{given!r}"] if run else []
     origin, written = f"{SCHEME}{name}/source.ipynb", f"{SCHEME}{name}/{target.name}"
     _sources[origin], _targets[written] = source, target
     try:

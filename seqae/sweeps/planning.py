@@ -21,6 +21,7 @@ from seqae.runs import (
     progress,
     shorter_run,
     sources_hash,
+    takes,
     unused,
     without_effect,
 )
@@ -152,7 +153,7 @@ def _check_given(runs: Sequence[tuple[Mapping[str, Any], Run]]) -> None:
     # A value of the command line has to have an effect on one of its runs. runs: each with what was given for it.
     whys: dict[tuple[str, str], dict[Path, str | None]] = defaultdict(dict)  # by value, for each run: why it is idle
     for given, run in runs:
-        idle = without_effect(run.parameters, run.family, given)
+        idle = without_effect(run.parameters, run.family, given, takes(run.parameters, run.code))
         for name, value in given.items():
             whys[name, repr(value)][run.folder] = idle.get(name)
     faults = []
@@ -207,13 +208,14 @@ def _planned(
     if defaults.get("store"):  # else the kernel reads $SEQAE_STORE
         merged["store"] = public_url(where)  # the executed notebook shows it
         notebook = notebook.replace(defaults["store"], public_url(defaults["store"]))
-    run = open_run(family, defaults, merged | {"store": str(folder_of(where))})
+    run = open_run(family, defaults, merged | {"store": str(folder_of(where))}, project=root)
+    merged |= {"code": run.parameters.code} if run.parameters.code else {}
     if folder := run.parameters.data_folder:  # on other machines `~` and variables are others, the project is not there
         located = folder if folder[0] in "~$" else str(project_path(folder, root))
         expanded(folder)  # raises ValueError where it cannot be
         merged["data_folder"] = located
         run = replace(run, parameters=run.parameters.model_copy(update={"data_folder": located}))
     stated = {name: value for name, value in own.items() if name not in given}
-    if idle := without_effect(run.parameters, family, stated):
+    if idle := without_effect(run.parameters, family, stated, takes(run.parameters, run.code)):
         raise ValueError("\n".join(f"{why}: leave it out" for why in idle.values()))
     return Planned(run, notebook, merged, source.parent, where, edits)

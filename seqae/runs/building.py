@@ -1,0 +1,141 @@
+"""Models of a run's parameters: built-in ones, and those of your own; with their first weights, or trained ones."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from seqae.architectures import ARCHITECTURES
+from seqae.models import SequenceAutoencoder, initialise
+from seqae.parameters import Parameters, resolve
+from seqae.runs import own_models
+from seqae.runs.own_code import CODE_FOLDER, OwnCode, OwnCodeError, code_for, told
+from seqae.runs.records import RunError
+
+
+def meta_model(p: Parameters) -> SequenceAutoencoder:
+    """A built-in model on the meta device, which costs no memory. Raises ValueError where parameters do not fit."""
+    try:
+        with torch.device("meta"):
+            model = _built_in(p)
+            initialise(model, readout_bias=p.readout_bias, peephole_range=p.peephole_range)
+    except (RuntimeError, OverflowError, TypeError) as error:  # TypeError: a number of more than 64 bits
+        if isinstance(error, TypeError) and "verflow" not in str(error):
+            raise
+        told = str(error).partition("\n")[0]
+        raise ValueError(f"a model of this size cannot be built ({told}): lower width, hidden or layers") from None
+    return model
+
+
+def sized_model(p: Parameters) -> nn.Module:
+    """A model to be counted: on the meta device, but for one of your own that can only be built for real."""
+    if ":" not in p.architecture:
+        return meta_model(p)
+    try:
+        with torch.device("meta"):
+            return build_model(p)
+    except OwnCodeError:
+        return build_model(p)
+
+
+def check_hidden(p: Parameters, model: SequenceAutoencoder | None) -> None:
+    """Raise ValueError where the LSTMs of `model`, built of p, are not as wide as an explicit `hidden` says.
+
+    `hidden` is at width 1: of another width, the nearest whole number of units is meant. A network that keeps feature
+    maps (cnn_flatten) has units only in multiples of a map's size.
+    """
+    if model is not None and p.hidden is not None and model.hidden != (asked := max(1, round(p.hidden * p.width))):
+        raise ValueError(
+            f"hidden {p.hidden} at width {p.width:g} is {asked} LSTM units, which architecture {p.architecture} cannot "
+            f"have; it would have {model.hidden}: set hidden: {round(model.hidden / p.width)}, or leave hidden out"
+        )
+
+
+def build_model(p: Parameters, code: OwnCode | None = None) -> nn.Module:
+    """A new model of these parameters; raises ValueError where architecture and sizes do not fit.
+
+    code: where an architecture of your own is; by default in this project.
+    """
+    if ":" not in p.architecture:
+        return _built_in(p)
+    code = code or code_for(p)
+    assert code is not None
+    return own_models.build_own(p, code, frame_shape=frame_shape(p))
+
+
+def frame_shape(p: Parameters) -> tuple[int, int]:
+    """Height and width of frames in pixels."""
+    return p.frame_size, p.frame_size
+
+
+def new_model(p: Parameters, code: OwnCode | None = None) -> nn.Module:
+    """A model with the weights that training begins with, a function of the parameters and the code alone."""
+    torch.manual_seed(p.seed)
+    if ":" in p.architecture:
+        return build_model(p, code)
+    model = _built_in(p)
+    initialise(
+        model,
+        init=p.init,
+        init_range=p.init_range,
+        bias_init=p.bias_init,
+        forget_bias=p.forget_bias,
+        readout_bias=p.readout_bias,
+        peephole_range=p.peephole_range,
+    )
+    return model
+
+
+def load_model(
+    file: str | Path, device: str = "cpu", *, trust_code: bool = False, code: OwnCode | None = None
+) -> tuple[nn.Module, Parameters]:
+    """A trained model and its parameters from a model.safetensors, on any device; runs no code from it.
+
+    An architecture of your own is built of the project's files if they have the recorded hash, or else, if trust_code,
+    of the copy beside `file`; or of `code`. Raises OwnCodeError, a ValueError, where neither can be, and RunError if
+    the file is damaged, which it names.
+    """
+    try:
+        with safe_open(str(file), "pt", device=device) as stored:
+            parameters = resolve(json.loads(stored.metadata()["parameters"]))
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
+        raise RunError(f"{file} is damaged ({error}): copy it again, or train the run anew") from None
+    code = code or code_for(parameters, copies=Path(file).resolve().parent / CODE_FOLDER, trust=trust_code)
+    model = build_model(parameters, code)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        if code is None:
+            raise RunError(
+                f"{file} does not hold the weights that its parameters describe: {told(error)[:200]}"
+            ) from None
+        raise OwnCodeError(f"{parameters.architecture} has other weights than {file}: {told(error)}") from error
+    return model.to(device), parameters
+
+
+def reach_of(p: Parameters, code: OwnCode | None = None) -> float:
+    """The largest |pre-activation| that any weights can give, often infinite. A model of your own is built for it."""
+    if ":" not in p.architecture:
+        return ARCHITECTURES[p.architecture].reach(p.gain)
+    return own_models.stated_reach(build_model(p, code), p)
+
+
+def _built_in(p: Parameters) -> SequenceAutoencoder:
+    return SequenceAutoencoder(
+        architecture=p.architecture,
+        task=p.task,
+        decoder_input=p.decoder_input,
+        activation=p.activation,
+        frame_size=p.frame_size,
+        frames_in=p.frames_in,
+        frames_out=p.frames_out,
+        gain=p.gain,
+        width=p.width,
+        hidden=p.hidden,
+        layers=p.layers,
+        peepholes=p.peepholes,
+        recon_truth=p.recon_truth,
+    )

@@ -1,0 +1,65 @@
+"""The source of a class that was defined in a notebook's cell, with what it uses of other cells."""
+
+import ast
+import linecache
+import types
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+from seqae.runs.own_code import OwnCodeError
+
+LITERALS = (int, float, str, bool, bytes, tuple, list, dict, set, frozenset, type(None))
+
+
+def class_source(kind: type) -> str:
+    """A module's source that defines the class and what it uses of the notebook: classes, functions, imports, values.
+
+    Raises OwnCodeError if that cannot be found.
+    """
+    names = vars(import_module(kind.__module__))
+    done: dict[str, str] = {}
+    _add(kind.__name__, names | {kind.__name__: kind}, done)
+    return "\n\n".join(done.values()) + "\n"
+
+
+def _add(name: str, names: Mapping[str, Any], done: dict[str, str]) -> None:
+    # Adds the source that gives `name` its value, after that of the names which it uses.
+    if name in done or name not in names:
+        return
+    value: Any = names[name]
+    done[name] = ""  # on the way: what uses itself does not begin again
+    home = getattr(value, "__module__", None)
+    if isinstance(value, types.ModuleType):
+        source = f"import {value.__name__} as {name}"
+    elif isinstance(value, type | types.FunctionType) and home == names.get("__name__"):
+        node = _definition(value)
+        for used in sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name)}):
+            _add(used, names, done)
+        source = ast.unparse(node) + (f"\n{name} = {value.__name__}" if name != value.__name__ else "")
+    elif home and getattr(import_module(home), getattr(value, "__name__", ""), None) is value:
+        source = f"from {home} import {value.__name__} as {name}"
+    elif isinstance(value, LITERALS):
+        source = f"{name} = {value!r}"
+    else:
+        raise OwnCodeError(f"{name} is a {type(value).__name__}, which has no source: make it inside the class")
+    del done[name]
+    done[name] = source  # after what it uses
+
+
+def _definition(value: Any) -> ast.stmt:
+    # A class has no line numbers of its own in this version of Python; its methods know the cell.
+    functions = [value] if isinstance(value, types.FunctionType) else [*_functions(value)]
+    for function in functions:
+        lines = linecache.getlines(function.__code__.co_filename)
+        for node in reversed(ast.parse("".join(lines)).body if lines else []):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == value.__name__:
+                return node
+    raise OwnCodeError(f"the source of {value.__name__} is in no cell of this notebook")
+
+
+def _functions(kind: type) -> Iterator[types.FunctionType]:
+    for member in vars(kind).values():
+        function = getattr(member, "fget", member)
+        if isinstance(function, types.FunctionType):
+            yield function

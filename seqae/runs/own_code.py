@@ -1,0 +1,216 @@
+"""Code of your own, named module:name in parameters: where it is found, its hash, its copy in a run folder.
+
+Modules are found in notebooks/ and in the project's folder. A run records the hash of the modules that define it, and
+keeps a copy of them. Nothing from a run folder is executed unless its hash is that of the project's own files, or
+the user says so (`trust_code`). `seqae.contract` says what such code has to be, `own_models` builds it.
+"""
+
+import ast
+import difflib
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from seqae.files import project_root, replace_text
+from seqae.parameters import Parameters
+from seqae.runs.own_modules import import_text, path_among
+
+CELL = "cell"  # the module of a class of a notebook's cell, in parameters cell:NAME
+CODE_FOLDER = "code"  # the folder of the copies, in a run folder
+# Not part of the hash: a built-in model does not depend on their versions either. run.yaml records them.
+_RECORDED = {"torch", "numpy", "accelerate", "seqae"}
+
+
+class OwnCodeError(ValueError):
+    """Code of one's own is missing, is not what it has to be, or may not run; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """Modules of one's own, as texts.
+
+    texts: by path, with those that they import. packages: versions of the installed packages that they import. live: a
+    class of a notebook's cell by its module:name, used instead of its text; it stays in this process. defining: the
+    hash of what defines a run, so without metrics; None if only metrics are one's own.
+    """
+
+    texts: Mapping[str, str]
+    packages: Mapping[str, str]
+    live: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    defining: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:  # what travels to other processes
+        return {"texts": self.texts, "packages": self.packages, "live": {}, "defining": self.defining}
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits of a hash of the syntax trees, without comments and layout, and of the packages' versions."""
+        parts = [f"{path}\n{ast.unparse(_parsed(text, path))}" for path, text in sorted(self.texts.items())]
+        parts += [f"{name} {number}" for name, number in sorted(self.packages.items())]
+        return sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+    def load(self, name: str) -> Any:
+        """What module:name names. Raises OwnCodeError if the module cannot be imported or lacks the name."""
+        if name in self.live:
+            return self.live[name]
+        module, _, attribute = name.partition(":")
+        text = sha256(repr(sorted(self.texts.items())).encode()).hexdigest()[:12]
+        try:
+            found = import_text(f"seqae_own_{text}", self.texts, module)
+        except Exception as error:  # of any type: it is raised in code that is not ours
+            raise OwnCodeError(f"{name}: module {module} cannot be imported: {told(error)}") from error
+        if not hasattr(found, attribute):
+            known = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+            raise OwnCodeError(f"{name}: module {module} has no {attribute}{_nearest(attribute, known)}")
+        return getattr(found, attribute)
+
+    def write(self, folder: Path) -> None:
+        """Make `folder` hold these texts and nothing else."""
+        shutil.rmtree(folder, ignore_errors=True)
+        for path, text in self.texts.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            replace_text(folder / path, text)
+
+
+def told(error: BaseException) -> str:
+    """An error of code that is not ours, in one line."""
+    where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+    reason = error.msg if isinstance(error, SyntaxError) else str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}{f': {reason}' if reason else ''}{where}"
+
+
+def own_names(p: Parameters, *, defining: bool = False) -> list[str]:
+    """The module:name of each parameter that has one; defining: without metrics, which do not define a run."""
+    names = [p.architecture, p.training_loss, *(() if defining else p.metrics)]
+    return [name for name in names if ":" in name]
+
+
+def code_for(
+    p: Parameters,
+    *,
+    copies: Path | None = None,
+    trust: bool = False,
+    root: Path | None = None,
+    texts: Mapping[str, str] | None = None,
+    live: Mapping[str, Any] | None = None,
+) -> OwnCode | None:
+    """The code that parameters name; None if all is built in.
+
+    It is the project's own if p.code is None or its hash. Otherwise it is that of the folder `copies`, if trust is True
+    and its hash is p.code. root: the project, by default the one here. texts: modules that lie in no file; live: as for
+    `OwnCode`. Raises OwnCodeError.
+    """
+    if not own_names(p):
+        return None
+    root = root or project_root()
+    missing, own = None, None
+    try:
+        found = _found(p, [root / "notebooks", root], texts or {})
+        if p.code in (None, own := found.defining):
+            return replace(found, live=live or {})
+    except OwnCodeError as error:
+        if p.code is None or copies is None:
+            raise
+        missing = error
+    if copies is None or not copies.is_dir():
+        raise OwnCodeError(f"code {p.code} is not that of this project, which is {own}: use the files of the run")
+    if not trust:
+        why = missing or f"the project's own has hash {own}"
+        raise OwnCodeError(
+            f"code {p.code} of {copies.parent.name} is not run: {why}; read its copy in {CODE_FOLDER}/ and, if you "
+            "trust it, say --trust-code (in Python: trust_code=True)"
+        )
+    if (found := _found(p, [copies], {})).defining != p.code:
+        raise OwnCodeError(f"{copies} is damaged: its hash is {found.defining}, and the run was made with {p.code}")
+    return found
+
+
+def _found(p: Parameters, folders: Sequence[Path], texts: Mapping[str, str]) -> OwnCode:
+    names = own_names(p, defining=True)
+    defining = find_code(names, folders, texts).digest if names else None
+    return replace(find_code(own_names(p), folders, texts), defining=defining)
+
+
+def find_code(names: Iterable[str], folders: Sequence[Path], given: Mapping[str, str]) -> OwnCode:
+    """The modules of these module:name and all that they import from the same folders.
+
+    given: the texts of modules that lie in no file, by path. Raises OwnCodeError.
+    """
+    texts, packages, wanted = dict[str, str](), dict[str, str](), list[str]()
+    for name in names:
+        module = name.partition(":")[0]
+        if module == CELL and f"{CELL}.py" not in given and not _files(module, folders):
+            raise OwnCodeError(f"{name} was a class of a notebook's cell: give it, open_run(..., model={name[5:]})")
+        if f"{module}.py" in given:
+            texts[f"{module}.py"] = given[f"{module}.py"]
+            wanted += _imports(_parsed(given[f"{module}.py"], f"{module}.py"), f"{module}.py")
+            continue
+        if not _files(module, folders):
+            known = {file.stem for folder in folders for file in folder.glob("[!.]*.py")}
+            where = " or ".join(dict.fromkeys(f"{folder.name}/" for folder in folders))
+            raise OwnCodeError(f"{name}: there is no {module.replace('.', '/')}.py in {where}{_nearest(module, known)}")
+        wanted.append(module)
+    while wanted:
+        module = wanted.pop()
+        files = _files(module, folders)
+        for path, file in files.items():
+            if path not in texts:
+                texts[path] = file.read_text(encoding="utf-8")
+                wanted += _imports(_parsed(texts[path], path), path)
+        if not files and (number := _version(module.partition(".")[0])):
+            packages[module.partition(".")[0]] = number
+    return OwnCode(texts, {name: number for name, number in packages.items() if path_among(texts, name) is None})
+
+
+def _files(module: str, folders: Sequence[Path]) -> dict[str, Path]:
+    # The file of a module and the __init__.py of the packages around it, by path below the first folder that has it.
+    parts = module.split(".")
+    if parts[0] == "seqae":
+        return {}
+    for folder in folders:
+        base = "/".join(parts)
+        own = [path for path in (f"{base}.py", f"{base}/__init__.py") if (folder / path).is_file()]
+        if own:
+            around = ["/".join([*parts[:n], "__init__.py"]) for n in range(1, len(parts))]
+            return {path: folder / path for path in [*around, own[0]] if (folder / path).is_file()}
+    return {}
+
+
+def _imports(tree: ast.Module, path: str) -> Iterator[str]:
+    # The modules that a text imports, and the names that it imports from modules, which may be modules themselves.
+    package = path.split("/")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            around = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*around, *filter(None, [node.module])])
+            yield from [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
+
+
+def _version(package: str) -> str | None:
+    if package in sys.stdlib_module_names or package in _RECORDED:
+        return None
+    try:
+        return version(package)
+    except PackageNotFoundError:  # it may be of a distribution with another name
+        return next((version(name) for name in packages_distributions().get(package, [])), None)
+
+
+def _parsed(text: str, path: str) -> ast.Module:
+    try:
+        return ast.parse(text, path)
+    except SyntaxError as error:
+        raise OwnCodeError(f"{path} is not Python: {told(error)}") from None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    there = sorted(known)
+    near = difflib.get_close_matches(name, there, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there is {', '.join(there[:30])}" if there else ""

@@ -1,0 +1,70 @@
+"""What a run of your own code needs beyond its parameters: the code, its hash among the parameters, its record."""
+
+from pathlib import Path
+from typing import Any
+
+from seqae.parameters import ParameterError, Parameters
+from seqae.runs.assignment import current_assignment
+from seqae.runs.cell_classes import class_source
+from seqae.runs.identity import as_used, short_hash
+from seqae.runs.own_code import CELL, CODE_FOLDER, OwnCode, OwnCodeError, code_for
+from seqae.runs.own_models import own_metrics, taken_by
+from seqae.stores import store_folder
+
+
+def with_code(
+    stated: Parameters, family: str, model: type | None, project: Path | None
+) -> tuple[Parameters, OwnCode | None, OwnCodeError | None]:
+    """The parameters as a run uses them, with the hash of the code that they name, and that code; None if all is
+    built in.
+
+    In a sweep's kernel it is the copy that the sweep's worker has put into the run's folder; otherwise the project's.
+    model: a class of a notebook's cell. project: a folder, by default the project here. Raises OwnCodeError; where the
+    parameters give a hash, which a finished run can be shown by, the error is returned.
+    """
+    if model is not None:
+        return _with_class(stated, family, model)
+    p, assignment = as_used(stated, family), current_assignment()
+    if assignment and assignment.is_of(short_hash(p)):
+        copies, trust = store_folder(p.store) / family / assignment.run / CODE_FOLDER, True
+    else:
+        copies, trust = Path.cwd() / CODE_FOLDER, False
+    try:
+        code = code_for(p, copies=copies, trust=trust, root=project)
+    except OwnCodeError as error:
+        if p.code is None:
+            raise
+        return p, None, error
+    return _known(p, family, code), code, None
+
+
+def takes(p: Parameters, code: OwnCode | None) -> list[str] | None:
+    """The arguments of the constructor of an architecture of your own; None for a built-in one."""
+    return taken_by(p, code) if code and ":" in p.architecture else None
+
+
+def code_entry(p: Parameters, code: OwnCode) -> dict[str, Any]:
+    """What run.yaml records of the code: its files, the packages they import, the units of its metrics."""
+    metrics = {
+        name: {"unit": str(getattr(f, "unit", "1")), "more_is_better": bool(getattr(f, "more_is_better", False))}
+        for name, f in own_metrics(p, code).items()
+    }
+    return {"files": sorted(code.texts), "packages": dict(code.packages), "metrics": metrics}
+
+
+def _known(p: Parameters, family: str, code: OwnCode | None) -> Parameters:
+    return as_used(p.model_copy(update={"code": code and code.defining}), family, takes(p, code))
+
+
+def _with_class(stated: Parameters, family: str, model: type) -> tuple[Parameters, OwnCode, None]:
+    name = f"{CELL}:{model.__name__}"
+    what = f"{model.__name__} is a class of a notebook's cell, which no other process can import"
+    instead = f"write it to notebooks/my_models.py and give architecture: my_models:{model.__name__}"
+    if current_assignment():
+        raise OwnCodeError(f"seqae run: {what}: {instead}")
+    if stated.devices > 1:
+        raise ParameterError(f"devices {stated.devices}: {what}: {instead}")
+    p = as_used(stated.model_copy(update={"architecture": name, "code": None}), family)
+    code = code_for(p, texts={f"{CELL}.py": class_source(model)}, live={name: model})
+    assert code is not None
+    return _known(p, family, code), code, None
