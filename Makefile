@@ -35,7 +35,7 @@ lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb notebooks/compare/*.ipynb
+	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb notebooks/compare/*.ipynb seqae/sweeps/shipped/new/notebooks/*.ipynb
 
 clean:  ## remove the environment and caches; reports/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build seqae.egg-info

@@ -22,7 +22,7 @@ from seqae.parameters import resolve
 from seqae.runs.notebook_cells import cells_hash
 from seqae.runs.run import open_run
 
-COMMANDS = ["run", "worker", "scheduler", "compare", "rerun", "demo", "predict", "gather", "status", "check"]
+COMMANDS = ["new", "run", "worker", "scheduler", "compare", "rerun", "demo", "predict", "gather", "status", "check"]
 
 
 @pytest.fixture
@@ -70,6 +70,10 @@ def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
     monkeypatch.setattr(cost_estimate, "estimate_cost", lambda p: SimpleNamespace(seconds=1.0))
     if command in ("worker", "scheduler"):  # go on until they are stopped: only their options are read
         call(command, *arguments, "--help")
+        return
+    if command == "new":
+        monkeypatch.chdir(tmp_path)
+        assert call(command, *arguments).startswith("next: seqae run ")
         return
     if "--store" not in arguments:
         arguments += ["--store", str(tmp_path)]
@@ -146,7 +150,7 @@ def test_nothing_to_do_is_done(project):
         ("params/fam -p epochs=[3", "-p: "),
         ("params/fam -p training_loss=bce", "activation: sigmoid"),
         ("params/fam/none.yaml", "no parameter file params/fam/none.yaml"),
-        ("params/fam --scale huge", "there is no scale 'huge'; there is: tiny"),
+        ("params/fam --scale huge", "there is no scale 'huge'; there are: paper, quick, smoke, tiny"),
         ("params/fam --store params/fam/a.yaml/store", "Not a directory"),
         ("params/fam --cluster head:8786", "cluster must be tcp://HOST:PORT"),
     ],

@@ -197,9 +197,9 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(project) -> No
     (project / "params/scale/smoke.yaml").write_text("epochs: 1\n")
     (project / "params/fam/scale").mkdir()
     (project / "params/fam/scale/paper.yaml").write_text("epochs: 1\n")
-    there = "there is no scale 'smok'; did you mean smoke? there are: paper, smoke, tiny"
+    there = "there is no scale 'smok'; did you mean smoke? there are: paper, quick, smoke, tiny"
     assert there in call("check", "params/fam/a.yaml", "--scale", "smok", code=2)
-    assert "there is no scale 'huge'; there are: paper, smoke, tiny" in call(
+    assert "there is no scale 'huge'; there are: paper, quick, smoke, tiny" in call(
         "run", "params/fam", "--scale", "huge", code=2
     )
     said = call("check", "params/fma", code=2)

@@ -327,7 +327,7 @@ def test_stopped_it_waits_for_the_old_code_and_leaves_no_worktree(project, chang
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"commit": "seqae 0.1.0"}, "'seqae 0.1.0' made the run, which is no git commit"),
+        ({"commit": "seqae 0.1.0", "sources": "another"}, "'seqae 0.1.0' made the run, which is no git commit"),
         (
             {"commit": "seqae 0.1.0", "git": "detected dubious ownership"},
             "is no git commit (git said: detected dubious ownership): use --here",

@@ -4,6 +4,7 @@ main, options, messages    the command line put together; options and messages t
 run_commands               run, worker, scheduler
 page_commands              compare, rerun, demo
 model_commands             predict
+new_command                new
 record_commands            gather, status, check
 terminal, estimates        bars and tables of runs; what a planned run costs and can reach
 """

@@ -6,10 +6,12 @@ torch takes seconds to import. So commands import what depends on it when they r
 import typer
 
 from seqae.commands.model_commands import predict_clips
+from seqae.commands.new_command import new
 from seqae.commands.page_commands import compare, demo, rerun
 from seqae.commands.record_commands import check, gather, status
 from seqae.commands.run_commands import run, scheduler, worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sequence autoencoders on Moving MNIST: run, look.")
-for command in (run, worker, scheduler, compare, rerun, demo, predict_clips, gather, status, check):  # as in --help
+# the order in --help:
+for command in (new, run, worker, scheduler, compare, rerun, demo, predict_clips, gather, status, check):
     app.command("predict" if command is predict_clips else None)(command)

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 from seqae.device import make_accelerator
 from seqae.files import project_root
 from seqae.reports import Facts, render_notebook
-from seqae.runs import Run, RunError, family_defaults, recorded_run, without_effect
+from seqae.runs import Run, family_defaults, recorded_run, without_effect
 from seqae.stores import fetch
 from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import nearest
+from seqae.sweeps.shipped_files import SHIPPED, page_notebook
 
 
 def project_around(folder: Path) -> Path:
@@ -34,7 +35,7 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
     """
     folder, notebooks = fetch(store, family) / family, project_root() / "notebooks"
     own = notebooks / "compare" / f"{family}.ipynb"
-    source = own if own.exists() else notebooks / "compare.ipynb"
+    source = own if own.exists() else page_notebook(project_root(), "compare.ipynb")
     if not any(folder.glob("*/run.yaml")):
         known = {file.parents[1].name for file in folder.parent.glob("*/*/run.yaml")}
         raise ValueError(f"no run of family {family!r} in {folder.parent}{nearest(family, known)}")
@@ -59,11 +60,11 @@ def demo_page(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | N
     run = Run.load(folder)
     run.model_file()
     make_accelerator(device=device)
-    source = project_around(run.folder) / "notebooks" / "demo.ipynb"
+    source = page_notebook(project_around(run.folder), "demo.ipynb")
     parameters = {**(given or {}), "run": f"{run.folder.parent.name}/{run.name}", "device": device}
     if idle := without_effect(run.parameters, run.family, given or {}):
         raise ValueError(f"-p {next(iter(idle.values()))}: leave it out")
-    if source.exists() and (unknown := [key for key in parameters if key not in family_defaults(source)]):
+    if unknown := [key for key in parameters if key not in family_defaults(source)]:
         raise ValueError(f"-p {unknown[0]}: no parameter of {source}; it has {', '.join(family_defaults(source))}")
     return execute_page(
         source,
@@ -80,7 +81,7 @@ def rerun_page(original: Run, again: Path) -> Page:
 
     again: the folder of the rerun.
     """
-    source, store = project_around(original.folder) / "notebooks" / "rerun.ipynb", again.parents[1]
+    source, store = page_notebook(project_around(original.folder), "rerun.ipynb"), again.parents[1]
     records = {"then": original.record(), "again": recorded_run(again).record()}
     changes = {True: " and uncommitted changes"}
     rows = [(n, r.get("commit", "not recorded") + changes.get(r.get("dirty"), "")) for n, r in records.items()]
@@ -106,16 +107,12 @@ def execute_page(
 ) -> Page:
     """Execute the notebook `source` into the HTML file `page` and an .ipynb file of the same name beside it.
 
-    title, rows: the head of the page, rows as (what, value). store: the notebook's $SEQAE_STORE. Raises RunError if
-    there is no such notebook.
+    title, rows: the head of the page, rows as (what, value). store: the notebook's $SEQAE_STORE.
     """
-    if not source.exists():
-        raise RunError(f"there is no {source}: do this in the folder of the project, or below it")
     notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
     environment = {"SEQAE_STORE": str(store)}
-    reason = execute_notebook(
-        text, notebook, name=title, parameters=parameters, environment=environment, folder=source.parent
-    )
+    folder = project_root() if source.is_relative_to(SHIPPED) else source.parent
+    reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment, folder=folder)
     beside = (notebook.name, page.with_suffix(".gif").name)
     facts = Facts(title, "failed" if reason else "done", None, rows, reason, beside)
     render_notebook(notebook, page, facts, beside=source.parent)

@@ -16,6 +16,7 @@ from seqae.parameters import ParameterError
 from seqae.stores import UnfitYamlError, load_yaml
 
 SUFFIXES = (".yaml", ".yml")
+_SCALES = Path(__file__).with_name("shipped") / "scale"
 
 
 class Place(NamedTuple):
@@ -89,8 +90,9 @@ def place_of(file: Path) -> Place:
 def scale_files(place: Place, scale: str | None) -> list[Path]:
     """The files of a scale for a parameter file, in the order in which they are merged.
 
-    scale: a file, or a name: scale/NAME.yaml in params/ and in each folder from there down to the parameter file. So a
-    family of large frames can have its own quick scale. Raises ParameterError if there is no scale of this name.
+    scale: a file, or a name: scale/NAME.yaml in params/, or else the one that comes with the package, and in each
+    folder from params/ down to the parameter file. So a family of large frames can have its own quick scale. Raises
+    ParameterError if there is no scale of this name.
     """
     if scale is None:
         return []
@@ -99,8 +101,9 @@ def scale_files(place: Place, scale: str | None) -> list[Path]:
     parts = place.path.parent.parts
     folders = [place.root.joinpath("params", *parts[:depth], "scale") for depth in range(len(parts) + 1)]
     found = [_named(folder, scale) for folder in folders]
+    found[0] = found[0] or _named(_SCALES, scale)
     if not any(found):
-        known = {file.stem for folder in folders for file in _files_in(folder)}
+        known = {file.stem for folder in [*folders, _SCALES] for file in _files_in(folder)}
         raise ParameterError(f"there is no scale {scale!r}{nearest(scale, known)}")
     return [file for file in found if file]
 

@@ -65,6 +65,7 @@ def reproduce_run(
     RunError or ValueError, before anything starts, if the run cannot be reproduced.
     """
     record, root = original.record(), project_around(original.folder)
+    here = here or _is_todays(record)
     if original.status != "done":
         raise RunError(f"{original.folder} is {original.status}, not done: finish it with seqae run, then rerun it")
     if refused := [key for key in given or {} if key not in EXECUTION - {"store", "fresh"}]:
@@ -105,6 +106,12 @@ def reproduce_run(
     if not here and not commit.startswith(made.record()["commit"]):
         return Rerun(made.folder, f"it was made by {made.record()['commit']} instead of {record['commit']}")
     return Rerun(made.folder, None)
+
+
+def _is_todays(record: Mapping[str, Any]) -> bool:
+    # Whether a package that is installed, not cloned, made the run and is still the same.
+    installed = str(record.get("commit")).startswith("seqae ") and "git" not in record
+    return installed and record.get("sources") == sources_hash()
 
 
 def _commit(root: Path, record: Mapping[str, Any], folder: Path) -> str:

@@ -1,0 +1,27 @@
+"""The command that begins a project: `seqae new`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqae.commands.messages import errors_in_one_line
+from seqae.commands.options import file_path
+
+
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=file_path, help="Made if it is missing.")],
+) -> None:
+    """Lay down the smallest project: one notebook and one parameter file, in FOLDER.
+
+    A FOLDER that has notebooks or parameter files stays as it is; the exit
+    code then is 2.
+
+    \b
+    seqae new walking
+    """
+    with errors_in_one_line():
+        from seqae.sweeps import lay_down
+
+        project = lay_down(folder)
+    typer.echo(f"next: seqae run {project.parameters} (or open {project.notebook} in Jupyter)")
