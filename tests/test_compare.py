@@ -68,6 +68,23 @@ def test_two_of_one_seed_are_no_two_seeds(seeds, tmp_path):
     assert compare.recipes([*seeds[:2], again])[0].endswith(", n = 2 seeds")
 
 
+def test_a_run_that_was_trained_anew_is_not_told_by_what_it_was(seeds, tmp_path):
+    """In a kernel that compares again: its runs are equal in folder and parameters to those before."""
+    copies = [Run.load(shutil.copytree(run.folder, tmp_path / "losses" / run.name)) for run in seeds[:2]]
+    was = copies[1].verdict
+    copies[1].update(verdict="diverged at epoch 1")
+    assert compare.curves(copies).recipe.iloc[0].endswith(", n = 2 seeds, 1 diverged")
+    copies[1].update(verdict=was)
+    assert compare.curves(copies).recipe.iloc[0].endswith(", n = 2 seeds")
+
+
+def test_an_error_without_bound_is_told_in_words(seeds, tmp_path):
+    runs = [Run.load(shutil.copytree(run.folder, tmp_path / "losses" / run.name)) for run in seeds[1:]]
+    table = runs[0].test().assign(value=float("inf"))
+    table.to_csv(runs[0].folder / "test.csv", index=False)
+    assert "infinitely far above the mean frame" in comparison_findings(runs)
+
+
 def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path):
     older = Run.load(shutil.copytree(seeds[1].folder, tmp_path / "losses" / seeds[1].name))
     older.test().drop(columns="unit").to_csv(older.folder / "test.csv", index=False)

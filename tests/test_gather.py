@@ -476,6 +476,22 @@ def test_a_damaged_run_hinders_no_other(place):
     assert the_run(dst).status == "done"
 
 
+@pytest.mark.parametrize("target", ["/etc/hostname", "/etc", "nowhere", ".", "../..", "odd"])
+def test_a_link_that_leads_out_of_a_run_copies_nothing_of_this_machine(place, tmp_path, target):
+    """Who makes a run folder for others could have them copy, and publish, files of their own."""
+    source, gathered = place("done", "src"), tmp_path / "dst"
+    folder = the_run(source).folder
+    (folder / "odd").symlink_to(target)
+    output = call("gather", str(source), str(gathered), code=1)
+    assert "odd is a link out of the run's folder, or to nothing" in output
+    assert list(gathered.glob("*/*/run.yaml")) == []
+    (folder / "odd").unlink()
+    (folder / "same.yaml").symlink_to("run.yaml")  # one in the folder is copied as a file
+    call("gather", str(source), str(gathered))
+    assert (the_run(gathered).folder / "same.yaml").read_bytes() == (folder / "run.yaml").read_bytes()
+    assert not (the_run(gathered).folder / "same.yaml").is_symlink()
+
+
 @pytest.mark.parametrize("arguments", [["dst"], ["missing", "dst"], ["src/fam", "dst"], ["src", "missing", "dst"]])
 def test_a_source_without_runs_is_an_error_before_anything_is_copied(place, tmp_path, monkeypatch, arguments):
     place("done", "src")

@@ -2,6 +2,7 @@
 
 import importlib
 import mimetypes
+import os
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -530,6 +531,13 @@ def test_a_name_that_is_not_unicode_is_shown_as_far_as_it_can_be(tmp_path):
     write_index(tmp_path / "index.html", [IndexRow("losses", "caf\udce9", "losses/run/report.html", "done")], {})
     page = BeautifulSoup((tmp_path / "index.html").read_text(encoding="utf-8"), "html.parser")
     assert page.select_one("tbody a").get_text() == "losses/caf?"
+
+
+def test_the_index_holds_runs_whose_names_are_not_unicode(tmp_path):
+    name = os.fsdecode(b"\xff-1a2b3c4d")
+    write_index(tmp_path / "index.html", [IndexRow("fam", name, f"fam/{name}/run.yaml", "done")], {})
+    page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+    assert page.select_one("tbody a")["href"] == "fam/%FF-1a2b3c4d/run.yaml"
 
 
 def test_pages_are_written_from_several_threads(tmp_path):

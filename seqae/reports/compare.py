@@ -238,8 +238,13 @@ def _with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     return table.join(facets, on="number").drop(columns="number")
 
 
-@lru_cache(maxsize=16)  # a comparison makes many tables of the same runs
 def _facets(runs: tuple[Run, ...]) -> pd.DataFrame:
+    return _cached_facets(runs, tuple(run.verdict for run in runs))
+
+
+@lru_cache(maxsize=16)  # a comparison makes many tables of the same runs
+def _cached_facets(runs: tuple[Run, ...], verdicts: tuple[str | None, ...]) -> pd.DataFrame:
+    # verdicts: those of the runs, which name the seeds that diverged, and are others once a run was trained anew
     columns = {name: [getattr(run.parameters, name) for run in runs] for name in FACETS}
     of = {run: name for name, group in groups(runs).items() for run in group}
     named = {"run": labels(runs), "recipe": recipes(runs), "group": [of[run] for run in runs]}

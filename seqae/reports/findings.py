@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import isinf
 
 import pandas as pd
 
@@ -105,6 +106,8 @@ def _beside_mean_frame(share: float) -> str:
     # share: as the column below of `below_mean_frame`
     if share != share:
         return "no number, because it diverged"
+    if isinf(share):
+        return "infinitely far above the mean frame"
     if round(100 * share) == 0:
         return "at the mean frame"
     return f"{abs(share):.0%} {'below' if share > 0 else 'above'} the mean frame"

@@ -9,6 +9,7 @@ import re
 from base64 import b64encode
 from datetime import timedelta
 from functools import cache
+from os import fsencode
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,7 +30,7 @@ def _environment() -> Environment:
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters |= {
         "tone": lambda words: TONES.get(re.split(r"\W", words.lower(), maxsplit=1)[0], "calm"),
-        "path": lambda href: quote(href.lstrip("/")),  # a quoted path cannot hold a scheme, a host or a fragment
+        "path": lambda href: quote(fsencode(href.lstrip("/"))),  # a quoted path has no scheme, no host and no fragment
         "digits": four_digits,
         "duration": lambda seconds: str(timedelta(seconds=round(seconds))),
         "sha256": lambda text: b64encode(hashlib.sha256(text.encode()).digest()).decode(),

@@ -4,6 +4,7 @@ import errno
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -138,6 +139,8 @@ def _copied(source: Path, target: Path) -> str | None:
         before, further = _stamp(source), _further(source, target, held)
         if further not in COPIED:
             return further
+        if odd := next(filter(partial(_leads_out, source.resolve()), source.rglob("*")), None):
+            raise RunError(f"{odd} is a link out of the run's folder, or to nothing: put the file there, or remove it")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent.parent, prefix=".gather-") as aside:
             new, old = Path(aside, "new", target.name), Path(aside, "old", target.name)  # too deep to be found as runs
@@ -163,6 +166,17 @@ def _copied(source: Path, target: Path) -> str | None:
                     raise
                 return None
     return further
+
+
+def _leads_out(run: Path, file: Path) -> bool:
+    # Whether a copy of this file would hold what is not the run's, but of whoever copies it; or would have no end.
+    if not file.is_symlink() or is_passing(file.name):
+        return False
+    try:
+        real = file.resolve(strict=True)
+    except (OSError, RuntimeError):  # to nothing, to itself
+        return True
+    return not real.is_relative_to(run) or file.parent.resolve().is_relative_to(real)
 
 
 def _hold(folder: Path, locks: ExitStack) -> bool:

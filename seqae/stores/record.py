@@ -19,7 +19,7 @@ _TYPES: Mapping[Any, str] = {
     bool: "dirty",
     list: "resumed",
 }
-MOST = 1e13  # of any number: more seconds than a time can be, and 10 TB
+LARGEST = 1e13  # of any number: more seconds than a time can be, and 10 TB
 ENTRIES = {name: expected for expected, names in _TYPES.items() for name in names.split()}  # others may be anything
 
 
@@ -55,8 +55,8 @@ def checked_record(record: Any) -> dict[str, Any]:
     for name, expected in ENTRIES.items():
         value = record.get(name, _MISSING)
         if value is _MISSING or (isinstance(value, expected) and (expected is bool or not isinstance(value, bool))):
-            if isinstance(value, NUMBER) and not abs(value) < MOST:  # nor NaN
-                raise RecordError(f"{name} must be a number below {MOST:g}; not {_named(value)}")
+            if isinstance(value, NUMBER) and not abs(value) < LARGEST:  # nor NaN
+                raise RecordError(f"{name} must be a number below {LARGEST:g}; not {_named(value)}")
             continue
         raise RecordError(f"{name} must be {_WORDS[expected]}; not {_named(value)}")
     if record.get("status", "done") not in STATUSES:
