@@ -244,7 +244,7 @@ class _Notebook:
             if source.startswith("data:"):
                 return
         elif tag.name in ("object", "embed") and file and (found := data_uri(file) or "").startswith("data:image/"):
-            tag.replace_with(soup.new_tag("img", attrs={"src": found, "alt": tag.get("title") or self.alt()}))
+            tag.replace_with(soup.new_tag("img", attrs={"src": str(found), "alt": str(tag.get("title") or self.alt())}))
             return
         told = str(tag.get("alt") or tag.get("title") or source or tag.name)
         if re.match(r"(https?:)?//", source):

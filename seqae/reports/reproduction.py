@@ -32,7 +32,7 @@ def paired_circumstances(then: Run, again: Run) -> pd.DataFrame:
     sides = {}
     for made, run in (("then", then), ("again", again)):
         record = run.record()
-        dirty = {True: "yes", False: "no"}.get(record.get("dirty"))
+        dirty = {None: None, True: "yes", False: "no"}[record.get("dirty")]
         code = {"commit": record.get("commit"), "uncommitted changes": dirty}
         code |= {"sources": record.get("sources"), **record.get("versions", {})}
         sides[made] = code | {key: record.get(key) for key in ("machine", "device", "threads")}

@@ -97,7 +97,7 @@ def take_over(run: "Run") -> None:
     went_on: dict[str, Any] = {}
     if exact:
         made = exact.run.record()
-        code = {key: made[key] for key in ("commit", "dirty", "sources") if key in made}
+        code: dict[str, Any] = {key: made[key] for key in ("commit", "dirty", "sources") if key in made}
         went_on = {"run": exact.run.name, "epochs": exact.epochs, **code}
     run.update(went_on=went_on, began_anew="" if exact else told)
     if told:
@@ -145,6 +145,8 @@ def _compared(run: RunFolder, other: RunFolder) -> Shorter:
 
 def _schedule(p: Parameters) -> dict[str, object]:
     # All that a schedule holds before training. Some hold the number of steps, which grows with the epochs.
+    if p.schedule == "none":
+        return {}
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=p.learning_rate or 0.1, momentum=0.5)
     schedule = update_rule(p).schedule(optimizer)
     return schedule.state_dict() if schedule else {}

@@ -83,8 +83,8 @@ def rerun_page(original: Run, again: Path) -> Page:
     """
     source, store = page_notebook(project_around(original.folder), "rerun.ipynb"), again.parents[1]
     records = {"then": original.record(), "again": recorded_run(again).record()}
-    changes = {True: " and uncommitted changes"}
-    rows = [(n, r.get("commit", "not recorded") + changes.get(r.get("dirty"), "")) for n, r in records.items()]
+    changes = " and uncommitted changes"
+    rows = [(n, r.get("commit", "not recorded") + changes * bool(r.get("dirty"))) for n, r in records.items()]
     return execute_page(
         source,
         store / "rerun.html",
