@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from seqae.metrics import frame_errors
-from seqae.runs import experiment, trained
+from seqae.parameters import resolve
+from seqae.runs import trained
 from seqae.runs.experiment import new_model, sequences
 from seqae.runs.finding import find_runs
 from seqae.runs.records import RunError
@@ -125,7 +126,7 @@ def test_an_encoding_is_the_state_of_every_layer(run, clips) -> None:
     ],
 )
 def test_every_architecture_encodes(given, units) -> None:
-    p = experiment.resolve(SMALL, given)
+    p = resolve(SMALL, given)
     encoded = new_model(p).encode(torch.rand(3, SEEN, 16, 16))
     expected = {f"{name}{n}": (3, h) for n, h in enumerate(units, start=1) for name in "hc"}
     assert {name: tuple(t.shape) for name, t in encoded.items()} == expected | {"flat": (3, 2 * sum(units))}
@@ -229,8 +230,8 @@ def test_weights_are_loaded_once_and_kept_as_long_as_the_run(run, clips, monkeyp
     (found,) = (each for each in find_runs(run.folder.parents[1]) if each.name == run.name)
     calls: list[object] = []
     monkeypatch.setattr(trained, "_kept", weakref.WeakKeyDictionary())
-    load = experiment.load_model
-    monkeypatch.setattr(experiment, "load_model", lambda *given: calls.append(given) or load(*given))
+    load = trained.load_model
+    monkeypatch.setattr(trained, "load_model", lambda *given, **named: calls.append(given) or load(*given, **named))
     seen = clips[:, :SEEN]
     expected = run.predict(seen)
     trained._kept.clear(), calls.clear()
@@ -255,7 +256,7 @@ def test_weights_of_one_horizon_are_refused_in_a_sentence(run, clips, monkeypatc
             super().__init__()
             self.rows = nn.Parameter(torch.zeros(frames_out, 256))
 
-    monkeypatch.setattr(experiment, "build_model", lambda p: Head(p.frames_out))
+    monkeypatch.setattr(trained, "build_model", lambda p, code: Head(p.frames_out))
     with pytest.raises(ValueError, match=r"fit frames_out 10, as trained, and not 30: .* train it with frames_out 30$"):
         trained.with_horizon(Head(10), run.parameters, 30)
 
@@ -277,7 +278,7 @@ def own(run, monkeypatch):
     monkeypatch.setattr(trained, "_kept", weakref.WeakKeyDictionary())
     return lambda encode, frames: (
         trained._kept.clear(),
-        monkeypatch.setattr(experiment, "load_model", lambda *given: (Own(encode), run.parameters)),
+        monkeypatch.setattr(trained, "load_model", lambda *given, **named: (Own(encode), run.parameters)),
         run.encode(frames),
     )[-1]
 

@@ -114,8 +114,10 @@ class RunFolder(HasModel):
     @property
     def reach(self) -> float:
         """The largest |pre-activation| that any weights can give, often infinite; as recorded, or else computed."""
-        recorded = self.record().get("reach") if ":" in self.parameters.architecture else None
-        return reach_of(self.parameters, self.own_code()) if recorded is None else float(recorded)
+        record = self.record()
+        if ":" in self.parameters.architecture and "reach" in record:
+            return float("inf") if record["reach"] is None else float(record["reach"])
+        return reach_of(self.parameters, self.own_code())
 
     def own_code(self) -> OwnCode | None:
         """Code of your own that the run needs; None if all is built in. Raises OwnCodeError, a ValueError."""

@@ -1,6 +1,7 @@
 """What a trained run leaves: its figures on test, samples, pictures, weights and verdict."""
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,11 @@ def write_results(
     return dict(
         seconds=float(metrics.seconds.max()),
         weights=sum(w.numel() for w in model.parameters()),
-        **({"reach": run.reach} if ":" in p.architecture else {"hidden": model.hidden}),
+        **(
+            {"reach": run.reach if math.isfinite(run.reach) else None}
+            if ":" in p.architecture
+            else {"hidden": model.hidden}
+        ),
         epochs=fitted.epochs,
         peak_memory_bytes=fitted.peak_memory,
         verdict=line,

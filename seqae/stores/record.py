@@ -13,9 +13,9 @@ NUMBER = int | float
 _TYPES: Mapping[Any, str] = {
     dict: "parameters differs versions results benchmark code went_on",
     str: "family started ended commit sources git machine device explanation explained cells began_anew",
-    NUMBER: "format seconds weights epochs threads reach",
+    NUMBER: "format seconds weights epochs threads",
     str | None: "reason verdict",
-    NUMBER | None: "peak_memory_bytes hidden",
+    NUMBER | None: "peak_memory_bytes hidden reach",
     bool: "dirty",
     list: "resumed",
 }
