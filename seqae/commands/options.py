@@ -35,6 +35,9 @@ SomeFiles = Annotated[
 Folder = Annotated[
     Path, typer.Argument(metavar="RUN", parser=file_path, help="A run: its folder, or FAMILY/NAME-HASH in the store.")
 ]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run code of your own from the run's folder, if the project has other.")
+]
 Scale = Annotated[str | None, typer.Option(help="Sizes: a name in params/scale/, or a file.")]
 Given = Annotated[
     list[str] | None,

@@ -5,7 +5,17 @@ from typing import Annotated
 import typer
 
 from seqae.commands.messages import errors_in_one_line, show_page, tell
-from seqae.commands.options import Folder, Given, OneGiven, Scale, SomeFiles, Store, given_grid, given_parameters
+from seqae.commands.options import (
+    Folder,
+    Given,
+    OneGiven,
+    Scale,
+    SomeFiles,
+    Store,
+    TrustCode,
+    given_grid,
+    given_parameters,
+)
 
 
 def compare(
@@ -31,6 +41,7 @@ def rerun(
     run: Folder,
     here: Annotated[bool, typer.Option("--here", help="Use today's code instead.")] = False,
     given: OneGiven = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Make a finished RUN again with the code of the commit that made it, and show both side by side.
 
@@ -50,7 +61,8 @@ def rerun(
         from seqae.sweeps import Page, reproduce_run, rerun_page
 
         original = recorded_run(located(run))
-        again, reason = reproduce_run(original, here=here, given=given_parameters(given), tell=tell)
+        how = given_parameters(given)
+        again, reason = reproduce_run(original, here=here, given=how, trust_code=trust_code, tell=tell)
         report = again / "report.html"
         page = Page(report if report.exists() else again, reason) if reason else rerun_page(original, again)
         publish_run_folder(original.folder)
@@ -65,6 +77,7 @@ def demo(
         str, typer.Option(help="cpu, cuda, cuda:N, mps or auto; need not be the device of training.")
     ] = "cpu",
     given: OneGiven = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Show what a trained RUN makes of test sequences: strips, an animation, the error of each, into its folder.
 
@@ -78,6 +91,6 @@ def demo(
         from seqae.stores import located, publish_run_folder
         from seqae.sweeps import demo_page
 
-        page = demo_page(located(run), device=device, given=given_parameters(given))
+        page = demo_page(located(run), device=device, given=given_parameters(given), trust_code=trust_code)
         publish_run_folder(page.file.parent)
     show_page(page, failed=f"{run} could not be shown")

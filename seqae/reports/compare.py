@@ -20,7 +20,7 @@ from seqae.reports.published import diary_results
 from seqae.reports.recipes import called as called
 from seqae.reports.recipes import cells, labels, recipes
 from seqae.reports.seeds import over_seeds
-from seqae.runs import Run, Strip, Strips, finished, label, sample_strips, whole_lines
+from seqae.runs import Run, Strip, Strips, finished, label, own_metrics_of, sample_strips, whole_lines
 
 MOST = 40  # recipes that one figure can show
 FACETS = ("loss", "task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
@@ -166,12 +166,14 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     recorded = diary_results().rename(columns={"mse": "diary, mse"})
     wide = wide.merge(recorded, how="left", on=["task", "decoder_input", "branch", "loss"])
     wide["diary, mse"] = wide["diary, mse"].where((wide.architecture == "lstm_copy") & (wide.gain == 1))
-    others = [name for name in UNITS if name in wide and name != "mse"]
+    units = UNITS | {name: of["unit"] for run in runs for name, of in own_metrics_of(run.record()).items()}
+    others = [name for name in units if name in wide and name != "mse"]
     told = ["diary, mse"] if {run.family for run in runs} == {"losses"} else []
     group = ["group"] if wide.group.nunique() > 1 else []
     place = wide.group.map({name: i for i, name in enumerate(groups(runs))})
     wide = wide.assign(place=place).sort_values(["place", "val mse"], ignore_index=True)
-    return wide[[*group, "run", "branch", "val mse", "mse", *told, "verdict", *others]].rename(columns=label)
+    shown = [*group, "run", "branch", "val mse", "mse", *told, "verdict", *others]
+    return wide[shown].rename(columns=lambda name: label(name, units))
 
 
 def table(runs: Sequence[Run], most: int = 200) -> Styler:

@@ -17,16 +17,16 @@ from seqae.stores import fetch, refresh
 from seqae.tasks import branch_targets
 
 
-def shown_run(folder: str = "") -> Run:
+def shown_run(folder: str = "", *, trust_code: bool = False) -> Run:
     """The run of a folder, a relative one of the store; without a folder, the newest finished run of the store.
 
-    Raises RunError where there is none.
+    trust_code: as for `Run.load`. Raises RunError where there is none.
     """
     here = Path.cwd()
     if here.name == Path(folder).name and (here / "run.yaml").exists():  # its executed notebook, run again in there
-        return Run.load(here)
+        return Run.load(here, trust_code=trust_code)
     if folder:
-        return Run.load(fetch(None, folder, whole=True) / expanded(folder))
+        return Run.load(fetch(None, folder, whole=True) / expanded(folder), trust_code=trust_code)
     store = fetch()
     # A benchmark has no results, because it trains nothing.
     done = [run for run in find_runs(store) if run.status == "done" and run.record().get("results")]

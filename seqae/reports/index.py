@@ -25,6 +25,7 @@ from seqae.runs import (
     label,
     mse_rows,
     notes,
+    own_metrics_of,
     read_record,
     remembered,
     run_status,
@@ -72,6 +73,7 @@ class IndexRow:
     parameters: Mapping[str, str] = field(default_factory=dict)
     comparison: ComparisonData | None = None  # with it, the run can be selected for comparison
     defined: Mapping[str, str] = field(default_factory=dict)  # all parameters, for the filter
+    own_metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # unit, more_is_better
 
 
 def update_index(store: Path) -> None:
@@ -98,6 +100,9 @@ def publish_index(store: Path, *pages: str) -> None:
 def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Mapping[str, str]) -> None:
     """Write the index page. comparisons: the path relative to the index, by title."""
     columns = _metric_columns(rows)
+    own = {name: of for row in rows for name, of in row.own_metrics.items()}
+    units = UNITS | {name: of["unit"] for name, of in own.items()}
+    more = MORE_IS_BETTER | {name for name, of in own.items() if of.get("more_is_better")}
     pairs = {pair for row in rows for pair in row.defined.items()}
     varying = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
     shared = sorted(pair for pair in pairs if pair[0] not in varying)
@@ -106,9 +111,9 @@ def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Mapping[str, 
         html,
         "index.html.j2",
         runs=list(zip(rows, defined, strict=True)),
-        columns={column: label(metric) for column, metric in columns.items()},
+        columns={column: label(metric, units) for column, metric in columns.items()},
         families=sorted(Counter(row.family for row in rows).items()),
-        best={column for column, metric in columns.items() if metric in MORE_IS_BETTER},
+        best={column for column, metric in columns.items() if metric in more},
         shared="".join(f"{key}={value}\n" for key, value in shared),
         comparisons=comparisons,
         pictured=any(row.picture for row in rows),
@@ -141,6 +146,7 @@ def _row(folder: Path) -> IndexRow:
         status=status,
         verdict=record.get("verdict"),
         metrics=known["val"] | final_figures(record),
+        own_metrics=own_metrics_of(record),
         picture=known["picture"],
         started=record.get("started", "")[:16].replace("T", " "),
         duration_s=record.get("seconds"),

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.runs.building import meta_model
 from seqae.runs.provenance import CodeVersion, code_version
-from seqae.runs.records import diverged, final_figures
+from seqae.runs.records import diverged, final_figures, own_metrics_of
 from seqae.runs.units import four_digits, label
 
 if TYPE_CHECKING:
@@ -61,13 +62,14 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
 def _results(run: "RunFolder", record: Mapping[str, Any]) -> list[tuple[str, str]]:
     # The final metrics, each with the baselines of the same metric.
     results, facts = final_figures(record), []
+    units = UNITS | {name: of["unit"] for name, of in own_metrics_of(record).items()}
     levels = run.baselines().query("split == 'test' and baseline != 'floor'") if results else pd.DataFrame()
     for key, value in results.items():
         branch, metric = key.split()
         beside = levels[(levels.branch == branch) & (levels.metric == metric)].sort_values("value")
         told = ", ".join(f"{row.baseline.replace('_', ' ')} {four_digits(row.value)}" for row in beside.itertuples())
         figure = "no number, because it diverged" if diverged(record) else four_digits(value)
-        facts.append((f"test {branch} {label(metric)}", figure + (f" ({told})" if told else "")))
+        facts.append((f"test {branch} {label(metric, units)}", figure + (f" ({told})" if told else "")))
     return facts
 
 

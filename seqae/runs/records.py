@@ -105,6 +105,12 @@ def final_figures(record: Mapping[str, Any]) -> dict[str, float]:
     return dict.fromkeys(found, float("nan")) if diverged(record) else dict(found)
 
 
+def own_metrics_of(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By name of each metric of your own that a run recorded: `unit`, a text, and `more_is_better`."""
+    found = record.get("code", {}).get("metrics", {})
+    return {name: of for name, of in found.items() if isinstance(of, dict) and isinstance(of.get("unit"), str)}
+
+
 def finished(family: Path) -> set[str]:
     """The names of the finished runs in a family's folder. Damaged records are left out."""
     names = set()

@@ -51,17 +51,22 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
     )
 
 
-def demo_page(folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | None = None) -> Page:
+def demo_page(
+    folder: Path, *, device: str = "cpu", given: Mapping[str, Any] | None = None, trust_code: bool = False
+) -> Page:
     """Execute notebooks/demo.ipynb on a run, into demo.html in the run's folder.
 
-    given: further parameters of the notebook. Raises RunError or ValueError, before it starts, for a folder without a
-    trained run, a missing device, or parameters that the notebook does not have or that the run does not use.
+    given: further parameters of the notebook. trust_code: as for `Run.load`. Raises RunError or ValueError, before it
+    starts, for a folder without a trained run, a missing device, code of your own that may not run, or parameters that
+    the notebook does not have or that the run does not use.
     """
-    run = Run.load(folder)
+    run = Run.load(folder, trust_code=trust_code)
     run.model_file()
+    run.own_code()  # raises here, not in the notebook, if it may not run
     make_accelerator(device=device)
     source = page_notebook(project_around(run.folder), "demo.ipynb")
     parameters = {**(given or {}), "run": f"{run.folder.parent.name}/{run.name}", "device": device}
+    parameters |= {"trust_code": True} if trust_code else {}
     if idle := without_effect(run.parameters, run.family, given or {}):
         raise ValueError(f"-p {next(iter(idle.values()))}: leave it out")
     if unknown := [key for key in parameters if key not in family_defaults(source)]:

@@ -24,9 +24,12 @@ import seqae
 from seqae.files import project_path
 from seqae.parameters import EXECUTION, resolve
 from seqae.runs import (
+    CODE_FOLDER,
+    OwnCodeError,
     Run,
     RunError,
     as_used,
+    code_for,
     code_version,
     git_trouble,
     recorded_run,
@@ -56,12 +59,14 @@ def reproduce_run(
     *,
     here: bool = False,
     given: Mapping[str, Any] | None = None,
+    trust_code: bool = False,
     tell: Callable[[str], None] = lambda message: None,
 ) -> Rerun:
     """Execute a finished run again, into `reruns/` of its folder. A rerun that is already done is not repeated.
 
     here: use today's code instead of the code of the commit that made the run. given: parameters that say how to
-    execute it, such as device or data_folder. tell: called with notes that a reader of the result needs. Raises
+    execute it, such as device or data_folder. trust_code: let modules of your own run from the copy in the run folder,
+    if neither that commit nor the project has them. tell: called with notes that a reader of the result needs. Raises
     RunError or ValueError, before anything starts, if the run cannot be reproduced.
     """
     record, root = original.record(), project_around(original.folder)
@@ -93,6 +98,7 @@ def reproduce_run(
         parameters = _parameters(record, here) | _absolute(given or {})
         with _todays_project(notebook) if here else _old_project(root, commit) as project:
             code = _PACKAGE.parent if here else project
+            _put_code(original, project, root, here=here, trust=trust_code)
             file = project / "params" / original.family / "rerun.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(yaml.safe_dump(parameters), encoding="utf-8")
@@ -167,6 +173,21 @@ def _todays_project(notebook: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _put_code(run: Run, project: Path, root: Path, *, here: bool, trust: bool) -> None:
+    # Modules of your own that the temporary project lacks: today's, or those that made the run.
+    p, copies = run.parameters, run.folder / CODE_FOLDER
+    with suppress(OwnCodeError):  # that commit need not have what made the run
+        if not here and code_for(p, root=project):
+            return
+    today = p.model_copy(update={"code": None})
+    code = code_for(today, root=root) if here else code_for(p, root=root, copies=copies, trust=trust)
+    for name, text in code.texts.items() if code else ():
+        file = project / "notebooks" / name
+        if not here or not file.exists():  # today's are links to the user's own files
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+
+
 def _seqae_run(file: Path, store: Path, *, project: Path, code: Path, threads: object) -> int:
     module = next(name for file, name in COMMAND_LINES.items() if (code / "seqae" / file).exists())
     program = f"from {module} import app; app()"
@@ -198,7 +219,7 @@ def _made(store: Path) -> Run | None:
 def _parameters(record: Mapping[str, Any], here: bool) -> dict[str, Any]:
     # All values are given, so that the notebook's cell has no effect. Old code gets them as it recorded them, but none
     # that say where to read and write: no record of ours has such, only one that somebody else wrote.
-    excluded, values = set(EXECUTION - {"device", "devices"}), record["parameters"]
+    excluded, values = {*EXECUTION - {"device", "devices", "metrics"}, "code"}, record["parameters"]
     if here:
         return as_used(resolve(values), record["family"]).model_dump(mode="json", exclude=excluded)
     return {key: value for key, value in values.items() if key not in PLACES}

@@ -1,0 +1,73 @@
+"""Code of one's own through `seqae run`, the index, the comparison, the demo and a rerun."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from own import MODELS, write_modules
+from test_sweep import TRAIN, make_project, one_run, seqae
+
+from seqae.runs.run import Run
+
+pytestmark = [pytest.mark.soak, pytest.mark.processes]
+ROOT = Path(__file__).parents[1]
+OWN = {"architecture": "own_models:Forecaster", "architecture_arguments": {"hidden": 6}, "task": "pred"}
+
+
+def said(*arguments: str, project: Path, code: int = 0) -> str:
+    done = seqae(*arguments, project=project)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_sweep_a_comparison_a_demo_and_a_rerun(tmp_path) -> None:
+    cells = ["import own_models\nprint('cells import it as well', own_models.SIZE)", TRAIN.format("mine")]
+    files = {
+        "mine/own": OWN | {"metrics": ["own_metrics:iou"]},
+        "mine/loss": {"task": "pred", "training_loss": "own_losses:absolute"},
+        "mine/built-in": {"task": "pred", "architecture": "srivastava", "hidden": 300},
+    }
+    project = make_project(tmp_path, {"mine": cells}, files)
+    for name in ("demo", "compare", "rerun"):
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", project / "notebooks")
+    write_modules(project)
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+
+    assert "3 of 3 runs done" in said("run", "params/mine", "--scale", "tiny", "--jobs", "1", project=project)
+    assert "3 of 3 runs done" in said("run", "params/mine", "--scale", "tiny", project=project)
+    store = project / "reports"
+    run = next(Run.load(f.parent) for f in store.glob("mine/*own_models*/run.yaml"))
+    assert sorted(file.name for file in (run.folder / "code").iterdir()) == [
+        "own_layers.py", "own_metrics.py", "own_models.py",
+    ]  # fmt: skip
+    assert "iou" in (store / "index.html").read_text()
+    assert "own_models:Forecaster" in (run.folder / "report.html").read_text()
+    said("compare", "mine", project=project)
+
+    name = f"mine/{run.name}"
+    assert "Identical to the last bit" in said("rerun", name, "--here", project=project)
+    write_modules(project, own_models=MODELS.replace("dropout=0.2", "dropout=0.3"))
+    assert "is not run: the project's own has hash" in said("demo", name, project=project, code=2)
+    said("demo", name, "--trust-code", project=project)
+    assert (run.folder / "demo.html").exists()
+    assert "3 to run" not in said("run", "params/mine", "--scale", "tiny", "--dry-run", project=project)
+    for file in (project / "notebooks").glob("own_*.py"):
+        file.unlink()
+    refused = said("run", "params/mine/own.yaml", "--scale", "tiny", project=project, code=2)
+    assert "there is no own_models.py in notebooks/" in refused
+
+
+def test_a_run_that_fails_the_check_has_a_report_that_says_why(tmp_path) -> None:
+    project = make_project(tmp_path, {"mine": [TRAIN.format("mine")]}, {
+        "mine/a": OWN | {"architecture": "own_models:Misshapen"},
+    })  # fmt: skip
+    write_modules(project)
+    said("run", "params/mine", "--scale", "tiny", project=project, code=1)
+    run = one_run(project / "reports", "mine")
+    assert run.status == "failed"
+    assert "branch pred, returned" in run.record()["reason"]
+    assert "it must be (B, T, H, W), here (4" not in run.record()["reason"]
+    assert "it must be (B, T, H, W)" in (run.folder / "report.html").read_text()

@@ -1,0 +1,113 @@
+"""docs/your-own.md does what it says; a class of a notebook's cell is a model, too."""
+
+import linecache
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from test_own_code import SMALL
+from test_sweep import TINY
+
+import seqae
+from seqae.parameters import ParameterError
+from seqae.runs import assignment
+from seqae.runs.own_code import OwnCodeError
+from seqae.runs.run import Run, open_run
+
+PAGE = (Path(__file__).parents[1] / "docs" / "your-own.md").read_text(encoding="utf-8")
+MODULES = dict(re.findall(r"`notebooks/(\w+)\.py`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))
+PARAMETERS = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+CELLS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    for folder in ("notebooks", "params"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_does_what_it_says(project) -> None:
+    assert sorted(MODULES) == ["my_losses", "my_metrics", "my_models"]
+    for name, text in MODULES.items():
+        (project / "notebooks" / f"{name}.py").write_text(text)
+    given = {key: value for part in PARAMETERS for key, value in part.items()}
+    assert set(given) == {
+        "architecture", "architecture_arguments", "task", "training_loss", "activation", "metrics",
+    }  # fmt: skip
+    run = open_run("mine", SMALL, TINY | given).train()
+    assert run.status == "done"
+    assert {"mse", "bce", "iou"} <= set(run.test().metric)
+    assert isinstance(run.model(), torch.nn.Module)
+
+
+class Notebook:
+    """Cells that were executed, as a kernel's __main__: names, and sources where Python looks for them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.module = types.ModuleType("notebook_main")
+        monkeypatch.setitem(sys.modules, "notebook_main", self.module)
+        self.count = 0
+
+    def run_cell(self, source: str) -> Any:
+        self.count += 1
+        name = f"<cell {self.count}>"
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        exec(compile(source, name, "exec"), vars(self.module))
+        return self.module
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> Notebook:
+    return Notebook(monkeypatch)
+
+
+def test_a_class_of_a_cell_trains_with_what_it_uses_of_other_cells(project, notebook) -> None:
+    notebook.run_cell("import torch.nn.functional as F\nfrom torch import Tensor\nSLOPE = 0.1\nunused = object()")
+    notebook.run_cell("def bent(x: Tensor) -> Tensor:\n    return F.leaky_relu(x, SLOPE)")
+    text = MODULES["my_models"].replace("h[:, -1]", "bent(h[:, -1])")
+    kind = notebook.run_cell(text).GRUForecaster
+    given = TINY | {"task": "pred"}
+    run = open_run("mine", SMALL, given, model=kind).train()
+    assert isinstance(run.model(), kind)
+    assert run.parameters.architecture == "cell:GRUForecaster"
+    copy = (run.folder / "code" / "cell.py").read_text()
+    assert all(
+        part in copy for part in ("SLOPE = 0.1", "def bent", "class GRUForecaster", "import torch.nn.functional")
+    )
+    assert "unused" not in copy
+    same = notebook.run_cell("# again\n" + text).GRUForecaster
+    assert open_run("mine", SMALL, given, model=same).folder == run.folder
+    other = notebook.run_cell(text.replace("hidden=64", "hidden=8")).GRUForecaster
+    assert open_run("mine", SMALL, given, model=other).folder != run.folder
+    with pytest.raises(OwnCodeError, match="trust_code"):
+        Run.load(run.folder).model()
+    assert type(Run.load(run.folder, trust_code=True).model()).__name__ == "GRUForecaster"
+
+
+def test_a_class_of_a_cell_stays_in_its_notebook(project, notebook, monkeypatch) -> None:
+    kind = notebook.run_cell(MODULES["my_models"]).GRUForecaster
+    with pytest.raises(ParameterError, match="devices 2: GRUForecaster is a class of a notebook's cell"):
+        open_run("mine", SMALL, TINY | {"devices": 2, "task": "pred"}, model=kind)
+    monkeypatch.setattr(assignment, "_current", assignment.Assignment("0nm-pred-output-01234567"))
+    with pytest.raises(OwnCodeError, match=r"seqae run: GRUForecaster is a class of a notebook's cell.* my_models:GRU"):
+        open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+
+
+def test_what_has_no_source_is_named(project, notebook) -> None:
+    notebook.run_cell("table = object()")
+    kind = notebook.run_cell(MODULES["my_models"].replace("h[:, -1]", "h[:, table]")).GRUForecaster
+    with pytest.raises(OwnCodeError, match="table is a object, which has no source"):
+        open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+
+
+def test_the_cell_of_the_page_names_what_the_package_offers() -> None:
+    assert {"open_run", "parameter_cells"} <= set(dir(seqae))
+    compile(CELLS[-1], "cell", "exec")
+    assert "model=GRUForecaster" in CELLS[-1]
