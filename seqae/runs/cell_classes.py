@@ -29,16 +29,16 @@ def _add(name: str, names: Mapping[str, Any], done: dict[str, str]) -> None:
         return
     value: Any = names[name]
     done[name] = ""  # on the way: what uses itself does not begin again
-    home, own = getattr(value, "__module__", None), getattr(value, "__name__", "")
+    home, called = getattr(value, "__module__", None), getattr(value, "__name__", "")
     if isinstance(value, types.ModuleType):
         source = f"import {value.__name__} as {name}"
     elif isinstance(value, type | types.FunctionType) and home == names.get("__name__"):
         node = _definition(value)
         for used in sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name)}):
             _add(used, names, done)
-        source = ast.unparse(node) + (f"\n{name} = {value.__name__}" if name != value.__name__ else "")
-    elif home and getattr(import_module(home), own, None) is value:
-        source = f"from {home} import {own} as {name}"
+        source = ast.unparse(node) + (f"\n{name} = {called}" if name != called else "")
+    elif home and getattr(import_module(home), called, None) is value:
+        source = f"from {home} import {called} as {name}"
     elif isinstance(value, LITERALS):
         source = f"{name} = {value!r}"
     else:
