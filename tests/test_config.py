@@ -21,6 +21,7 @@ from seqae.sweeps.parameter_files import read_yaml
 OTHER: dict[str, Any] = {
     "seed": 7, "data_seed": 2, "pixel_range": [-1, 1], "activation": "sigmoid", "gain": 10,
     "task": "pred", "decoder_input": "zero", "recon_weight": 0.8,
+    "architecture_arguments": {"size": 8}, "code": "0123456789ab", "metrics": ["my_metrics:iou"],
     "architecture": "fc_lstm", "hidden": 8, "layers": 2, "peepholes": True, "width": 0.5,
     "frame_size": 32, "frames_in": 3, "frames_out": 5, "digits": "mnist", "data_folder": "there",
     "digits_per_sequence": 3, "digit_speed": 0.05,
@@ -40,7 +41,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 }
 # Where and how a run is executed, not what it is; nor is what comparisons call it.
 WHERE_AND_HOW = {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "tracker"}
-WHERE_AND_HOW |= {"checkpoint_seconds"}
+WHERE_AND_HOW |= {"checkpoint_seconds", "metrics"}
 
 
 def fault(*layers: dict[str, Any]) -> str:
