@@ -6,6 +6,7 @@ README.md has the recipe on full MNIST at scale `cpu`, one run for each seed. re
 its data and budget are those of the family's notebook at that scale.
 """
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -79,7 +80,7 @@ def side_by_side(runs: list[Run]) -> str:
     """
     finals = compare.finals(runs).query("metric in ['mse', 'bce']")
     p = min((run.parameters for run in runs), key=lambda p: p.seed)
-    pixels = p.frame_size**2
+    pixels = math.prod(p.frame_shape)
     means = compare.over_seeds(finals, ["recipe", "branch", "metric"])
     wide = means.set_index(["recipe", "branch", "metric"])[["val", "value"]].unstack(["branch", "metric"])
     wide = wide.sort_values(("val", "pred", "bce"))

@@ -88,7 +88,7 @@ def unit_frames(out: BranchOutput, objective: Objective) -> tuple[Tensor, Tensor
 
 
 def branch_errors(outputs: Mapping[str, BranchOutput], objective: Objective, *, quality: bool = False) -> Errors:
-    """MSE and, where the output is a probability, BCE of each frame, (B, T); quality adds MAE, PSNR and SSIM."""
+    """MSE and, where the output is a probability, BCE of each frame, (B, T); quality adds `metrics.image_quality`."""
     # On another range than (0, 1) a pixel is not the sigmoid itself, so the output is no probability.
     probability = objective.activation == "sigmoid" and objective.pixel_range == (0, 1)
     found: Errors = {}
@@ -113,8 +113,8 @@ def evaluate(
     """Errors of a model in evaluation mode, where decoders read their own outputs in the place of true frames.
 
     frames: uint8 (N, T, H, W). statistics adds the least and the largest pre-activation of each frame and the
-    histograms of outputs; quality adds MAE, PSNR and SSIM. The objective's own metrics are always measured. stop: once
-    it is not empty, the remaining batches are left out, and the result is of no use.
+    histograms of outputs; quality adds `metrics.image_quality`. The objective's own metrics are always measured. stop:
+    once it is not empty, the remaining batches are left out, and the result is of no use.
     """
     device = next(model.parameters()).device
     total = Evaluation(torch.zeros((), dtype=torch.float64))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # who needs units only does not import torch
     from torch import Tensor
 
 MORE_IS_BETTER = {"ssim", "psnr"}
+SSIM_WINDOW = 11  # pixels
 HISTOGRAM_EDGES = np.linspace(-0.25, 1.25, 61)  # of bins, on the [0, 1] scale; the end bins take what lies beyond
 HISTOGRAM_CENTRES = [round(-0.2375 + 0.025 * i, 4) for i in range(60)]
 UNITS = {  # of every metric, as written in test.csv; tables and axes read them here, and tables their order of metrics
@@ -59,20 +60,20 @@ def image_quality(output: "Tensor", target: "Tensor") -> "dict[str, Tensor]":
     output, target: (B, T, H, W) on the [0, 1] scale; the output is clipped to [0, 1], as an image viewer shows it.
     PSNR = -10 log10 MSE, with MSE kept above 1e-10 (100 dB). SSIM: Wang et al. (2004), Gaussian window σ = 1.5,
     11 pixels, the mean over windows that lie within the frame (as scikit-image with gaussian_weights=True,
-    use_sample_covariance=False).
+    use_sample_covariance=False); absent, never 0, where a side of the frame is shorter than that window.
     """
+    output = output.clip(0, 1)
+    mse = (output - target).square().mean((2, 3))
+    found = {"mae": (output - target).abs().mean((2, 3)), "psnr": -10 * mse.clip(min=1e-10).log10()}
+    if min(output.shape[2:]) < SSIM_WINDOW:
+        return found
     # The import takes as long as that of torch, and only the final evaluation needs it.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    output = output.clip(0, 1)
     frames, images = output.shape[:2], (-1, 1, *output.shape[2:])  # (B, T), (B·T, 1, H, W)
     # torchmetrics' own mean counts windows that reach into a mirrored border: up to 0.02 more at 16×16.
     _, ssim = structural_similarity_index_measure(
         output.reshape(images), target.reshape(images), data_range=1.0, reduction="none", return_full_image=True
     )
-    mse = (output - target).square().mean((2, 3))
-    return {
-        "mae": (output - target).abs().mean((2, 3)),
-        "psnr": -10 * mse.clip(min=1e-10).log10(),
-        "ssim": ssim[..., 5:-5, 5:-5].mean((1, 2, 3)).reshape(frames),
-    }
+    inside = slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2))
+    return found | {"ssim": ssim[..., inside, inside].mean((1, 2, 3)).reshape(frames)}

@@ -4,6 +4,7 @@ One class serves every architecture. A row says how a frame becomes a vector and
 what is handed to the decoders and what they read. The LSTMs themselves are in `lstm`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from seqae.architectures import ARCHITECTURES, HIDDEN, PIXELS, Architecture
-from seqae.embeddings import convolutional, map_sides, mirrored_convolutional, perceptron
+from seqae.embeddings import convolutional, map_sizes, mirrored_convolutional, perceptron
 from seqae.losses import activate
 from seqae.lstm import Feedback, LSTMLayer, LSTMState
-from seqae.tasks import ACTIVATIONS, BRANCHES, DECODER_INPUTS, branch_targets
+from seqae.tasks import ACTIVATIONS, BRANCHES, DECODER_INPUTS, Size, branch_targets, frame_shape
 
 
 class SequenceAutoencoder(nn.Module):
     """LSTM encoder-decoder on video: it reconstructs the frames seen, predicts the frames to come, or both.
 
-    architecture: a key of `ARCHITECTURES`. task, decoder_input, activation: see `tasks`. frame_size: side of the square
-    frames in pixels. frames_in, frames_out: frames seen and to come. gain: factor on the last layer, before the
+    architecture: a key of `ARCHITECTURES`. task, decoder_input, activation: see `tasks`. frame_size: pixels on a side,
+    or height and width. frames_in, frames_out: frames seen and to come. gain: factor on the last layer, before the
     activation. width: factor on hidden sizes and channels. hidden, layers, peepholes: in place of the architecture's
     own. recon_truth: the recon decoder reads the true frames in evaluation as well, which are those seen, as in the
     paper's code (Srivastava et al., 2015). Raises ValueError for values that do not go together, naming values that do.
@@ -34,7 +35,7 @@ class SequenceAutoencoder(nn.Module):
         task: str,
         decoder_input: str,
         activation: str,
-        frame_size: int = 64,
+        frame_size: int | Size = 64,
         frames_in: int = 10,
         frames_out: int = 10,
         gain: float = 1.0,
@@ -54,14 +55,15 @@ class SequenceAutoencoder(nn.Module):
             )
         self.row, self.activation, self.gain, self.decoder_input = row, activation, gain, decoder_input
         self.task, self.recon_truth = task, recon_truth
-        self.frame_size, self.steps = frame_size, {"recon": frames_in, "pred": frames_out}
-        pixels, depth = frame_size**2, layers or row.layers
+        self.frame_shape, self.steps = frame_shape(frame_size), {"recon": frames_in, "pred": frames_out}
+        pixels, depth = math.prod(self.frame_shape), layers or row.layers
         top = pixels if row.hidden == PIXELS else _scaled(hidden or row.hidden, width)
-        sides = map_sides(row.kernel_sizes, row.strides, frame_size, architecture=architecture)
-        deepest = top if row.lstm_kernel_size else max(1, top // sides[-1] ** 2)
+        sizes = map_sizes(row.kernel_sizes, row.strides, self.frame_shape, architecture=architecture)
+        positions = math.prod(sizes[-1])
+        deepest = top if row.lstm_kernel_size else max(1, top // positions)
         channels = [1, *(deepest if n == HIDDEN else _scaled(n, width) for n in row.channels)]
         if row.channels:
-            top = channels[-1] * sides[-1] ** 2
+            top = channels[-1] * positions
         self.hidden = deepest if row.lstm_kernel_size else top  # LSTM units, or channels, as built
         if row.readout == "h" and depth == 1 and top != pixels:
             raise ValueError(
@@ -71,15 +73,15 @@ class SequenceAutoencoder(nn.Module):
         widths = [pixels, *(top if n == HIDDEN else _scaled(n, width) for n in row.linear)]
         cells: Any = {"peepholes": row.peepholes if peepholes is None else peepholes}
         if row.lstm_kernel_size is not None:
-            cells |= {"kernel_size": row.lstm_kernel_size, "side": sides[-1]}
+            cells |= {"kernel_size": row.lstm_kernel_size, "map_size": sizes[-1]}
 
-        self.embedding = _embedding(row, channels, sides, widths)
+        self.embedding = _embedding(row, channels, sizes, widths)
         self.encoder = row.stack(top if row.channels or row.linear else pixels, [top] * depth, **cells)
         self.decoders, self.readouts = nn.ModuleDict(), nn.ModuleDict()
         hidden_sizes = [*[top] * (depth - 1), pixels if row.readout == "h" else top]
         for branch in BRANCHES[task]:
             self.decoders[branch] = row.stack(top if row.feedback == "top_h" else pixels, hidden_sizes, **cells)
-            self.readouts[branch] = _readout(row, channels, sides, widths, top)
+            self.readouts[branch] = _readout(row, channels, sizes, widths, top)
 
     @property
     def reach(self) -> float:
@@ -121,10 +123,10 @@ class SequenceAutoencoder(nn.Module):
 
     def _encode(self, frames: Tensor) -> tuple[Tensor, Tensor, list[LSTMState]]:
         """The frames as (T, B, H·W), the encoder's top h at each of them (T, B, hidden), and its last states."""
-        if frames.shape[1:] != (self.steps["recon"], self.frame_size, self.frame_size):
+        if frames.shape[1:] != (self.steps["recon"], *self.frame_shape):
             raise ValueError(
                 f"frames have shape {tuple(frames.shape)}; this model reads (batch, {self.steps['recon']}, "
-                f"{self.frame_size}, {self.frame_size})"
+                "{}, {})".format(*self.frame_shape)
             )
         seen = frames.transpose(0, 1).flatten(2)
         return seen, *self.encoder(self._embed(seen))
@@ -180,19 +182,19 @@ def _scaled(size: int, width: float) -> int:
     return max(1, round(size * width))
 
 
-def _embedding(row: Architecture, channels: list[int], sides: list[int], widths: list[int]) -> nn.Module:
-    """(N, H·W) → (N, D). channels and sides: before the first and after every convolution. widths: the same, linear."""
+def _embedding(row: Architecture, channels: list[int], sizes: list[Size], widths: list[int]) -> nn.Module:
+    """(N, H·W) → (N, D). channels and sizes: before the first and after every convolution. widths: the same, linear."""
     if row.channels:
-        return convolutional(channels, row.kernel_sizes, row.strides, side=sides[0], relu_last=row.relu_last)
+        return convolutional(channels, row.kernel_sizes, row.strides, size=sizes[0], relu_last=row.relu_last)
     return perceptron(widths, relu_last=row.relu_last) if row.linear else nn.Identity()
 
 
-def _readout(row: Architecture, channels: list[int], sides: list[int], widths: list[int], top: int) -> nn.Module:
+def _readout(row: Architecture, channels: list[int], sizes: list[Size], widths: list[int], top: int) -> nn.Module:
     """h (N, top) → (N, H·W). The other arguments are those of `_embedding`."""
     if row.readout == "linear":
         return nn.Linear(top, widths[0])
     if row.channels:
-        return mirrored_convolutional(channels, row.kernel_sizes, row.strides, side=sides[-1])
+        return mirrored_convolutional(channels, row.kernel_sizes, row.strides, size=sizes[-1])
     return perceptron(widths[::-1], relu_last=False) if row.readout == "mirror" else nn.Identity()
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
-from seqae.tasks import Activation, DecoderInput, Task
+from seqae.tasks import Activation, DecoderInput, Size, Task, frame_shape
 
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
 # These say where and how a run is executed, not what it computes. Its name and hash leave them out.
@@ -74,7 +74,7 @@ class Parameters(BaseModel):
     peepholes: bool | None = Field(None, description="whether cells have peepholes; the architecture's own if none")
     width: float = Field(1.0, gt=0, description="factor on hidden sizes and channels, below 1 for small machines")
 
-    frame_size: Literal[16, 32, 64] = Field(64, description="pixels on a side; digits are scaled with it")
+    frame_size: int | Size = Field(64, description="pixels on a side, or [height, width]")
     frames_in: int = Field(10, ge=1, description="frames that the encoder reads")
     frames_out: int = Field(10, ge=1, description="frames to predict")
     digits: str = Field("mnist5k", description="which digit images: mnist5k (5,000) or mnist (all 70,000)")
@@ -128,6 +128,11 @@ class Parameters(BaseModel):
         other = "range{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss)
         return next((name for name, fields in LOSSES.items() if fields == loss), other)
 
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Height and width of frames in pixels."""
+        return frame_shape(self.frame_size)
+
     @model_validator(mode="before")
     @classmethod
     def _given_as_text(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,6 +145,12 @@ class Parameters(BaseModel):
             truth = annotation in (bool, bool | None, dict[str, Any])
             given[name] = (None if null else value) if as_given else _as_number(value, truth=truth)
         return given
+
+    @field_validator("frame_size", mode="before")
+    @classmethod
+    def _square_as_number(cls, size: Any) -> Any:  # so that 64 and [64, 64] have one hash
+        height, width = frame_shape(size)
+        return height if height == width else (height, width)
 
     @field_validator("label")
     @classmethod
@@ -159,6 +170,8 @@ class Parameters(BaseModel):
         own = [name for name in (self.architecture, self.training_loss) if ":" in name]
         odd = [name for name in (*own, *self.metrics) if not MODULE_NAME.fullmatch(name)]
         faults += [f"{name!r} must be module:name, such as my_models:GRU" for name in odd]
+        if self.frame_size not in (16, 32, 64):
+            faults.append(f"frame_size: Moving MNIST has frames of 16, 32 or 64 pixels a side; not {self.frame_size}")
         if self.training_loss not in [*TRAINING_LOSSES, *own]:
             faults.append(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {self.training_loss!r}")
         probability = self.training_loss in NEEDS_PROBABILITY

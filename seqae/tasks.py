@@ -1,6 +1,6 @@
-"""Tasks, branches, decoder inputs and activations: the one list of each, and the targets of each branch."""
+"""Tasks, branches, decoder inputs and activations: the one list of each, and the targets of each branch; sizes."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:  # parameters are checked without importing torch
     from torch import Tensor
@@ -9,6 +9,7 @@ Task = Literal["recon", "recon_ordered", "pred", "both"]
 Branch = Literal["recon", "pred"]
 DecoderInput = Literal["zero", "output", "truth"]
 Activation = Literal["none", "tanh", "sigmoid"]
+Size = tuple[int, int]  # height and width, of frames in pixels
 
 BRANCHES: dict[str, tuple[Branch, ...]] = {  # of each task, in the order of its decoders
     "recon": ("recon",),
@@ -18,6 +19,14 @@ BRANCHES: dict[str, tuple[Branch, ...]] = {  # of each task, in the order of its
 }
 DECODER_INPUTS: tuple[str, ...] = get_args(DecoderInput)
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+
+
+def frame_shape(frame_size: Any) -> Size:
+    """Height and width of frames. frame_size: both, or one number for square frames. Raises ValueError for others."""
+    sides = [frame_size, frame_size] if isinstance(frame_size, int) else frame_size
+    if not isinstance(sides, list | tuple) or [isinstance(n, int) and n > 0 for n in sides] != [True, True]:
+        raise ValueError(f"frame_size must be pixels on a side, or [height, width]; not {frame_size!r}")
+    return sides[0], sides[1]
 
 
 def branch_targets(frames: "Tensor", *, task: str, frames_in: int) -> "dict[str, Tensor]":

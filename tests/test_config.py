@@ -151,7 +151,7 @@ def test_a_range_is_two_numbers_in_order(pixel_range: Any) -> None:
     [
         ("gain", 0), ("gain", float("inf")), ("learning_rate", float("nan")), ("clip_norm", 0), ("epochs", 0),
         ("epochs", 1.5), ("batch_size", "many"), ("seed", -1), ("seed", 2**32), ("data_seed", 2**64),
-        ("frame_size", 48), ("task", "reconstruct"), ("decoder_input", None), ("precision", "fp8"),
+        ("task", "reconstruct"), ("decoder_input", None), ("precision", "fp8"),
         ("endless", "perhaps"), ("data_folder", 2024), ("optimizer_arguments", [1]), ("momentum", -0.1),
         ("reduction", "none"), ("clip_update", 0), ("patience", 0), ("patience", 2.5), ("peephole_range", -0.1),
         ("schedule_per", "step"), ("readout_bias", "low"), ("recon_truth", "perhaps"),
@@ -162,6 +162,17 @@ def test_a_value_out_of_place_is_named_with_what_it_means(name: str, value: Any)
     assert message.startswith(f"{name}: ")
     assert repr(value) in message
     assert str(Parameters.model_fields[name].description) in message
+
+
+@pytest.mark.parametrize("size", [0, -3, 1.5, "wide", True, None, [64], [64, 0], [1, 2, 3], [64, "x"], {"h": 3}])
+def test_a_frame_size_is_one_or_two_numbers_of_pixels(size: Any) -> None:
+    assert "frame_size must be pixels on a side, or [height, width]; not" in fault({"frame_size": size})
+
+
+def test_square_frames_have_one_spelling_in_the_hash() -> None:
+    assert resolve({"frame_size": [32, 32]}) == resolve({"frame_size": 32.0}) == resolve({"frame_size": "32"})
+    assert resolve({"frame_size": [32, 32]}).frame_shape == (32, 32)
+    assert "Moving MNIST has frames of 16, 32 or 64 pixels a side; not (32, 64)" in fault({"frame_size": [32, 64]})
 
 
 # ---- how it may be spelled ----

@@ -191,6 +191,13 @@ def test_each_sequence_has_its_own_statistics() -> None:
             assert [float(end) for end in ends] == [float(z[b, t].min()), float(z[b, t].max())]
 
 
+@pytest.mark.parametrize("shape", [(10, 40), (40, 10)])
+def test_ssim_is_absent_where_its_window_does_not_fit(shape: tuple[int, int]) -> None:
+    output, target = torch.rand(2, 2, 3, *shape)
+    assert {*image_quality(output, target)} == {"mae", "psnr"}
+    assert {*image_quality(torch.rand(2, 3, 11, 12), torch.rand(2, 3, 11, 12))} == {"mae", "psnr", "ssim"}
+
+
 def test_image_quality_of_the_truth_itself() -> None:
     target = frames(1, 2, 16, 16)
     quality = {key: value.tolist() for key, value in image_quality(target, target).items()}

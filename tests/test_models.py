@@ -1,5 +1,7 @@
 """seqae.models against sizes counted by hand, and plain loops over torch.nn.LSTMCell."""
 
+import json
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise, product
 from typing import Any
@@ -34,8 +36,8 @@ def tiny(architecture: str, task: str = "both", decoder_input: str = "output", *
 
 def sequences(model: SequenceAutoencoder, batch: int = 2, seed: int = 0) -> Tensor:
     """uint8, (B, 3 + 5, H, W)"""
-    generator, size = torch.Generator().manual_seed(seed), model.frame_size
-    return torch.randint(0, 256, (batch, SEEN + FUTURE, size, size), generator=generator, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, SEEN + FUTURE, *model.frame_shape), generator=generator, dtype=torch.uint8)
 
 
 def run(model: SequenceAutoencoder, frames: Tensor, task: str) -> dict[str, Tensor]:
@@ -205,8 +207,8 @@ class Plain:
 
     def convolutional_cell(self, of_layer: Any, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Shi et al. (2015), §3.1, on patches of 8×8 pixels; a peephole a channel."""
-        side, peepholes = self.model.frame_size // 8, torch.zeros(3, 1, 1, 1, dtype=torch.float64)
-        x, h, c = (maps.unflatten(1, (-1, side, side)) for maps in (x, *state))
+        size, peepholes = [side // 8 for side in self.model.frame_shape], torch.zeros(3, 1, 1, 1, dtype=torch.float64)
+        x, h, c = (maps.unflatten(1, (-1, *size)) for maps in (x, *state))
         if "peephole_i" in of_layer:
             peepholes = torch.stack([of_layer[f"peephole_{gate}"] for gate in "ifo"])[:, :, None, None]
         w_x, w_h = (of_layer[name].unflatten(1, (-1, 3, 3)) for name in ("weight_ih", "weight_hh"))
@@ -217,7 +219,7 @@ class Plain:
         return (torch.sigmoid(o + peepholes[2] * c) * torch.tanh(c)).flatten(1), c.flatten(1)
 
     def zeros(self, stack: str, batch: int) -> list[tuple[Tensor, Tensor]]:
-        positions = (self.model.frame_size // 8) ** 2 if self.architecture == "convlstm" else 1
+        positions = math.prod(self.model.frame_shape) // 64 if self.architecture == "convlstm" else 1
         widths = [self.weights[f"{layer}.bias"].shape[0] // 4 * positions for layer in self.layers(stack)]
         return [(torch.zeros(batch, n, dtype=torch.float64),) * 2 for n in widths]
 
@@ -228,12 +230,12 @@ class Plain:
         if self.architecture == "fc_lstm":
             return self.linear("embedding.2", self.linear("embedding.0", frame).relu()).relu()
         if self.architecture == "convlstm":
-            x = frame.reshape(-1, 1, self.model.frame_size, self.model.frame_size)
+            x = frame.reshape(-1, 1, *self.model.frame_shape)
             w_4, b_4, w_2, b_2 = (self.weights[f"embedding.{n}.{kind}"] for n in (1, 3) for kind in ("weight", "bias"))
             return nn.functional.conv2d(nn.functional.conv2d(x, w_4, b_4, 4).relu(), w_2, b_2, 2).flatten(1)
         if self.architecture not in CNNS:
             return frame
-        x, strides = frame.reshape(-1, 1, 64, 64), STRIDES[self.architecture]
+        x, strides = frame.reshape(-1, 1, *self.model.frame_shape), STRIDES[self.architecture]
         for n, stride in enumerate(strides):
             weight, bias = self.weights[f"embedding.{2 * n + 1}.weight"], self.weights[f"embedding.{2 * n + 1}.bias"]
             x = nn.functional.conv2d(x, weight, bias, stride)
@@ -248,6 +250,13 @@ class Plain:
         rows = patches.unflatten(1, (-1, size, size)).permute(0, 1, 4, 2, 5, 3)  # (B, n, H, size, W, size)
         return rows.flatten(4, 5).flatten(2, 3)
 
+    def last_map(self) -> tuple[int, int]:
+        height, width = self.model.frame_shape
+        for n, stride in enumerate(STRIDES[self.architecture]):
+            kernel = self.weights[f"embedding.{2 * n + 1}.weight"].shape[2]
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        return height, width
+
     def read(self, branch: str, h: Tensor) -> Tensor:
         name = f"readouts.{branch}"
         if self.architecture in OF_H:
@@ -257,15 +266,14 @@ class Plain:
         if self.architecture == "fc_lstm":
             return self.linear(f"{name}.2", self.linear(f"{name}.0", h).relu())
         if self.architecture == "convlstm":  # of every position a patch of 2×2, and of each of these one of 4×4
-            side = self.model.frame_size // 8
-            x = self.patches(f"{name}.1", h.unflatten(1, (-1, side, side)), 2).relu()
+            size = [side // 8 for side in self.model.frame_shape]
+            x = self.patches(f"{name}.1", h.unflatten(1, (-1, *size)), 2).relu()
             return self.patches(f"{name}.4", x, 4).flatten(1)
         x: Any = None
         for n, stride in enumerate(STRIDES[self.architecture][::-1]):
             weight, bias = self.weights[f"{name}.{2 * n + 1}.weight"], self.weights[f"{name}.{2 * n + 1}.bias"]
-            if n == 0:  # channels of a square map each
-                side = round((h.shape[1] / weight.shape[0]) ** 0.5)
-                x = h.reshape(len(h), weight.shape[0], side, side)
+            if n == 0:  # channels of a map each
+                x = h.reshape(len(h), weight.shape[0], *self.last_map())
             x = nn.functional.conv_transpose2d(x if n == 0 else x.relu(), weight, bias, stride)
         return x.flatten(1)
 
@@ -336,7 +344,7 @@ def compare(model: SequenceAutoencoder, architecture: str, task: str, *, trainin
 
 FEW: dict[str, dict[str, Any]] = {  # weights; more where there are ReLUs
     "lstm_copy": {"width": 0.003, "frame_size": 8}, "fc_lstm": {"width": 0.02}, "srivastava": {"width": 0.003},
-    "convlstm": {"width": 0.05},
+    "convlstm": {"width": 0.05, "frame_size": (16, 24)},
 }  # fmt: skip
 
 
@@ -354,8 +362,9 @@ def test_forward_and_gradients_are_those_of_a_plain_loop(
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("architecture", "decoder_input"), [*product(["lstm", "lstmcell", *CNNS], DECODER_INPUTS)])
 def test_the_other_architectures_are_plain_loops_as_well(architecture: str, decoder_input: str, training: bool) -> None:
-    sizes: dict[str, Any] = {"width": 0.02} if architecture in CNNS else {"frame_size": 8}
-    model = tiny(architecture, "both", decoder_input, activation="tanh", gain=3, **sizes)
+    sizes = {"cnn_v1": (64, 72), "cnn_v2": (64, 68), "cnn_v3": (64, 64), "cnn_flatten": (36, 44)}
+    given: dict[str, Any] = {"frame_size": sizes.get(architecture, (8, 6)), "width": 0.02}
+    model = tiny(architecture, "both", decoder_input, activation="tanh", gain=3, **given)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.bias, 0.2)  # type: ignore[arg-type]  # so few channels would else be dead
@@ -712,7 +721,23 @@ def test_a_cnn_that_does_not_fit_the_frame_says_so(architecture: str, frame_size
     with pytest.raises(ValueError, match=f"{architecture} does not fit frame_size {frame_size}") as caught:
         tiny(architecture, frame_size=frame_size)
     assert "kernel" in str(caught.value)
-    assert "use frame_size 64" in str(caught.value)
+    assert "Moving MNIST: 64" in str(caught.value)
+
+
+@pytest.mark.parametrize(("architecture", "asked", "nearest"), [
+    ("cnn_v1", 16, "64"), ("cnn_v1", (72, 73), "72 or [72, 80]"), ("cnn_v2", (80, 120), None),
+    ("cnn_v2", (81, 120), "[80, 120] or [84, 120]"), ("cnn_v3", (40, 66), "64 or [64, 68]"),
+    ("convlstm", (45, 80), "[40, 80] or [48, 80]"), ("cnn_flatten", (5, 5), "36"),
+])  # fmt: skip
+def test_the_nearest_sizes_that_fit_are_told_and_fit(architecture: str, asked: Any, nearest: str | None) -> None:
+    if nearest is None:
+        assert tiny(architecture, frame_size=asked).frame_shape == asked
+        return
+    with pytest.raises(ValueError, match=r"does not fit frame_size.*use frame_size (.*) \(Moving MNIST") as caught:
+        tiny(architecture, frame_size=asked)
+    assert f"use frame_size {nearest} (" in str(caught.value)
+    for fitting in map(json.loads, nearest.split(" or ")):
+        assert tiny(architecture, frame_size=fitting)
 
 
 @pytest.mark.parametrize("architecture", ["lstm", "lstmcell"])

@@ -1,6 +1,7 @@
 """The recurrent core against plain loops that autograd differentiates."""
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqae.lstm.layers import Feedback, LSTMStack
 from seqae.tasks import ACTIVATIONS
 
-MAPS = LSTMStack(8, [8], kernel_size=3, side=2)
+MAPS = LSTMStack(8, [8], kernel_size=3, map_size=(2, 2))
 STACKS = [(5, [3]), (3, [4, 7]), (6, [5, 2, 6])]
 F64 = torch.float64
 
@@ -100,7 +101,7 @@ def convolutional_cells(stack: LSTMStack) -> list[Callable]:
 
         def product(weight: Tensor, flat: Tensor) -> Tensor:
             kernel = weight.unflatten(1, (-1, layer.kernel_size, layer.kernel_size))
-            maps = flat.unflatten(1, (-1, stack.side, stack.side))
+            maps = flat.unflatten(1, (-1, *stack.map_size))
             return nn.functional.conv2d(maps, kernel, padding=layer.kernel_size // 2)
 
         def cell(x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -195,13 +196,13 @@ def test_forward_equals_loop(input_size, sizes, peepholes, stateful, known, step
 @pytest.mark.parametrize("reads", ["inputs", "zeros", "its own h"])
 @pytest.mark.parametrize("stateful", [True, False], ids=["states", "no states"])
 @pytest.mark.parametrize("peepholes", [True, False], ids=["peepholes", "plain"])
-@pytest.mark.parametrize(("kernel", "side", "channels"), [
-    (3, 4, [2, 2]), (1, 3, [5, 3, 5]), (5, 2, [9, 1, 2, 9]), (3, 1, [4, 4]), (3, 5, [1, 1]),
+@pytest.mark.parametrize(("kernel", "map_size", "channels"), [
+    (3, (4, 3), [2, 2]), (1, (3, 3), [5, 3, 5]), (5, (2, 2), [9, 1, 2, 9]), (3, (1, 1), [4, 4]), (3, (1, 5), [1, 1]),
 ])  # fmt: skip
-def test_convolutions_equal_a_loop(kernel, side, channels, peepholes, stateful, reads, steps, dtype, tolerance):
+def test_convolutions_equal_a_loop(kernel, map_size, channels, peepholes, stateful, reads, steps, dtype, tolerance):
     """9 channels in for 4 gates of 1; a kernel larger than its map; one position; one channel."""
-    input_size, *sizes = (n * side**2 for n in channels)
-    stack = make_stack(input_size, sizes, dtype, peepholes=peepholes, kernel_size=kernel, side=side)
+    input_size, *sizes = (n * math.prod(map_size) for n in channels)
+    stack = make_stack(input_size, sizes, dtype, peepholes=peepholes, kernel_size=kernel, map_size=map_size)
     inputs = torch.randn(steps, 3, input_size, dtype=dtype, requires_grad=True) if reads == "inputs" else None
     feedback = Feedback(gain=2.0, activation="tanh") if reads == "its own h" else None
     states = make_states(stack, 3, dtype) if stateful else None if inputs is not None else only_h(stack, 3, dtype)
@@ -216,7 +217,7 @@ def test_a_kernel_of_one_at_one_position_is_the_matrix():
 
 
 def test_convolutions_in_bfloat16_keep_states_in_float32():
-    stack = make_stack(2 * 16, [2 * 16], torch.float32, kernel_size=3, side=4)
+    stack = make_stack(2 * 16, [2 * 16], torch.float32, kernel_size=3, map_size=(4, 4))
     for parameter in stack.parameters():
         parameter.data.mul_(0.3)
     inputs, leaves = torch.randn(20, 4, 2 * 16), list(stack.parameters())
@@ -465,11 +466,14 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: Feedback(activation="relu"), r"one of none, tanh, sigmoid; not 'relu'"),
         (lambda: Feedback(bias=torch.zeros(3)), r"bias of shape \(3,\) needs a weight"),
         (lambda: LSTMStack(4, [4], kernel_size=2), r"kernel_size \(=2\) must be odd"),
-        (lambda: LSTMStack(4, [4], side=2), r"kernel_size \(=None\) must be odd, or None with side \(=2\) 1"),
-        (lambda: LSTMStack(8, [6], kernel_size=3, side=2), r"hidden_sizes \(=\[6\]\) must be channels · 2²"),
+        (lambda: LSTMStack(4, [4], map_size=(2, 2)), r"must be odd, or None with map_size \(=\(2, 2\)\) \(1, 1\)"),
+        (
+            lambda: LSTMStack(8, [6], kernel_size=3, map_size=(2, 2)),
+            r"must be channels · 2 · 2",
+        ),
         (
             lambda: MAPS.unroll(None, Feedback(torch.ones(8, 8)), steps=2),
-            r"maps \(side 2\) can feed back h itself only",
+            r"maps \(of \(2, 2\)\) can feed back h itself only",
         ),
         (lambda: LSTMStack(3, []), r"hidden_sizes \(=\[\]\) must be 1 or more"),
         (lambda: LSTMStack(0, [4]), r"input_size \(=0\)"),

@@ -97,7 +97,7 @@ def _count_update(model: torch.nn.Module, p: Parameters, batch: int) -> tuple[Di
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with next(model.parameters()).device, hooks, DispatchCounter() as counter:
-        frames = torch.zeros(batch, p.frames_in + p.frames_out, *experiment.frame_shape(p))
+        frames = torch.zeros(batch, p.frames_in + p.frames_out, *p.frame_shape)
         targets = branch_targets(frames, task=p.task, frames_in=p.frames_in)
         torch.stack([z.sum() for z in model(frames[:, : p.frames_in], targets).values()]).sum().backward()
     own = {weight.untyped_storage()._cdata for weight in model.parameters()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seqae.lstm.linear import LARGE, ONEDNN_LINEAR
 from seqae.lstm.recurrence import Recurrence
 from seqae.lstm.unrolled import LayerTensors, Unrolling
-from seqae.tasks import ACTIVATIONS
+from seqae.tasks import ACTIVATIONS, Size
 
 
 class LSTMState(NamedTuple):
@@ -85,9 +85,9 @@ class LSTMStack(nn.Module):
     gate o sees the new c, through diagonal weights. Under autocast, matrix products are made in its dtype. States and
     pointwise operations stay in the parameters' dtype, except where cuDNN runs a whole layer.
 
-    With kernel_size (odd) the matrices become convolutions, padded with zeros. Inputs and h are then maps of `side` by
-    `side`, flattened channel by channel; input_size and hidden_sizes are channels · side²; a peephole belongs to a
-    channel. Raises ValueError for sizes that do not fit together.
+    With kernel_size (odd) the matrices become convolutions, padded with zeros. Inputs and h are then maps of
+    map_size (H, W), flattened channel by channel; input_size and hidden_sizes are channels · H · W; a peephole belongs
+    to a channel. Raises ValueError for sizes that do not fit together.
     """
 
     def __init__(
@@ -97,18 +97,19 @@ class LSTMStack(nn.Module):
         *,
         peepholes: bool = False,
         kernel_size: int | None = None,
-        side: int = 1,
+        map_size: Size = (1, 1),
     ):
         super().__init__()
-        sizes = [input_size, *hidden_sizes]
+        sizes, self.positions = [input_size, *hidden_sizes], map_size[0] * map_size[1]
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be 1 or more")
-        if (side > 1) if kernel_size is None else (kernel_size < 1 or kernel_size % 2 == 0):
-            raise ValueError(f"kernel_size (={kernel_size}) must be odd, or None with side (={side}) 1")
-        if any(size % side**2 for size in sizes):
-            raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be channels · {side}²")
-        self.input_size, self.hidden_sizes, self.side = input_size, tuple(hidden_sizes), side
-        channels = itertools.pairwise(size // side**2 for size in sizes)
+        if (self.positions > 1) if kernel_size is None else (kernel_size < 1 or kernel_size % 2 == 0):
+            raise ValueError(f"kernel_size (={kernel_size}) must be odd, or None with map_size (={map_size}) (1, 1)")
+        if any(size % self.positions for size in sizes):
+            wanted = "channels · {} · {}".format(*map_size)
+            raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be {wanted}")
+        self.input_size, self.hidden_sizes, self.map_size = input_size, tuple(hidden_sizes), map_size
+        channels = itertools.pairwise(size // self.positions for size in sizes)
         layers = (LSTMLayer(d, h, peepholes=peepholes, kernel_size=kernel_size) for d, h in channels)
         self.layers: Any = nn.ModuleList(layers)
 
@@ -126,13 +127,13 @@ class LSTMStack(nn.Module):
             _check("inputs", inputs, steps, None, self.input_size)
             steps, batch = inputs.shape[:2]
         tensors, batch = self._tensors(states, steps, batch)
-        positions, top, final = self.side**2, inputs, []
+        positions, top, final = self.positions, inputs, []
         for own in tensors:
             if _torch_is_faster(own):
                 top, *last = _torch_lstm(top, own, steps or 0, batch)
             else:
                 x = None if top is None else _features_first(top.flatten(0, 1), positions).to(own.bias.dtype)
-                how = Unrolling(steps or 0, batch * positions, self.side)
+                how = Unrolling(steps or 0, batch * positions, self.map_size)
                 top, *last = (_batch_first(s, batch) for s in Recurrence.apply(how, x, None, None, *own))
             final.append(LSTMState(*last))
         assert top is not None
@@ -145,8 +146,8 @@ class LSTMStack(nn.Module):
         `forward`. Raises ValueError where shapes do not fit.
         """
         weight, bias, gain = feedback.weight, feedback.bias, feedback.gain
-        if weight is not None and self.side > 1:
-            raise ValueError(f"maps (side {self.side}) can feed back h itself only: the feedback weight must be None")
+        if weight is not None and self.positions > 1:
+            raise ValueError(f"maps (of {self.map_size}) can feed back h itself only: the feedback weight must be None")
         if weight is None and self.hidden_sizes[-1] != self.input_size:
             raise ValueError(
                 f"without a feedback weight h (={self.hidden_sizes[-1]} wide) must be as wide as inputs "
@@ -159,7 +160,7 @@ class LSTMStack(nn.Module):
         if bias is not None:
             _check("feedback bias", bias, self.input_size)
             bias = (bias * gain).unsqueeze(1)
-        how = Unrolling(steps, batch * self.side**2, self.side, True, gain, feedback.activation)
+        how = Unrolling(steps, batch * self.positions, self.map_size, True, gain, feedback.activation)
         z, _, _ = Recurrence.apply(how, None, weight, bias, *itertools.chain(*tensors))
         return _batch_first(z, batch)
 
@@ -181,7 +182,7 @@ class LSTMStack(nn.Module):
         if device != "meta" and dtype != torch.float64 and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         own = zip(self.layers, known, strict=True)
-        return [layer.tensors(state, dtype, self.side**2) for layer, state in own], batch
+        return [layer.tensors(state, dtype, self.positions) for layer, state in own], batch
 
 
 def _torch_is_faster(own: LayerTensors) -> bool:

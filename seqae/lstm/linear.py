@@ -1,8 +1,8 @@
 """Linear maps z = W x of an LSTM step, and their gradients, by whichever of torch's kernels is fastest here.
 
 A weight with two axes, (outputs, inputs), is a matrix. A weight with four axes, (outputs, inputs, k, k), holds the
-kernels of a convolution padded with zeros: its features are channels, and every position of every map, `side` by
-`side`, is one column of x. Products are made in the weight's dtype, which under autocast is not the dtype of x and z.
+kernels of a convolution padded with zeros: its features are channels, and every position of every map, of `size`
+(H, W), is one column of x. Products are made in the weight's dtype, which under autocast is not the dtype of x and z.
 """
 
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from seqae.tasks import Size
 
 # oneDNN's x @ weight.t(), which torch keeps for compiled models. On two cores of a Zen 4 it was 1.2-3 times as fast as
 # MKL's product for LARGE or more multiplications, and slower for fewer.
@@ -20,20 +22,20 @@ LARGE = 2**24
 
 
 def apply_weight(
-    weight: Tensor, x: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, side: int = 1
+    weight: Tensor, x: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, size: Size = (1, 1)
 ) -> Tensor:
     """z = W x + add, in the dtype of x, written to `out` where that is given.
 
-    weight: (outputs, inputs), or (outputs, inputs, k, k) with N = batch · side². x: (inputs, N). add: broadcasts to
+    weight: (outputs, inputs), or (outputs, inputs, k, k) with N = batch · H · W. x: (inputs, N). add: broadcasts to
     (outputs, N). Returns (outputs, N).
     """
     if weight.dim() == 2:
         return _matrix_product(weight, x, add, out)
-    return _plus(_as_columns(F.conv2d(_as_maps(x, side, weight.dtype), weight, padding="same"), x.dtype), add, out)
+    return _plus(_as_columns(F.conv2d(_as_maps(x, size, weight.dtype), weight, padding="same"), x.dtype), add, out)
 
 
 def input_gradient(
-    weight: Tensor, d_z: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, side: int = 1
+    weight: Tensor, d_z: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, size: Size = (1, 1)
 ) -> Tensor:
     """The gradient of x in z = W x, plus `add`, in the dtype of d_z, written to `out` where that is given.
 
@@ -41,12 +43,12 @@ def input_gradient(
     """
     if weight.dim() == 2:
         return _matrix_product(weight.t(), d_z, add, out)
-    maps = _as_maps(d_z, side, weight.dtype)
-    shape_of_x = maps.new_empty(len(maps), weight.shape[1], side, side)
+    maps = _as_maps(d_z, size, weight.dtype)
+    shape_of_x = maps.new_empty(len(maps), weight.shape[1], *size)
     return _plus(_as_columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype), add, out)
 
 
-def weight_gradient(d_z: Tensor, x: Tensor, weight: Tensor, *, side: int = 1) -> Tensor:
+def weight_gradient(d_z: Tensor, x: Tensor, weight: Tensor, *, size: Size = (1, 1)) -> Tensor:
     """The gradient of W in z = W x, summed over the columns, in the shape and dtype of `weight`.
 
     d_z: (outputs, N). x: (inputs, M) with M ≤ N, the inputs of the last M columns; the columns before had none.
@@ -55,7 +57,7 @@ def weight_gradient(d_z: Tensor, x: Tensor, weight: Tensor, *, side: int = 1) ->
     if weight.dim() == 2:
         d_z, x = d_z.to(weight.dtype), x.to(weight.dtype)
         return ONEDNN_LINEAR(d_z, x, None, "none", [], "") if _is_large(d_z, len(x)) else d_z @ x.t()
-    d_z, x = (_as_maps(columns, side, weight.dtype) for columns in (d_z, x))
+    d_z, x = (_as_maps(columns, size, weight.dtype) for columns in (d_z, x))
     return _convolution_backward(d_z, x, weight, False, True)[1]
 
 
@@ -83,21 +85,21 @@ def _is_large(left: Tensor, columns: int) -> bool:
     return fits and left.numel() * columns >= LARGE
 
 
-def _as_maps(x: Tensor, side: int, dtype: torch.dtype) -> Tensor:
-    """(channels, batch · side²) → (batch, channels, side, side)"""
-    maps = x.unflatten(1, (-1, side, side)).transpose(0, 1)
+def _as_maps(x: Tensor, size: Size, dtype: torch.dtype) -> Tensor:
+    """(channels, batch · H · W) → (batch, channels, H, W)"""
+    maps = x.unflatten(1, (-1, *size)).transpose(0, 1)
     return maps.to(dtype, memory_format=torch.contiguous_format)
 
 
 def _as_columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
-    """(batch, channels, side, side) → (channels, batch · side²)"""
+    """(batch, channels, H, W) → (channels, batch · H · W)"""
     return maps.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1)
 
 
 def _convolution_backward(d_z: Tensor, x: Tensor, weight: Tensor, *mask: bool) -> list[Any]:
     """The gradients of x and of weight (None where its mask is False).
 
-    d_z: (batch, outputs, side, side); x: (batch, inputs, side, side); weight: (outputs, inputs, k, k).
+    d_z: (batch, outputs, H, W); x: (batch, inputs, H, W); weight: (outputs, inputs, k, k).
     """
     padding = [weight.shape[-1] // 2] * 2
     options: Any = ([1, 1], padding, [1, 1], False, [0, 0], 1, [*mask, False])

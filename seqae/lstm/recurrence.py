@@ -30,7 +30,7 @@ class Recurrence(torch.autograd.Function):
         known: Any = [None] * how.steps
         fed = None
         if x is not None:
-            known = apply_weight(first.weight_ih, x, first.bias, side=how.side)
+            known = apply_weight(first.weight_ih, x, first.bias, size=how.map_size)
             known = known.unflatten(1, (how.steps, how.columns)).unbind(1)
         shape = how.steps, first.weight_ih.shape[1], how.columns
         out = last.hidden.new_empty(shape) if how.feeds_back else last.hidden
@@ -60,7 +60,7 @@ class Recurrence(torch.autograd.Function):
         x, weight, read, *rest = ctx.saved_tensors
         needs, count = ctx.needs_input_grad[1:], len(rest) // 10
         tensors = [LayerTensors(*rest[6 * n : 6 * n + 6]) for n in range(count)]
-        layers = [UnrolledLayer(own, rest[6 * count + 4 * n :][:4], how.side) for n, own in enumerate(tensors)]
+        layers = [UnrolledLayer(own, rest[6 * count + 4 * n :][:4], how.map_size) for n, own in enumerate(tensors)]
         for layer in layers:
             layer.start_backward(*((d_h, d_c) if layer is layers[-1] else ()))
         if d_out is not None:
@@ -69,19 +69,19 @@ class Recurrence(torch.autograd.Function):
             outer: Any = None if d_out is None else d_out[t]
             if how.feeds_back:
                 if t + 1 < len(read):
-                    fed = input_gradient(layers[0].weight_ih, layers[0].d_z_steps[t + 1], side=how.side)
+                    fed = input_gradient(layers[0].weight_ih, layers[0].d_z_steps[t + 1], size=how.map_size)
                     if how.activation != "none":
                         ACTIVATION_BACKWARD[how.activation](fed, read[t], grad_input=fed)
                     outer.add_(fed)
                 outer = outer * how.gain if weight is None else input_gradient(weight, outer)
             for n in reversed(range(count)):
                 d_z = layers[n].backward_step(t, outer)
-                outer = input_gradient(layers[n].weight_ih, d_z, side=how.side) if n else None
+                outer = input_gradient(layers[n].weight_ih, d_z, size=how.map_size) if n else None
         inputs, grads = as_columns(read[:-1]) if how.feeds_back else x, []
         for n, layer in enumerate(layers):
             grads += layer.gradients(inputs, needs[3 + 6 * n :])
             inputs = as_columns(layer.hidden)
-        d_x = input_gradient(layers[0].weight_ih, layers[0].d_z, side=how.side) if needs[0] else None
+        d_x = input_gradient(layers[0].weight_ih, layers[0].d_z, size=how.map_size) if needs[0] else None
         d_weight = weight_gradient(as_columns(d_out), inputs, weight) if needs[1] else None
         d_bias = d_out.sum((0, 2)).unsqueeze(1) if needs[2] else None
         return None, d_x, d_weight, d_bias, *grads

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from seqae.lstm.compiled import step_library
 from seqae.lstm.linear import apply_weight, input_gradient, weight_gradient
+from seqae.tasks import Size
 
 _tanh_backward: Any = torch.ops.aten.tanh_backward.grad_input  # (a, t) → a · (1 - t²)
 _sigmoid_backward: Any = torch.ops.aten.sigmoid_backward.grad_input  # (a, s) → a · s · (1 - s)
@@ -37,14 +38,14 @@ class LayerTensors(NamedTuple):
 
 
 class Unrolling(NamedTuple):
-    """How layers are unrolled: T steps of B columns, on maps `side` by `side` where the weights are kernels.
+    """How layers are unrolled: T steps of B columns, on maps of map_size (H, W) where the weights are kernels.
 
     With feeds_back the layers read activation(z) of the step before, where z = gain · h or W h + b is their output.
     """
 
     steps: int
     columns: int
-    side: int = 1
+    map_size: Size = (1, 1)
     feeds_back: bool = False
     gain: float = 1.0
     activation: str = "none"
@@ -71,9 +72,9 @@ class UnrolledLayer:
     hidden_steps: Sequence[Tensor]  # T views (H, B) of hidden
     pointwise: Callable[..., Any]  # the part of a step that is no matrix product, forward or backward
 
-    def __init__(self, tensors: LayerTensors, buffers: Sequence[Tensor], side: int):
+    def __init__(self, tensors: LayerTensors, buffers: Sequence[Tensor], map_size: Size):
         """buffers: hidden, cell, gates and candidate, in the shapes that the class describes."""
-        self.side = side
+        self.map_size = map_size
         self.weight_ih, self.weight_hh, self.bias, self.peepholes, self.h, self.c = tensors
         self.hidden, self.cell, self.gates, self.candidate = self.buffers = buffers
         fits = self.hidden.device.type == "cpu" and self.hidden.dtype == torch.float32
@@ -84,7 +85,7 @@ class UnrolledLayer:
         """A layer with new buffers, ready for its first forward step."""
         shapes, features = [(how.steps,), (how.steps + 1,), (how.steps, 4), (how.steps,)], tensors.weight_hh.shape[1]
         buffers = [tensors.bias.new_empty(*shape, features, how.columns) for shape in shapes]
-        layer = cls(tensors, buffers, how.side)
+        layer = cls(tensors, buffers, how.map_size)
         layer.cell[0] = 0 if layer.c is None else layer.c
         layer.hidden_steps = layer.hidden.unbind()
         layer.pointwise = layer._forward_in_torch() if layer.library is None else layer._forward_in_c(layer.library)
@@ -94,8 +95,8 @@ class UnrolledLayer:
         """h (H, B) of step t. The layer reads x (D, B), or `known` (4 H, B), which is W_ih x + b already, or zeros."""
         h_before = self.hidden_steps[t - 1] if t else self.h
         if known is None:
-            known = self.bias if x is None else apply_weight(self.weight_ih, x, self.bias, side=self.side)
-        recurrent = None if h_before is None else apply_weight(self.weight_hh, h_before, side=self.side)
+            known = self.bias if x is None else apply_weight(self.weight_ih, x, self.bias, size=self.map_size)
+        recurrent = None if h_before is None else apply_weight(self.weight_hh, h_before, size=self.map_size)
         self.pointwise(t, recurrent, known)
         return self.hidden_steps[t]
 
@@ -201,7 +202,7 @@ class UnrolledLayer:
     def backward_step(self, t: int, outer: Tensor | None) -> Tensor:
         """d_z (4 H, B) of step t. outer: (H, B), the gradient of h from all but the layer's own next step."""
         if t + 1 < len(self.d_z_steps):
-            input_gradient(self.weight_hh, self.d_z_steps[t + 1], outer, out=self.d_h, side=self.side)
+            input_gradient(self.weight_hh, self.d_z_steps[t + 1], outer, out=self.d_h, size=self.map_size)
         elif outer is not None:
             self.d_h.add_(outer)
         self.pointwise(t)
@@ -209,18 +210,18 @@ class UnrolledLayer:
 
     def gradients(self, x: Tensor | None, needs: Sequence[bool]) -> list[Tensor | None]:
         """The gradients of the six `LayerTensors`, in their shapes. x: (D, n · B), what the last n steps have read."""
-        d_peepholes, side = None, self.side
+        d_peepholes, size = None, self.map_size
         if self.peepholes is not None:
             seen = torch.stack([self.cell[:-1], self.cell[:-1], self.cell[1:]], 1)
             d_peepholes = (self.d_gates[:, [0, 1, 3]] * seen).sum((0, 3)).unsqueeze(-1)
         d_weight_hh = None
         if needs[1]:
-            d_weight_hh = weight_gradient(self.d_z, as_columns(self.hidden[:-1], self.h), self.weight_hh, side=side)
+            d_weight_hh = weight_gradient(self.d_z, as_columns(self.hidden[:-1], self.h), self.weight_hh, size=size)
         return [
-            weight_gradient(self.d_z, x, self.weight_ih, side=side) if needs[0] and x is not None else None,
+            weight_gradient(self.d_z, x, self.weight_ih, size=size) if needs[0] and x is not None else None,
             d_weight_hh,
             self.d_z.sum(1, keepdim=True),
             d_peepholes,
-            input_gradient(self.weight_hh, self.d_z_steps[0], side=side) if needs[4] else None,
+            input_gradient(self.weight_hh, self.d_z_steps[0], size=size) if needs[4] else None,
             self.d_c if needs[5] else None,
         ]

@@ -12,7 +12,7 @@ from seqae.tasks import BRANCHES
 # What decides which sequences a run trains and is tested on, and how many: runs that are equal in all of it are
 # comparable, and form a group. By parameter, with its words.
 LIKE = {
-    "frame_size": "{0}×{0} pixels",
+    "frame_shape": "{0[0]}×{0[1]} pixels",
     "frames_in": "{} frames seen",
     "frames_out": "{} to come",
     "digits": "digits {}",
@@ -54,7 +54,7 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     order = sorted(
         found, key=lambda k: (len(found[k]), max(r.record().get("ended", "") for r in found[k])), reverse=True
     )
-    told = [n for n in LIKE if n == "frame_size" or len({getattr(p, n) for p in firsts.values()}) > 1]
+    told = [n for n in LIKE if n == "frame_shape" or len({getattr(p, n) for p in firsts.values()}) > 1]
     return {", ".join(LIKE[n].format(getattr(firsts[key], n)) for n in told): found[key] for key in order}
 
 

@@ -62,12 +62,7 @@ def build_model(p: Parameters, code: OwnCode | None = None) -> nn.Module:
         return _built_in(p)
     code = code or code_for(p)
     assert code is not None
-    return own_models.build_own(p, code, frame_shape=frame_shape(p))
-
-
-def frame_shape(p: Parameters) -> tuple[int, int]:
-    """Height and width of frames in pixels."""
-    return p.frame_size, p.frame_size
+    return own_models.build_own(p, code, frame_shape=p.frame_shape)
 
 
 def new_model(p: Parameters, code: OwnCode | None = None) -> nn.Module:

@@ -24,7 +24,6 @@ from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parameters import Parameters
 from seqae.runs import own_models
 from seqae.runs.building import build_model as build_model
-from seqae.runs.building import frame_shape as frame_shape
 from seqae.runs.building import load_model as load_model
 from seqae.runs.building import meta_model as meta_model
 from seqae.runs.building import new_model as new_model

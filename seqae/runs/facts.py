@@ -35,8 +35,9 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
         else ("architecture", _own_architecture(p, weights)),
         (
             "data",
-            f"{p.frames_in} + {p.frames_out} frames of {p.frame_size}×{p.frame_size} pixels, digits {p.digits}, "
-            f"{p.train_sequences:,} sequences an epoch{', ever new' if p.endless else ''}, by {p.batch_size}",
+            "{} + {} frames of {}×{} pixels, ".format(p.frames_in, p.frames_out, *p.frame_shape)
+            + f"digits {p.digits}, {p.train_sequences:,} sequences an epoch{', ever new' if p.endless else ''}, "
+            f"by {p.batch_size}",
         ),
         ("differs from the family in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
     ]

@@ -62,6 +62,8 @@ def name_words(parameters: Parameters, defaults: Parameters, family: str) -> str
         if key in (*LOSS_FIELDS, "task", "decoder_input"):
             continue
         text = f"{value:g}" if isinstance(value, float) else str(value)
+        if isinstance(value, list):
+            text = "x".join(map(str, value))
         if isinstance(value, dict):
             text = "".join(f"{k}{v}" for k, v in value.items())
         words.append(text if key in BARE else WORDS.get(key, key.replace("_", "")) + text)

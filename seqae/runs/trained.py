@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seqae.device import make_accelerator, mixed_precision
 from seqae.evaluation import predict, seen_frames
 from seqae.parameters import Parameters
-from seqae.runs.building import build_model, frame_shape, load_model
+from seqae.runs.building import build_model, load_model
 from seqae.runs.own_code import OwnCode
 from seqae.tasks import BRANCHES, Branch
 
@@ -123,7 +123,7 @@ def check_frames(frames: Any, p: Parameters) -> None:
     """Raise ValueError unless the model of a run with these parameters can see these frames; see `HasModel`."""
     if not isinstance(frames, np.ndarray | Tensor):
         raise ValueError(f"frames must be a numpy array or a torch tensor; not {type(frames).__name__}")
-    shape, (height, width) = tuple(frames.shape), frame_shape(p)
+    shape, (height, width) = tuple(frames.shape), p.frame_shape
     wanted = f"(sequences, {p.frames_in}, {height}, {width}), or ({p.frames_in}, {height}, {width}) for one sequence"
     if len(shape) not in (3, 4) or 0 in shape:
         raise ValueError(f"frames have shape {shape}; this run's model reads grey frames {wanted}")

@@ -21,7 +21,7 @@ from seqae.reports.figures.style import (
     ordered,
 )
 from seqae.reports.seeds import over_seeds
-from seqae.tasks import BRANCHES, DECODER_INPUTS
+from seqae.tasks import BRANCHES, DECODER_INPUTS, frame_shape
 
 COLOURS = 10  # of the palette; more lines than that get other dashes
 
@@ -222,11 +222,11 @@ def by_branch(
             for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
                 if value > 0:
                     level_line(axis, value, baseline.replace("_", " "), LEVEL_LINES.get(baseline, "-"))
-    one_kind = all(name in data and data[name].nunique(dropna=False) == 1 for name in ("task", "frame_size"))
-    where = f", task {data.task.iloc[0]}, {data.frame_size.iloc[0]} pixels a side" if one_kind else ""
-    return _labelled(
-        grid, metric, TIME_LABELS.get(x, x), titles="" if set(data.branch) == {"all"} else "{col_name}" + where
-    )
+    where = ""
+    if all(name in data and data[name].nunique(dropna=False) == 1 for name in ("task", "frame_size")):
+        where = ", task {}, {}Ã{} pixels".format(data.task.iloc[0], *frame_shape(data.frame_size.to_list()[0]))
+    titles = "" if set(data.branch) == {"all"} else "{col_name}" + where
+    return _labelled(grid, metric, TIME_LABELS.get(x, x), titles=titles)
 
 
 def _frame_steps(test: pd.DataFrame, labels: Sequence[str], *, metric: str, recipes: bool = False) -> pd.DataFrame:
