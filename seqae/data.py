@@ -5,7 +5,7 @@ Its generator is the class BouncingMNISTDataHandler of the authors' `data_handle
 """
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,13 @@ class Sequences(Protocol):
 
     def sequences(self, indices: Iterable[int]) -> np.ndarray:
         """uint8 (len(indices), frames, H, W), 0–255, in the order of `indices`."""
+
+
+class Frames(Protocol):
+    """Sequences that are held or read when they are indexed: `frames[indices]` is uint8 (n, frames, H, W), 0–255."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, indices: Any, /) -> torch.Tensor: ...
 
 
 def scale_digits(digits: np.ndarray, frame_size: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 The head of a model is its last layer with the activation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +34,8 @@ def reachable_floor(
     the reachable value nearest to it is the best, in mse and in bce. Returns `mse` (per pixel, on [0, 1]) and, for
     sigmoid on (0, 1), `bce` (nats/pixel; with an unbounded head it is the data's own entropy).
     """
-    share = np.bincount(targets.ravel(), minlength=256) / targets.size
+    parts = np.array_split(targets.ravel(), targets.size // 2**24 + 1)  # bincount takes eight times their memory
+    share = sum(np.bincount(part, minlength=256) for part in parts) / targets.size
     value = np.linspace(0, 1, 256)
     best = value.clip(*reachable_pixels(reach=reach, activation=activation, pixel_range=pixel_range))
     floor = {"mse": float(share @ (best - value) ** 2)}
@@ -43,21 +44,25 @@ def reachable_floor(
     return floor
 
 
-def baselines(train: np.ndarray, targets: Mapping[str, np.ndarray], last_seen: np.ndarray) -> "pd.DataFrame":
+def baselines(train: Iterable[np.ndarray], targets: Mapping[str, np.ndarray], last_seen: np.ndarray) -> "pd.DataFrame":
     """The errors of predictions that need no model: black, the mean frame of train, a copy of the last frame seen.
 
-    train: uint8 (N, T, H, W). targets: uint8 (M, T, H, W) for each branch. last_seen: uint8 (M, H, W), which copy_last
-    repeats as the prediction. Returns columns branch, baseline (black, mean_frame, copy_last), metric (mse per pixel on
-    [0, 1]; bce in nats/pixel where it is finite), value.
+    train: uint8 (N, T, H, W), or its chunks in turn. targets: uint8 (M, T, H, W) for each branch. last_seen: uint8
+    (M, H, W), which copy_last repeats as the prediction. Returns columns branch, baseline (black, mean_frame,
+    copy_last), metric (mse per pixel on [0, 1]; bce in nats/pixel where it is finite), value.
     """
     import pandas as pd
 
     # Half a white pixel more, so that a pixel that is black in all of train has a finite cross-entropy.
-    mean = (train.sum((0, 1), dtype=np.float64) / 255 + 0.5) / (train.shape[0] * train.shape[1] + 1)
+    total, count = np.float64(0), 0
+    for chunk in train:
+        frames = chunk.reshape(-1, *chunk.shape[-2:])
+        total, count = total + frames.sum(0, dtype=np.float64), count + len(frames)
+    mean = (total / 255 + 0.5) / (count + 1)
     rows = []
     for branch, frames in targets.items():
-        frame = frames.mean((0, 1), dtype=np.float64) / 255
-        square = np.square(frames, dtype=np.float32).mean((0, 1), dtype=np.float64) / 255**2
+        steps, frame = len(frames) * frames.shape[1], frames.mean((0, 1), dtype=np.float64) / 255
+        square = sum(np.square(f, dtype=np.float32).sum(0, dtype=np.float64) for f in frames) / steps / 255**2
         rows += [
             (branch, "black", "mse", square.mean()),
             (branch, "mean_frame", "mse", (square - 2 * mean * frame + mean**2).mean()),
@@ -65,8 +70,9 @@ def baselines(train: np.ndarray, targets: Mapping[str, np.ndarray], last_seen: n
             (branch, "mean_frame", "bce", _cross_entropy(mean, frame).mean()),
         ]
         if branch == "pred":
-            error = np.subtract(frames, last_seen[:, None], dtype=np.float32)
-            rows.append((branch, "copy_last", "mse", np.square(error).mean(dtype=np.float64) / 255**2))
+            errors = (np.subtract(f, last, dtype=np.float32) for f, last in zip(frames, last_seen, strict=True))
+            total = sum(np.square(error).sum(dtype=np.float64) for error in errors)
+            rows.append((branch, "copy_last", "mse", total / frames.size / 255**2))
     return pd.DataFrame(rows, columns=["branch", "baseline", "metric", "value"])
 
 

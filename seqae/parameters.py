@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
 from seqae.tasks import Activation, DecoderInput, Size, Task, frame_shape
 
+Paths = str | tuple[str, ...] | None
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
 # These say where and how a run is executed, not what it computes. Its name and hash leave them out.
 EXECUTION = frozenset(
     {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
-    | {"metrics"}
+    # `clips_digest` says which clips they are
+    | {"metrics", "clips", "clips_val", "clips_test"}
 )
 MODULE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # code of one's own, module:name
 
@@ -74,7 +76,7 @@ class Parameters(BaseModel):
     peepholes: bool | None = Field(None, description="whether cells have peepholes; the architecture's own if none")
     width: float = Field(1.0, gt=0, description="factor on hidden sizes and channels, below 1 for small machines")
 
-    frame_size: int | Size = Field(64, description="pixels on a side, or [height, width]")
+    frame_size: int | Size | None = Field(64, description="pixels on a side, or [height, width]; none: as clips have")
     frames_in: int = Field(10, ge=1, description="frames that the encoder reads")
     frames_out: int = Field(10, ge=1, description="frames to predict")
     digits: str = Field("mnist5k", description="which digit images: mnist5k (5,000) or mnist (all 70,000)")
@@ -82,6 +84,11 @@ class Parameters(BaseModel):
     digit_speed: float = Field(0.1, ge=0, le=1, description="share of the free canvas that a digit crosses per frame")
     data_folder: str | None = Field(None, description="folder with the MNIST IDX files or mnist_test_seq.npy")
     test_data: Literal["generated", "official"] = Field("generated", description="official: mnist_test_seq.npy")
+    clips: Paths = Field(None, description="own video, not Moving MNIST: a path or glob of arrays, videos, pictures")
+    clips_val: Paths = Field(None, description="clips of val; a tenth of `clips`, by their hash, if none")
+    clips_test: Paths = Field(None, description="clips of test; a tenth of `clips`, by their hash, if none")
+    clips_digest: str | None = Field(None, description="the hash of the clips; read from them if none")
+    clip_stride: int | None = Field(None, ge=1, description="frames between a clip's sequences; no overlap if none")
     train_sequences: int = Field(9000, ge=1, description="training sequences per epoch")
     endless: bool = Field(False, description="whether every epoch has new sequences")
     val_sequences: int = Field(1000, ge=1, description="sequences for choosing the best weights")
@@ -141,7 +148,7 @@ class Parameters(BaseModel):
         for name, value in values.items():
             annotation = cls.__annotations__.get(name)
             null = value == "none" and type(None) in get_args(annotation)  # `none` is accepted for null
-            as_given = null or annotation in (str, str | None)
+            as_given = null or annotation in (str, str | None, Paths)
             truth = annotation in (bool, bool | None, dict[str, Any])
             given[name] = (None if null else value) if as_given else _as_number(value, truth=truth)
         return given
@@ -149,8 +156,8 @@ class Parameters(BaseModel):
     @field_validator("frame_size", mode="before")
     @classmethod
     def _square_as_number(cls, size: Any) -> Any:  # so that 64 and [64, 64] have one hash
-        height, width = frame_shape(size)
-        return height if height == width else (height, width)
+        sides = (None, None) if size is None else frame_shape(size)
+        return sides if sides[0] != sides[1] else sides[0]
 
     @field_validator("label")
     @classmethod
@@ -170,7 +177,7 @@ class Parameters(BaseModel):
         own = [name for name in (self.architecture, self.training_loss) if ":" in name]
         odd = [name for name in (*own, *self.metrics) if not MODULE_NAME.fullmatch(name)]
         faults += [f"{name!r} must be module:name, such as my_models:GRU" for name in odd]
-        if self.frame_size not in (16, 32, 64):
+        if not (self.clips or self.clips_digest) and self.frame_size not in (16, 32, 64):
             faults.append(f"frame_size: Moving MNIST has frames of 16, 32 or 64 pixels a side; not {self.frame_size}")
         if self.training_loss not in [*TRAINING_LOSSES, *own]:
             faults.append(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {self.training_loss!r}")

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from seqae.checkpoint import Checkpointing, EpochTotals, Trained, TrainingState, load_checkpoint, save_checkpoint
 from seqae.contract import check_contract
+from seqae.data import Frames
 from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
 from seqae.diagnosis import plateau_begins
 from seqae.evaluation import Evaluation, Objective, evaluate
@@ -47,7 +48,7 @@ class Fitted:
 
 def fit(
     model: nn.Module,
-    train: Callable[[int], Tensor],
+    train: Callable[[int], Frames],
     val: Tensor,
     *,
     objective: Objective,
@@ -65,9 +66,10 @@ def fit(
     model: any module that is what `contract` says; it is checked on two sequences before training. Random numbers that
     it draws in training (dropout) are a function of seed, update and rank.
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
-    always equally many. val: fixed sequences of the same shape. objective: what is trained; the best weights are those
-    with the least objective on val. batch_size: sequences in an update. patience: training ends after so many epochs
-    without a gain of 1 % on val (`diagnosis.plateau_begins`).
+    always equally many, as a tensor or as `Frames` that are read when a batch indexes them. val: a tensor of fixed
+    sequences of the same shape. objective: what is trained; the best weights are those with the least objective on val.
+    batch_size: sequences in an update. patience: training ends after so many epochs without a gain of 1 % on val
+    (`diagnosis.plateau_begins`).
 
     record(table, rows) is called with each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value,
     with units as in `metrics.UNITS`; on val also the least and the largest pre-activation. Branch `all` holds the
@@ -93,7 +95,8 @@ def fit(
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     before = memory(accelerator.device)
     net = accelerator.prepare_model(model)
-    check_contract(model, train(1)[torch.tensor([0, -1])].to(accelerator.device), objective, autocast)
+    ends = torch.tensor([0, len(train(1)) - 1])
+    check_contract(model, train(1)[ends].to(accelerator.device), objective, autocast)
     optimizer = rule.optimizer(list(model.parameters()))
     if scaler.is_enabled():  # else fused SGD, whose first update was left out, reads uninitialised momentum
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]

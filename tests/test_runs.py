@@ -194,7 +194,6 @@ def test_fresh_goes_on_with_one_that_was_killed_in_its_last_steps(tmp_path, monk
         ({"optimizer_arguments": {"betaz": 1}}, "takes no betaz"),
         ({"schedule": "StepRL"}, "did you mean StepLR"),
         ({"test_data": "official"}, "test_data: generated"),
-        ({"test_data": "official", "frame_size": 64, "test_sequences": 10_001}, "has 10,000 sequences"),
         ({"schedule": "StepLR", "schedule_arguments": {"gamma": 0.1}}, "give gamma as schedule_gamma"),
         ({"layers": 1}, "use layers 2 or more"),
         ({"schedule": "OneCycleLR", "schedule_arguments": {"max_lr": 1, "total_steps": 2}}, "the run takes 3"),
@@ -451,6 +450,8 @@ def test_the_official_file_is_the_test_set_when_asked_for(tmp_path, monkeypatch)
     assert test.shape == (2, 20, 64, 64)
     assert test[1, :, 3, 4].tolist() == list(range(20))
     assert test.sum() == sum(range(20))
+    with pytest.raises(ValueError, match="has 10,000 sequences; not test_sequences 10,001"):
+        open_run("fam", TINY, given | {"test_sequences": 10_001})
 
 
 def test_samples_are_truth_and_output_of_val(done):

@@ -10,7 +10,7 @@ from test_sweep import DEFAULTS, TINY, TRAIN, make_project
 from typer.testing import CliRunner
 
 from seqae.commands import main
-from seqae.parameters import Parameters, resolve
+from seqae.parameters import EXECUTION, Parameters, resolve
 from seqae.runs import assignment, experiment
 from seqae.runs.experiment import sequences
 from seqae.runs.identity import USES, as_used, short_hash, unused
@@ -23,6 +23,7 @@ from seqae.sweeps.planning import Planned, plan
 ROOT = Path(__file__).parents[1]
 CYCLIC = {"schedule": "CyclicLR", "schedule_arguments": {"base_lr": 1e-4, "max_lr": 1e-3, "cycle_momentum": False}}
 ONE_CYCLE = {"schedule": "OneCycleLR", "schedule_arguments": {"max_lr": 1e-3, "cycle_momentum": False}}
+CLIPS = str(ROOT / "tests/data/clips.npy")  # 5 of 20 frames of 8×8 pixels
 # (a combination, a parameter that it does not use, a value)
 IDLE: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "recon_weight", 0.5),
@@ -53,6 +54,11 @@ IDLE: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "peephole_range", 0.1),
     ({"architecture": "srivastava", "peepholes": False}, "peephole_range", 0.1),
     ({}, "repeats", 3),
+    *(({}, name, value) for name, value in (("clips_val", CLIPS), ("clips_test", CLIPS), ("clip_stride", 3))),
+    ({"clips": CLIPS}, "digits", "mnist"),
+    ({"clips": CLIPS}, "data_seed", 2),
+    ({"clips": CLIPS}, "data_folder", "/mine"),
+    ({"clips": CLIPS}, "test_data", "official"),
 ]
 # (a combination, a parameter that it uses, a value)
 BUSY: list[tuple[dict[str, Any], str, Any]] = [
@@ -60,6 +66,10 @@ BUSY: list[tuple[dict[str, Any], str, Any]] = [
     ({"task": "both", "decoder_input": "truth"}, "recon_truth", True),
     ({"task": "both"}, "frames_out", 3),
     ({"task": "pred"}, "frames_out", 3),
+    ({"clips": CLIPS}, "frames_out", 3),
+    *(({"clips": CLIPS}, name, value) for name, value in (("clips_val", "v"), ("clips_test", "t"), ("clip_stride", 3))),
+    *(({}, name, value) for name, value in (("digits", "mnist"), ("data_seed", 2))),
+    ({"frame_size": 64}, "test_data", "official"),
     *(({"architecture": name}, "width", 0.02) for name in ("lstm_copy", "fc_lstm", "srivastava")),
     ({"architecture": "fc_lstm"}, "hidden", 300),
     ({"digits": "mnist"}, "data_folder", "/mine"),
@@ -98,6 +108,11 @@ def call(*arguments: str, code: int = 0) -> str:
 OF_OWN_CODE = {"layers", "peepholes", "init", "bias_init", "forget_bias", "architecture_arguments", "code"}
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def test_the_cases_cover_the_table() -> None:
     assert {*USES} - OF_OWN_CODE == {name for _, name, _ in IDLE} - {"repeats"} == {name for _, name, _ in BUSY}
 
@@ -131,7 +146,7 @@ def test_it_has_no_effect_indeed(usual, name, value) -> None:
 def test_what_is_used_defines_the_run(usual, name, value) -> None:
     before, after = (as_used(resolve(DEFAULTS, TINY, usual, more), "fam") for more in ({}, {name: value}))
     assert getattr(after, name) == getattr(resolve({name: value}), name)
-    assert (short_hash(before) == short_hash(after)) == (name == "data_folder")
+    assert (short_hash(before) == short_hash(after)) == (name in EXECUTION)
 
 
 def test_what_a_benchmark_uses_is_something_else() -> None:

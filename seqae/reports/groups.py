@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from seqae.parameters import LOSS_FIELDS, Parameters
 from seqae.runs import Run, RunError, check_tables, find_runs, remembered, short_hash
@@ -15,6 +15,8 @@ LIKE = {
     "frame_shape": "{0[0]}×{0[1]} pixels",
     "frames_in": "{} frames seen",
     "frames_out": "{} to come",
+    "clips_digest": "clips {}",
+    "clip_stride": "a sequence every {} frames",
     "digits": "digits {}",
     "digits_per_sequence": "{} digits a sequence",
     "digit_speed": "digit speed {:g}",
@@ -30,7 +32,14 @@ LIKE = {
 
 def data_and_budget(p: Parameters) -> str:
     """All of `LIKE` in words. Runs of one `groups` are equal in it, but for those that predict nothing."""
-    return ", ".join(words.format(getattr(p, name)) for name, words in LIKE.items())
+    return _in_words(p, LIKE)
+
+
+def _in_words(p: Parameters, names: Iterable[str]) -> str:
+    # Without what only Moving MNIST has where there are clips, and the other way round.
+    idle = {"digits", "data_seed", "test_data"} if p.clips_digest else {"clips_digest"}
+    told = {name: getattr(p, name) for name in names if name not in idle}
+    return ", ".join(LIKE[name].format(value) for name, value in told.items() if value is not None)
 
 
 def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -39,12 +48,10 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """
     shared = [run.parameters for run in runs]
     # How far others predict makes no difference to a run that predicts nothing: it is in the largest group of those.
-    horizons = Counter((_but_horizon(p), p.frames_out) for p in shared if "pred" in BRANCHES[p.task])
+    horizons = Counter((_but_horizon(p), p.frames_out) for p in shared if _predicts(p))
     usual = {others: horizon for (others, horizon), _ in reversed(horizons.most_common())}
     shared = [
-        p
-        if "pred" in BRANCHES[p.task]
-        else p.model_copy(update={"frames_out": usual.get(_but_horizon(p), p.frames_out)})
+        p if _predicts(p) else p.model_copy(update={"frames_out": usual.get(_but_horizon(p), p.frames_out)})
         for p in shared
     ]
     found: dict[str, list[Run]] = {}
@@ -55,7 +62,12 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
         found, key=lambda k: (len(found[k]), max(r.record().get("ended", "") for r in found[k])), reverse=True
     )
     told = [n for n in LIKE if n == "frame_shape" or len({getattr(p, n) for p in firsts.values()}) > 1]
-    return {", ".join(LIKE[n].format(getattr(firsts[key], n)) for n in told): found[key] for key in order}
+    return {_in_words(firsts[key], told): found[key] for key in order}
+
+
+def _predicts(p: Parameters) -> bool:
+    # Or is cut from clips by its horizon, whatever it decodes.
+    return "pred" in BRANCHES[p.task] or p.clips_digest is not None
 
 
 def _but_horizon(p: Parameters) -> str:

@@ -1,6 +1,8 @@
 from . import experiment as experiment
 from .assignment import assign as assign
 from .clip_outputs import save_clip_outputs as save_clip_outputs
+from .clip_sets import DECIDED_BY_CLIPS as DECIDED_BY_CLIPS
+from .clip_sets import located_clips as located_clips
 from .digits import load_digits as load_digits
 from .experiment import build_model as build_model
 from .experiment import load_model as load_model

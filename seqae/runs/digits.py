@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from seqae.clip_files import time_first
 from seqae.data import STEP, MovingMNIST, Sequences
 from seqae.files import cache_folder, expanded
 from seqae.stores import public_url, without_credentials
@@ -38,7 +39,7 @@ MNIST_FILES = {
     ),
 }
 OFFICIAL_URL = "http://www.cs.toronto.edu/~nitish/unsupervised_video/mnist_test_seq.npy"
-OFFICIAL_SHAPE = (20, 10_000, 64, 64)  # as stored: time first
+OFFICIAL_FRAMES = 20
 
 
 def load_digits(digits: str = "mnist5k", folder: str | Path | None = None) -> dict[str, np.ndarray]:
@@ -171,10 +172,10 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def official_test(path: str | Path) -> np.ndarray:
-    """The official test sequences, uint8 (10000, 20, 64, 64), 0–255: a read-only view of the file on disk.
+    """The official test sequences, uint8 (N, 20, 64, 64), 0–255: a read-only view of the file on disk.
 
-    path: the file from OFFICIAL_URL, 819 MB, time first. Raises FileNotFoundError if it is not there, ValueError if it
-    is another file.
+    path: the file from OFFICIAL_URL, 819 MB, time first, or another of any N, with either axis first. Raises
+    FileNotFoundError if it is not there, ValueError if it is another file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file: get the official test sequences from {OFFICIAL_URL}")
@@ -182,7 +183,11 @@ def official_test(path: str | Path) -> np.ndarray:
         stored = np.lib.format.open_memmap(path, mode="r")  # never unpickles
     except ValueError as error:  # not an npy file, or one of objects, or truncated
         raise ValueError(f"{path} is not a whole npy file ({error}): get it from {OFFICIAL_URL}") from error
-    if stored.dtype != np.uint8 or stored.shape != OFFICIAL_SHAPE:
-        found = f"{stored.dtype} {stored.shape}"
-        raise ValueError(f"{path} holds {found}, expected uint8 {OFFICIAL_SHAPE}: get it from {OFFICIAL_URL}")
-    return stored.swapaxes(0, 1)
+    shape = stored.shape
+    if stored.dtype != np.uint8 or len(shape) != 4 or shape[2:] != (64, 64) or OFFICIAL_FRAMES not in shape[:2]:
+        raise ValueError(
+            f"{path} holds {stored.dtype} {shape}, expected uint8 (20, N, 64, 64) or (N, 20, 64, 64): get it from "
+            f"{OFFICIAL_URL}"
+        )
+    first = shape[0] == OFFICIAL_FRAMES and (shape[1] != OFFICIAL_FRAMES or time_first(stored))
+    return stored.swapaxes(0, 1) if first else stored

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from seqae.checkpoint import Checkpointing
-from seqae.data import Sequences
+from seqae.data import Frames, Sequences
 from seqae.device import make_accelerator
 from seqae.diagnosis import baselines, reachable_floor
 from seqae.evaluation import Objective, evaluate
@@ -22,13 +23,13 @@ from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parameters import Parameters
-from seqae.runs import own_models
+from seqae.runs import clip_sets, own_models
 from seqae.runs.building import build_model as build_model
 from seqae.runs.building import load_model as load_model
 from seqae.runs.building import meta_model as meta_model
 from seqae.runs.building import new_model as new_model
 from seqae.runs.building import sized_model as sized_model
-from seqae.runs.digits import DIGITS, OFFICIAL_SHAPE, official_test, open_stream
+from seqae.runs.digits import DIGITS, OFFICIAL_FRAMES, official_test, open_stream
 from seqae.runs.own_code import OwnCode, code_for
 from seqae.runs.ranks import launch
 from seqae.tasks import BRANCHES, branch_targets
@@ -54,17 +55,15 @@ def check_parameters(p: Parameters, code: OwnCode | None = None) -> SequenceAuto
         raise ValueError(f"schedule {p.schedule} does not go with optimizer {p.optimizer}: {error}") from None
     if p.digits not in DIGITS:
         raise ValueError(f"digits must be one of {', '.join(DIGITS)}; not {p.digits!r}")
-    recon_fits = p.frames_in <= OFFICIAL_SHAPE[0] and "pred" not in BRANCHES[p.task]
-    fits = recon_fits or p.frames_in + p.frames_out == OFFICIAL_SHAPE[0]
+    recon_fits = p.frames_in <= OFFICIAL_FRAMES and "pred" not in BRANCHES[p.task]
+    fits = recon_fits or p.frames_in + p.frames_out == OFFICIAL_FRAMES
     if p.test_data == "official" and not (p.frame_size == 64 and fits):
         raise ValueError(
             f"test_data official has 20 frames of 64×64; not {p.frames_in + p.frames_out} of "
             f"{p.frame_size}×{p.frame_size}: set test_data: generated"
         )
-    if p.test_data == "official" and p.test_sequences > OFFICIAL_SHAPE[1]:
-        raise ValueError(
-            f"test_data official has {OFFICIAL_SHAPE[1]:,} sequences; not test_sequences {p.test_sequences:,}"
-        )
+    if p.test_data == "official" and _official_file(p).is_file():
+        _official_sequences(p)
     if code is not None:
         own_models.check_own(p, code)
     if ":" in p.architecture:
@@ -88,19 +87,34 @@ def _stream(p: Parameters, split: str) -> Sequences:
 
 def sequences(p: Parameters, split: str) -> Tensor:
     """The fixed sequences of val or test, or the first epoch's of train: uint8 (N, frames_in + frames_out, H, W)."""
+    if p.clips or p.clips_digest:
+        return clip_sets.windows(p, split)[: getattr(p, f"{split}_sequences")]
     if split == "test" and p.test_data == "official":
-        frames = official_test(project_path(p.data_folder or "") / OFFICIAL_FILE)
-        return torch.from_numpy(frames[: p.test_sequences].copy())
+        return torch.from_numpy(_official_sequences(p).copy())
     count = {"train": p.train_sequences, "val": p.val_sequences, "test": p.test_sequences}[split]
     return torch.from_numpy(_stream(p, split).sequences(range(count)))
 
 
-def train_stream(p: Parameters) -> Callable[[int], Tensor]:
+def _official_file(p: Parameters) -> Path:
+    return project_path(p.data_folder or "") / OFFICIAL_FILE
+
+
+def _official_sequences(p: Parameters) -> np.ndarray:
+    frames = official_test(_official_file(p))
+    if p.test_sequences > len(frames):
+        raise ValueError(f"{_official_file(p)} has {len(frames):,} sequences; not test_sequences {p.test_sequences:,}")
+    return frames[: p.test_sequences]
+
+
+def train_stream(p: Parameters) -> Callable[[int], Frames]:
     """epoch (1, 2, …) -> its training sequences; the same each time unless `endless`."""
-    stream, n = _stream(p, "train"), p.train_sequences
+    n, of_clips = p.train_sequences, bool(p.clips or p.clips_digest)
+    stream = None if of_clips else _stream(p, "train")
 
     @lru_cache(maxsize=1)
-    def block(i: int) -> Tensor:
+    def block(i: int) -> Frames:
+        if stream is None:
+            return clip_sets.epoch_of_clips(p, i)
         return torch.from_numpy(stream.sequences(range(i * n, (i + 1) * n)))
 
     return lambda epoch: block(epoch - 1 if p.endless else 0)
@@ -108,11 +122,12 @@ def train_stream(p: Parameters) -> Callable[[int], Tensor]:
 
 def reference_levels(p: Parameters, reach: float) -> pd.DataFrame:
     """Baselines and the floor of a head of this reach on val and test: split, branch, baseline, metric, value."""
-    parts, train = [], sequences(p, "train").numpy()
+    parts, train = [], train_stream(p)(1)
     for split in ("val", "test"):
         frames = sequences(p, split)
         targets = {b: t.numpy() for b, t in branch_targets(frames, task=p.task, frames_in=p.frames_in).items()}
-        parts.append(baselines(train, targets, frames[:, p.frames_in - 1].numpy()).assign(split=split))
+        chunks = (train[i : i + 256].numpy() for i in range(0, len(train), 256))
+        parts.append(baselines(chunks, targets, frames[:, p.frames_in - 1].numpy()).assign(split=split))
         for branch, target in targets.items():
             floor = reachable_floor(target, reach=reach, activation=p.activation, pixel_range=p.pixel_range)
             rows = [(branch, "floor", metric, value, split) for metric, value in floor.items()]

@@ -36,7 +36,7 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
         (
             "data",
             "{} + {} frames of {}×{} pixels, ".format(p.frames_in, p.frames_out, *p.frame_shape)
-            + f"digits {p.digits}, {p.train_sequences:,} sequences an epoch{', ever new' if p.endless else ''}, "
+            + f"{_data(p, record)}, {p.train_sequences:,} sequences an epoch{', ever new' if p.endless else ''}, "
             f"by {p.batch_size}",
         ),
         ("differs from the family in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
@@ -77,6 +77,16 @@ def _results(run: "RunFolder", record: Mapping[str, Any]) -> list[tuple[str, str
 def _own_architecture(p: Parameters, weights: int | None) -> str:
     arguments = "".join(f", {name} {value}" for name, value in p.architecture_arguments.items())
     return f"{p.architecture}{arguments}{'' if weights is None else f', {weights:,} weights'}, code {p.code}"
+
+
+def _data(p: Parameters, record: Mapping[str, Any]) -> str:
+    if not p.clips_digest:
+        return f"digits {p.digits}"
+    paths = p.clips if isinstance(p.clips, str) else ", ".join(p.clips or ())
+    clips = record.get("clips") or {}
+    many = ", ".join(f"{count:,} for {split}" for split, count in (clips.get("splits") or {}).items())
+    colours = f", {clips['grey']}" if "Rec. 601" in clips.get("grey", "") else ""
+    return f"clips {paths} ({p.clips_digest}{f'; {many}' if many else ''}{colours})"
 
 
 def _told(code: CodeVersion) -> str:

@@ -71,6 +71,11 @@ def _decays(p: Parameters) -> bool:
     return _schedule("gamma")(p) and (p.schedule != "CyclicLR" or p.schedule_arguments.get("mode") == "exp_range")
 
 
+def _of_clips(p: Parameters) -> bool:
+    return bool(p.clips or p.clips_digest)
+
+
+_OF_DIGITS = "with Moving MNIST, without clips"
 _OWN_RATES = ("OneCycleLR", "CyclicLR")  # these schedules set the learning rate by their own arguments
 _NOT_OWN = "with a built-in architecture (one of your own takes architecture_arguments)"
 _SCALED = "with a built-in architecture whose hidden sizes or channels are not those of the frame"
@@ -82,7 +87,15 @@ USES = {
         ("task", "decoder_input", "architecture"),
         lambda p: p.decoder_input == "truth" and p.task != "pred" and _built_in(p),
     ),
-    "frames_out": Use("with task pred or both", ("task",), _in("task", "pred", "both")),
+    "frames_out": Use(
+        "with task pred or both, and with clips, which are cut into frames_in + frames_out",
+        ("task", "clips"),
+        lambda p: p.task in ("pred", "both") or _of_clips(p),
+    ),
+    "digits": Use(_OF_DIGITS, ("clips",), lambda p: not _of_clips(p)),
+    "data_seed": Use(_OF_DIGITS, ("clips",), lambda p: not _of_clips(p)),
+    "test_data": Use(_OF_DIGITS, ("clips",), lambda p: not _of_clips(p)),
+    **{name: Use("with clips", ("clips",), _of_clips) for name in ("clips_val", "clips_test", "clip_stride")},
     "hidden": Use(_SCALED, ("architecture",), _architecture(lambda row: row.hidden != PIXELS)),
     "width": Use(
         _SCALED, ("architecture",), _architecture(lambda row: row.hidden != PIXELS or bool(row.linear or row.channels))
@@ -98,9 +111,9 @@ USES = {
         lambda p: _own(p) or ":" in p.training_loss,
     ),
     "data_folder": Use(
-        "with digits mnist or test_data official",
-        ("digits", "test_data"),
-        lambda p: p.digits != "mnist5k" or p.test_data == "official",
+        "with digits mnist or test_data official, without clips",
+        ("digits", "test_data", "clips"),
+        lambda p: not _of_clips(p) and (p.digits != "mnist5k" or p.test_data == "official"),
     ),
     "learning_rate": Use(
         f"with any schedule but {' and '.join(_OWN_RATES)}, which have rates in schedule_arguments",

@@ -17,6 +17,7 @@ WORDS = {  # how a run's name spells a parameter; others are spelled by their ow
     "frame_size": "px",
     "digits_per_sequence": "digits",
     "digit_speed": "speed",
+    "clips_digest": "clips",
     "train_sequences": "train",
     "val_sequences": "val",
     "test_sequences": "test",

@@ -22,7 +22,7 @@ import yaml
 from seqae import files
 from seqae.device import make_accelerator, mixed_precision
 from seqae.parameters import EXECUTION, resolve
-from seqae.runs import experiment, logs
+from seqae.runs import clip_sets, experiment, logs
 from seqae.runs.assignment import current_assignment
 from seqae.runs.building import check_hidden
 from seqae.runs.folder import RunFolder, has_begun, holds_run
@@ -41,13 +41,8 @@ from seqae.stores import RECORD_FORMAT, BusyError, fetch, store_folder, unpublis
 from seqae.training import Row
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
-RECORDED = {
-    "device",
-    "devices",
-    "keep_checkpoint",
-    "label",
-    "metrics",
-}  # they do not define a run, but run.yaml has them
+# They do not define a run, but run.yaml has them.
+RECORDED = {"device", "devices", "keep_checkpoint", "label", "metrics", *clip_sets.CLIP_PATHS}
 WRITTEN = (  # by the process that trains
     *("run.yaml", "metrics.csv", "histograms.csv", "baselines.csv", "test.csv", "performance.csv"),
     *("samples.npz", "frames.png", "frames.gif", "model.safetensors", "checkpoint/state.pt"),
@@ -76,7 +71,8 @@ def open_run(
 
     Parameters that the run does not use, see `identity.USES`, have no effect on it, and the library's default in it.
     """
-    usual, stated = resolve(defaults), resolve(defaults, given or {})
+    stated = clip_sets.with_clips(resolve(defaults, given or {}))
+    usual = clip_sets.decided_alike(resolve(defaults), stated, given or {})
     parameters, code, lacks_code = with_code(stated, family, model, project)
     built = experiment.check_parameters(parameters, code)
     usual = usual.model_copy(update={"code": parameters.code})  # a hash is no word of a name
@@ -205,7 +201,7 @@ class Run(RunFolder):
 
     def update(self, **changes: Any) -> None:
         """Write these entries into run.yaml, which keeps its others. Raises as `changing`."""
-        parameters = self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED))
+        parameters = clip_sets.as_recorded(self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED)))
         base = {"format": RECORD_FORMAT, "family": self.family, "parameters": parameters, "differs": dict(self.differs)}
         with changing(self.folder):
             text = yaml.safe_dump(base | self.record() | changes, sort_keys=False)
@@ -254,6 +250,8 @@ class Run(RunFolder):
                 log.unlink(missing_ok=True)
             take_over(self)
         val = experiment.sequences(p, "val")
+        if p.clips:
+            self.update(clips=clip_sets.clip_facts(p))
         with tracking(p.tracker, folder / "tracker") as track:
 
             def record(table: str, rows: list[Row]) -> None:

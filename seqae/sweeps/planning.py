@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from seqae.files import expanded, project_path
-from seqae.parameters import EXECUTION, merge
+from seqae.parameters import EXECUTION, merge, resolve
 from seqae.runs import (
+    DECIDED_BY_CLIPS,
     Run,
     RunFolder,
     Shorter,
     cells_hash,
     family_notebook,
     finished_by_recipe,
+    located_clips,
     open_run,
     progress,
     shorter_run,
@@ -215,6 +217,11 @@ def _planned(
         expanded(folder)  # raises ValueError where it cannot be
         merged["data_folder"] = located
         run = replace(run, parameters=run.parameters.model_copy(update={"data_folder": located}))
+    if run.parameters.clips:  # a worker reads the same clips, or refuses others
+        p = run.parameters
+        paths = located_clips(p.model_dump(mode="json"), root)
+        merged |= p.model_dump(mode="json", include=set(DECIDED_BY_CLIPS)) | paths
+        run = replace(run, parameters=resolve(p.model_dump(), paths))
     stated = {name: value for name, value in own.items() if name not in given}
     if idle := without_effect(run.parameters, family, stated, takes(run.parameters, run.code)):
         raise ValueError("\n".join(f"{why}: leave it out" for why in idle.values()))

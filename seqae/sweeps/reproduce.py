@@ -32,6 +32,7 @@ from seqae.runs import (
     code_for,
     code_version,
     git_trouble,
+    located_clips,
     recorded_run,
     run_git,
     sources_hash,
@@ -95,7 +96,7 @@ def reproduce_run(
     if (made := _made(store)) and made.status == "done" and given:
         tell(f"seqae: this rerun exists and was made without {', '.join(given)}: delete {store} to make it again")
     if not made or made.status != "done":
-        parameters = _parameters(record, here) | _absolute(given or {})
+        parameters = _parameters(record, here) | located_clips(record["parameters"], root) | _absolute(given or {})
         with _todays_project(notebook) if here else _old_project(root, commit) as project:
             code = _PACKAGE.parent if here else project
             _put_code(original, project, root, here=here, trust=trust_code)
@@ -227,7 +228,8 @@ def _parameters(record: Mapping[str, Any], here: bool) -> dict[str, Any]:
 
 def _absolute(given: Mapping[str, Any]) -> dict[str, Any]:
     # The process has another working folder than this one.
-    return {key: str(project_path(value)) if key == "data_folder" else value for key, value in given.items()}
+    located = {"data_folder": str(project_path(given["data_folder"]))} if given.get("data_folder") else {}
+    return {**given, **located, **located_clips(given)}
 
 
 def _today(notebook: Path) -> str:

@@ -1,0 +1,142 @@
+"""The clips that parameters name: read, split, known by their digest; and the sequences of each split."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqae.clips import Clip, Windows, common_size, read_clips, set_digest, split_clips
+from seqae.files import project_path, project_root
+from seqae.parameters import Parameters
+
+CLIP_PATHS = ("clips", "clips_val", "clips_test")
+# What the clips decide of a run's parameters, see `with_clips`.
+DECIDED_BY_CLIPS = ("clips_digest", "frame_size", "train_sequences", "val_sequences", "test_sequences")
+RESIDENT = 2**30  # bytes: so much of a split's frames is held in memory, and of more only what a batch needs
+
+
+def with_clips(p: Parameters) -> Parameters:
+    """The parameters with what the clips decide: their digest, the size of their frames where none is given, and how
+    many sequences a split has, if fewer than asked for.
+
+    Parameters without clips are returned as they are. So are those that state all of it, where the clips are not at
+    hand: a machine that only plans needs the digest alone. Raises ValueError for clips that cannot be read, that are
+    others than a stated digest says, or too few for the sequences stated beside it.
+    """
+    if p.clips is None:
+        return p
+    _splits.cache_clear()  # files may have changed since
+    try:
+        splits = clip_splits(p)
+    except FileNotFoundError as error:
+        if p.clips_digest and p.frame_size is not None:
+            return p
+        raise ValueError(f"{error}; to plan without them, state clips_digest and frame_size") from None
+    every = [clip for of in splits.values() for clip in of]
+    height, width = p.frame_shape if p.frame_size is not None else common_size(every)
+    changed: dict[str, Any] = {"clips_digest": set_digest(splits)}
+    changed["frame_size"] = height if height == width else (height, width)
+    sized = p.model_copy(update=changed)
+    for split in splits:
+        name, there = f"{split}_sequences", len(windows(sized, split))
+        if p.clips_digest and getattr(p, name) > there:
+            raise ValueError(f"{name} {getattr(p, name):,} is more than these clips have: set {name}: {there}")
+        changed[name] = min(getattr(p, name), there)
+    return p.model_copy(update=changed)
+
+
+def decided_alike(usual: Parameters, p: Parameters, given: Mapping[str, Any]) -> Parameters:
+    """A family's defaults with what the clips of a run decide, where these are the family's own clips.
+
+    p: as `with_clips` returned it. given: what the run sets beside the defaults.
+    """
+    if p.clips is None or usual.clips != p.clips:
+        return usual
+    return usual.model_copy(update={name: getattr(p, name) for name in DECIDED_BY_CLIPS if name not in given})
+
+
+def clip_splits(p: Parameters) -> dict[str, list[Clip]]:
+    """The clips of train, val and test. Raises FileNotFoundError and ValueError as `read_clips` and `split_clips`, and
+    ValueError for others than the digest says.
+    """
+    if p.clips is None:
+        raise ValueError(f"the clips with the digest {p.clips_digest} are not known here: give their path, clips")
+    splits = _splits(*(_located(paths) for paths in (p.clips, p.clips_val, p.clips_test)))
+    if p.clips_digest not in (None, digest := set_digest(splits)):
+        raise ValueError(
+            f"clips {p.clips} have the digest {digest}, and clips_digest is {p.clips_digest}: these are other clips; "
+            "leave clips_digest out, or give the clips that it is of"
+        )
+    return splits
+
+
+def located_clips(values: Mapping[str, Any], root: Path | None = None) -> dict[str, str | list[str]]:
+    """Of parameters those that say where clips are, as paths found from any folder of this machine.
+
+    root: the project that relative paths are relative to, by default the one here.
+    """
+
+    def full(paths: str | Sequence[str]) -> str | list[str]:
+        return str(project_path(paths, root)) if isinstance(paths, str) else [str(project_path(p, root)) for p in paths]
+
+    return {name: full(values[name]) for name in CLIP_PATHS if values.get(name)}
+
+
+def as_recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's parameters as its record has them: paths of clips in the project are relative to it."""
+
+    def short(path: str) -> str:
+        with_root = project_path(path)
+        return str(with_root.relative_to(project_root())) if with_root.is_relative_to(project_root()) else path
+
+    paths = {name: value for name in CLIP_PATHS if (value := parameters.get(name))}
+    told = {name: short(v) if isinstance(v, str) else [short(path) for path in v] for name, v in paths.items()}
+    return {**parameters, **told}
+
+
+def windows(p: Parameters, split: str) -> Windows:
+    """All sequences that the clips of a split have. Raises ValueError for clips shorter than a sequence."""
+    clips = clip_splits(p)[split]
+    return Windows(clips, frames=p.frames_in + p.frames_out, stride=p.clip_stride, size=p.frame_shape)
+
+
+def epoch_of_clips(p: Parameters, block: int) -> Windows | torch.Tensor:
+    """The training sequences of an epoch, block 0, 1, …: held in memory where they fit, else read as they are indexed.
+
+    Each block is the next train_sequences of all, which begin again after the last.
+    """
+    every = windows(p, "train")
+    some = every.part((block * p.train_sequences + np.arange(p.train_sequences)) % len(every))
+    return some[:] if some.bytes <= RESIDENT else some
+
+
+def clip_facts(p: Parameters) -> dict[str, Any]:
+    """What the record says of the clips: how many each split has, and what was done with colours and sizes."""
+    splits = clip_splits(p)
+    every = [clip for of in splits.values() for clip in of]
+    sizes = sorted({"{}×{}".format(*clip.size) for clip in every})
+    coloured = sum(clip.coloured for clip in every)
+    return {
+        "splits": {split: len(of) for split, of in splits.items()},
+        "sequences": {split: len(windows(p, split)) for split in splits},
+        "frames": sum(clip.frames for clip in every),
+        "grey": f"{coloured} of {len(every)} had colours, made grey by Rec. 601" if coloured else "as they are",
+        "resized": "no" if sizes == ["{}×{}".format(*p.frame_shape)] else f"by area, from {', '.join(sizes[:5])}",
+    }
+
+
+def _located(paths: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return None if paths is None else tuple(str(project_path(path)) for path in _each(paths))
+
+
+def _each(paths: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (paths,) if isinstance(paths, str) else paths
+
+
+@lru_cache(maxsize=1)
+def _splits(clips: tuple[str, ...], val: tuple[str, ...] | None, test: tuple[str, ...] | None) -> dict[str, list[Clip]]:
+    given = {name: read_clips(paths) for name, paths in (("val", val), ("test", test)) if paths}
+    return split_clips(read_clips(clips), val=given.get("val"), test=given.get("test"))
