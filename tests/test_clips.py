@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_sweep import make_project
 
 from seqae.clip_files import decoded, grey, time_first
 from seqae.clips import Clip, Windows, read_clips, set_digest, split_clips
@@ -22,6 +23,7 @@ from seqae.runs import clip_sets
 from seqae.runs.experiment import reference_levels, sequences, train_stream
 from seqae.runs.folder import RunFolder
 from seqae.runs.run import Run, open_run
+from seqae.sweeps.planning import plan
 
 TINY: dict[str, Any] = {
     "loss": "0sb", "task": "both", "architecture": "srivastava", "hidden": 6, "frames_in": 3, "frames_out": 4,
@@ -425,6 +427,22 @@ def test_planned_elsewhere_it_is_the_same_run(trained: Any, place: Path) -> None
     p = runs["npy"].parameters
     decided = {name: getattr(p, name) for name in clip_sets.DECIDED_BY_CLIPS}
     assert open_run("fam", TINY, {"clips": "not/here", **decided}).name == runs["npy"].name
+
+
+def test_a_plan_carries_where_the_clips_are_and_which(place: Path) -> None:
+    content = TINY | {"clips": ["data/all.npy"], "frame_size": "none", "epochs": 2}
+    make_project(place, {"fam": []}, {"fam/a": content})
+    (place / "data").mkdir()
+    np.save(place / "data/all.npy", np.stack(moving(10)))
+    (item,) = plan([place / "params/fam/a.yaml"], store=str(place / "store"))
+    decided = {name: item.given[name] for name in clip_sets.DECIDED_BY_CLIPS}
+    assert item.given["clips"] == [str(place / "data/all.npy")]
+    assert decided["frame_size"] == [12, 20]
+    assert (decided["train_sequences"], decided["test_sequences"]) == (16, 2)
+    assert clip_sets.as_recorded(item.run.parameters.model_dump(mode="json"))["clips"] == ["data/all.npy"]
+    (place / "data/all.npy").unlink()
+    (elsewhere,) = plan([place / "params/fam/a.yaml"], given=decided, store=str(place / "store"))
+    assert elsewhere.run.name.rpartition("-")[2] == item.run.name.rpartition("-")[2]
 
 
 def test_a_path_whose_clips_changed_is_not_taken_for_the_run(trained: Any, place: Path) -> None:
