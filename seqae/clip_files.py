@@ -35,7 +35,7 @@ def grey(frames: np.ndarray, file: Path) -> np.ndarray:
         return np.ascontiguousarray(frames)
     if frames.shape[-1] == 1:
         return np.ascontiguousarray(frames[..., 0])
-    weighted = sum(frames[..., c].astype(np.uint32) * share for c, share in enumerate(REC_601))
+    weighted: Any = sum(frames[..., c].astype(np.uint32) * share for c, share in enumerate(REC_601))
     return ((weighted + 500) // 1000).astype(np.uint8)
 
 

@@ -54,7 +54,7 @@ def baselines(train: Iterable[np.ndarray], targets: Mapping[str, np.ndarray], la
     import pandas as pd
 
     # Half a white pixel more, so that a pixel that is black in all of train has a finite cross-entropy.
-    total, count = np.float64(0), 0
+    total, count = np.zeros(()), 0
     for chunk in train:
         frames = chunk.reshape(-1, *chunk.shape[-2:])
         total, count = total + frames.sum(0, dtype=np.float64), count + len(frames)

@@ -3,7 +3,7 @@
 SSIM is that of torchmetrics.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -71,10 +71,11 @@ def image_quality(output: "Tensor", target: "Tensor") -> "dict[str, Tensor]":
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    inside, options = slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2)), {"data_range": 1.0, "reduction": "none"}
+    options: Any = {"data_range": 1.0, "reduction": "none", "return_full_image": True}
+    inside = slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2))
     # Few (n, 1, H, W) at a time: it takes 80 bytes a pixel. torchmetrics' own mean counts windows that reach into a
     # mirrored border: up to 0.02 more at 16×16.
     parts = zip(*(x.flatten(0, 1)[:, None].split(2**20 // x[0, 0].numel() + 1) for x in (output, target)), strict=True)
-    maps = (structural_similarity_index_measure(*part, **options, return_full_image=True)[1] for part in parts)
+    maps = (structural_similarity_index_measure(*part, **options)[1] for part in parts)
     ssim = torch.cat([each[..., inside, inside].mean((1, 2, 3)) for each in maps])
     return found | {"ssim": ssim.reshape(output.shape[:2])}

@@ -124,7 +124,7 @@ def _built_in(p: Parameters) -> SequenceAutoencoder:
         task=p.task,
         decoder_input=p.decoder_input,
         activation=p.activation,
-        frame_size=p.frame_size,
+        frame_size=p.frame_shape,
         frames_in=p.frames_in,
         frames_out=p.frames_out,
         gain=p.gain,

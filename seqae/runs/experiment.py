@@ -77,7 +77,7 @@ def _stream(p: Parameters, split: str) -> Sequences:
         p.digits,
         split=split,
         seed=p.data_seed,
-        frame_size=p.frame_size,
+        frame_size=p.frame_shape[0],
         frames=frames,
         digits_per_sequence=p.digits_per_sequence,
         digit_speed=p.digit_speed,
