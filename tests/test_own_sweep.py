@@ -53,7 +53,7 @@ def test_a_sweep_a_comparison_a_demo_and_a_rerun(tmp_path) -> None:
     assert "is not run: the project's own has hash" in said("demo", name, project=project, code=2)
     said("demo", name, "--trust-code", project=project)
     assert (run.folder / "demo.html").exists()
-    assert "3 to run" not in said("run", "params/mine", "--scale", "tiny", "--dry-run", project=project)
+    assert "1 of 3 to run" in said("run", "params/mine", "--scale", "tiny", "--dry-run", project=project)
     for file in (project / "notebooks").glob("own_*.py"):
         file.unlink()
     refused = said("run", "params/mine/own.yaml", "--scale", "tiny", project=project, code=2)
