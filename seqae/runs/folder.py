@@ -3,7 +3,6 @@
 import csv
 import html
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,12 +17,12 @@ from seqae.diagnosis import prognosis, saturated_since
 from seqae.evaluation import predict
 from seqae.files import expanded
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
-from seqae.parameters import ParameterError, Parameters, resolve
+from seqae.parameters import Parameters, resolve
 from seqae.runs import experiment
 from seqae.runs.building import load_model, reach_of
 from seqae.runs.explanation import explain_head
 from seqae.runs.facts import facts_of
-from seqae.runs.identity import as_used, defining, short_hash, without_effect
+from seqae.runs.identity import as_used, without_effect
 from seqae.runs.logs import read_samples, read_table
 from seqae.runs.own_code import CODE_FOLDER, OwnCode, code_for
 from seqae.runs.records import RunError, diverged, read_record, run_status
@@ -268,30 +267,6 @@ def family_of(folder: Path, record: Mapping[str, Any]) -> str:
             f"{folder / 'run.yaml'} has family {family!r}, which must be a name without slashes: look at who made it"
         )
     return family
-
-
-def holds_run(folder: Path, family: str, *hashes: str) -> bool:
-    """Whether a folder, whatever it is called, holds a run of this family whose parameters have one of these hashes."""
-    with suppress(RunError, ParameterError, KeyError, TypeError):
-        record = read_record(folder)
-        p = resolve(record["parameters"])
-        return record["family"] == family and not {short_hash(p), short_hash(as_used(p, family))}.isdisjoint(hashes)
-    return False
-
-
-def has_begun(folder: Path, family: str, parameters: Parameters) -> bool:
-    """Whether a folder holds a run. Raises RunError if that is another than the one that these parameters define.
-
-    That is so where somebody changed a record, and where two runs have one hash: of 10,000 runs, with a chance of 1 %.
-    """
-    if not (record := read_record(folder)):
-        return False
-    with suppress(ParameterError, KeyError, TypeError):  # of another version: its hash alone tells
-        there, asked = defining(as_used(resolve(record["parameters"]), family)), defining(parameters)
-        if other := [f"{k} {there.get(k, '-')}, not {asked.get(k, '-')}" for k in sorted(there.keys() | asked.keys())
-                     if there.get(k) != asked.get(k)]:  # fmt: skip
-            raise RunError(f"{folder} holds another run ({'; '.join(other)}): move it elsewhere, or set it right")
-    return True
 
 
 def mse_rows(file: Path) -> list[dict[str, str]]:

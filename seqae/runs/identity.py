@@ -8,14 +8,17 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import optim
 from torch.optim import lr_scheduler
 
 from seqae.architectures import ARCHITECTURES, PIXELS
-from seqae.parameters import EXECUTION, Parameters, resolve
+from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
+from seqae.runs.records import RunError, read_record
 
 BENCHMARK = "performance"  # the family whose runs are timed, not trained
 
@@ -201,6 +204,30 @@ def short_hash(parameters: Parameters) -> str:
     `open_run` and `Run.load` give parameters as `as_used` returns them. Versions until November 2026 hashed all.
     """
     return hashlib.sha256(json.dumps(defining(parameters), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def holds_run(folder: Path, family: str, *hashes: str) -> bool:
+    """Whether a folder, whatever it is called, holds a run of this family whose parameters have one of these hashes."""
+    with suppress(RunError, ParameterError, KeyError, TypeError):
+        record = read_record(folder)
+        p = resolve(record["parameters"])
+        return record["family"] == family and not {short_hash(p), short_hash(as_used(p, family))}.isdisjoint(hashes)
+    return False
+
+
+def has_begun(folder: Path, family: str, parameters: Parameters) -> bool:
+    """Whether a folder holds a run. Raises RunError if that is another than the one that these parameters define.
+
+    That is so where somebody changed a record, and where two runs have one hash: of 10,000 runs, with a chance of 1 %.
+    """
+    if not (record := read_record(folder)):
+        return False
+    with suppress(ParameterError, KeyError, TypeError):  # of another version: its hash alone tells
+        there, asked = defining(as_used(resolve(record["parameters"]), family)), defining(parameters)
+        if other := [f"{k} {there.get(k, '-')}, not {asked.get(k, '-')}" for k in sorted(there.keys() | asked.keys())
+                     if there.get(k) != asked.get(k)]:  # fmt: skip
+            raise RunError(f"{folder} holds another run ({'; '.join(other)}): move it elsewhere, or set it right")
+    return True
 
 
 def _default(name: str) -> Any:

@@ -25,9 +25,9 @@ from seqae.parameters import EXECUTION, resolve
 from seqae.runs import clip_sets, experiment, logs
 from seqae.runs.assignment import current_assignment
 from seqae.runs.building import check_hidden
-from seqae.runs.folder import RunFolder, has_begun, holds_run
+from seqae.runs.folder import RunFolder
 from seqae.runs.going_on import take_over
-from seqae.runs.identity import short_hash
+from seqae.runs.identity import has_begun, holds_run, short_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.naming import differing, known_as, run_name
