@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from seqae import Run, find_runs
-from seqae.parameters import resolve
+from seqae import Run, find_runs, resolve
 from seqae.reports import compare, figures
 from seqae.reports.groups import data_and_budget
 from seqae.reports.published import standing

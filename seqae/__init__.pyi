@@ -3,7 +3,6 @@ from .data import MovingMNIST as MovingMNIST
 from .models import SequenceAutoencoder as SequenceAutoencoder
 from .parameters import ParameterError as ParameterError
 from .parameters import Parameters as Parameters
-from .parameters import resolve as resolve
 from .reports import comparable_runs as comparable_runs
 from .runs import (
     Run as Run,
@@ -28,5 +27,8 @@ from .runs import (
 )
 from .runs import (
     parameter_cells as parameter_cells,
+)
+from .runs import (
+    resolve as resolve,
 )
 from .training import fit as fit

@@ -11,9 +11,10 @@ import papermill
 import pytest
 from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan
 
-from seqae.parameters import ParameterError, resolve
+from seqae.parameters import ParameterError
 from seqae.runs import assignment
 from seqae.runs.identity import defining, short_hash
+from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import cells_hash, family_notebook, parameter_cells, read_cell
 from seqae.runs.run import Run, open_run
 from seqae.sweeps.execution import execute

@@ -18,7 +18,7 @@ from seqae import sweeps
 from seqae.benchmark import cost_estimate
 from seqae.benchmark.machine_rates import matmul_rate
 from seqae.commands.main import app
-from seqae.parameters import resolve
+from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import cells_hash
 from seqae.runs.run import open_run
 
@@ -113,7 +113,7 @@ def test_dry_run_says_what_would_run_and_why(project):
                 "interrupted after epoch 3", "another process trains it"]  # fmt: skip
     assert [why.pop(run.name) for run in runs] == expected
     assert list(why.values()) == ["new", "new"]
-    assert {path.name for path in {*project.rglob("*")} - {*before}} <= {".lock"}
+    assert {path.name for path in {*project.rglob("*")} - {*before}} <= {".lock", ".records.json", ".records.lock"}
 
 
 def test_a_sweep_that_goes_on_shares_the_processors_as_it_did_at_first(project, monkeypatch):

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import seqae
 from seqae.losses import LOSSES
-from seqae.parameters import EXECUTION, ParameterError, Parameters, merge, resolve
+from seqae.parameters import EXECUTION, ParameterError, Parameters
 from seqae.runs.experiment import check_parameters
 from seqae.runs.identity import defining, short_hash
+from seqae.runs.merging import merge, resolve
 from seqae.runs.notebook_cells import family_defaults, family_notebook, read_cell
 from seqae.sweeps.parameter_files import read_yaml
 

@@ -26,11 +26,12 @@ from hypothesis.extra import numpy as hnp
 
 from seqae import data
 from seqae.data import MovingMNIST, scale_digits, to_range, to_unit
-from seqae.parameters import ParameterError, resolve
+from seqae.parameters import ParameterError
 from seqae.runs import digits as digit_files
 from seqae.runs import load_digits
 from seqae.runs.digits import official_test, read_idx
 from seqae.runs.experiment import sequences
+from seqae.runs.merging import resolve
 from seqae.runs.naming import run_name
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"

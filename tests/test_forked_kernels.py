@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from seqae.sweeps import notebooks
-from seqae.sweeps.forked_kernels import start_kernel
+from seqae.sweeps.forked_kernels import fork_kernel
 from seqae.sweeps.notebooks import execute_notebook
 
 pytestmark = [
@@ -135,10 +135,10 @@ def test_a_kernel_that_dies_is_told_and_the_next_one_works(tmp_path):
 
 def test_a_kernel_that_dies_before_it_runs_anything_is_told_apart(tmp_path, monkeypatch):
     def dying(*arguments, **options):
-        os.kill((forked := start_kernel(*arguments, **options)).pid, signal.SIGKILL)
+        os.kill((forked := fork_kernel(*arguments, **options)).pid, signal.SIGKILL)
         return forked
 
-    monkeypatch.setattr(notebooks, "start_kernel", dying)
+    monkeypatch.setattr(notebooks, "fork_kernel", dying)
     found = execute_notebook(notebook("1"), tmp_path / "out.ipynb", name="x", parameters={}, environment={})
     assert found == notebooks.NOT_STARTED
 
@@ -207,7 +207,7 @@ def test_all_who_find_the_server_dead_get_their_kernels_from_one_other(tmp_path)
     assert gone([server])
 
     def parent(_: int) -> int:
-        kernel = start_kernel([], env=os.environ | {"JUPYTER_RUNTIME_DIR": str(tmp_path)}, cwd=None)
+        kernel = fork_kernel([], env=os.environ | {"JUPYTER_RUNTIME_DIR": str(tmp_path)}, cwd=None)
         found = psutil.Process(kernel.pid).ppid()
         kernel.kill()
         return found

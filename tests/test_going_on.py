@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from seqae.benchmark import cost_estimate
 from seqae.commands.main import app
 from seqae.optimizers import UNFIT
-from seqae.parameters import resolve
 from seqae.runs import facts, going_on, logs
 from seqae.runs.going_on import shorter_run
+from seqae.runs.merging import resolve
 from seqae.runs.run import Run, open_run
 from seqae.sweeps.planning import plan
 

@@ -240,7 +240,7 @@ def test_what_draws_nothing_imports_no_figures() -> None:
 
 def test_this_test_sees_what_is_imported() -> None:
     found = {*imports(parsed(FOLDER / "runs" / "run.py"))}
-    assert ("seqae.parameters", "resolve") in found
+    assert ("seqae.runs.merging", "resolve") in found
     assert ("filelock", None) in found
     assert code_lines(FOLDER / "training.py") > 80
 

@@ -9,11 +9,12 @@ import torch
 from own import LAYERS, METRICS, MODELS, write_modules
 from test_sweep import TINY
 
-from seqae.parameters import ParameterError, resolve
+from seqae.parameters import ParameterError
 from seqae.runs import logs
 from seqae.runs.experiment import load_model
 from seqae.runs.finding import find_runs
 from seqae.runs.identity import short_hash
+from seqae.runs.merging import resolve
 from seqae.runs.own_code import OwnCodeError, code_for
 from seqae.runs.run import Run, open_run
 

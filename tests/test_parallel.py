@@ -16,8 +16,8 @@ import torch
 
 from seqae import training
 from seqae.device import make_accelerator
-from seqae.parameters import resolve
 from seqae.runs import experiment, logs
+from seqae.runs.merging import resolve
 from seqae.runs.ranks import RankError, launch
 from seqae.runs.run import Run, open_run
 from seqae.sweeps import execution

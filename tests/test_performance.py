@@ -17,9 +17,9 @@ from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.peers import PlainAutoencoder, sequitur_update, torch_update
 from seqae.benchmark.peers_keras import keras_update
 from seqae.data import to_range
-from seqae.parameters import resolve
 from seqae.runs import experiment
 from seqae.runs.finding import find_runs
+from seqae.runs.merging import resolve
 from seqae.runs.run import open_run
 from seqae.tasks import branch_targets
 

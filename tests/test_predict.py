@@ -10,7 +10,7 @@ from test_trained import SMALL
 from typer.testing import CliRunner
 
 from seqae.commands.main import app
-from seqae.runs.clip_outputs import read_clips
+from seqae.runs.clip_outputs import clips_of
 from seqae.runs.experiment import sequences
 from seqae.runs.run import Run, open_run
 
@@ -115,7 +115,7 @@ def test_unsound_files_are_named(tmp_path) -> None:
     def told(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name) as error:
-            read_clips(tmp_path / name)
+            clips_of(tmp_path / name)
         return str(error.value)
 
     np.save(stream := io.BytesIO(), np.zeros((2, 5, 16, 16), np.uint8))
@@ -133,4 +133,4 @@ def test_unsound_files_are_named(tmp_path) -> None:
     assert "holds nothing" in told("none.npz", stream.getvalue())
     np.savez(stream := io.BytesIO(), np.array([{}], object), allow_pickle=True)
     assert "is not a whole .npz file" in told("objects.npz", stream.getvalue())
-    assert "must be a .npy or .npz file" in told("clip.avi", b"RIFF")
+    assert "cannot be decoded" in told("clip.avi", b"RIFF")

@@ -21,9 +21,9 @@ from test_sweep import DEFAULTS, SEQAE, TINY, TRAIN, make_project, snapshot, val
 from typer.testing import CliRunner
 
 from seqae.commands.main import app
-from seqae.parameters import resolve
 from seqae.reports import figures, reproduction
 from seqae.runs.finding import recorded_run
+from seqae.runs.merging import resolve
 from seqae.runs.provenance import code_version
 from seqae.runs.run import Run, RunError, open_run
 from seqae.sweeps import reproduce

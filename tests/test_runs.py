@@ -18,12 +18,13 @@ import yaml
 
 from seqae.evaluation import predict
 from seqae.files import project_root
-from seqae.parameters import ParameterError, resolve
+from seqae.parameters import ParameterError
 from seqae.reports import demo
 from seqae.runs import experiment, logs
 from seqae.runs.experiment import load_model, sequences
 from seqae.runs.finding import find_runs
 from seqae.runs.identity import defining, short_hash
+from seqae.runs.merging import resolve
 from seqae.runs.naming import name_words
 from seqae.runs.notebook_cells import parameter_cells
 from seqae.runs.records import RunError
@@ -733,7 +734,7 @@ def test_data_that_cannot_be_read_is_no_fault_of_the_store(tmp_path, monkeypatch
     ]:
         error = OSError(number, os.strerror(number), file)
         monkeypatch.setattr(
-            "seqae.runs.experiment.reference_levels", lambda p, error=error: (_ for _ in ()).throw(error)
+            "seqae.runs.experiment.reference_levels", lambda p, reach, error=error: (_ for _ in ()).throw(error)
         )
         with pytest.raises(told, match=os.strerror(number)):
             run.train()

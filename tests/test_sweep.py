@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from seqae.parameters import resolve
 from seqae.reports.index import update_index
+from seqae.runs.merging import resolve
 from seqae.runs.records import progress
 from seqae.runs.run import Run, open_run
 from seqae.sweeps import execution, planning

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from seqae.metrics import frame_errors
-from seqae.parameters import resolve
 from seqae.runs import trained
 from seqae.runs.experiment import new_model, sequences
 from seqae.runs.finding import find_runs
+from seqae.runs.merging import resolve
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
 

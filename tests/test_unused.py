@@ -10,10 +10,11 @@ from test_sweep import DEFAULTS, TINY, TRAIN, make_project
 from typer.testing import CliRunner
 
 from seqae.commands import main
-from seqae.parameters import EXECUTION, Parameters, resolve
+from seqae.parameters import EXECUTION, Parameters
 from seqae.runs import assignment, experiment
 from seqae.runs.experiment import sequences
 from seqae.runs.identity import USES, as_used, short_hash, unused
+from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.run import Run, open_run
 from seqae.sweeps import planning
@@ -57,6 +58,8 @@ IDLE: list[tuple[dict[str, Any], str, Any]] = [
     *(({}, name, value) for name, value in (("clips_val", CLIPS), ("clips_test", CLIPS), ("clip_stride", 3))),
     ({"clips": CLIPS}, "digits", "mnist"),
     ({"clips": CLIPS}, "data_seed", 2),
+    ({"clips": CLIPS}, "digits_per_sequence", 3),
+    ({"clips": CLIPS}, "digit_speed", 0.2),
     ({"clips": CLIPS}, "data_folder", "/mine"),
     ({"clips": CLIPS}, "test_data", "official"),
 ]
@@ -68,7 +71,10 @@ BUSY: list[tuple[dict[str, Any], str, Any]] = [
     ({"task": "pred"}, "frames_out", 3),
     ({"clips": CLIPS}, "frames_out", 3),
     *(({"clips": CLIPS}, name, value) for name, value in (("clips_val", "v"), ("clips_test", "t"), ("clip_stride", 3))),
-    *(({}, name, value) for name, value in (("digits", "mnist"), ("data_seed", 2))),
+    *(
+        ({}, name, value)
+        for name, value in (("digits", "mnist"), ("data_seed", 2), ("digits_per_sequence", 3), ("digit_speed", 0.2))
+    ),
     ({"frame_size": 64}, "test_data", "official"),
     *(({"architecture": name}, "width", 0.02) for name in ("lstm_copy", "fc_lstm", "srivastava")),
     ({"architecture": "fc_lstm"}, "hidden", 300),

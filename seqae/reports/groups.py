@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from seqae.parameters import LOSS_FIELDS, Parameters
-from seqae.runs import Run, RunError, check_tables, find_runs, remembered, short_hash
+from seqae.runs import OF_DIGITS, Run, RunError, check_tables, find_runs, remembered, short_hash
 from seqae.stores import fetch
 from seqae.tasks import BRANCHES
 
@@ -37,7 +37,7 @@ def data_and_budget(p: Parameters) -> str:
 
 def _in_words(p: Parameters, names: Iterable[str]) -> str:
     # Without what only Moving MNIST has where there are clips, and the other way round.
-    idle = {"digits", "data_seed", "test_data"} if p.clips_digest else {"clips_digest"}
+    idle = {*OF_DIGITS} if p.clips_digest else {"clips_digest"}
     told = {name: getattr(p, name) for name in names if name not in idle}
     return ", ".join(LIKE[name].format(value) for name, value in told.items() if value is not None)
 

@@ -1,6 +1,6 @@
 """A run: one notebook executed with one set of parameters, and the folder that keeps what became of it.
 
-    notebook_cells, identity, naming         from a notebook's parameters to those that define a run, its hash and name
+    notebook_cells, merging, identity, naming  a notebook's parameters, those that define a run, its hash and name
     digits, experiment, run, assignment, ranks, live  data, model, training (trackers), alone or assigned by a sweep
     folder, records, locks, logs             what its folder says, and who may change it
     provenance, git, finding, gather         what code made it; runs found in stores; stores merged

@@ -19,6 +19,7 @@ from .going_on import Shorter as Shorter
 from .going_on import fetch_shorter as fetch_shorter
 from .going_on import finished_by_recipe as finished_by_recipe
 from .going_on import shorter_run as shorter_run
+from .identity import OF_DIGITS as OF_DIGITS
 from .identity import as_used as as_used
 from .identity import short_hash as short_hash
 from .identity import unused as unused
@@ -26,6 +27,8 @@ from .identity import without_effect as without_effect
 from .locks import executing as executing
 from .logs import check_tables as check_tables
 from .logs import whole_lines as whole_lines
+from .merging import merge as merge
+from .merging import resolve as resolve
 from .naming import name_words as name_words
 from .notebook_cells import cells_hash as cells_hash
 from .notebook_cells import family_defaults as family_defaults

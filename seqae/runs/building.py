@@ -9,8 +9,9 @@ from torch import nn
 
 from seqae.architectures import ARCHITECTURES
 from seqae.models import SequenceAutoencoder, initialise
-from seqae.parameters import Parameters, resolve
+from seqae.parameters import Parameters
 from seqae.runs import own_models
+from seqae.runs.merging import resolve
 from seqae.runs.own_code import CODE_FOLDER, OwnCode, OwnCodeError, code_for, told
 from seqae.runs.records import RunError
 
@@ -104,9 +105,8 @@ def load_model(
         model.load_state_dict(weights)
     except RuntimeError as error:
         if code is None:
-            raise RunError(
-                f"{file} does not hold the weights that its parameters describe: {told(error)[:200]}"
-            ) from None
+            why = " ".join(str(error).split())[:200]
+            raise RunError(f"{file} does not hold the weights that its parameters describe: {why}") from None
         raise OwnCodeError(f"{parameters.architecture} has other weights than {file}: {told(error)}") from error
     return model.to(device), parameters
 

@@ -1,5 +1,6 @@
 """Clips of a file through a trained model, and what it makes of them into files: arrays and an animation."""
 
+import glob
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seqae.clips import ARRAYS, read_clips
 from seqae.files import whole
 from seqae.runs.folder import RunFolder
 from seqae.runs.pictures import Strip, Strips, difference, save_columns
@@ -22,7 +24,7 @@ def save_clip_outputs(
 
     The model sees the first frames_in frames of each clip. `pred`, for `steps` frames, and `recon`, in the order of
     time, whichever the run has, are float32 on [0, 1] in an .npz file, and the first 4 clips move in a .gif. Raises
-    ValueError for files of other kinds, for clips and steps that do not fit the run, and as `read_clips`; RunError
+    ValueError for files of other kinds, for clips and steps that do not fit the run, and as `clips_of`; RunError
     where nothing is trained yet.
     """
     if wrong := [file for file in files if file.suffix.lower() not in OUTPUT_FILES]:
@@ -30,7 +32,7 @@ def save_clip_outputs(
     if clips_file.resolve() in [file.resolve() for file in files]:
         raise ValueError(f"{clips_file} holds the clips, which would be overwritten: choose another file to write")
     run.model_file()  # what has no model is told before large files are read
-    p, clips = run.parameters, read_clips(clips_file)
+    p, clips = run.parameters, clips_of(clips_file)
     seen = clips if clips.ndim < 3 else clips[..., : p.frames_in, :, :]  # `run` refuses others
     outputs: dict[str, np.ndarray] = {}
     if "recon" in BRANCHES[p.task]:
@@ -48,16 +50,20 @@ def save_clip_outputs(
     return [f"{file}: {told}, from frames 1 to {p.frames_in} of {clips.shape[-3]}" for file in files]
 
 
-def read_clips(file: Path) -> np.ndarray:
-    """The array of a .npy file, mapped into memory, or of a .npz file that holds one, or one named `frames`.
+def clips_of(file: Path) -> np.ndarray:
+    """The clips of a file: the array of a .npy file, mapped into memory, or of a .npz file that holds one, or one named
+    `frames`, as it is; of a video, a GIF or a folder of pictures its frames, uint8 (T, H, W).
 
-    Runs no code of the file. Raises FileNotFoundError if it is not there, ValueError if it is of another kind, damaged,
-    or holds other things than numbers.
+    Runs no code of the file. Raises FileNotFoundError if it is not there, ValueError as `clips.read_clips`, and for an
+    array that is damaged or holds other things than numbers.
     """
+    if file.suffix.lower() not in ARRAYS:
+        clips = read_clips([glob.escape(str(file))])
+        if len(clips) > 1:
+            raise ValueError(f"{file} holds {len(clips)} clips: give one of them, or all as an array (numpy.save)")
+        return clips[0].read(0, clips[0].frames)
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not a file: give clips as a .npy or .npz file")
-    if file.suffix.lower() not in (".npy", ".npz"):
-        raise ValueError(f"{file} must be a .npy or .npz file: save the clips as an array with numpy.save")
+        raise FileNotFoundError(f"{file} is not a file: give an .npy or .npz file, a video, or a folder of pictures")
     try:
         if file.suffix.lower() == ".npy":
             return np.lib.format.open_memmap(file, mode="r")  # never unpickles

@@ -12,7 +12,7 @@ def explain_head(
     activation: str,
     pixel_range: tuple[float, float],
     mean_frame: float,
-    own: bool,
+    own: bool = False,
 ) -> str:
     """A paragraph on why a head can or cannot learn, with the floor's parts. mean_frame: its mse on [0, 1]. own: the
     architecture is not built in.

@@ -17,13 +17,14 @@ from seqae.diagnosis import prognosis, saturated_since
 from seqae.evaluation import predict
 from seqae.files import expanded
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
-from seqae.parameters import Parameters, resolve
+from seqae.parameters import Parameters
 from seqae.runs import experiment
 from seqae.runs.building import load_model, reach_of
 from seqae.runs.explanation import explain_head
 from seqae.runs.facts import facts_of
 from seqae.runs.identity import as_used, without_effect
 from seqae.runs.logs import read_samples, read_table
+from seqae.runs.merging import resolve
 from seqae.runs.own_code import CODE_FOLDER, OwnCode, code_for
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.runs.trained import HasModel

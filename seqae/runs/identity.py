@@ -17,7 +17,8 @@ from torch import optim
 from torch.optim import lr_scheduler
 
 from seqae.architectures import ARCHITECTURES, PIXELS
-from seqae.parameters import EXECUTION, ParameterError, Parameters, resolve
+from seqae.parameters import EXECUTION, ParameterError, Parameters
+from seqae.runs.merging import resolve
 from seqae.runs.records import RunError, read_record
 
 BENCHMARK = "performance"  # the family whose runs are timed, not trained
@@ -78,6 +79,8 @@ def _of_clips(p: Parameters) -> bool:
     return bool(p.clips or p.clips_digest)
 
 
+# What decides the sequences of Moving MNIST, beside the size and number of frames.
+OF_DIGITS = ("digits", "digits_per_sequence", "digit_speed", "data_seed", "test_data")
 _OF_DIGITS = "with Moving MNIST, without clips"
 _OWN_RATES = ("OneCycleLR", "CyclicLR")  # these schedules set the learning rate by their own arguments
 _NOT_OWN = "with a built-in architecture (one of your own takes architecture_arguments)"
@@ -95,9 +98,7 @@ USES = {
         ("task", "clips"),
         lambda p: p.task in ("pred", "both") or _of_clips(p),
     ),
-    "digits": Use(_OF_DIGITS, ("clips",), lambda p: not _of_clips(p)),
-    "data_seed": Use(_OF_DIGITS, ("clips",), lambda p: not _of_clips(p)),
-    "test_data": Use(_OF_DIGITS, ("clips",), lambda p: not _of_clips(p)),
+    **{name: Use(_OF_DIGITS, ("clips",), lambda p: not _of_clips(p)) for name in OF_DIGITS},
     **{name: Use("with clips", ("clips",), _of_clips) for name in ("clips_val", "clips_test", "clip_stride")},
     "hidden": Use(_SCALED, ("architecture",), _architecture(lambda row: row.hidden != PIXELS)),
     "width": Use(

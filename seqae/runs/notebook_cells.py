@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqae.files import project_root
-from seqae.parameters import ParameterError, merge, resolve
+from seqae.parameters import ParameterError
 from seqae.runs.assignment import current_assignment
 from seqae.runs.git import git_trouble, run_git
+from seqae.runs.merging import merge, resolve
 
 
 class FamilyNotebook(NamedTuple):

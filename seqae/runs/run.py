@@ -21,7 +21,7 @@ import yaml
 
 from seqae import files
 from seqae.device import make_accelerator, mixed_precision
-from seqae.parameters import EXECUTION, resolve
+from seqae.parameters import EXECUTION
 from seqae.runs import clip_sets, experiment, logs
 from seqae.runs.assignment import current_assignment
 from seqae.runs.building import check_hidden
@@ -30,6 +30,7 @@ from seqae.runs.going_on import take_over
 from seqae.runs.identity import has_begun, holds_run, short_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
+from seqae.runs.merging import resolve
 from seqae.runs.naming import differing, known_as, run_name
 from seqae.runs.own_code import CODE_FOLDER
 from seqae.runs.own_runs import code_entry, with_code

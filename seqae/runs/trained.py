@@ -17,7 +17,7 @@ from seqae.runs.building import build_model, load_model
 from seqae.runs.own_code import OwnCode
 from seqae.tasks import BRANCHES, Branch
 
-Frames = TypeVar("Frames", np.ndarray, Tensor)
+Array = TypeVar("Array", np.ndarray, Tensor)
 _Loaded = tuple[nn.Module, Parameters]
 
 
@@ -42,7 +42,7 @@ class HasModel(ABC):
     def model_file(self) -> Path:
         """The path of model.safetensors."""
 
-    def predict(self, frames: Frames, steps: int | None = None, *, device: str = "auto") -> Frames:
+    def predict(self, frames: Array, steps: int | None = None, *, device: str = "auto") -> Array:
         """The frames that follow those seen, on [0, 1], (B, steps, H, W). Frames, device and errors: see `HasModel`.
 
         steps: how many, 1 or more; None: frames_out, as trained. Beyond these the decoder goes on as it does within
@@ -57,7 +57,7 @@ class HasModel(ABC):
             model, p = self._loaded(device, frames_out=int(steps or 0))
         return _in_batches(lambda batch: _outputs(model, p, batch), frames, p)["pred"]
 
-    def reconstruct(self, frames: Frames, *, device: str = "auto") -> Frames:
+    def reconstruct(self, frames: Array, *, device: str = "auto") -> Array:
         """The frames seen, as the model gives them back, on [0, 1], (B, frames_in, H, W).
 
         They are in the order in which they were seen, whatever the order in which the run decodes them. Frames, device
@@ -68,7 +68,7 @@ class HasModel(ABC):
         check_frames(frames, p)
         return _in_batches(lambda batch: _outputs(model, p, batch), frames, p)["recon"]
 
-    def encode(self, frames: Frames, *, device: str = "auto") -> dict[str, Frames]:
+    def encode(self, frames: Array, *, device: str = "auto") -> dict[str, Array]:
         """What the encoder keeps of each sequence, by name: `h1`, `c1` of its first layer, `h2`, `c2`, …, (B, units).
 
         `flat` is all of them side by side, a vector a sequence, (B, sum of units). Of a model of one's own it is what
@@ -157,7 +157,7 @@ def _check_branch(p: Parameters, branch: Branch) -> None:
         raise ValueError(f"task {p.task} of this run has no branch {branch}: choose a run with task {others}")
 
 
-def _in_batches(work: Callable[[Tensor], Mapping[str, Tensor]], frames: Frames, p: Parameters) -> dict[str, Frames]:
+def _in_batches(work: Callable[[Tensor], Mapping[str, Tensor]], frames: Array, p: Parameters) -> dict[str, Array]:
     # What `work` makes of all frames. Batches are as large as the run's own, so that outputs are bit for bit those that
     # its figures were measured on.
     sequences, parts = frames[None] if frames.ndim == 3 else frames, list[Mapping[str, Tensor]]()

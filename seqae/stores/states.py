@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 from zipfile import BadZipFile, ZipFile
 
-from seqae.parameters import EXECUTION, resolve
+from seqae.parameters import EXECUTION, Parameters
 from seqae.stores.record import NewerFormatError, RecordError, parse_record
 
 CHECKPOINT = "checkpoint/state.pt"
@@ -76,7 +76,7 @@ def read_run_state(file: Callable[[str], Path], checkpoint: Callable[[], IO[byte
 def _same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     # Versions differ in the parameters that they have. One that a record lacks has its default, as in the run's hash.
     # What neither this version nor one of both knows cannot be told apart from its default.
-    usual = resolve({}).model_dump(mode="json")
+    usual = Parameters.model_validate({}).model_dump(mode="json")
     names = (usual.keys() | (one.keys() & other.keys())) - EXECUTION
     full, others = ({**usual, **given} for given in (one, other))
     return all(full[name] == others[name] for name in names)

@@ -110,7 +110,7 @@ def start_fork_server(*, trains: bool = True) -> None:
         _server(trains=trains)
 
 
-def start_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> Forked:
+def fork_kernel(arguments: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> Forked:
     """Start a kernel: a fork of the server that runs ipykernel with these arguments, environment and working folder.
 
     The kernel leads its own process group. When this process dies, the server ends, and then the kernel. Raises OSError

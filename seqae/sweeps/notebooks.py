@@ -23,7 +23,7 @@ from jupyter_client.provisioning import LocalProvisioner
 
 from seqae.files import replace_text
 from seqae.runs import CODE_FOLDER
-from seqae.sweeps.forked_kernels import start_kernel
+from seqae.sweeps.forked_kernels import fork_kernel
 
 SCHEME = "seqae:"  # prefix of papermill's names for files, so that an executed notebook contains no local path
 AUTOSAVE = 2  # seconds between saves of a notebook within a cell
@@ -40,7 +40,7 @@ class ForkedProvisioner(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **arguments: Any) -> KernelConnectionInfo:
         # cmd is: python -m ipykernel_launcher ARGUMENTS
-        forked = start_kernel(cmd[3:], env=arguments["env"], cwd=arguments.get("cwd"))
+        forked = fork_kernel(cmd[3:], env=arguments["env"], cwd=arguments.get("cwd"))
         self.process, self.pid, self.pgid = forked, forked.pid, forked.pid  # type: ignore[assignment]
         return self.connection_info
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqae.files import expanded, project_path
-from seqae.parameters import EXECUTION, merge, resolve
+from seqae.parameters import EXECUTION
 from seqae.runs import (
     DECIDED_BY_CLIPS,
     Run,
@@ -19,8 +19,10 @@ from seqae.runs import (
     family_notebook,
     finished_by_recipe,
     located_clips,
+    merge,
     open_run,
     progress,
+    resolve,
     shorter_run,
     sources_hash,
     takes,

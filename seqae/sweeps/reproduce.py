@@ -22,7 +22,7 @@ import yaml
 
 import seqae
 from seqae.files import project_path
-from seqae.parameters import EXECUTION, resolve
+from seqae.parameters import EXECUTION
 from seqae.runs import (
     CODE_FOLDER,
     OwnCodeError,
@@ -34,6 +34,7 @@ from seqae.runs import (
     git_trouble,
     located_clips,
     recorded_run,
+    resolve,
     run_git,
     sources_hash,
     without_effect,

@@ -1,4 +1,4 @@
-from .curves import by_branch as by_branch
+from .curves import curves_of_runs as curves_of_runs
 from .curves import error_by_frame as error_by_frame
 from .curves import error_by_sequence as error_by_sequence
 from .curves import learning_curves as learning_curves

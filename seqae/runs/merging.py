@@ -1,0 +1,87 @@
+"""Layers of parameters merged into one `Parameters`: a notebook's cell, a scale file, a run file, the command line."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from seqae.losses import LOSSES
+from seqae.parameters import LOSS_FIELDS, ParameterError, Parameters
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all layers; later layers win, key by key. Nested mappings are replaced, as papermill does.
+
+    `loss` stays as it is written if no layer gives one of `LOSS_FIELDS`. Otherwise every `loss` is replaced by its
+    fields, so that a later layer can change one of them. Raises `ParameterError` as `loss_as_fields`.
+    """
+    separate = any(not layer.keys().isdisjoint(LOSS_FIELDS) for layer in layers)
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged |= loss_as_fields(layer) if separate else {str(key): value for key, value in layer.items()}
+    return merged
+
+
+def loss_as_fields(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer with `loss` replaced by pixel_range, activation and training_loss.
+
+    Raises `ParameterError` if the loss is unknown or contradicts one of these fields in the same layer.
+    """
+    values = {str(key): value for key, value in layer.items()}
+    if "loss" in values:
+        name = values.pop("loss")
+        if name not in [*LOSSES]:
+            raise ParameterError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
+        for field, value in zip(LOSS_FIELDS, LOSSES[name], strict=True):
+            if values.setdefault(field, value) not in (value, list(value)):
+                raise ParameterError(
+                    f"loss {name} means {field} {value}, but "
+                    f"{field} {values[field]} is given beside it: give one of them"
+                )
+    return values
+
+
+def resolve(*layers: Mapping[str, Any]) -> Parameters:
+    """Merge the layers, in the order cell, scale, run file, command line, and validate the result.
+
+    Raises `ParameterError`, which lists all faults.
+    """
+    faults: list[str] = []
+    values: dict[str, Any] = {}
+    for layer in layers:
+        try:
+            values |= loss_as_fields(layer)
+        except ParameterError as error:
+            faults.append(str(error))
+            values |= {str(key): value for key, value in layer.items() if key not in ("loss", *LOSS_FIELDS)}
+    try:
+        parameters = Parameters.model_validate(values)
+    except ValidationError as error:
+        faults += _faults(error)
+        # pydantic checks combinations only if all values are valid, so check them again without the invalid ones.
+        wrong = {fault["loc"][0] for fault in error.errors() if fault["loc"]}
+        if wrong and not wrong & {*LOSS_FIELDS}:
+            try:
+                Parameters.model_validate({key: value for key, value in values.items() if key not in wrong})
+            except ValidationError as unsound:
+                faults += _faults(unsound)
+    if faults:
+        raise ParameterError("\n".join(faults))
+    return parameters
+
+
+def _faults(error: ValidationError) -> Iterable[str]:
+    known = [*Parameters.model_fields, "loss"]
+    for fault in error.errors():
+        name = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, known, n=1)
+            yield f"unknown parameter {name!r}" + (
+                f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            )
+        elif fault["type"] == "value_error":
+            yield fault["msg"].removeprefix("Value error, ")
+        else:
+            meaning = Parameters.model_fields[str(fault["loc"][0])].description
+            yield f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}; not {fault['input']!r} ({meaning})"
