@@ -101,13 +101,14 @@ def given_parameters(pairs: Iterable[str] | None) -> dict[str, Any]:
 
 def _values(key: str, text: str) -> list[str]:
     # The parts of a value between the commas that separate values.
-    parts, depth = [""], 0
+    parts, depth = [list[str]()], 0
     for piece in _PIECE.findall(text):
         depth += (piece in ("[", "{", "(")) - (piece in ("]", "}", ")"))
         if piece == "," and depth <= 0 and key not in UNSPLIT:
-            parts.append("")
+            parts.append([])
         else:
-            parts[-1] += piece
-    if len(parts) > 1 and not all(part.strip() for part in parts):
+            parts[-1].append(piece)
+    values = ["".join(part) for part in parts]
+    if len(values) > 1 and not all(value.strip() for value in values):
         raise ValueError(f"-p {key}={text} has an empty value beside a comma: leave the comma out")
-    return parts
+    return values

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -25,6 +25,7 @@ CELL = "cell"  # the module of a class of a notebook's cell, in parameters cell:
 CODE_FOLDER = "code"  # the folder of the copies, in a run folder
 # Not part of the hash: a built-in model does not depend on their versions either. run.yaml records them.
 _RECORDED = {"torch", "numpy", "accelerate", "seqae"}
+_distributions = cache(packages_distributions)  # half a second
 
 
 class OwnCodeError(ValueError):
@@ -200,7 +201,7 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:  # it may be of a distribution with another name
-        return next((version(name) for name in packages_distributions().get(package, [])), None)
+        return next((version(name) for name in _distributions().get(package, [])), None)
 
 
 def _parsed(text: str, path: str) -> ast.Module:
