@@ -3,6 +3,7 @@
 Dask's workers call this, several at a time in the threads of one process.
 """
 
+import asyncio
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any
 
 from distributed import WorkerPlugin
@@ -108,7 +109,16 @@ def execute_notebook(
         return "the kernel died: killed, or out of memory" if died else f"{type(error).__name__}: {error}"
     finally:
         _sources.pop(origin), _targets.pop(written), _kernels.pop(target, None)
+        _close_loop()
     return None
+
+
+def _close_loop() -> None:
+    # Jupyter gives each thread an event loop, and leaves it open when the thread ends.
+    if current_thread() is not main_thread():
+        with suppress(RuntimeError):  # there is none
+            asyncio.get_event_loop_policy().get_event_loop().close()
+            asyncio.set_event_loop(None)
 
 
 def _check_home() -> None:
