@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread, current_thread, main_thread
+from types import ModuleType
 from typing import Any
 
 from distributed import WorkerPlugin
@@ -69,14 +70,7 @@ def execute_notebook(
     StoppedError if the kernel was interrupted, OSError where no kernel can start because there is no home folder.
     """
     _check_home()
-    # Where JupyterLab is installed, jsonschema imports rfc3987_syntax, for a format that no notebook has: a second.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    import papermill  # takes a second
-    from papermill.iorw import papermill_io
-
-    if SCHEME not in dict(papermill_io._handlers):
-        papermill_io.register(SCHEME, _Files)
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # else it warns of parameters that the cell leaves out
+    papermill = _papermill()
     # Not in a cell, which would be in the notebook and in IPython's In, nor in exec_lines, which users may have set.
     given = (run, str(target.parent / CODE_FOLDER))
     assigned = [f"--IPKernelApp.code_to_run=__import__('seqae.runs').runs.assign{given!r}"] if run else []
@@ -111,6 +105,18 @@ def execute_notebook(
         _sources.pop(origin), _targets.pop(written), _kernels.pop(target, None)
         _close_loop()
     return None
+
+
+def _papermill() -> ModuleType:
+    # Where JupyterLab is installed, jsonschema imports rfc3987_syntax, for a format that no notebook has: a second.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    import papermill  # takes a second
+    from papermill.iorw import papermill_io
+
+    if SCHEME not in dict(papermill_io._handlers):
+        papermill_io.register(SCHEME, _Files)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # else it warns of parameters that the cell leaves out
+    return papermill
 
 
 def _close_loop() -> None:
