@@ -2,7 +2,8 @@
 
 A model is a `torch.nn.Module`. Its forward(frames, truth=None) takes the frames seen, (B, frames_in, H, W) float32 in
 the training range, and returns a dict with a tensor for each branch of the task: pre-activations (B, T, H, W), to which
-the activation is applied outside. T is frames_in for `recon`, frames_out for `pred`. truth has the true frames of each
+the activation is applied outside. T is frames_in for `recon`, the last frame first but in task
+`recon_ordered`, and frames_out for `pred`. truth has the true frames of each
 branch, (B, T, H, W), in training mode; otherwise it is None. Nothing else of a model is needed. `reach`, a number, is
 read where a run's floor is computed: the largest |pre-activation| that any weights can give; infinity if it is missing.
 

@@ -72,10 +72,12 @@ def unlinked(path: Path) -> Path:
 def project_root(start: Path | None = None) -> Path:
     """The nearest folder with notebooks/ and params/, from `start` (the working directory) upward; else `start`.
 
-    Links on the way are not followed: a linked folder in params/ is in the project that the link is in.
+    Links on the way are not followed: a linked folder in params/ is in the project that the link is in. A run's folder
+    is never a project: it may be somebody else's.
     """
     start = unlinked(start or Path.cwd())
-    return next((p for p in [start, *start.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
+    asked = (p for p in [start, *start.parents] if not (p / "run.yaml").exists())
+    return next((p for p in asked if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
 
 
 def cache_folder() -> Path:

@@ -1,14 +1,17 @@
 """Code of one's own by module:name: found, hashed, copied, trusted; whatever built-in models get, it gets."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 from own import LAYERS, METRICS, MODELS, write_modules
 from test_sweep import TINY
 
+from seqae.files import project_root
 from seqae.parameters import ParameterError
 from seqae.runs import logs
 from seqae.runs.experiment import load_model
@@ -278,3 +281,59 @@ def test_code_comes_as_text_to_where_no_files_are(project, tmp_path_factory, mon
     code = pickle.loads(pickle.dumps(code_for(p)))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert code.load("own_models:Forecaster").__name__ == "Forecaster"
+
+
+# ---- records of somebody else ----
+
+
+def test_a_record_chooses_nothing_but_what_the_projects_own_modules_define(project) -> None:
+    write_modules(project, helpers="from subprocess import run\nfrom os import system\n")
+    for name in ("run", "system"):
+        with pytest.raises(OwnCodeError, match=f"helpers:{name} is of .*, not of your own"):
+            opened(architecture=f"helpers:{name}", architecture_arguments={"args": "false"})
+
+
+def test_a_record_without_a_hash_runs_no_code(project) -> None:
+    run = opened().train()
+    record = run.record()
+    record["parameters"].pop("code")
+    (run.folder / "run.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(OwnCodeError, match="has no hash of its code"):
+        Run.load(run.folder, trust_code=True).own_code()
+
+
+def test_a_run_folder_is_no_project(project, monkeypatch) -> None:
+    run = opened().train()
+    for name in ("notebooks", "params"):
+        (run.folder / name).mkdir()
+    (run.folder / "notebooks" / "own_models.py").write_text("raise SystemExit")
+    assert project_root(run.folder) == project
+    shutil.rmtree(project / "notebooks")
+    monkeypatch.chdir(run.folder)
+    with pytest.raises(OwnCodeError, match="is not run"):
+        Run.load(run.folder).model()
+
+
+STEPPERS = """
+import torch
+class Steps(torch.nn.Module):
+    def __init__(self, frames_out):
+        super().__init__()
+        self.frames_out, self.shade = frames_out, torch.nn.Parameter(torch.zeros(1))
+    def forward(self, frames, truth=None):
+        return {"pred": frames[:, -1:].expand(-1, self.frames_out, -1, -1) + self.shade}
+class Fixed(Steps):
+    def __init__(self, horizon=2):
+        super().__init__(horizon)
+"""
+
+
+def test_a_trusted_run_predicts_further_than_trained_or_says_that_it_cannot(project) -> None:
+    write_modules(project, steppers=STEPPERS)
+    runs = [opened(architecture=f"steppers:{name}", architecture_arguments={}).train() for name in ("Steps", "Fixed")]
+    write_modules(project, steppers=STEPPERS.replace("zeros", "ones"))
+    frames = runs[0].samples()["frames"][:, :3]
+    steps, fixed = (Run.load(run.folder, trust_code=True) for run in runs)
+    assert steps.predict(frames, steps=7).shape[1] == 7
+    with pytest.raises(ValueError, match="predicts 2 frames whatever frames_out is, not 7"):
+        fixed.predict(frames, steps=7)

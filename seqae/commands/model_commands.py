@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from seqae.commands.messages import errors_in_one_line
-from seqae.commands.options import Folder, file_path
+from seqae.commands.options import Folder, TrustCode, file_path
 
 
 def predict_clips(
@@ -27,6 +27,7 @@ def predict_clips(
         int | None, typer.Option(min=1, help="Frames to predict; default: as many as the run was trained to.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    trust_code: TrustCode = False,
 ) -> None:
     """Let the model of a trained RUN predict how clips go on, and reconstruct them, as far as it was trained to.
 
@@ -42,5 +43,7 @@ def predict_clips(
         from seqae.runs import recorded_run, save_clip_outputs
         from seqae.stores import located
 
-        for line in save_clip_outputs(recorded_run(located(run)), clips, out, steps=steps, device=device):
+        for line in save_clip_outputs(
+            recorded_run(located(run), trust_code=trust_code), clips, out, steps=steps, device=device
+        ):
             typer.echo(line)

@@ -12,7 +12,7 @@ from seqae.models import SequenceAutoencoder, initialise
 from seqae.parameters import Parameters
 from seqae.runs import own_models
 from seqae.runs.merging import resolve
-from seqae.runs.own_code import CODE_FOLDER, OwnCode, OwnCodeError, code_for, told
+from seqae.runs.own_code import OwnCode, OwnCodeError, code_for, recorded_code, told
 from seqae.runs.records import RunError
 
 
@@ -99,7 +99,7 @@ def load_model(
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise RunError(f"{file} is damaged ({error}): copy it again, or train the run anew") from None
-    code = code or code_for(parameters, copies=Path(file).resolve().parent / CODE_FOLDER, trust=trust_code)
+    code = code or recorded_code(parameters, Path(file).resolve().parent, trust=trust_code)
     model = build_model(parameters, code)
     try:
         model.load_state_dict(weights)

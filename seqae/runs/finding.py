@@ -31,15 +31,15 @@ def find_runs(store: str | Path | None = None, family: str | None = None, *, nam
     return runs
 
 
-def recorded_run(folder: str | Path) -> Run:
+def recorded_run(folder: str | Path, *, trust_code: bool = False) -> Run:
     """The run recorded in a folder, even if its parameters are of another version. A relative path is of the store.
 
-    If this version does not know the parameters, only what is recorded can be read. Raises RunError if the folder
-    holds no run.
+    trust_code: as for `Run.load`. If this version does not know the parameters, only what is recorded can be read.
+    Raises RunError if the folder holds no run.
     """
     folder = store_folder() / expanded(str(folder))
     try:
-        return Run.load(folder)
+        return Run.load(folder, trust_code=trust_code)
     except ParameterError:
         record = read_record(folder)
         parameters = Parameters.model_construct(**record["parameters"])

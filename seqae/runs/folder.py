@@ -25,7 +25,7 @@ from seqae.runs.facts import facts_of
 from seqae.runs.identity import as_used, without_effect
 from seqae.runs.logs import read_samples, read_table
 from seqae.runs.merging import resolve
-from seqae.runs.own_code import CODE_FOLDER, OwnCode, code_for
+from seqae.runs.own_code import OwnCode, recorded_code
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.runs.trained import HasModel
 from seqae.stores import is_name, refresh
@@ -121,7 +121,7 @@ class RunFolder(HasModel):
 
     def own_code(self) -> OwnCode | None:
         """Code of your own that the run needs; None if all is built in. Raises OwnCodeError, a ValueError."""
-        return self.code or code_for(self.parameters, copies=self.folder / CODE_FOLDER, trust=self.trusted)
+        return self.code or recorded_code(self.parameters, self.folder, trust=self.trusted)
 
     def marks(self) -> dict[str, int]:
         """Epochs to mark on a curve: `best` on val and, if the run has them, `saturated`, `stopped` and `diverged`."""

@@ -91,6 +91,8 @@ def take_over(run: "Run") -> None:
     if not run.assigned:  # else the sweep's worker has done it
         fetch_shorter(run)
     found, before = shorter_run(run), run.record()
+    if found and not found.hindrance and not (found.run.folder / CHECKPOINT).exists():
+        found = found._replace(hindrance="its checkpoint could not be fetched")
     if found is None and not (before.get("went_on") or before.get("began_anew")):
         return
     exact, told = found if found and not found.hindrance else None, found.told(_epochs(run)) if found else ""

@@ -15,6 +15,7 @@ from functools import cache, cached_property
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from seqae.files import project_root, replace_text
@@ -69,7 +70,12 @@ class OwnCode:
         if not hasattr(found, attribute):
             known = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
             raise OwnCodeError(f"{name}: module {module} has no {attribute}{_nearest(attribute, known)}")
-        return getattr(found, attribute)
+        value = getattr(found, attribute)
+        # A record of somebody else must not choose among all that a module has imported.
+        home = getattr(value, "__module__", None) or ""
+        if isinstance(value, type | FunctionType | BuiltinFunctionType) and home.split(".")[0] != f"seqae_own_{text}":
+            raise OwnCodeError(f"{name} is of {home}, not of your own: define a class or a function around it")
+        return value
 
     def write(self, folder: Path) -> None:
         """Make `folder` hold these texts and nothing else."""
@@ -110,9 +116,11 @@ def code_for(
     if not own_names(p):
         return None
     root = root or project_root()
+    # What lies in a run's folder is no project's.
+    folders = [] if (root / "run.yaml").exists() else [root / "notebooks", root]
     missing, own = None, None
     try:
-        found = _found(p, [root / "notebooks", root], texts or {})
+        found = _found(p, folders, texts or {})
         if p.code in (None, own := found.defining):
             return replace(found, live=live or {})
     except OwnCodeError as error:
@@ -130,6 +138,15 @@ def code_for(
     if (found := _found(p, [copies], {})).defining != p.code:
         raise OwnCodeError(f"{copies} is damaged: its hash is {found.defining}, and the run was made with {p.code}")
     return found
+
+
+def recorded_code(p: Parameters, folder: Path, *, trust: bool) -> OwnCode | None:
+    """The code of a run that is recorded in a folder, as `code_for`; a record that names code has to have its hash."""
+    if p.code is None and own_names(p, defining=True):
+        raise OwnCodeError(
+            f"{folder.name} has no hash of its code, {own_names(p)[0]}: it is damaged, or not to be trusted"
+        )
+    return code_for(p, copies=folder / CODE_FOLDER, trust=trust)
 
 
 def _found(p: Parameters, folders: Sequence[Path], texts: Mapping[str, str]) -> OwnCode:

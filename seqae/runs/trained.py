@@ -42,6 +42,10 @@ class HasModel(ABC):
     def model_file(self) -> Path:
         """The path of model.safetensors."""
 
+    @abstractmethod
+    def own_code(self) -> OwnCode | None:
+        """Code of your own that the run needs; None if all is built in."""
+
     def predict(self, frames: Array, steps: int | None = None, *, device: str = "auto") -> Array:
         """The frames that follow those seen, on [0, 1], (B, steps, H, W). Frames, device and errors: see `HasModel`.
 
@@ -55,7 +59,13 @@ class HasModel(ABC):
         check_frames(frames, p)
         if steps not in (None, p.frames_out):
             model, p = self._loaded(device, frames_out=int(steps or 0))
-        return _in_batches(lambda batch: _outputs(model, p, batch), frames, p)["pred"]
+        made = _in_batches(lambda batch: _outputs(model, p, batch), frames, p)["pred"]
+        if made.shape[-3] != (wanted := steps or p.frames_out):
+            raise ValueError(
+                f"architecture {p.architecture} predicts {made.shape[-3]} frames whatever frames_out is, not {wanted}: "
+                "let its constructor take frames_out"
+            )
+        return made
 
     def reconstruct(self, frames: Array, *, device: str = "auto") -> Array:
         """The frames seen, as the model gives them back, on [0, 1], (B, frames_in, H, W).
@@ -95,7 +105,7 @@ class HasModel(ABC):
             kept[*key, None] = load_model(file, str(on), trust_code=self.trusted, code=self.code)
         if (*key, frames_out) not in kept:
             model, p = kept[*key, None]
-            kept[*key, frames_out] = with_horizon(model, p, frames_out or p.frames_out, code=self.code), p
+            kept[*key, frames_out] = with_horizon(model, p, frames_out or p.frames_out, code=self.own_code()), p
         return kept[*key, frames_out]
 
 
