@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import torch
@@ -264,7 +265,8 @@ def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
     [run] = find_runs(str(tmp_path / "store"))  # the store as a string
     [swept] = [other for other in find_runs(smoke_store, "losses") if other.name == run.name]
     columns = ["epoch", "split", "branch", "metric", "value"]
-    assert run.metrics()[columns].equals(swept.metrics()[columns])
+    # Not to the last bit: this kernel has as many threads as there are cores, those of a sweep share them.
+    pd.testing.assert_frame_equal(run.metrics()[columns], swept.metrics()[columns], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.soak
