@@ -1,7 +1,7 @@
 """A run: one notebook executed with one set of parameters, and the folder that keeps what became of it.
 
     notebook_cells, merging, identity, naming  a notebook's parameters, those that define a run, its hash and name
-    digits, experiment, run, assignment, ranks, live  data, model, training (trackers), alone or assigned by a sweep
+    digits, clips, experiment, run, assignment, ranks, live  data, model, training, alone or assigned by a sweep
     folder, records, locks, logs             what its folder says, and who may change it
     provenance, git, finding, gather         what code made it; runs found in stores; stores merged
     trained, clip_outputs                    what its model makes of frames of one's own, and of clips in a file

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from seqae.clip_files import time_first
-from seqae.clips import ARRAYS, read_clips
 from seqae.files import whole
+from seqae.runs.clip_files import time_first
+from seqae.runs.clips import ARRAYS, read_clips
 from seqae.runs.folder import RunFolder
 from seqae.runs.pictures import Strip, Strips, difference, save_columns
 from seqae.tasks import BRANCHES

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seqae.clip_files import time_first
 from seqae.data import STEP, MovingMNIST, Sequences
 from seqae.files import cache_folder, expanded
+from seqae.runs.clip_files import time_first
 from seqae.stores import public_url, without_credentials
 
 DIGITS = ("mnist5k", "mnist")

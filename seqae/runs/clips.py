@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqae.clip_files import PICTURES, VIDEOS, array_clips, decoded, grey
 from seqae.files import cache_folder, replace_text, whole
+from seqae.runs.clip_files import PICTURES, VIDEOS, array_clips, decoded, grey
 from seqae.tasks import Size
 
 ARRAYS = {".npy", ".npz"}
