@@ -566,6 +566,32 @@ def test_the_lease_of_a_machine_that_died_is_waited_out(tmp_path, monkeypatch):
         assert fs.find("/runs") == [mine]
 
 
+def listing_without(fs, monkeypatch, times: int) -> None:
+    """Have another machine remove each lease between its writing and its listing, so many times."""
+    listed, left = fs.ls, iter(range(times))
+
+    def ls(path, **options):
+        if next(left, None) is not None:
+            fs.rm_file(fs.find("/runs")[0])
+        return listed(path, **options)
+
+    monkeypatch.setattr(fs, "ls", ls)
+
+
+def test_a_machine_whose_lease_expired_before_it_looked_writes_it_again(tmp_path, monkeypatch):
+    fs = fsspec.filesystem("memory")
+    listing_without(fs, monkeypatch, leases.TRIES - 1)
+    with leases.lease(fs, "/runs/fam/run", tmp_path / "token") as mine:
+        assert fs.find("/runs") == [mine]
+
+
+def test_a_store_that_does_not_list_what_was_written_is_told(tmp_path, monkeypatch):
+    fs = fsspec.filesystem("memory")
+    listing_without(fs, monkeypatch, leases.TRIES)
+    with pytest.raises(StoreError, match="does not list what was just written"):
+        leases.lease(fs, "/runs/fam/run", tmp_path / "token").__enter__()
+
+
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"3", b"null", b'{"holds": true}', b"[" * 10**5, b"\xff", b""])
 def test_a_lease_of_another_version_is_somebodys(content):
     fs = fsspec.filesystem("memory")

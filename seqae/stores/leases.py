@@ -17,6 +17,7 @@ from seqae.stores.transfer import BusyError, StoreError, modified, on_disk
 PREFIX = ".lease-"
 LEASE_SECONDS = 60.0  # a lease that is not renewed for so long has expired
 BEAT_SECONDS = 10.0  # between renewals
+TRIES = 3  # to write a lease that another machine removes because this one stopped for LEASE_SECONDS meanwhile
 SETTLE_SECONDS = 5.0  # how long to wait for another machine, which wants the run at the same instant, to give way
 
 
@@ -37,7 +38,7 @@ def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
     """
     if not token.exists():
         replace_text(token, uuid4().hex)
-    mine, seen = f"{run}/{PREFIX}{token.read_text()}", dict[str, float]()
+    mine, seen, unlisted = f"{run}/{PREFIX}{token.read_text()}", dict[str, float](), 0
 
     def write(*, holds: bool) -> None:
         fs.pipe_file(mine, json.dumps({"machine": platform.node(), "pid": getpid(), "holds": holds}).encode())
@@ -55,14 +56,20 @@ def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
             deadline = time.monotonic() + SETTLE_SECONDS
             while (others := remove_expired(fs, run, mine)) and min(others) > mine and time.monotonic() < deadline:
                 time.sleep(SETTLE_SECONDS / 10)
+            if others is None:  # removed meanwhile: this process had stopped for LEASE_SECONDS
+                unlisted += 1
+                if unlisted == TRIES:
+                    raise StoreError(f"{run} does not list what was just written there: not a store to share runs in")
+                continue
             if not others:
                 break
-            fs.rm_file(mine)
+            with suppress(FileNotFoundError):  # removed by another machine, as above
+                fs.rm_file(mine)
             for path, written in others.items():
                 if written > seen.setdefault(path, written) and (holder := _holder(fs, path)):
                     raise BusyError(f"{holder} trains it: wait for that one, or stop it")
             time.sleep(1.2 * BEAT_SECONDS)
-        write(holds=True)
+        renew()
         with every(BEAT_SECONDS, renew):
             yield mine
     finally:
@@ -89,15 +96,19 @@ def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
-def remove_expired(fs: Any, run: str, mine: str) -> dict[str, float]:
+def remove_expired(fs: Any, run: str, mine: str) -> dict[str, float] | None:
     """Remove the leases of a run that have expired; return those of other machines, and when they were written.
 
-    mine: the path of this machine's lease. Raises StoreError if the store does not list it.
+    mine: the path of this machine's lease. None, and nothing is removed, if the store does not list it.
     """
     fs.invalidate_cache()
-    when = {i["name"]: modified(i) for i in fs.ls(run, detail=True) if i["name"].rpartition("/")[2].startswith(PREFIX)}
+    try:
+        listed = {info["name"]: modified(info) for info in fs.ls(run, detail=True)}
+    except FileNotFoundError:  # a folder exists in many stores only as long as it holds a file
+        return None
+    when = {path: at for path, at in listed.items() if path.rpartition("/")[2].startswith(PREFIX)}
     if mine not in when:
-        raise StoreError(f"{run} does not list what was just written there: not a store to share runs in")
+        return None
     for path in [path for path, written in when.items() if written < when[mine] - LEASE_SECONDS]:
         del when[path]
         with suppress(FileNotFoundError):
