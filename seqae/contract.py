@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from seqae.data import to_range
 from seqae.device import seeded
-from seqae.evaluation import BranchOutput, Objective, unit_frames
 from seqae.losses import training_loss
+from seqae.objective import BranchOutput, Objective, unit_frames
 from seqae.tasks import branch_targets
 
 

@@ -1,9 +1,9 @@
-"""What a model makes of sequences: the objective that trains it, its errors by frame step, its output frames.
+"""What a model makes of sequences: its errors by frame step, its output frames.
 
 Nothing here changes a weight: that is `training`.
 """
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 
 import torch
@@ -11,41 +11,11 @@ from torch import Tensor, nn
 
 from seqae.data import to_range, to_unit
 from seqae.device import seeded
-from seqae.losses import activate, training_loss
+from seqae.losses import activate
 from seqae.metrics import frame_errors, histogram, image_quality, preactivation_range
-from seqae.tasks import branch_targets
+from seqae.objective import BranchOutput, Objective, branch_outputs, objective_value, unit_frames
 
 Errors = dict[str, dict[str, Tensor]]  # by branch, then by metric
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a model is trained to do.
-
-    task: what its branches decode, a key of `tasks.BRANCHES`. frames_in: how many frames of a sequence it sees; the
-    others are to come. loss: `mse`, in squared units of pixel_range, `bce`, in nats/pixel, or a function of your own,
-    see `contract`. activation: of the last layer. pixel_range: what uint8 frames are scaled to. recon_weight: with two
-    branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
-    frames and pixels, or of its sum; the mean is what is reported, in both cases. metrics: functions of your own, by
-    name, which `evaluate` measures.
-    """
-
-    task: str
-    frames_in: int
-    loss: str | Callable[..., Tensor]
-    activation: str
-    pixel_range: tuple[float, float] = (0.0, 1.0)
-    recon_weight: float = 1.0
-    reduction: str = "mean"
-    metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class BranchOutput:
-    """z: pre-activations (B, T, H, W), float32. target: true frames (B, T, H, W) in the training range."""
-
-    z: Tensor
-    target: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,33 +28,6 @@ class Evaluation:
     objective: Tensor
     errors: Errors = field(default_factory=dict)
     histograms: dict[str, Tensor] = field(default_factory=dict)
-
-
-def branch_outputs(net: nn.Module, batch: Tensor, objective: Objective) -> dict[str, BranchOutput]:
-    """One batch of uint8 sequences (B, T, H, W) through the model, with the target of each branch.
-
-    The model is given the targets in training mode only.
-    """
-    frames = to_range(batch, objective.pixel_range)
-    targets = branch_targets(frames, task=objective.task, frames_in=objective.frames_in)
-    outputs = net(frames[:, : objective.frames_in], targets if net.training else None)
-    return {branch: BranchOutput(z.float(), targets[branch]) for branch, z in outputs.items()}
-
-
-def objective_value(outputs: Mapping[str, BranchOutput], objective: Objective) -> tuple[Tensor, Tensor]:
-    """Two scalars: the objective's mean, and what is differentiated, which is the mean or the sum over everything."""
-    mean, total = torch.zeros(2, device=next(iter(outputs.values())).z.device)
-    for branch, out in outputs.items():
-        weight = objective.recon_weight if branch == "recon" and len(outputs) > 1 else 1.0
-        loss = weight * training_loss(out.z, out.target, kind=objective.loss, activation=objective.activation).mean()
-        mean, total = mean + loss, total + loss * out.z.numel()
-    return mean, total if objective.reduction == "sum" else mean
-
-
-def unit_frames(out: BranchOutput, objective: Objective) -> tuple[Tensor, Tensor]:
-    """Output and true frames on the [0, 1] scale, (B, T, H, W) each; the output is not clipped."""
-    output = to_unit(activate(out.z, objective.activation), objective.pixel_range)
-    return output, to_unit(out.target, objective.pixel_range)
 
 
 def branch_errors(outputs: Mapping[str, BranchOutput], objective: Objective, *, quality: bool = False) -> Errors:
@@ -160,5 +103,4 @@ def predict(
     model.eval()
     with seeded(0, device), torch.inference_mode():
         outputs = model(seen_frames(frames.to(device), pixel_range))
-    unit = {branch: to_unit(activate(z.float(), activation), pixel_range) for branch, z in outputs.items()}
-    return {branch: output.clip(0, 1).cpu() for branch, output in unit.items()}
+    return {b: to_unit(activate(z.float(), activation), pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}

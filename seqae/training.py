@@ -23,8 +23,9 @@ from seqae.contract import check_contract
 from seqae.data import Frames
 from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
 from seqae.diagnosis import plateau_begins
-from seqae.evaluation import Evaluation, Objective, evaluate
+from seqae.evaluation import Evaluation, evaluate
 from seqae.metrics import HISTOGRAM_CENTRES
+from seqae.objective import Objective
 from seqae.signals import stop_asked
 from seqae.updates import Updated, UpdateRule, update
 

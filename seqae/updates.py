@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from seqae.checkpoint import Trained
-from seqae.evaluation import Errors, Objective, branch_errors, branch_outputs, objective_value
+from seqae.evaluation import Errors, branch_errors
+from seqae.objective import Objective, branch_outputs, objective_value
 
 
 @dataclass(frozen=True)

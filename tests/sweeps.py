@@ -57,8 +57,8 @@ class Sweep:
                 if not marked or process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 line, parent = " ".join(process.cmdline()), process.parent()
-                if "seqae.sweeps.forked_kernels" in line:
-                    forked = parent is not None and "seqae.sweeps.forked_kernels" in " ".join(parent.cmdline())
+                if "seqae.sweeps.fork_server" in line:
+                    forked = parent is not None and "seqae.sweeps.fork_server" in " ".join(parent.cmdline())
                     found["kernel" if forked else "forkserver"].append(process)
                 else:
                     found["worker" if "spawn_main" in line else "else"].append(process)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from seqae.architectures import ARCHITECTURES
 from seqae.checkpoint import Checkpointing
 from seqae.contract import ContractError, check_contract
-from seqae.evaluation import Objective, evaluate, predict
+from seqae.evaluation import evaluate, predict
 from seqae.models import SequenceAutoencoder
+from seqae.objective import Objective
 from seqae.optimizers import optimizer_factory
 from seqae.training import Fitted, fit
 from seqae.updates import UpdateRule

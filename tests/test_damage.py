@@ -23,7 +23,7 @@ from seqae.reports.compare import budgets, comparable_runs, curves, describe, fi
 from seqae.reports.index import update_index
 from seqae.runs import logs, records
 from seqae.runs.finding import find_runs
-from seqae.runs.naming import known_as
+from seqae.runs.naming import existing_name
 from seqae.runs.records import RunError, progress
 from seqae.runs.run import Run
 
@@ -318,7 +318,7 @@ def test_names_with_stars_and_brackets_are_names(store):
     assert [run.name for run in find_runs(store, "f[a]m*")] == [BAD, GOOD]
     assert {run.folder.parent.name for run in find_runs(store, "f[a]m*")} == {"f[a]m*"}
     assert records.finished(odd) == {GOOD, BAD}
-    assert known_as("x-????????", odd) == "x-????????"
+    assert existing_name("x-????????", odd) == "x-????????"
 
 
 def test_a_checkpoint_of_another_run_is_named(trained, tmp_path):  # noqa: F811

@@ -41,7 +41,8 @@ for package, prefix in ((seqae, "seqae."), (seqae.lstm, "seqae.lstm.")):
     for module in pkgutil.iter_modules(package.__path__, prefix):
         if not module.ispkg: importlib.import_module(module.name)
 from seqae import MovingMNIST, SequenceAutoencoder, fit
-from seqae.evaluation import Objective, evaluate
+from seqae.evaluation import evaluate
+from seqae.objective import Objective
 from seqae.optimizers import optimizer_factory
 from seqae.updates import UpdateRule
 import numpy as np

@@ -167,7 +167,7 @@ def kernels(worker: subprocess.Popen) -> set[int]:
     parents = {}
     for process in psutil.Process(worker.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # one that ends as it is looked at; a zombie's command line is empty
-            if "seqae.sweeps.forked_kernels" in " ".join(process.cmdline()):
+            if "seqae.sweeps.fork_server" in " ".join(process.cmdline()):
                 parents[process.pid] = process.ppid()
     return {pid for pid, parent in parents.items() if parent in parents}
 

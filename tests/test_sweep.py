@@ -282,7 +282,7 @@ def test_ctrl_c_leaves_no_process_and_a_run_to_resume(tmp_path):
         time.sleep(0.1)
     run = one_run(tmp_path / "reports", "long")
     others = psutil.Process(client.pid).children(recursive=True)
-    assert sum("forked_kernels" in " ".join(process.cmdline()) for process in others) == 2  # the server and the kernel
+    assert sum("fork_server" in " ".join(process.cmdline()) for process in others) == 2  # the server and the kernel
     assert run.status == "running"
     os.killpg(client.pid, signal.SIGINT)  # as a terminal does
     error = client.communicate()[1]

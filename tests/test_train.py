@@ -18,10 +18,11 @@ from seqae import training as module
 from seqae.checkpoint import Checkpointing
 from seqae.data import MovingMNIST, to_range
 from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
-from seqae.evaluation import Evaluation, Objective, evaluate, predict
+from seqae.evaluation import Evaluation, evaluate, predict
 from seqae.losses import activate, binary_cross_entropy, squared_error
 from seqae.metrics import HISTOGRAM_EDGES, UNITS
 from seqae.models import SequenceAutoencoder
+from seqae.objective import Objective
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.tasks import branch_targets
 from seqae.training import Fitted, Row, fit

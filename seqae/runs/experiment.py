@@ -17,10 +17,11 @@ from seqae.checkpoint import Checkpointing
 from seqae.data import Frames, Sequences
 from seqae.device import make_accelerator
 from seqae.diagnosis import baselines, reachable_floor
-from seqae.evaluation import Objective, evaluate
+from seqae.evaluation import evaluate
 from seqae.files import project_path
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder
+from seqae.objective import Objective
 from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parameters import Parameters
 from seqae.runs import clip_sets, own_models

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from seqae.runs.locks import UNWRITABLE, copying, executing
-from seqae.runs.naming import known_as
+from seqae.runs.naming import existing_name
 from seqae.runs.records import RunError, read_record, run_status
 from seqae.stores import (
     CHECKPOINT,
@@ -76,7 +76,7 @@ def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[Gather
     root = _folder(target)
     rows = []
     for run, source in [(file.parent, source) for source, files in found.items() for file in files]:
-        name = known_as(run.name, root / run.parent.name)
+        name = existing_name(run.name, root / run.parent.name)
         if (run.parent / name).exists():  # SRC has runs under both names, so DST may get both
             name = run.name
         renamed = "" if name == run.name else f", as {name}"

@@ -71,7 +71,7 @@ def name_words(parameters: Parameters, defaults: Parameters, family: str) -> str
     return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
 
 
-def known_as(name: str, runs: Path, *, older: str | None = None) -> str:
+def existing_name(name: str, runs: Path, *, older: str | None = None) -> str:
     """The name of the run in `runs`, a family's folder, that has the hash of `name`, WORDS-HASH; `name` if none has.
 
     An existing folder with this hash is the same run, even if its words differ because the family's defaults were

@@ -31,7 +31,7 @@ from seqae.runs.identity import has_begun, holds_run, short_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.merging import resolve
-from seqae.runs.naming import differing, known_as, run_name
+from seqae.runs.naming import differing, existing_name, run_name
 from seqae.runs.own_code import CODE_FOLDER
 from seqae.runs.own_runs import code_entry, with_code
 from seqae.runs.provenance import code_entries, now, provenance_of
@@ -86,7 +86,7 @@ def open_run(
     folder = Path.cwd()
     if parameters.store or not holds_run(folder, family, digits, older):
         other = None if parameters.fresh or older == digits else older
-        name = known_as(run_name(parameters, usual, family), fetch(parameters.store, family) / family, older=other)
+        name = existing_name(run_name(parameters, usual, family), fetch(parameters.store, family) / family, older=other)
         folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
         if not parameters.store and not folder.exists():
             _say_where(folder)

@@ -5,7 +5,7 @@ from .cluster import show_run_log as show_run_log
 from .cluster import tls as tls
 from .dispatch import sweep as sweep
 from .execution import Outcome as Outcome
-from .forked_kernels import start_fork_server as start_fork_server
+from .fork_server import start_fork_server as start_fork_server
 from .gpus import slots as slots
 from .interrupts import interrupt_once as interrupt_once
 from .machines import credentials_from_stdin as credentials_from_stdin

@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, Nanny, Scheduler, Security
 from distributed.core import Status
 
 from seqae.files import expanded
-from seqae.sweeps.forked_kernels import start_fork_server
+from seqae.sweeps.fork_server import start_fork_server
 from seqae.sweeps.interrupts import uninterrupted
 from seqae.sweeps.machines import address_towards, over_ssh
 from seqae.sweeps.parameter_files import read_yaml

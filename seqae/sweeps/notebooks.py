@@ -25,7 +25,7 @@ from jupyter_client.provisioning import LocalProvisioner
 
 from seqae.files import replace_text
 from seqae.runs import CODE_FOLDER
-from seqae.sweeps.forked_kernels import fork_kernel
+from seqae.sweeps.fork_server import fork_kernel
 
 SCHEME = "seqae:"  # prefix of papermill's names for files, so that an executed notebook contains no local path
 AUTOSAVE = 2  # seconds between saves of a notebook within a cell
@@ -38,7 +38,7 @@ _kernels: dict[Path, int | None] = {}  # the file to write -> its kernel's proce
 
 
 class ForkedProvisioner(LocalProvisioner):
-    """Starts kernels with `forked_kernels`. jupyter_client finds it by the entry point `seqae-fork` of this package."""
+    """Starts kernels with `fork_server`. jupyter_client finds it by the entry point `seqae-fork` of this package."""
 
     async def launch_kernel(self, cmd: list[str], **arguments: Any) -> KernelConnectionInfo:
         # cmd is: python -m ipykernel_launcher ARGUMENTS

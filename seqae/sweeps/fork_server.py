@@ -57,7 +57,7 @@ class _Server:
             [
                 sys.executable,
                 "-c",
-                f"from seqae.sweeps.forked_kernels import serve_forks; serve_forks(trains={trains})",
+                f"from seqae.sweeps.fork_server import serve_forks; serve_forks(trains={trains})",
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from seqae.sweeps import notebooks
-from seqae.sweeps.forked_kernels import fork_kernel
+from seqae.sweeps.fork_server import fork_kernel
 from seqae.sweeps.notebooks import execute_notebook
 
 pytestmark = [
@@ -99,8 +99,8 @@ def test_a_prepared_server_forks_the_first_kernel(tmp_path):
     prepared = """if True:
         import psutil, nbformat
         from pathlib import Path
-        from seqae.sweeps import forked_kernels, notebooks
-        forked_kernels.start_fork_server()
+        from seqae.sweeps import fork_server, notebooks
+        fork_server.start_fork_server()
         (server,) = psutil.Process().children()
         source, target = Path("look.ipynb").read_text(), Path("done.ipynb")
         reason = notebooks.execute_notebook(source, target, name="look", parameters={}, environment={})
