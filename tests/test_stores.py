@@ -580,14 +580,14 @@ def listing_without(fs, monkeypatch, times: int) -> None:
 
 def test_a_machine_whose_lease_expired_before_it_looked_writes_it_again(tmp_path, monkeypatch):
     fs = fsspec.filesystem("memory")
-    listing_without(fs, monkeypatch, leases.TRIES - 1)
+    listing_without(fs, monkeypatch, leases.WRITES - 1)
     with leases.lease(fs, "/runs/fam/run", tmp_path / "token") as mine:
         assert fs.find("/runs") == [mine]
 
 
 def test_a_store_that_does_not_list_what_was_written_is_told(tmp_path, monkeypatch):
     fs = fsspec.filesystem("memory")
-    listing_without(fs, monkeypatch, leases.TRIES)
+    listing_without(fs, monkeypatch, leases.WRITES)
     with pytest.raises(StoreError, match="does not list what was just written"):
         leases.lease(fs, "/runs/fam/run", tmp_path / "token").__enter__()
 

@@ -17,7 +17,7 @@ from seqae.stores.transfer import BusyError, StoreError, modified, on_disk
 PREFIX = ".lease-"
 LEASE_SECONDS = 60.0  # a lease that is not renewed for so long has expired
 BEAT_SECONDS = 10.0  # between renewals
-TRIES = 3  # to write a lease that another machine removes because this one stopped for LEASE_SECONDS meanwhile
+WRITES = 3  # to write a lease that another machine removes because this one stopped for LEASE_SECONDS meanwhile
 SETTLE_SECONDS = 5.0  # how long to wait for another machine, which wants the run at the same instant, to give way
 
 
@@ -58,7 +58,7 @@ def lease(fs: Any, run: str, token: Path) -> Iterator[str]:
                 time.sleep(SETTLE_SECONDS / 10)
             if others is None:  # removed meanwhile: this process had stopped for LEASE_SECONDS
                 unlisted += 1
-                if unlisted == TRIES:
+                if unlisted == WRITES:
                     raise StoreError(f"{run} does not list what was just written there: not a store to share runs in")
                 continue
             if not others:
