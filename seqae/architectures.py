@@ -1,6 +1,7 @@
 """The table of architectures: how a frame becomes a vector and back, how wide and deep the LSTMs are.
 
-To add an architecture, add a row; a new way from frame to vector goes to `embeddings`, a new kind of layer to `lstm`.
+A model of one's own needs no row: `architecture: module:name`, see docs/your-own.md. To add one for everybody, add a
+row; a new way from frame to vector goes to `embeddings`, a new kind of layer to `lstm`.
 """
 
 from collections.abc import Callable

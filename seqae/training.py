@@ -149,6 +149,7 @@ def fit(
                 if stop:
                     break
 
+            # The end of the epoch: val, the best weights, the schedule, the rows, a checkpoint.
             found = evaluate(model, val, batch_size, objective, statistics=True, stop=stop)
             if stop:  # in the middle of an epoch
                 state.seconds = time.monotonic() - began

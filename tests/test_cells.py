@@ -13,7 +13,7 @@ from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan
 
 from seqae.parameters import ParameterError
 from seqae.runs import assignment
-from seqae.runs.identity import defining, short_hash
+from seqae.runs.identity import defining, run_hash
 from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import cells_hash, family_notebook, parameter_cells, read_cell
 from seqae.runs.run import Run, open_run
@@ -196,7 +196,7 @@ def test_what_papermill_injected_is_no_edit():
 def renamed(tmp_path):
     """A trained run whose folder has other words than its name would have today."""
     run = open_run("fam", DEFAULTS, TINY | {"store": str(tmp_path)}).train()
-    return Run.load(run.folder.rename(run.folder.with_name(f"other-words-{short_hash(run.parameters)}")))
+    return Run.load(run.folder.rename(run.folder.with_name(f"other-words-{run_hash(run.parameters)}")))
 
 
 def test_it_is_found_in_a_store_elsewhere_that_was_never_looked_into(renamed, tmp_path, monkeypatch):
@@ -207,7 +207,7 @@ def test_it_is_found_in_a_store_elsewhere_that_was_never_looked_into(renamed, tm
 
 
 def test_a_folder_in_which_nothing_began_is_not_it(renamed):
-    store, digits = renamed.folder.parents[1], short_hash(renamed.parameters)
+    store, digits = renamed.folder.parents[1], run_hash(renamed.parameters)
     waiting = open_run("fam", DEFAULTS, TINY | {"store": str(store.parent / "empty")}).name
     for name in (f"a-{digits}", waiting):
         (store / "fam" / name).mkdir()
@@ -217,7 +217,7 @@ def test_a_folder_in_which_nothing_began_is_not_it(renamed):
 def test_in_a_kernel_of_a_sweep_the_run_is_the_one_that_the_sweep_chose(renamed, monkeypatch):
     given = TINY | {"store": str(renamed.folder.parents[1])}
     monkeypatch.setattr(assignment, "_current", None)
-    assignment.assign(chosen := f"chosen-{short_hash(renamed.parameters)}-2")
+    assignment.assign(chosen := f"chosen-{run_hash(renamed.parameters)}-2")
     run = open_run("fam", DEFAULTS, given | {"fresh": True})
     assert (run.name, run.assigned) == (chosen, True)
     other = open_run("fam", DEFAULTS, given | {"seed": 1})

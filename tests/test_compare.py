@@ -50,7 +50,7 @@ def test_runs_that_differ_only_by_seed_are_called_one_and_counted(seeds):
     assert "lr0.1" in fast
     assert "n =" not in fast
     assert compare.labels(seeds)[0] != compare.labels(seeds)[1], "in tables each is a run of its own"
-    curves = compare.curves(seeds)
+    curves = compare.by_epoch(seeds)
     assert dict(curves.groupby("recipe").run.nunique()) == {one: 2, fast: 1}
 
 
@@ -74,9 +74,9 @@ def test_a_run_that_was_trained_anew_is_not_told_by_what_it_was(seeds, tmp_path)
     copies = [Run.load(shutil.copytree(run.folder, tmp_path / "losses" / run.name)) for run in seeds[:2]]
     was = copies[1].verdict
     copies[1].update(verdict="diverged at epoch 1")
-    assert compare.curves(copies).recipe.iloc[0].endswith(", n = 2 seeds, 1 diverged")
+    assert compare.by_epoch(copies).recipe.iloc[0].endswith(", n = 2 seeds, 1 diverged")
     copies[1].update(verdict=was)
-    assert compare.curves(copies).recipe.iloc[0].endswith(", n = 2 seeds")
+    assert compare.by_epoch(copies).recipe.iloc[0].endswith(", n = 2 seeds")
 
 
 def test_an_error_without_bound_is_told_in_words(seeds, tmp_path):
@@ -218,7 +218,7 @@ def test_one_rule_for_several_seeds_each_counts_once_whoever_sums_them_up(seeds,
     assert [text.get_text() for text in axis.texts] == [
         f"{100 * share:.0f} (n = 2)" for share in mean.groupby(below.column).mean()[["both, recon", "both, pred"]]
     ]
-    curves = compare.curves(runs)
+    curves = compare.by_epoch(runs)
     lines = figures.curves_of_runs(curves[curves.metric == "mse"], hue="run").axes[0].lines
     assert [list(line.get_ydata()) for line in lines if len(line.get_ydata())] == [pytest.approx([0.04])]
     (axis,) = figures.ranking(compare.finals(runs).query("metric == 'mse'"), unit="MSE").axes

@@ -13,7 +13,7 @@ import seqae
 from seqae.losses import LOSSES
 from seqae.parameters import EXECUTION, ParameterError, Parameters
 from seqae.runs.experiment import check_parameters
-from seqae.runs.identity import defining, short_hash
+from seqae.runs.identity import defining, run_hash
 from seqae.runs.merging import merge, resolve
 from seqae.runs.notebook_cells import family_defaults, family_notebook, read_cell
 from seqae.sweeps.parameter_files import read_yaml
@@ -200,7 +200,7 @@ def test_every_number_has_one_hash_however_it_is_written(number: float) -> None:
     spelled = [{"optimizer_arguments": {"eps": n}} for n in (number, repr(number), f"{number:.17e}")]
     if number.is_integer() and abs(number) < 2**53:
         spelled.append({"optimizer_arguments": {"eps": int(number)}})
-    assert len({short_hash(resolve(s)) for s in spelled}) == 1
+    assert len({run_hash(resolve(s)) for s in spelled}) == 1
 
 
 def test_a_model_too_large_to_build_is_refused_in_a_sentence() -> None:
@@ -293,14 +293,14 @@ def test_one_configuration_in_other_words_has_one_hash(spelled: dict[str, Any]) 
     usual = {"loss": "0sm", "gain": 10, "learning_rate": 0.01}
     same = resolve(usual | {"optimizer_arguments": {"betas": [0.5, 0.9], "eps": 1}})
     assert defining(resolve(spelled)) == defining(same)
-    assert short_hash(resolve(spelled)) == short_hash(same)
+    assert run_hash(resolve(spelled)) == run_hash(same)
 
 
 def test_the_hash_is_eight_hex_digits_and_stays_what_it_is() -> None:
-    assert int(short_hash(resolve()), 16) >= 0
-    assert len(short_hash(resolve())) == 8
+    assert int(run_hash(resolve()), 16) >= 0
+    assert len(run_hash(resolve())) == 8
     # Of the JSON text {}: finished runs keep their folders only as long as this stays so.
-    assert short_hash(resolve()) == "44136fa3"
+    assert run_hash(resolve()) == "44136fa3"
 
 
 @pytest.mark.parametrize("name", Parameters.model_fields)
@@ -308,7 +308,7 @@ def test_every_parameter_but_those_of_execution_changes_the_hash(name: str) -> N
     usual = {key: value for key, value in NEEDS.get(name, {}).items() if key != name}
     changed = resolve(NEEDS.get(name, {name: OTHER.get(name)}))
     assert getattr(changed, name) != getattr(resolve(), name)
-    assert (short_hash(changed) == short_hash(resolve(usual))) == (name in WHERE_AND_HOW)
+    assert (run_hash(changed) == run_hash(resolve(usual))) == (name in WHERE_AND_HOW)
 
 
 def test_execution_is_a_part_of_the_parameters() -> None:

@@ -19,7 +19,7 @@ from test_sweep import DEFAULTS, TINY
 
 from seqae import open_run
 from seqae.commands.terminal import status_rows
-from seqae.reports.compare import budgets, comparable_runs, curves, describe, finals, gallery
+from seqae.reports.compare import budgets, by_epoch, comparable_runs, describe, finals, gallery
 from seqae.reports.index import update_index
 from seqae.runs import logs, records
 from seqae.runs.finding import find_runs
@@ -178,7 +178,7 @@ def test_a_damaged_table_is_named_and_hides_no_other(store, damage, fault):
             runs = comparable_runs("fam", store=str(store))
         assert fault in str(told[0].message)
         assert [run.name for run in runs] == [GOOD]
-        assert len(curves(runs))
+        assert len(by_epoch(runs))
         assert len(finals(runs))
     assert len(status_rows([str(store)])) == 2
     update_index(store)

@@ -16,7 +16,7 @@ from seqae import open_run
 from seqae.commands.terminal import status_rows
 from seqae.runs import gather, locks, logs
 from seqae.runs.finding import find_runs
-from seqae.runs.identity import short_hash
+from seqae.runs.identity import run_hash
 from seqae.runs.records import RunError
 from seqae.runs.run import Run
 from seqae.stores import mirror
@@ -122,7 +122,7 @@ def test_what_is_further_is_kept_whole_of_stores_elsewhere(place, tmp_path, monk
 def test_a_run_that_was_called_otherwise_is_the_same(place, trained, source, kept):
     source, target = place(source, "src"), place("at-3", "dst")
     run = the_run(source)
-    run.folder.rename(run.folder.with_name(f"other-words-{short_hash(run.parameters)}"))
+    run.folder.rename(run.folder.with_name(f"other-words-{run_hash(run.parameters)}"))
     assert f", as {run.name}" in call("gather", str(source), str(target))
     assert the_run(target).name == run.name
     assert held(the_run(target)) == held(the_run(trained / kept))
@@ -132,7 +132,7 @@ def test_a_run_that_was_called_otherwise_is_the_same(place, trained, source, kep
 
 def test_twins_of_one_source_both_come(place, tmp_path):
     run = the_run(place("done", "src"))
-    twin = shutil.copytree(run.folder, run.folder.with_name(f"other-words-{short_hash(run.parameters)}"))
+    twin = shutil.copytree(run.folder, run.folder.with_name(f"other-words-{run_hash(run.parameters)}"))
     (twin / "test.csv").write_text("of another machine")
     output = call("gather", str(tmp_path / "src"), str(tmp_path / "dst"))
     assert "2 runs looked at, 0 the same" in output

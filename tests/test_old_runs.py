@@ -11,7 +11,7 @@ import pytest
 from seqae.reports.compare import comparable_runs, finals, recipes, table
 from seqae.reports.index import update_index
 from seqae.runs.finding import find_runs
-from seqae.runs.identity import short_hash
+from seqae.runs.identity import run_hash
 from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.run import open_run
 
@@ -29,7 +29,7 @@ def test_they_load_with_what_was_recorded(store: Path) -> None:
     runs = {run.name: run for run in find_runs(store)}
     assert sorted(run.status for run in runs.values()) == ["done", "done", "done", "failed", "interrupted"]
     for run in runs.values():
-        assert run.name.endswith(short_hash(run.parameters))
+        assert run.name.endswith(run_hash(run.parameters))
         if run.status == "done":
             recorded = run.record()["results"]
             means = run.test().query("frame.isna()")

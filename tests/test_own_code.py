@@ -16,7 +16,7 @@ from seqae.parameters import ParameterError
 from seqae.runs import logs
 from seqae.runs.experiment import load_model
 from seqae.runs.finding import find_runs
-from seqae.runs.identity import short_hash
+from seqae.runs.identity import run_hash
 from seqae.runs.merging import resolve
 from seqae.runs.own_code import OwnCodeError, code_for
 from seqae.runs.run import Run, open_run
@@ -59,7 +59,7 @@ def test_a_model_of_ones_own_gets_all_that_built_in_ones_get(project) -> None:
     assert opened(metrics=[], gain=2).folder == run.folder  # metrics do not define a run
     (found,) = find_runs(project / "reports")
     assert found.folder == run.folder
-    assert short_hash(found.parameters) == run.name.rpartition("-")[2]
+    assert run_hash(found.parameters) == run.name.rpartition("-")[2]
 
 
 def test_it_resumes_exactly_though_it_draws_random_numbers(project, monkeypatch) -> None:

@@ -23,7 +23,7 @@ from seqae.reports import demo
 from seqae.runs import experiment, logs
 from seqae.runs.experiment import load_model, sequences
 from seqae.runs.finding import find_runs
-from seqae.runs.identity import defining, short_hash
+from seqae.runs.identity import defining, run_hash
 from seqae.runs.merging import resolve
 from seqae.runs.naming import name_words
 from seqae.runs.notebook_cells import parameter_cells
@@ -258,7 +258,7 @@ def test_a_run_whose_hidden_was_rounded_by_an_earlier_version_loads_as_it_was_bu
     folder = open_run("cnn", flat, {"hidden": 64}).folder
     record = done.record() | {"family": "cnn", "parameters": resolve(flat, {"hidden": 100}).model_dump(mode="json")}
     del record["hidden"]
-    old = folder.with_name("old-" + short_hash(resolve(flat, {"hidden": 100})))
+    old = folder.with_name("old-" + run_hash(resolve(flat, {"hidden": 100})))
     shutil.copytree(done.folder, old)
     (old / "run.yaml").write_text(yaml.safe_dump(record))
     run = open_run("cnn", flat, {"hidden": 100})
@@ -318,7 +318,7 @@ def test_the_record_says_what_made_it(done):
     record = done.record()
     assert record["status"] == "done"
     assert record["parameters"]["width"] == 0.01
-    assert short_hash(resolve(record["parameters"])) == done.name.rsplit("-", 1)[1]
+    assert run_hash(resolve(record["parameters"])) == done.name.rsplit("-", 1)[1]
     assert {"commit", "dirty", "versions", "machine", "device", "started", "ended", "verdict", "results"} <= set(record)
     peak = record["peak_memory_bytes"]
     assert (type(peak) is int and peak >= 0) or (peak is None and not sys.platform.startswith("linux"))

@@ -13,7 +13,7 @@ from seqae.commands import main
 from seqae.parameters import EXECUTION, Parameters
 from seqae.runs import assignment, experiment
 from seqae.runs.experiment import sequences
-from seqae.runs.identity import USES, as_used, short_hash, unused
+from seqae.runs.identity import USES, as_used, run_hash, unused
 from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.run import Run, open_run
@@ -152,7 +152,7 @@ def test_it_has_no_effect_indeed(usual, name, value) -> None:
 def test_what_is_used_defines_the_run(usual, name, value) -> None:
     before, after = (as_used(resolve(DEFAULTS, TINY, usual, more), "fam") for more in ({}, {name: value}))
     assert getattr(after, name) == getattr(resolve({name: value}), name)
-    assert (short_hash(before) == short_hash(after)) == (name in EXECUTION)
+    assert (run_hash(before) == run_hash(after)) == (name in EXECUTION)
 
 
 def test_what_a_benchmark_uses_is_something_else() -> None:
@@ -263,7 +263,7 @@ def test_none_of_our_own_files_gives_what_it_does_not_use(tmp_path) -> None:
 def earlier(store: Path, name: str, given: dict[str, Any], **record: Any) -> Path:
     """A folder as versions made it that hashed all parameters."""
     stated = resolve(DEFAULTS, TINY, given)
-    folder = store / "fam" / f"{name}-{short_hash(stated)}"
+    folder = store / "fam" / f"{name}-{run_hash(stated)}"
     folder.mkdir(parents=True)
     content = {"family": "fam", "parameters": stated.model_dump(mode="json"), "differs": {}} | record
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
@@ -291,7 +291,7 @@ def test_finished_and_interrupted_runs_keep_their_folders(record, kept, tmp_path
     run = open_run("fam", DEFAULTS, TINY | OLD | {"store": str(tmp_path)})
     assert (run.folder == folder) == kept
     loaded = Run.load(folder)
-    assert short_hash(loaded.parameters) == short_hash(run.parameters)  # of one recipe in comparisons
+    assert run_hash(loaded.parameters) == run_hash(run.parameters)  # of one recipe in comparisons
     assert loaded.parameters.recon_weight == 1
     fresh = open_run("fam", DEFAULTS, TINY | OLD | {"store": str(tmp_path), "fresh": True})
     assert fresh.folder != folder
@@ -335,7 +335,7 @@ def test_our_families_names_stay_free_of_what_is_not_used(tmp_path) -> None:
     """The cell of `models` has a width, which `lstm` does not use."""
     cell = family_defaults(ROOT / "notebooks" / "models.ipynb")
     run = open_run("models", cell, {"architecture": "lstm", "store": str(tmp_path)})
-    assert run.name == f"0nm-recon-output-lstm-{short_hash(run.parameters)}"
+    assert run.name == f"0nm-recon-output-lstm-{run_hash(run.parameters)}"
 
 
 def test_a_kernel_of_a_sweep_opens_the_folder_that_the_sweep_chose(tmp_path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from seqae.runs import Run
 
 
 def benchmark_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """performance.csv of all runs, with the columns of `compare.curves` and the machine's matmul_gflops and copy_gbs.
+    """performance.csv of all runs, with the columns of `compare.by_epoch` and the machine's matmul_gflops and copy_gbs.
 
     gflops: what the time means for the update's matrix products, GFLOP/s. intensity: operations per byte of these.
     """

@@ -62,7 +62,7 @@ def _either(values: set[float]) -> str:
     return " or ".join(f"{value:g}" for value in sorted(values))
 
 
-def curves(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
+def by_epoch(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
     """Metrics by epoch: epoch, step, seconds, branch, metric, value; and run, recipe (see `recipes`) and `FACETS`."""
     return stack(runs, "metrics").query(f"split == '{split}'").reset_index(drop=True)
 
@@ -101,7 +101,7 @@ def best_on_val(runs: Sequence[Run]) -> pd.DataFrame:
     """The metrics on val of the weights that each run kept, those with the least objective: epoch, branch, metric, val,
     and the columns of `curves`. A run that diverged has none.
     """
-    table = curves(runs)
+    table = by_epoch(runs)
     table = table[~table.run.map(dict(zip(_facets(tuple(runs)).run, [run.diverged for run in runs], strict=True)))]
     objective = table[(table.metric == "objective") & np.isfinite(table["value"])]
     kept = objective.loc[objective.groupby("run")["value"].idxmin(), ["run", "epoch"]]

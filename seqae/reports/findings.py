@@ -36,7 +36,7 @@ def comparison_findings(
     """How far below the mean frame the compared runs end, as a list in Markdown; each of `groups` for itself.
 
     Names the recipe that is best on val in each branch, then gives the range on test for each value of the column `by`
-    of `compare.curves`, the best on val first, then each of `fixes`. A figure of a recipe is the mean over its seeds.
+    of `compare.by_epoch`, the best on val first, then each of `fixes`. A figure of a recipe is the mean over its seeds.
     branch: the only one to report; None: all.
     """
     lines = []

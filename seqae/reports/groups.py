@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from seqae.parameters import LOSS_FIELDS, Parameters
-from seqae.runs import OF_DIGITS, Run, RunError, check_tables, find_runs, remembered, short_hash
+from seqae.runs import OF_DIGITS, Run, RunError, check_tables, find_runs, remembered, run_hash
 from seqae.stores import fetch
 from seqae.tasks import BRANCHES
 
@@ -111,6 +111,6 @@ def alike(runs: Sequence[Run], *but: str) -> list[Run]:
     """
     fields = [field for name in but for field in (LOSS_FIELDS if name == "loss" else [name])]
     same = {name: getattr(runs[0].parameters, name) for name in ("seed", *fields)}
-    keys = [short_hash(run.parameters.model_copy(update=same)) for run in runs]
+    keys = [run_hash(run.parameters.model_copy(update=same)) for run in runs]
     most = Counter(keys).most_common(1)[0][0]
     return [run for run, key in zip(runs, keys, strict=True) if key == most]

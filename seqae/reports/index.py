@@ -28,8 +28,8 @@ from seqae.runs import (
     own_metrics_of,
     read_record,
     remembered,
+    run_hash,
     run_status,
-    short_hash,
 )
 from seqae.stores import publish, refresh
 
@@ -193,7 +193,7 @@ def comparison_data(run: Run) -> ComparisonData | None:
         "mean_frame": mean,
         "sequences": data_and_budget(p),
         "seed": p.seed,
-        "recipe": f"{run.family} {short_hash(p.model_copy(update={'seed': 0}))}",
+        "recipe": f"{run.family} {run_hash(p.model_copy(update={'seed': 0}))}",
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 
 from seqae.parameters import Parameters
-from seqae.runs import Run, name_words, short_hash
+from seqae.runs import Run, name_words, run_hash
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -65,7 +65,7 @@ def _named(runs: Sequence[Run], *but: str) -> tuple[list[str], list[str]]:
     # For each run a key and a name, the same for runs that are equal in all parameters `but` these.
     same = {name: getattr(runs[0].parameters, name) for name in but} if runs else {}
     alike = [run.parameters.model_copy(update=same) for run in runs]
-    keys = [short_hash(parameters) for parameters in alike]
+    keys = [run_hash(parameters) for parameters in alike]
     firsts = {key: replace(runs[i], parameters=alike[i]) for i, key in reversed([*enumerate(keys)])}
     names = dict(zip(firsts, labels(list(firsts.values())), strict=True)) if runs else {}
     return keys, [names[key] for key in keys]

@@ -21,7 +21,7 @@ from .going_on import finished_by_recipe as finished_by_recipe
 from .going_on import shorter_run as shorter_run
 from .identity import OF_DIGITS as OF_DIGITS
 from .identity import as_used as as_used
-from .identity import short_hash as short_hash
+from .identity import run_hash as run_hash
 from .identity import unused as unused
 from .identity import without_effect as without_effect
 from .locks import executing as executing

@@ -16,9 +16,9 @@ class Assignment:
 
     run: str
 
-    def is_of(self, short_hash: str) -> bool:
+    def is_of(self, run_hash: str) -> bool:
         """Whether parameters of this hash are those of the assigned run. A notebook may open other runs as well."""
-        return re.search(rf"-{short_hash}(-\d+)?$", self.run) is not None
+        return re.search(rf"-{run_hash}(-\d+)?$", self.run) is not None
 
 
 def assign(run: str, code: str = "") -> None:

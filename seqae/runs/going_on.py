@@ -18,7 +18,7 @@ from seqae.files import whole
 from seqae.parameters import Parameters
 from seqae.runs.experiment import update_rule
 from seqae.runs.folder import RunFolder
-from seqae.runs.identity import short_hash
+from seqae.runs.identity import run_hash
 from seqae.runs.locks import copying
 from seqae.runs.logs import LOG_COLUMNS
 from seqae.runs.records import RunError, read_record, remembered
@@ -119,7 +119,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _recipe(p: Parameters) -> str:
-    return short_hash(p.model_copy(update={"epochs": 1}))
+    return run_hash(p.model_copy(update={"epochs": 1}))
 
 
 def _epochs(run: RunFolder) -> int:

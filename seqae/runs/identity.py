@@ -199,7 +199,7 @@ def defining(parameters: Parameters) -> dict[str, Any]:
     return parameters.model_dump(mode="json", exclude=set(EXECUTION), exclude_defaults=True)
 
 
-def short_hash(parameters: Parameters) -> str:
+def run_hash(parameters: Parameters) -> str:
     """8 hex digits of the hash of `defining`. Order and spelling of the sources make no difference.
 
     `open_run` and `Run.load` give parameters as `as_used` returns them. Versions until November 2026 hashed all.
@@ -212,7 +212,7 @@ def holds_run(folder: Path, family: str, *hashes: str) -> bool:
     with suppress(RunError, ParameterError, KeyError, TypeError):
         record = read_record(folder)
         p = resolve(record["parameters"])
-        return record["family"] == family and not {short_hash(p), short_hash(as_used(p, family))}.isdisjoint(hashes)
+        return record["family"] == family and not {run_hash(p), run_hash(as_used(p, family))}.isdisjoint(hashes)
     return False
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqae.parameters import EXECUTION, LOSS_FIELDS, Parameters
-from seqae.runs.identity import short_hash, unused
+from seqae.runs.identity import run_hash, unused
 from seqae.runs.records import RunError, read_record
 from seqae.stores import CHECKPOINT
 
@@ -50,7 +50,7 @@ def differing(parameters: Parameters, usual: Parameters, family: str) -> dict[st
 
 def run_name(parameters: Parameters, defaults: Parameters, family: str) -> str:
     """The name of a run's folder: `name_words` and the hash of the parameters that define the run."""
-    return f"{name_words(parameters, defaults, family)}-{short_hash(parameters)}"
+    return f"{name_words(parameters, defaults, family)}-{run_hash(parameters)}"
 
 
 def name_words(parameters: Parameters, defaults: Parameters, family: str) -> str:

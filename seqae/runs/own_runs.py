@@ -6,7 +6,7 @@ from typing import Any
 from seqae.parameters import ParameterError, Parameters
 from seqae.runs.assignment import current_assignment
 from seqae.runs.cell_classes import class_source
-from seqae.runs.identity import as_used, short_hash
+from seqae.runs.identity import as_used, run_hash
 from seqae.runs.own_code import CELL, CODE_FOLDER, OwnCode, OwnCodeError, code_for
 from seqae.runs.own_models import own_metrics, taken_by
 from seqae.stores import store_folder
@@ -25,7 +25,7 @@ def with_code(
     if model is not None:
         return _with_class(stated, family, model)
     p, assignment = as_used(stated, family), current_assignment()
-    if assignment and assignment.is_of(short_hash(p)):
+    if assignment and assignment.is_of(run_hash(p)):
         copies, trust = store_folder(p.store) / family / assignment.run / CODE_FOLDER, True
     else:
         copies, trust = Path.cwd() / CODE_FOLDER, False

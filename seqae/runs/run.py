@@ -27,7 +27,7 @@ from seqae.runs.assignment import current_assignment
 from seqae.runs.building import check_hidden
 from seqae.runs.folder import RunFolder
 from seqae.runs.going_on import take_over
-from seqae.runs.identity import has_begun, holds_run, short_hash
+from seqae.runs.identity import has_begun, holds_run, run_hash
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.merging import resolve
@@ -77,8 +77,8 @@ def open_run(
     parameters, code, lacks_code = with_code(stated, family, model, project)
     built = experiment.check_parameters(parameters, code)
     usual = usual.model_copy(update={"code": parameters.code})  # a hash is no word of a name
-    digits, assignment = short_hash(parameters), current_assignment()
-    older = short_hash(stated) if parameters.code is None else digits
+    digits, assignment = run_hash(parameters), current_assignment()
+    older = run_hash(stated) if parameters.code is None else digits
     differs = differing(parameters, usual, family)
     if assignment and (assignment.is_of(digits) or assignment.is_of(older)):
         folder = store_folder(parameters.store) / family / assignment.run

@@ -3,7 +3,7 @@
     planning, parameter_files      which runs files define, which of them have to be executed (again), and why
     dispatch, cluster, machines    runs are given to the workers of this machine, of others, or of a batch queue
     execution, gpus                a worker executes one run; GPUs are given out
-    fork_server, notebooks      a Jupyter kernel is started, executes a notebook, is stopped
+    notebooks, fork_server         a notebook is executed in a Jupyter kernel, which is forked and stopped
     pages, reproduce               notebooks about finished runs; a finished run reproduced by the code that made it
     interrupts                     Ctrl-C and SIGTERM
 

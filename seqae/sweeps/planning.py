@@ -93,7 +93,7 @@ def plan(
     files: parameter files, or folders: all parameter files below them. scale: a file, or a name: the files of that name
     in params/scale/ and in scale/ of each folder from params/ down to the file, of which later ones win. given: the
     command line's parameters, or several such, a grid: each file is planned with each. Layers are merged by
-    `parameters.merge`: notebook < scale < file < given. store: where runs are kept; by default what the parameters,
+    `merging.merge`: notebook < scale < file < given. store: where runs are kept; by default what the parameters,
     $SEQAE_STORE or the files' project say. tell: called with a line for each family whose parameters cell has
     uncommitted edits that apply to a run, for a run with two labels, and where a grid gives the same run twice.
 

@@ -192,7 +192,7 @@ def curves_of_runs(
 ) -> Figure:
     """Many runs: a panel for each branch, a colour for each way (or other `hue`), a line style for each loss.
 
-    curves: as `compare.curves`; levels: as `compare.levels`, drawn as horizontal lines. x: epoch or seconds. log: the
+    curves: as `compare.by_epoch`; levels: as `compare.levels`, drawn as horizontal lines. x: epoch or seconds. log: the
     vertical axis is logarithmic. A metric of no branch, such as the gradient norm, has one panel.
     """
     of_hue = ["task", "decoder_input"] if hue == "way" else [hue]
@@ -224,7 +224,7 @@ def curves_of_runs(
                     level_line(axis, value, baseline.replace("_", " "), LEVEL_LINES.get(baseline, "-"))
     where = ""
     if all(name in data and data[name].nunique(dropna=False) == 1 for name in ("task", "frame_size")):
-        where = ", task {}, {}Ã{} pixels".format(data.task.iloc[0], *frame_shape(data.frame_size.to_list()[0]))
+        where = ", task {}, {}×{} pixels".format(data.task.iloc[0], *frame_shape(data.frame_size.to_list()[0]))
     titles = "" if set(data.branch) == {"all"} else "{col_name}" + where
     return _labelled(grid, metric, TIME_LABELS.get(x, x), titles=titles)
 
