@@ -4,6 +4,8 @@ BIN := .venv/bin
 JOBS ?=
 SEEDS ?= 6
 SOAK ?=
+# Half of the time the slow tests wait: for leases, deadlines, processes that start.
+SOAKING = $(shell $(PYTHON) -c "import os; print(min(6, max(2, (os.cpu_count() or 1) * 3 // 2)))")
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -29,7 +31,7 @@ test: .venv/.ready  ## the fast tests: what a change can break, in minutes
 	$(PYTEST) -m "not soak" --dist worksteal
 
 soak: .venv/.ready  ## the slow tests: kills, other machines, ssh, queues, JupyterLab, every notebook
-	$(PYTEST) -m soak --dist loadfile --no-loadscope-reorder $(SOAK)
+	$(PYTEST) -n $(SOAKING) --maxprocesses 6 --durations=60 --durations-min=10 -m soak --dist loadfile --no-loadscope-reorder $(SOAK)
 
 lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check

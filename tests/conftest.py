@@ -21,7 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
 # checks an IRI, and every worker of xdist would parse it.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 # Files of the soak tier that take minutes, the longest first: begun last, they would keep one core waiting.
-LONG = ["jupyter", "notebooks", "sweep", "stop", "cluster", "soak", "stores", "hosts", "rerun"]
+LONG = ["stop", "notebooks", "jupyter", "cluster", "sweep", "stores", "own_sweep", "soak", "hosts", "new", "rerun"]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
