@@ -9,7 +9,8 @@ import ast
 import difflib
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from hashlib import sha256
@@ -21,6 +22,7 @@ from typing import Any
 from seqae.files import project_root, replace_text
 from seqae.parameters import Parameters
 from seqae.runs.own_modules import import_text, path_among
+from seqae.runs.records import read_record
 
 CELL = "cell"  # the module of a class of a notebook's cell, in parameters cell:NAME
 CODE_FOLDER = "code"  # the folder of the copies, in a run folder
@@ -77,6 +79,15 @@ class OwnCode:
             raise OwnCodeError(f"{name} is of {home}, not of your own: define a class or a function around it")
         return value
 
+    def other_packages(self) -> str:
+        """Imported packages with another version here than `packages` has, as text: a 1.0 (here 1.1); or empty."""
+        here = _packages(self.texts, _version)
+        return ", ".join(
+            f"{name} {self.packages.get(name, 'none')} (here {here.get(name, 'none')})"
+            for name in sorted(self.packages.keys() | here.keys())
+            if self.packages.get(name) != here.get(name)
+        )
+
     def write(self, folder: Path) -> None:
         """Make `folder` hold these texts and nothing else."""
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,12 +117,14 @@ def code_for(
     root: Path | None = None,
     texts: Mapping[str, str] | None = None,
     live: Mapping[str, Any] | None = None,
+    packages: Mapping[str, str] | None = None,
 ) -> OwnCode | None:
     """The code that parameters name; None if all is built in.
 
     It is the project's own if p.code is None or its hash. Otherwise it is that of the folder `copies`, if trust is True
     and its hash is p.code. root: the project, by default the one here. texts: modules that lie in no file; live: as for
-    `OwnCode`. Raises OwnCodeError.
+    `OwnCode`. packages: versions that a record has; a hash may be of these, too, and a warning then tells of versions
+    that are others here. Raises OwnCodeError.
     """
     if not own_names(p):
         return None
@@ -120,7 +133,7 @@ def code_for(
     folders = [] if (root / "run.yaml").exists() else [root / "notebooks", root]
     missing, own = None, None
     try:
-        found = _found(p, folders, texts or {})
+        found = _found(p, folders, texts or {}, packages)
         if p.code in (None, own := found.defining):
             return replace(found, live=live or {})
     except OwnCodeError as error:
@@ -135,7 +148,7 @@ def code_for(
             f"code {p.code} of {copies.parent.name} is not run: {why}; read its copy in {CODE_FOLDER}/ and, if you "
             "trust it, say --trust-code (in Python: trust_code=True)"
         )
-    if (found := _found(p, [copies], {})).defining != p.code:
+    if (found := _found(p, [copies], {}, packages)).defining != p.code:
         raise OwnCodeError(f"{copies} is damaged: its hash is {found.defining}, and the run was made with {p.code}")
     return found
 
@@ -146,21 +159,37 @@ def recorded_code(p: Parameters, folder: Path, *, trust: bool) -> OwnCode | None
         raise OwnCodeError(
             f"{folder.name} has no hash of its code, {own_names(p)[0]}: it is damaged, or not to be trusted"
         )
-    return code_for(p, copies=folder / CODE_FOLDER, trust=trust)
+    packages = read_record(folder).get("code", {}).get("packages") if own_names(p) else None
+    known = {str(name): str(number) for name, number in packages.items()} if isinstance(packages, Mapping) else None
+    return code_for(p, copies=folder / CODE_FOLDER, trust=trust, packages=known)
 
 
-def _found(p: Parameters, folders: Sequence[Path], texts: Mapping[str, str]) -> OwnCode:
-    names = own_names(p, defining=True)
-    defining = find_code(names, folders, texts).digest if names else None
-    return replace(find_code(own_names(p), folders, texts), defining=defining)
+def _found(
+    p: Parameters, folders: Sequence[Path], texts: Mapping[str, str], recorded: Mapping[str, str] | None
+) -> OwnCode:
+    # With the packages that are installed, or else those recorded, if only these give the hash p.code.
+    def of(packages: Mapping[str, str] | None) -> OwnCode:
+        names = own_names(p, defining=True)
+        defining = find_code(names, folders, texts, packages).digest if names else None
+        return replace(find_code(own_names(p), folders, texts, packages), defining=defining)
+
+    today = of(None)
+    if recorded is None or p.code in (None, today.defining) or (then := of(recorded)).defining != p.code:
+        return today
+    told = f"code {p.code} of {own_names(p)[0]} was recorded with {then.other_packages()}"
+    warnings.warn(f"{told}: what it computes may differ from what is recorded", stacklevel=2)
+    return then
 
 
-def find_code(names: Iterable[str], folders: Sequence[Path], given: Mapping[str, str]) -> OwnCode:
+def find_code(
+    names: Iterable[str], folders: Sequence[Path], given: Mapping[str, str], recorded: Mapping[str, str] | None = None
+) -> OwnCode:
     """The modules of these module:name and all that they import from the same folders.
 
-    given: the texts of modules that lie in no file, by path. Raises OwnCodeError.
+    given: the texts of modules that lie in no file, by path. recorded: the versions of packages; by default those that
+    are installed. Raises OwnCodeError.
     """
-    texts, packages, wanted = dict[str, str](), dict[str, str](), list[str]()
+    texts, wanted = dict[str, str](), list[str]()
     for name in names:
         module = name.partition(":")[0]
         if module == CELL and f"{CELL}.py" not in given and not _files(module, folders):
@@ -181,9 +210,14 @@ def find_code(names: Iterable[str], folders: Sequence[Path], given: Mapping[str,
             if path not in texts:
                 texts[path] = file.read_text(encoding="utf-8")
                 wanted += _imports(_parsed(texts[path], path), path)
-        if not files and (number := _version(module.partition(".")[0])):
-            packages[module.partition(".")[0]] = number
-    return OwnCode(texts, {name: number for name, number in packages.items() if path_among(texts, name) is None})
+    return OwnCode(texts, _packages(texts, _version if recorded is None else recorded.get))
+
+
+def _packages(texts: Mapping[str, str], version_of: Callable[[str], str | None]) -> dict[str, str]:
+    # The versions of what these texts import and do not hold.
+    names = {module.partition(".")[0] for path, text in texts.items() for module in _imports(_parsed(text, path), path)}
+    versions = {name: version_of(name) for name in sorted(names) if name and path_among(texts, name) is None}
+    return {name: number for name, number in versions.items() if number}
 
 
 def _files(module: str, folders: Sequence[Path]) -> dict[str, Path]:
