@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 from own import MODELS, write_modules
+from test_clips import moving
 from test_own_code import OWN, SMALL, opened
 from test_own_code import project as project
-from test_sweep import TINY, TRAIN, make_project
+from test_sweep import DEFAULTS, TINY, TRAIN, make_project
 
 from seqae.reports import demo
 from seqae.runs import assignment, clip_sets, recorded_run
@@ -116,3 +117,73 @@ def test_what_a_record_says_of_packages_lets_no_other_code_run(project, fancy) -
         with pytest.raises(OwnCodeError, match="is damaged|is not run"):
             Run.load(run.folder, trust_code=packages is None).model()
         fancy.install("1.0")
+
+
+# ---- the kernel of a worker that has nothing of the project ----
+
+
+def planned(project: Path, scale: dict[str, Any], **own: Any) -> Planned:
+    make_project(project, {"mine": [TRAIN.format("mine")]}, {"scale/other": TINY | scale, "mine/a": own})
+    (item,) = plan([project / "params/mine/a.yaml"], scale="other", store=str(project / "store"))
+    return item
+
+
+def as_on_a_worker(item: Planned, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """What `open_run` returns in the kernel of a worker elsewhere, as `sweeps.execution` starts it."""
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("SEQAE_STORE", item.store)
+    if item.run.code:
+        item.run.code.write(item.run.folder / CODE_FOLDER)
+    given = (item.run.name, str(item.run.folder / CODE_FOLDER), str(item.folder.parent))
+    monkeypatch.setattr(assignment, "_current", None)
+    assignment.assign(*given)
+    return open_run("mine", DEFAULTS, item.given)
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory, monkeypatch) -> Path:
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    return tmp_path_factory.mktemp("worker")
+
+
+OWN_PRED = OWN | {"task": "pred"}
+FAMILY = {"frame_size": 16, "frames_in": 3, "frames_out": 2, "task": "pred"}
+MIXED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"decoder_input": "zero"}, FAMILY | OWN),
+    ({"decoder_input": "zero"}, FAMILY | {"architecture": "own_models:AsksForInput"}),
+    ({"activation": "tanh", "decoder_input": "truth"}, FAMILY | OWN | {"pixel_range": [-1, 1]}),
+    ({"width": 0.5, "hidden": 7, "init_range": 0.5, "init": "uniform"}, FAMILY | OWN),
+    ({}, FAMILY | {"architecture": "srivastava", "hidden": 9, "training_loss": "own_losses:absolute"}),
+    ({}, FAMILY | {"architecture": "srivastava", "hidden": 9, "metrics": ["own_metrics:iou"]}),
+]
+
+
+@pytest.mark.parametrize(("scale", "own"), MIXED)
+def test_a_worker_elsewhere_has_the_run_that_was_planned(project, elsewhere, monkeypatch, scale, own) -> None:
+    item = planned(project, scale, **own)
+    run = as_on_a_worker(item, elsewhere, monkeypatch)
+    assert (run.folder, run.assigned) == (item.run.folder, True)
+    assert values_of(run) == values_of(item.run)
+    assert run.train().status == "done"
+    assert values_of(Run.load(run.folder)) == values_of(run)
+
+
+def values_of(run: Run) -> dict[str, Any]:
+    return run.parameters.model_dump(exclude={"store", "checkpoint_seconds"})  # no record has them
+
+
+@pytest.mark.parametrize("clips", ["data/all.npy", ["data/all.npy"]])
+@pytest.mark.parametrize("around", [True, False])
+def test_a_worker_elsewhere_records_clips_as_the_project_has_them(project, elsewhere, monkeypatch, clips, around):
+    (project / "data").mkdir()
+    np.save(project / "data/all.npy", np.stack(moving(10)))
+    item = planned(project, {}, clips=clips, frame_size="none", frames_in=3, frames_out=2, batch_size=4, **OWN_PRED)
+    run = as_on_a_worker(item, project.parent if around else elsewhere, monkeypatch)
+    assert run.train().record()["parameters"]["clips"] == clips
+    assert run.name == item.run.name
+
+
+def test_outside_of_projects_a_path_is_recorded_as_it_was_given(elsewhere, monkeypatch) -> None:
+    monkeypatch.chdir(elsewhere)
+    for path in ("data/all.npy", str(elsewhere / "data/all.npy"), "~/all.npy"):
+        assert clip_sets.as_recorded({"clips": path, "seed": 1}) == {"clips": path, "seed": 1}

@@ -3,6 +3,7 @@
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 _current: "Assignment | None" = None
 
@@ -11,25 +12,28 @@ _current: "Assignment | None" = None
 class Assignment:
     """The run that a sweep's kernel executes. The sweep's worker has chosen its folder, and publishes and renders it.
 
-    run: the name of the folder, NAME-HASH, or NAME-HASH-2 and so on for a run trained anew beside it.
+    run: the name of the folder, NAME-HASH, or NAME-HASH-2 and so on for a run trained anew beside it. project: the path
+    of the project on the machine that planned the run; this machine need not have it.
     """
 
     run: str
+    project: Path | None = None
 
     def is_of(self, run_hash: str) -> bool:
         """Whether parameters of this hash are those of the assigned run. A notebook may open other runs as well."""
         return re.search(rf"-{run_hash}(-\d+)?$", self.run) is not None
 
 
-def assign(run: str, code: str = "") -> None:
+def assign(run: str, code: str = "", project: str | None = None) -> None:
     """Assign a run to this process, by the name of its folder. Raises RuntimeError if it has one already.
 
     code: the folder where the sweep's worker has put the modules of your own, so that cells can import them as well.
+    project: as for `Assignment`.
     """
     global _current
     if _current is not None:
         raise RuntimeError(f"this kernel was given run {_current.run}, it cannot be given {run} as well")
-    _current = Assignment(run)
+    _current = Assignment(run, Path(project) if project else None)
     sys.path += [code] if code else []
 
 

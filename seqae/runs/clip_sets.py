@@ -10,6 +10,7 @@ import torch
 
 from seqae.files import project_path, project_root
 from seqae.parameters import Parameters
+from seqae.runs.assignment import current_assignment
 from seqae.runs.clips import Clip, Windows, common_size, read_clips, set_digest, split_clips
 
 CLIP_PATHS = ("clips", "clips_val", "clips_test")
@@ -86,11 +87,19 @@ def located_clips(values: Mapping[str, Any], root: Path | None = None) -> dict[s
 
 
 def as_recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's parameters as its record has them: paths of clips in the project are relative to it."""
+    """A run's parameters as its record has them: paths of clips in the project are relative to it.
+
+    In a sweep's kernel it is the project that planned the run, which this machine may lack. Outside of projects paths
+    are recorded as they are given.
+    """
+    assignment, here = current_assignment(), project_root()
+    is_project = (here / "notebooks").is_dir() and (here / "params").is_dir()
+    root = assignment.project if assignment and assignment.project else here if is_project else None
 
     def short(path: str) -> str:
-        with_root = project_path(path)
-        return str(with_root.relative_to(project_root())) if with_root.is_relative_to(project_root()) else path
+        if root is None or not (full := project_path(path, root)).is_relative_to(root):
+            return path
+        return full.relative_to(root).as_posix()
 
     paths = {name: value for name in CLIP_PATHS if (value := parameters.get(name))}
     told = {name: short(v) if isinstance(v, str) else [short(path) for path in v] for name, v in paths.items()}

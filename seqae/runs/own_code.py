@@ -137,16 +137,16 @@ def code_for(
         if p.code in (None, own := found.defining):
             return replace(found, live=live or {})
     except OwnCodeError as error:
-        if p.code is None or copies is None:
+        if copies is None or (p.code is None and not copies.is_dir()):
             raise
         missing = error
+    why = missing or f"the project's own has hash {own}"
     if copies is None or not copies.is_dir():
-        raise OwnCodeError(f"code {p.code} is not that of this project, which is {own}: use the files of the run")
+        raise OwnCodeError(f"code {p.code} is not that of this project ({why}): give the files that it is of")
     if not trust:
-        why = missing or f"the project's own has hash {own}"
         raise OwnCodeError(
-            f"code {p.code} of {copies.parent.name} is not run: {why}; read its copy in {CODE_FOLDER}/ and, if you "
-            "trust it, say --trust-code (in Python: trust_code=True)"
+            f"code {p.code or own_names(p)[0]} of {copies.parent.name} is not run: {why}; read its copy in "
+            f"{CODE_FOLDER}/ and, if you trust it, say --trust-code (in Python: trust_code=True)"
         )
     if (found := _found(p, [copies], {}, packages)).defining != p.code:
         raise OwnCodeError(f"{copies} is damaged: its hash is {found.defining}, and the run was made with {p.code}")

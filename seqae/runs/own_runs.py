@@ -25,7 +25,8 @@ def with_code(
     if model is not None:
         return _with_class(stated, family, model)
     p, assignment = as_used(stated, family), current_assignment()
-    if assignment and assignment.is_of(run_hash(p)):
+    # Of the constructor, which says what is used, nothing is known yet.
+    if assignment and any(assignment.is_of(run_hash(as_used(p, family, known))) for known in (None, ())):
         copies, trust = store_folder(p.store) / family / assignment.run / CODE_FOLDER, True
     else:
         copies, trust = Path.cwd() / CODE_FOLDER, False

@@ -72,7 +72,7 @@ def execute_notebook(
     _check_home()
     papermill = _papermill()
     # Not in a cell, which would be in the notebook and in IPython's In, nor in exec_lines, which users may have set.
-    given = (run, str(target.parent / CODE_FOLDER))
+    given = (run, str(target.parent / CODE_FOLDER), str(folder.parent))
     assigned = [f"--IPKernelApp.code_to_run=__import__('seqae.runs').runs.assign{given!r}"] if run else []
     origin, written = f"{SCHEME}{name}/source.ipynb", f"{SCHEME}{name}/{target.name}"
     _sources[origin], _targets[written] = source, target
