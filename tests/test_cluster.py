@@ -21,7 +21,7 @@ from test_cli import call
 from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, plan, seqae
 from users import as_nobody, readable  # noqa: F401
 
-from seqae.runs import RunError, sources_hash
+from seqae.runs import OwnCode, RunError, sources_hash
 from seqae.sweeps import cluster, dispatch, gpus
 from seqae.sweeps.execution import Outcome, execute
 
@@ -457,27 +457,35 @@ def two_workers():
 
 
 @pytest.mark.processes("uname, which Dask asks once")
-@pytest.mark.parametrize("older", [0, 1, 2])
-def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypatch, older):
+@pytest.mark.parametrize(
+    ("older", "has"),
+    [
+        *((older, "another version of seqae than this command") for older in (0, 1, 2)),
+        *((older, r"other packages than this command, .*: gone 1.0 \(there none\)") for older in (1, 2)),
+    ],
+)
+def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypatch, older, has):
     planned = [replace(item, sources=sources_hash()) for item in plan(project, "fam", scale="tiny")]
+    of_code = has.startswith("another")
     refusing, said = sorted(two_workers.nthreads())[:older], []
 
     def executed(item, per_gpu):
         if get_worker().address in refusing:
-            return execute(replace(item, sources="of another version"))
+            imports = replace(item.run, code=OwnCode({}, {"gone": "1.0"}))
+            return execute(replace(item, sources="other") if of_code else replace(item, run=imports))
         return Outcome(item.run, None, 0.0)
 
     monkeypatch.setattr(dispatch, "execute", executed)
     options = {"refused": said.append, "finished": lambda outcome: done.append(outcome.run)}
     done = []
     if older == 2:
-        with pytest.raises(RunError, match="all workers have another version of seqae than this command: install the"):
+        with pytest.raises(RunError, match=f"all workers have {has}: install the"):
             dispatch.sweep(planned, two_workers, **options)
     else:
         dispatch.sweep(planned * 4, two_workers, **options)
         assert len(done) == 8
     assert {sentence.split()[1] for sentence in said} == {*refusing}
-    assert all("gets no run, as it has another version of seqae than this command" in sentence for sentence in said)
+    assert all(re.search(f"gets no run, as it has {has}: install", sentence) for sentence in said)
     assert not (project / "reports").exists()
 
 

@@ -79,11 +79,11 @@ class OwnCode:
             raise OwnCodeError(f"{name} is of {home}, not of your own: define a class or a function around it")
         return value
 
-    def other_packages(self) -> str:
+    def other_packages(self, where: str = "here") -> str:
         """Imported packages with another version here than `packages` has, as text: a 1.0 (here 1.1); or empty."""
         here = _packages(self.texts, _version)
         return ", ".join(
-            f"{name} {self.packages.get(name, 'none')} (here {here.get(name, 'none')})"
+            f"{name} {self.packages.get(name, 'none')} ({where} {here.get(name, 'none')})"
             for name in sorted(self.packages.keys() | here.keys())
             if self.packages.get(name) != here.get(name)
         )

@@ -14,7 +14,7 @@ from distributed.scheduler import KilledWorker
 
 from seqae.runs import Run, RunError
 from seqae.stores import StoreError, refresh
-from seqae.sweeps.execution import OTHER_CODE, STOPPED, Outcome, execute, record_lost, run_here
+from seqae.sweeps.execution import STOPPED, Outcome, execute, record_lost, run_here
 from seqae.sweeps.notebooks import CHECKPOINT_GRACE_SECONDS, NOT_STARTED, StopKernels, stop_kernels
 from seqae.sweeps.planning import BUSY, Planned
 
@@ -40,15 +40,15 @@ def sweep(
     jobs: the largest number of runs at a time. per_gpu: how many runs may share a GPU. finished: called after each run.
     tick: called about once a second with the runs in progress. busy: called once for a run that another process trains;
     the sweep waits for that process, and takes the run over if it is not done then. refused: called with a sentence for
-    each worker that gets no run because it has another version of seqae.
+    each worker that gets no run because it has another version of seqae, or of a package that code of your own imports.
 
     On KeyboardInterrupt the kernels are stopped. The same sweep, started again, resumes from their checkpoints. Raises
-    RunError if the scheduler is lost, or if all workers have another version.
+    RunError if the scheduler is lost, or if all workers have other code.
     """
     running, waiting, outcomes = dict[Future, Planned](), deque(planned), list[Outcome]()
     tried = Counter[tuple[Path, str | None]]()  # executions by the run's folder and the reason why they failed
     elsewhere, next_try = list[Planned](), 0.0  # runs that other processes train, and when to try them again
-    others = set[str]()  # addresses of workers that have another version
+    others = dict[str, str]()  # addresses of workers that have other code, and what it is
     with _cancelled_cleanly(client, running):
         client.register_plugin(StopKernels())
         while waiting or running or elsewhere:
@@ -68,10 +68,10 @@ def sweep(
                 item = running.pop(future)
                 outcome = _outcome(future, item, killed_before=tried[item.run.folder, KILLED] > 0)
                 tried[item.run.folder, outcome.reason] += 1
-                if outcome.reason == OTHER_CODE:
+                if worker := outcome.refused_by:
                     waiting.appendleft(item)
-                    others.add(worker := outcome.refused_by)
-                    refused(f"worker {worker} gets no run, as {OTHER_CODE}: {OTHERWISE}")
+                    others[worker] = str(outcome.reason)
+                    refused(f"worker {worker} gets no run, as {outcome.reason}: {OTHERWISE}")
                 elif outcome.reason == BUSY:
                     elsewhere.append(item)
                     if tried[item.run.folder, BUSY] == 1:
@@ -86,12 +86,13 @@ def sweep(
     return outcomes
 
 
-def _usable(client: Client, others: Collection[str], running: Collection[Future]) -> tuple[int, dict[str, Any]]:
+def _usable(client: Client, others: Mapping[str, str], running: Collection[Future]) -> tuple[int, dict[str, Any]]:
     # How many threads the workers have that are not in `others`, and what tells Dask to use these.
     threads = client.nthreads()
     usable = {worker: count for worker, count in threads.items() if worker not in others}
     if threads and not usable and not running:
-        raise RunError(f"all workers have another version of seqae than this command: {OTHERWISE}")
+        why = next(iter(others.values())).removeprefix("it has ")
+        raise RunError(f"all workers have {why}: {OTHERWISE}")
     # Others are allowed where all of these die: they refuse, while Dask would wait for the dead.
     chosen = {"workers": [*usable], "allow_other_workers": True} if others and usable else {}
     return sum(usable.values()), chosen

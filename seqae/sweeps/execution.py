@@ -20,6 +20,7 @@ from seqae.sweeps.notebooks import StoppedError, execute_notebook, stoppable
 from seqae.sweeps.planning import BUSY, NOT_PUBLISHED, Planned
 
 OTHER_CODE = "it has another version of seqae than this command"
+OTHER_PACKAGES = "it has other packages than this command, which your own code imports: "
 STOPPED = "its kernel was interrupted"
 # The files that a report links to.
 LINKED_FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
@@ -29,8 +30,8 @@ LINKED_FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames
 class Outcome:
     """How one execution ended. reason: why it failed; None if the run is done.
 
-    `sweep` executes the run again if the reason is BUSY, OTHER_CODE or one of TRIES. refused_by: the address of the
-    worker, if the reason is OTHER_CODE.
+    `sweep` executes the run again if the reason is BUSY or one of TRIES, or if the worker refused it. refused_by: the
+    address of that worker, which gets no run; the reason says why.
     """
 
     run: Run
@@ -42,10 +43,12 @@ class Outcome:
 def execute(item: Planned, per_gpu: int = 1) -> Outcome:
     """In a worker: execute the run's notebook, on GPUs of its own, record a failure, render the report.
 
-    per_gpu: how many runs may share a GPU. A worker that has other code than the command changes nothing.
+    per_gpu: how many runs may share a GPU. A worker that has other code than the command, or other packages than the
+    run's own code was planned with, changes nothing.
     """
-    if sources_hash() != item.sources:
-        return Outcome(item.run, OTHER_CODE, 0.0, get_worker().address)
+    others = item.run.code.other_packages("there") if item.run.code else ""
+    if refusal := OTHER_CODE if sources_hash() != item.sources else others and OTHER_PACKAGES + others:
+        return Outcome(item.run, refusal, 0.0, get_worker().address)
     began, here = time.monotonic(), replace(item, run=run_here(item))
     folder, name = here.run.folder, f"{here.run.family}/{here.run.name}"
     logging.getLogger(RUN_LOG).info("%s begins", name)
