@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from test_own_code import project as project
 from test_sweep import DEFAULTS, TINY, TRAIN, make_project
 
 from seqae.reports import demo
-from seqae.runs import assignment, clip_sets, recorded_run
+from seqae.runs import assignment, clip_sets
 from seqae.runs.experiment import load_model
 from seqae.runs.own_code import CODE_FOLDER, OwnCodeError
 from seqae.runs.run import Run, open_run
-from seqae.sweeps import plan
+from seqae.sweeps import pages, plan
 from seqae.sweeps.planning import Planned
+from seqae.sweeps.shipped_files import SHIPPED
 
 # ---- other versions of packages ----
 
@@ -114,7 +116,7 @@ def test_what_a_record_says_of_packages_lets_no_other_code_run(project, fancy) -
         assert isinstance(Run.load(run.folder).model(), torch.nn.Module)  # its hash is that of the project's own
         (run.folder / CODE_FOLDER / "own_models.py").write_text("raise SystemExit")
         fancy.install("2.0")
-        with pytest.raises(OwnCodeError, match="is damaged|is not run"):
+        with pytest.raises(OwnCodeError, match=r"is damaged|is not run"):
             Run.load(run.folder, trust_code=packages is None).model()
         fancy.install("1.0")
 
@@ -142,7 +144,7 @@ def as_on_a_worker(item: Planned, elsewhere: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def elsewhere(tmp_path_factory, monkeypatch) -> Path:
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr("sys.path", [*sys.path])
     return tmp_path_factory.mktemp("worker")
 
 
@@ -187,3 +189,84 @@ def test_outside_of_projects_a_path_is_recorded_as_it_was_given(elsewhere, monke
     monkeypatch.chdir(elsewhere)
     for path in ("data/all.npy", str(elsewhere / "data/all.npy"), "~/all.npy"):
         assert clip_sets.as_recorded({"clips": path, "seed": 1}) == {"clips": path, "seed": 1}
+
+
+# ---- whom it trusts ----
+
+
+def test_outside_of_its_project_it_is_told_where_a_run_has_its_code(project, elsewhere, monkeypatch) -> None:
+    run = opened().train()
+    monkeypatch.chdir(elsewhere)
+    for look in (Run.load(run.folder).model, lambda: load_model(run.folder / "model.safetensors")):
+        with pytest.raises(OwnCodeError, match=r"is not run: .*; the project around it has it") as refused:
+            look()
+        assert f"do this in {project}, or, if you trust that code, say --trust-code" in str(refused.value)
+    write_modules(project, own_models=MODELS.replace("dropout=0.2", "dropout=0.3"))
+    with pytest.raises(OwnCodeError, match="; read its copy in code/ and, if you trust it, say --trust-code"):
+        Run.load(run.folder).model()
+    monkeypatch.chdir(project)
+    with pytest.raises(OwnCodeError, match="is not run: the project's own has hash"):
+        Run.load(run.folder).model()
+
+
+@pytest.mark.parametrize("inside", ["", "code", "code/deeper", "evil", "evil/notebooks"])
+def test_nothing_below_a_run_folder_is_a_project(project, elsewhere, monkeypatch, inside: str) -> None:
+    run = opened().train()
+    foreign = Path(shutil.copytree(run.folder, elsewhere / "fam" / run.name))
+    (foreign / "evil/params").mkdir(parents=True)
+    (foreign / "code/deeper").mkdir()
+    shutil.copytree(foreign / "code", foreign / "evil/notebooks")
+    monkeypatch.chdir(foreign / inside)
+    with pytest.raises(OwnCodeError, match=r"is not run: .*; read its copy"):
+        Run.load(foreign).model()
+    (foreign / "evil/notebooks/demo.ipynb").write_text("not to be executed")
+    monkeypatch.setattr(pages, "execute_page", lambda source, *_, **__: source)
+    assert pages.demo_page(foreign, trust_code=True) == SHIPPED / "notebooks/demo.ipynb"
+    for folder in (foreign, foreign / "evil/reports/fam/run"):
+        assert pages.project_around(folder) == elsewhere / "fam"
+    assert isinstance(Run.load(foreign, trust_code=True).model(), torch.nn.Module)
+
+
+def test_whoever_does_not_trust_a_run_gets_nothing_that_a_trusted_one_made(project, elsewhere, monkeypatch) -> None:
+    run = opened().train()
+    frames = run.samples()["frames"][:, :3]
+    monkeypatch.chdir(elsewhere)
+    trusted, other = Run.load(run.folder, trust_code=True), Run.load(run.folder)
+    assert trusted == other
+    assert trusted.predict(frames).shape[1] == 2
+    with pytest.raises(OwnCodeError, match="is not run"):
+        other.predict(frames)
+
+
+def test_the_newest_run_is_trusted_as_asked(project, elsewhere, monkeypatch) -> None:
+    run = opened().train()
+    monkeypatch.setenv("SEQAE_STORE", str(project / "reports"))
+    monkeypatch.chdir(elsewhere)
+    for trusted in (demo.shown_run("", trust_code=True), demo.shown_run(f"mine/{run.name}", trust_code=True)):
+        assert (trusted.folder, trusted.trusted) == (run.folder, True)
+        assert isinstance(trusted.model(), torch.nn.Module)
+    with pytest.raises(OwnCodeError, match="is not run"):
+        demo.shown_run().model()
+
+
+BUILT_IN: dict[str, Any] = SMALL | {"architecture": "srivastava", "hidden": 8}
+
+
+def test_a_built_in_model_needs_no_code_of_its_loss_and_metrics(project, elsewhere, monkeypatch) -> None:
+    given = {"training_loss": "own_losses:absolute", "metrics": ["own_metrics:iou"]}
+    runs = [open_run("mine", BUILT_IN, TINY | given).train()]
+    runs += [open_run("mine", BUILT_IN, TINY | {"metrics": ["own_metrics:iou"]}).train()]
+    monkeypatch.chdir(elsewhere)
+    for run in runs:
+        found = Run.load(run.folder)
+        assert isinstance(found.model(), torch.nn.Module)
+        assert found.predict(run.samples()["frames"][:, :3], steps=5).shape[1] == 5
+        assert found.reach == float("inf")
+        with pytest.raises(OwnCodeError, match=r"is not run: .*there is no own_"):
+            found.own_code()
+
+
+def test_a_file_that_is_no_text_is_named(project) -> None:
+    (project / "notebooks/own_layers.py").write_bytes(b"x = '\xff'\n")
+    with pytest.raises(OwnCodeError, match=r"own_layers.py is not text in UTF-8"):
+        opened()

@@ -4,6 +4,7 @@ notebooks/demo.ipynb shows it; `seqae.sweeps` executes that notebook for `seqae 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def shown_run(folder: str = "", *, trust_code: bool = False) -> Run:
         raise RunError(f"no finished run in {store}: seqae run params/losses --scale quick makes some")
     newest = max(done, key=lambda run: run.record().get("ended", ""))
     refresh(store, f"{newest.family}/{newest.name}", whole=True)
-    return newest
+    return replace(newest, trusted=trust_code)
 
 
 def shown_errors(run: Run, outputs: Mapping[str, np.ndarray], sequences: Sequence[int]) -> pd.DataFrame:

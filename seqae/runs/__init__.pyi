@@ -55,6 +55,7 @@ from .records import diverged as diverged
 from .records import final_figures as final_figures
 from .records import finished as finished
 from .records import notes as notes
+from .records import outside_runs as outside_runs
 from .records import own_metrics_of as own_metrics_of
 from .records import progress as progress
 from .records import read_record as read_record

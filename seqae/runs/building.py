@@ -99,12 +99,13 @@ def load_model(
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise RunError(f"{file} is damaged ({error}): copy it again, or train the run anew") from None
-    code = code or recorded_code(parameters, Path(file).resolve().parent, trust=trust_code)
+    if ":" in parameters.architecture:
+        code = code or recorded_code(parameters, Path(file).resolve().parent, trust=trust_code)
     model = build_model(parameters, code)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        if code is None:
+        if code is None or ":" not in parameters.architecture:
             why = " ".join(str(error).split())[:200]
             raise RunError(f"{file} does not hold the weights that its parameters describe: {why}") from None
         raise OwnCodeError(f"{parameters.architecture} has other weights than {file}: {told(error)}") from error

@@ -115,7 +115,9 @@ class RunFolder(HasModel):
     def reach(self) -> float:
         """The largest |pre-activation| that any weights can give, often infinite; as recorded, or else computed."""
         record = self.record()
-        if ":" in self.parameters.architecture and "reach" in record:
+        if ":" not in self.parameters.architecture:
+            return reach_of(self.parameters)
+        if "reach" in record:
             return float("inf") if record["reach"] is None else float(record["reach"])
         return reach_of(self.parameters, self.own_code())
 

@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from hashlib import sha256
@@ -22,7 +23,7 @@ from typing import Any
 from seqae.files import project_root, replace_text
 from seqae.parameters import Parameters
 from seqae.runs.own_modules import import_text, path_among
-from seqae.runs.records import read_record
+from seqae.runs.records import outside_runs, read_record
 
 CELL = "cell"  # the module of a class of a notebook's cell, in parameters cell:NAME
 CODE_FOLDER = "code"  # the folder of the copies, in a run folder
@@ -129,13 +130,11 @@ def code_for(
     if not own_names(p):
         return None
     root = root or project_root()
-    # What lies in a run's folder is no project's.
-    folders = [] if (root / "run.yaml").exists() else [root / "notebooks", root]
     missing, own = None, None
     try:
-        found = _found(p, folders, texts or {}, packages)
+        found = _found(p, _places(root), texts or {}, packages)
         if p.code in (None, own := found.defining):
-            return replace(found, live=live or {})
+            return replace(_told(p, found), live=live or {})
     except OwnCodeError as error:
         if copies is None or (p.code is None and not copies.is_dir()):
             raise
@@ -144,13 +143,16 @@ def code_for(
     if copies is None or not copies.is_dir():
         raise OwnCodeError(f"code {p.code} is not that of this project ({why}): give the files that it is of")
     if not trust:
+        around = _around(p, copies.parent, packages)
+        read = f"read its copy in {CODE_FOLDER}/ and, if you trust it"
+        there = around and f"the project around it has it: do this in {around}, or, if you trust that code"
         raise OwnCodeError(
-            f"code {p.code or own_names(p)[0]} of {copies.parent.name} is not run: {why}; read its copy in "
-            f"{CODE_FOLDER}/ and, if you trust it, say --trust-code (in Python: trust_code=True)"
+            f"code {p.code or own_names(p)[0]} of {copies.parent.name} is not run: {why}; {there or read}, "
+            "say --trust-code (in Python: trust_code=True)"
         )
     if (found := _found(p, [copies], {}, packages)).defining != p.code:
         raise OwnCodeError(f"{copies} is damaged: its hash is {found.defining}, and the run was made with {p.code}")
-    return found
+    return _told(p, found)
 
 
 def recorded_code(p: Parameters, folder: Path, *, trust: bool) -> OwnCode | None:
@@ -162,6 +164,27 @@ def recorded_code(p: Parameters, folder: Path, *, trust: bool) -> OwnCode | None
     packages = read_record(folder).get("code", {}).get("packages") if own_names(p) else None
     known = {str(name): str(number) for name, number in packages.items()} if isinstance(packages, Mapping) else None
     return code_for(p, copies=folder / CODE_FOLDER, trust=trust, packages=known)
+
+
+def _places(root: Path) -> list[Path]:
+    # Where a project's modules are.
+    return [root / "notebooks", root] if outside_runs(root) == root else []
+
+
+def _around(p: Parameters, run: Path, packages: Mapping[str, str] | None) -> Path | None:
+    # The project that a run's folder lies in, if it has the run's code. That does not make it trusted: it may have come
+    # with the run. Its modules are read here, and not executed.
+    root = project_root(outside_runs(run))
+    with suppress(OwnCodeError, OSError):
+        return root if _found(p, _places(root), {}, packages).defining == p.code else None
+    return None
+
+
+def _told(p: Parameters, code: OwnCode) -> OwnCode:
+    if others := code.other_packages():
+        recorded = f"code {p.code} of {own_names(p)[0]} was recorded with {others}"
+        warnings.warn(f"{recorded}: what it computes may differ from what is recorded", stacklevel=3)
+    return code
 
 
 def _found(
@@ -176,8 +199,6 @@ def _found(
     today = of(None)
     if recorded is None or p.code in (None, today.defining) or (then := of(recorded)).defining != p.code:
         return today
-    told = f"code {p.code} of {own_names(p)[0]} was recorded with {then.other_packages()}"
-    warnings.warn(f"{told}: what it computes may differ from what is recorded", stacklevel=2)
     return then
 
 
@@ -208,7 +229,7 @@ def find_code(
         files = _files(module, folders)
         for path, file in files.items():
             if path not in texts:
-                texts[path] = file.read_text(encoding="utf-8")
+                texts[path] = _read(file)
                 wanted += _imports(_parsed(texts[path], path), path)
     return OwnCode(texts, _packages(texts, _version if recorded is None else recorded.get))
 
@@ -253,6 +274,13 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:  # it may be of a distribution with another name
         return next((version(name) for name in _distributions().get(package, [])), None)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise OwnCodeError(f"{file.name} is not text in UTF-8: {error.reason} at byte {error.start:,}") from None
 
 
 def _parsed(text: str, path: str) -> ast.Module:

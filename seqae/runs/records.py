@@ -61,6 +61,18 @@ def read_record(folder: Path) -> dict[str, Any]:
     raise RunError(f"{file} is damaged ({fault}): delete the folder and run it again")
 
 
+def outside_runs(folder: Path) -> Path:
+    """The folder, or if it lies in a run's folder, at any depth, the one that holds this run; of several the outermost.
+
+    What lies in a run's folder may be somebody else's: it is no project.
+    """
+    around = folder
+    for above in (folder, *folder.parents):
+        with suppress(RunError):  # another file of this name
+            around = above.parent if read_record(above).get("family") else around
+    return around
+
+
 @contextmanager
 def remembered(store: Path) -> Iterator[Path]:
     """While it is open, records of the store that any process has read before are not parsed again.

@@ -100,17 +100,19 @@ class HasModel(ABC):
     def _loaded(self, device: str, *, frames_out: int | None = None) -> _Loaded:
         file, on = self.model_file(), make_accelerator(device=device).device
         mixed_precision(on, "none")  # a GPU's convolutions would take tf32 unasked
-        kept, key = _kept.setdefault(self, {}), (str(on), file.stat().st_mtime_ns)
+        kept, key = _kept.setdefault(self, {}), (str(on), file.stat().st_mtime_ns, self.trusted)
         if (*key, None) not in kept:
             kept[*key, None] = load_model(file, str(on), trust_code=self.trusted, code=self.code)
         if (*key, frames_out) not in kept:
             model, p = kept[*key, None]
-            kept[*key, frames_out] = with_horizon(model, p, frames_out or p.frames_out, code=self.own_code()), p
+            code = self.own_code() if ":" in p.architecture else None
+            kept[*key, frames_out] = with_horizon(model, p, frames_out or p.frames_out, code=code), p
         return kept[*key, frames_out]
 
 
-# By device, age of the file and horizon. Not in the run itself, because runs are sent to other processes.
-_kept: WeakKeyDictionary[HasModel, dict[tuple[str, int, int | None], _Loaded]] = WeakKeyDictionary()
+# By device, age of the file, trust, which equal runs need not share, and horizon. Not in the run itself, because runs
+# are sent to other processes.
+_kept: WeakKeyDictionary[HasModel, dict[tuple[str, int, bool, int | None], _Loaded]] = WeakKeyDictionary()
 
 
 def with_horizon(model: nn.Module, p: Parameters, frames_out: int, *, code: OwnCode | None = None) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from seqae.device import make_accelerator
 from seqae.files import project_root
 from seqae.reports import Facts, render_notebook
-from seqae.runs import Run, family_defaults, recorded_run, without_effect
+from seqae.runs import Run, family_defaults, outside_runs, recorded_run, without_effect
 from seqae.stores import fetch
 from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import nearest
@@ -15,9 +15,13 @@ from seqae.sweeps.shipped_files import SHIPPED, page_notebook
 
 
 def project_around(folder: Path) -> Path:
-    """The project of the working directory. If that is in no project, the one around `folder`."""
-    here = project_root()
-    return here if (here / "notebooks").is_dir() else project_root(folder)
+    """The project of the working directory. If that is in no project, the one around `folder`, a run's."""
+    here = _project_here()
+    return here if (here / "notebooks").is_dir() else project_root(outside_runs(folder))
+
+
+def _project_here() -> Path:
+    return project_root(outside_runs(Path.cwd()))
 
 
 class Page(NamedTuple):
@@ -33,9 +37,9 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
     runs: those to compare; if empty, the notebook chooses. store: where runs are kept. Raises ValueError if the family
     has no runs there, or if a run is of another family.
     """
-    folder, notebooks = fetch(store, family) / family, project_root() / "notebooks"
-    own = notebooks / "compare" / f"{family}.ipynb"
-    source = own if own.exists() else page_notebook(project_root(), "compare.ipynb")
+    folder, project = fetch(store, family) / family, _project_here()
+    own = project / "notebooks" / "compare" / f"{family}.ipynb"
+    source = own if own.exists() else page_notebook(project, "compare.ipynb")
     if not any(folder.glob("*/run.yaml")):
         known = {file.parents[1].name for file in folder.parent.glob("*/*/run.yaml")}
         raise ValueError(f"no run of family {family!r} in {folder.parent}{nearest(family, known)}")
@@ -62,9 +66,10 @@ def demo_page(
     """
     run = Run.load(folder, trust_code=trust_code)
     run.model_file()
-    run.own_code()  # raises here, not in the notebook, if it may not run
+    if ":" in run.parameters.architecture:
+        run.own_code()  # raises here, not in the notebook, if it may not run
     make_accelerator(device=device)
-    source = page_notebook(project_around(run.folder), "demo.ipynb")
+    source = page_notebook(_project_here(), "demo.ipynb")
     parameters = {**(given or {}), "run": f"{run.folder.parent.name}/{run.name}", "device": device}
     parameters |= {"trust_code": True} if trust_code else {}
     if idle := without_effect(run.parameters, run.family, given or {}):
@@ -86,7 +91,7 @@ def rerun_page(original: Run, again: Path) -> Page:
 
     again: the folder of the rerun.
     """
-    source, store = page_notebook(project_around(original.folder), "rerun.ipynb"), again.parents[1]
+    source, store = page_notebook(_project_here(), "rerun.ipynb"), again.parents[1]
     records = {"then": original.record(), "again": recorded_run(again).record()}
     changes = " and uncommitted changes"
     rows = [(n, r.get("commit", "not recorded") + changes * bool(r.get("dirty"))) for n, r in records.items()]
