@@ -46,7 +46,13 @@ def test_a_model_of_ones_own_gets_all_that_built_in_ones_get(project) -> None:
         "code/own_models.py", "code/own_layers.py", "code/own_metrics.py",
     }  # fmt: skip
     assert record["parameters"]["code"] == run.parameters.code
+    digest = record["code"]["metrics"]["iou"].pop("code")
     assert record["code"]["metrics"] == {"iou": {"unit": "of 1", "more_is_better": True}}
+    write_modules(project, own_models="# other\n" + MODELS + "\nx = 1\n")  # the metric does not need this file
+    code = opened(metrics=["own_metrics:iou"], gain=2).code
+    assert code is not None
+    assert code.part("own_metrics:iou").digest == digest
+    write_modules(project)
     assert record["weights"] == sum(w.numel() for w in run.model().parameters())
     assert "hidden" not in record
     assert run.verdict

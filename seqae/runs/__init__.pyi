@@ -24,6 +24,7 @@ from .identity import as_used as as_used
 from .identity import run_hash as run_hash
 from .identity import unused as unused
 from .identity import without_effect as without_effect
+from .later_metrics import unmeasured as unmeasured
 from .locks import executing as executing
 from .logs import check_tables as check_tables
 from .logs import whole_lines as whole_lines

@@ -233,15 +233,19 @@ def _fit(
     )
 
 
-def test_table(model: nn.Module, p: Parameters, code: OwnCode | None) -> pd.DataFrame:
-    """The final figures: branch, frame (1, 2, …; empty: mean over frames), metric, value, unit, sequences."""
+def test_table(model: nn.Module, p: Parameters, code: OwnCode | None, *, own_only: bool = False) -> pd.DataFrame:
+    """The final figures: branch, frame (1, 2, …; empty: mean over frames), metric, value, unit, sequences.
+
+    own_only: of the metrics of your own alone.
+    """
     test, objective = sequences(p, "test"), objective_of(p, code)
-    final = evaluate(model, test, p.batch_size, objective, quality=True)
+    final = evaluate(model, test, p.batch_size, objective, quality=not own_only)
     units = UNITS | {name: getattr(metric, "unit", "1") for name, metric in objective.metrics.items()}
     rows = [
         (branch, frame, metric, value, units[metric], len(test))
         for branch, errors in final.errors.items()
         for metric, steps in errors.items()
+        if metric in objective.metrics or not own_only
         for frame, value in [("", float(steps.mean())), *enumerate(steps.tolist(), start=1)]
     ]
     return pd.DataFrame(rows, columns=["branch", "frame", "metric", "value", "unit", "sequences"])

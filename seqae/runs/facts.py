@@ -48,7 +48,8 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
         facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
     if went_on := record.get("went_on"):
         made = f", made with code {went_on['commit']}" if "commit" in went_on else ""
-        facts.append(("went on from", f"{went_on.get('run')}, after epoch {went_on.get('epochs')}{made}"))
+        lacks = f", without {', '.join(went_on['without'])} of these epochs" if "without" in went_on else ""
+        facts.append(("went on from", f"{went_on.get('run')}, after epoch {went_on.get('epochs')}{made}{lacks}"))
     if anew := record.get("began_anew"):
         facts.append(("training", anew))
     if {"machine", "device", "commit"} <= record.keys():

@@ -122,8 +122,12 @@ class RunFolder(HasModel):
         return reach_of(self.parameters, self.own_code())
 
     def own_code(self) -> OwnCode | None:
-        """Code of your own that the run needs; None if all is built in. Raises OwnCodeError, a ValueError."""
-        return self.code or recorded_code(self.parameters, self.folder, trust=self.trusted)
+        """Code of your own that the model or its training needs; None if these are built in.
+
+        That of metrics is in it where the run was opened with it. Raises OwnCodeError, a ValueError.
+        """
+        p = self.parameters.model_copy(update={"metrics": ()})
+        return self.code or recorded_code(p, self.folder, trust=self.trusted)
 
     def marks(self) -> dict[str, int]:
         """Epochs to mark on a curve: `best` on val and, if the run has them, `saturated`, `stopped` and `diverged`."""

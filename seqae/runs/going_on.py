@@ -2,6 +2,8 @@
 
 Only where that is exact: the numbers are those of an unbroken run of all epochs, on a CPU to the last bit. What was
 made before, rows of metrics and the best weights among it, is part of the new run. The finished one stays as it is.
+Metrics of your own do not define a run: those that the finished one lacks, or has of other code, are measured in the
+new epochs only.
 """
 
 import logging
@@ -19,9 +21,10 @@ from seqae.parameters import Parameters
 from seqae.runs.experiment import update_rule
 from seqae.runs.folder import RunFolder
 from seqae.runs.identity import run_hash
+from seqae.runs.later_metrics import forget_metrics, outdated
 from seqae.runs.locks import copying
 from seqae.runs.logs import LOG_COLUMNS
-from seqae.runs.records import RunError, read_record, remembered
+from seqae.runs.records import RunError, own_metrics_of, read_record, remembered
 from seqae.stores import CHECKPOINT, MARK, refresh
 
 if TYPE_CHECKING:
@@ -97,18 +100,23 @@ def take_over(run: "Run") -> None:
         return
     exact, told = found if found and not found.hindrance else None, found.told(_epochs(run)) if found else ""
     went_on: dict[str, Any] = {}
+    others: set[str] = set()
     if exact:
         made = exact.run.record()
         code: dict[str, Any] = {key: made[key] for key in ("commit", "dirty", "sources") if key in made}
         went_on = {"run": exact.run.name, "epochs": exact.epochs, **code}
+        others = outdated(made, before)  # of its epochs, these metrics say something else, or are not asked for
+        if lacking := sorted(own_metrics_of(before).keys() - (own_metrics_of(made).keys() - others)):
+            told += f"; it has no {', '.join(lacking)} of these epochs, of which the metric is measured from now on"
+            went_on["without"] = lacking
     run.update(went_on=went_on, began_anew="" if exact else told)
     if told:
         logging.getLogger("seqae").warning("%s/%s %s", run.family, run.name, told)
     if exact:
-        _copy(exact.run.folder, run.folder)
+        _copy(exact.run.folder, run.folder, others)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, others: set[str]) -> None:
     with ExitStack() as held:
         with suppress(OSError):  # it cannot be locked; a finished run does not change
             held.enter_context(copying(source))
@@ -116,6 +124,8 @@ def _copy(source: Path, target: Path) -> None:
         for name in (*(f"{log}.csv" for log in LOG_COLUMNS), CHECKPOINT):  # whoever finds the last has the others
             with whole(target / name) as copy:
                 shutil.copyfile(source / name, copy)
+            if name == "metrics.csv":
+                forget_metrics(target, others)
 
 
 def _recipe(p: Parameters) -> str:

@@ -6,7 +6,7 @@ Its logs are tables that grow row by row; they are read and cut so that a torn l
 import csv
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
@@ -56,6 +56,12 @@ def truncate_logs(logs: list[Path], epoch: int) -> None:
         _check(log, [header, *lines])
         kept = [header, *(line for line in lines if float(line.split(",")[0]) <= epoch)]
         replace_text(log, "".join(f"{line}\n" for line in kept))
+
+
+def without_metrics(lines: Sequence[str], names: Collection[str]) -> list[str]:
+    """The lines of a table that has a column metric, the header first, without the rows of these metrics."""
+    place = lines[0].split(",").index("metric")
+    return [lines[0], *(line for line in lines[1:] if line.split(",")[place] not in names)]
 
 
 def whole_lines(log: Path) -> list[str]:

@@ -89,6 +89,19 @@ class OwnCode:
             if self.packages.get(name) != here.get(name)
         )
 
+    def part(self, name: str) -> "OwnCode":
+        """What module:name needs of this code: its module, and what that imports."""
+        texts, packages, wanted = dict[str, str](), dict[str, str](), [name.partition(":")[0]]
+        while wanted:
+            parts = wanted.pop().split(".")
+            around = ["/".join([*parts[:n], "__init__.py"]) for n in range(1, len(parts) + 1)]
+            for path in [*around, "/".join(parts) + ".py"]:
+                if path in self.texts and path not in texts:
+                    texts[path] = self.texts[path]
+                    wanted += _imports(_parsed(texts[path], path), path)
+            packages |= {package: number for package, number in self.packages.items() if package == parts[0]}
+        return OwnCode(texts, packages)
+
     def write(self, folder: Path) -> None:
         """Make `folder` hold these texts and nothing else."""
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ from seqae.parameters import ParameterError, Parameters
 from seqae.runs.assignment import current_assignment
 from seqae.runs.cell_classes import class_source
 from seqae.runs.identity import as_used, run_hash
-from seqae.runs.own_code import CELL, CODE_FOLDER, OwnCode, OwnCodeError, code_for
+from seqae.runs.own_code import CELL, CODE_FOLDER, OwnCode, OwnCodeError, code_for, own_names
 from seqae.runs.own_models import own_metrics, taken_by
 from seqae.stores import store_folder
 
@@ -33,9 +33,9 @@ def with_code(
     try:
         code = code_for(p, copies=copies, trust=trust, root=project)
     except OwnCodeError as error:
-        if p.code is None:
+        if p.code is None and own_names(p, defining=True):
             raise
-        return p, None, error
+        return p, None, error  # metrics define no run: a finished one is shown without their code
     return _known(p, family, code), code, None
 
 
@@ -45,10 +45,16 @@ def takes(p: Parameters, code: OwnCode | None) -> list[str] | None:
 
 
 def code_entry(p: Parameters, code: OwnCode) -> dict[str, Any]:
-    """What run.yaml records of the code: its files, the packages they import, the units of its metrics."""
+    """What run.yaml records of the code: its files, the packages they import, its metrics, each with its unit and a
+    hash of what it needs of the code.
+    """
     metrics = {
-        name: {"unit": str(getattr(f, "unit", "1")), "more_is_better": bool(getattr(f, "more_is_better", False))}
-        for name, f in own_metrics(p, code).items()
+        name: {
+            "unit": str(getattr(f, "unit", "1")),
+            "more_is_better": bool(getattr(f, "more_is_better", False)),
+            "code": code.part(full).digest,
+        }
+        for full, (name, f) in zip(p.metrics, own_metrics(p, code).items(), strict=True)
     }
     return {"files": sorted(code.texts), "packages": dict(code.packages), "metrics": metrics}
 

@@ -28,11 +28,12 @@ from seqae.runs.building import check_hidden
 from seqae.runs.folder import RunFolder
 from seqae.runs.going_on import take_over
 from seqae.runs.identity import has_begun, holds_run, run_hash
+from seqae.runs.later_metrics import forget_metrics, measure, outdated, unmeasured
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.merging import resolve
 from seqae.runs.naming import differing, existing_name, run_name
-from seqae.runs.own_code import CODE_FOLDER
+from seqae.runs.own_code import CODE_FOLDER, OwnCode, recorded_code
 from seqae.runs.own_runs import code_entry, with_code
 from seqae.runs.provenance import code_entries, now, provenance_of
 from seqae.runs.records import RunError, read_record
@@ -117,12 +118,15 @@ class Run(RunFolder):
     assigned: bool = field(default=False, compare=False)
 
     def train(self) -> "Run":
-        """Train the run, resume it, or do nothing if it is done. Its folder then holds all of `RunFolder`.
+        """Train the run, resume it, or, if it is done, only measure the metrics of your own that it lacks.
 
-        Raises RunError if another process trains the run or its folder cannot be written, StoreError as `working`, and
+        Its folder then holds all of `RunFolder`. Raises RunError if another process trains the run or its folder cannot be written, StoreError as `working`, and
         ValueError for a device that is not there.
         """
-        return self.once(self._train)
+        self.once(self._train)
+        if unmeasured(self):
+            self._measure()
+        return self
 
     def once(self, work: Callable[[], None]) -> "Run":
         """Call `work` with the run's folder locked, unless the run is done.
@@ -137,26 +141,30 @@ class Run(RunFolder):
             if "results" in before:  # trained by another process, while this one waited for the lock
                 return self
             made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
-            if code := self.own_code():
-                made["code"] = code_entry(self.parameters, code)
+            asked = self._asked(before, *RECORDED) | {"status": "running", "reason": None}
+            if code := self._all_code():
+                asked["code"] = code_entry(self.parameters, code)
                 code.write(self.folder / CODE_FOLDER)
+            elif "code" in before:  # of metrics that are no longer asked for
+                asked["code"] = {}
             if self._checkpoint.exists():  # keep what began the run on record
                 resumed = [*before.get("resumed", []), {key: made[key] for key in ("commit", "dirty", "sources")}]
-                self.update(status="running", reason=None, resumed=resumed, **self._relabelled(before))
+                self.update(**asked, resumed=resumed)
+                forget_metrics(self.folder, outdated(before, self.record()))
             else:
-                self.update(status="running", reason=None, started=now(), **made, **self._relabelled(before))
+                self.update(**asked, started=now(), **made)
             work()
         return self
 
     def mend(self) -> None:
-        """Record a trained run's label, and finish what its notebook or the process that trained it could not.
+        """Record a trained run's label and where its clips are now, and finish what its notebook or the process that trained it could not.
 
         Does nothing to other runs, nor where another process changes the folder or it cannot be written. Raises
         StoreError as `working`.
         """
         if "results" not in (record := self.record()):
             return
-        changes = self._relabelled(record)
+        changes = self._asked(record, "label", *clip_sets.CLIP_PATHS)
         if record["status"] == "failed":  # its notebook failed after the training
             changes |= {"status": "done", "reason": None}
         # Its process may have died before it removed the checkpoint.
@@ -191,19 +199,39 @@ class Run(RunFolder):
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint" / "state.pt"
 
-    def _relabelled(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        # What has to change in a record whose label is another.
-        if not record or record["parameters"].get("label") == self.parameters.label:
-            return {}
-        return {"parameters": record["parameters"] | {"label": self.parameters.label}}
+    def _as_recorded(self) -> dict[str, Any]:
+        return clip_sets.as_recorded(self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED)))
+
+    def _asked(self, record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+        # What has to change in a record that has other values of these parameters than this request. Clips that are
+        # given by their digest alone are where they were.
+        there, mine = record.get("parameters", {}), self._as_recorded()
+        same = clip_sets.CLIP_PATHS if self.parameters.clips is None else ()
+        changed = {n: mine[n] for n in names if n not in same and mine[n] != there.get(n)}
+        return {"parameters": there | changed} if record and changed else {}
+
+    def _all_code(self) -> OwnCode | None:
+        return self.code or recorded_code(self.parameters, self.folder, trust=self.trusted)
+
+    def _measure(self) -> None:
+        names = ", ".join(unmeasured(self))
+        try:
+            with self._published(), changing(self.folder):
+                measure(self)
+        except (BusyError, filelock.Timeout):
+            raise RunError(f"{self.folder} is being changed by another process: wait for it, then measure") from None
+        except OSError as error:
+            if self.folder not in Path(str(error.filename or "")).parents and error.errno not in FULL:
+                raise
+            raise RunError(f"cannot write to {self.folder}: {error.strerror}; it has no {names}") from None
 
     def _published(self) -> AbstractContextManager[None]:
         return nullcontext() if self.assigned else working(self.folder)
 
     def update(self, **changes: Any) -> None:
         """Write these entries into run.yaml, which keeps its others. Raises as `changing`."""
-        parameters = clip_sets.as_recorded(self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED)))
-        base = {"format": RECORD_FORMAT, "family": self.family, "parameters": parameters, "differs": dict(self.differs)}
+        parameters, differs = self._as_recorded(), dict(self.differs)
+        base = {"format": RECORD_FORMAT, "family": self.family, "parameters": parameters, "differs": differs}
         with changing(self.folder):
             text = yaml.safe_dump(base | self.record() | changes, sort_keys=False)
             files.replace_text(self.folder / "run.yaml", text)
@@ -243,7 +271,7 @@ class Run(RunFolder):
         p, folder = self.parameters, self.folder
         mixed_precision(make_accelerator(device=p.device, devices=p.devices).device, p.precision)
         check_tracker(p.tracker)  # errors come before the work of making data
-        levels, code = experiment.reference_levels(p, self.reach), self.own_code()
+        levels, code = experiment.reference_levels(p, self.reach), self._all_code()
         files.replace_text(folder / "baselines.csv", levels.to_csv(index=False))
         checkpoint, tables = self._checkpoint, [folder / f"{name}.csv" for name in logs.LOG_COLUMNS]
         if not checkpoint.exists():

@@ -26,6 +26,7 @@ from seqae.runs import (
     shorter_run,
     sources_hash,
     takes,
+    unmeasured,
     unused,
     without_effect,
 )
@@ -65,6 +66,8 @@ class Planned:
                 return f"interrupted after epoch {logged[0]}" if logged else "interrupted"
             case "failed":
                 return f"failed: {self.run.record().get('reason')}"
+            case "done" if lacking := unmeasured(self.run):
+                return f"lacks {', '.join(lacking)}"
             case "done" if not report.exists():
                 return "has no report yet"
             case "done" if (cells := self.run.record().get("cells")) != self.cells:
