@@ -17,7 +17,8 @@ from test_sweep import make_project
 from seqae.data import MovingMNIST
 from seqae.diagnosis import baselines
 from seqae.reports.groups import data_and_budget, groups
-from seqae.runs import clip_sets
+from seqae.runs import clip_files, clip_sets
+from seqae.runs import clips as clip_reading
 from seqae.runs.clip_files import decoded, grey, time_first
 from seqae.runs.clips import Clip, Windows, read_clips, set_digest, split_clips
 from seqae.runs.experiment import reference_levels, sequences, train_stream
@@ -479,3 +480,78 @@ def test_decoding_gives_frames_one_by_one(place: Path) -> None:
     file = write_video(place / "a.avi", MADE[0])
     first = next(decoded((file,)))
     assert np.array_equal(first.grey, MADE[0][0])
+
+
+# ---- what else lies there, and what becomes of the cache ----
+
+
+def test_hidden_files_and_folders_are_no_clips(place: Path) -> None:
+    clips = moving(2)
+    write_video(place / "a" / "one.avi", clips[0])
+    write_pictures(place / "a" / "two", clips[1])
+    before = read_clips([place / "a"])
+    shutil.copytree(place / "a", place / "a" / ".ipynb_checkpoints")
+    for name in ("._one.avi", ".DS_Store", "two/._frame1.png", "two/.DS_Store"):
+        (place / "a" / name).write_bytes(b"\0\5\26\7")
+    assert read_clips([place / "a"]) == before
+    assert read_clips([place / "a" / "*"]) == before
+
+
+@pytest.mark.parametrize("name", ["clips.NPZ", "clips.NPY", "clips.AVI", "clips.Gif"])
+def test_the_case_of_a_suffix_makes_no_difference(name: str, place: Path) -> None:
+    (clip,) = moving(1)
+    small, large = place / name.lower(), place / "large" / name
+    large.parent.mkdir()
+    match small.suffix:
+        case ".npz":
+            np.savez(small, clip)
+        case ".npy":
+            np.save(small, clip)
+        case ".avi":
+            write_video(small, clip)
+        case _:
+            frames = [Image.fromarray(frame) for frame in clip]
+            frames[0].save(small, save_all=True, append_images=frames[1:])
+    shutil.copy(small, large)
+    for where in (large, large.parent):
+        assert [c.digest for c in read_clips([where])] == [c.digest for c in read_clips([small])]
+
+
+def test_a_cache_that_is_deleted_while_it_is_read_is_made_again(place: Path) -> None:
+    video, pictures = write_video(place / "a.avi", moving(1)[0]), write_pictures(place / "b", moving(2)[1])
+    np.savez(place / "c.npz", moving(3)[2])
+    clips = read_clips([video, pictures, place / "c.npz"])
+    windows = Windows(clips, frames=7)
+    before = windows[:]
+    caches = {clip.file.parent for clip in clips}
+    forget()
+    for cache in caches:
+        shutil.rmtree(cache)
+    assert torch.equal(windows[:], before)
+    forget()
+    for cache in caches:
+        shutil.rmtree(cache)
+    write_video(video, moving(4)[3])
+    with pytest.raises(ValueError, match=r"a\.avi was deleted, moved or changed after its clips were read: bring it"):
+        windows[:]
+
+
+def forget() -> None:
+    """Close the files that are mapped, as happens where there are many."""
+    clip_files.array_clips.cache_clear()
+    clip_reading._mapped.cache_clear()
+
+
+def test_what_was_read_of_a_file_does_not_stay_in_memory(place: Path) -> None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("no /proc")
+
+    def mapped() -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("RssFile"))
+
+    np.save(place / "large.npy", np.broadcast_to(np.uint8(1), (40, 8, 512, 512)))  # 84 MB
+    before = mapped()
+    windows = Windows(read_clips([place / "large.npy"]), frames=8)
+    assert int(windows[:20].sum()) == 20 * 8 * 512 * 512
+    assert mapped() - before < 42_000

@@ -9,7 +9,7 @@ import pytest
 import torch
 from own import METRICS, write_modules
 from test_own_code import SMALL, opened
-from test_sweep import DEFAULTS, TINY, make_project, snapshot
+from test_sweep import TINY, make_project, snapshot
 
 from seqae.contract import ContractError
 from seqae.runs import logs
@@ -195,7 +195,7 @@ def test_a_built_in_model_needs_no_code_of_a_metric(project, tmp_path_factory, m
     before = snapshot(loaded)
     assert shown.train().folder == moved
     assert snapshot(loaded) == before
-    with pytest.raises(OwnCodeError, match="there is no more_metrics.py"):
+    with pytest.raises(OwnCodeError, match=r"there is no more_metrics.py"):
         built_in(metrics=[IOU, BRIGHT], store=str(elsewhere / "reports")).train()
-    with pytest.raises(OwnCodeError, match="there is no own_metrics.py"):
+    with pytest.raises(OwnCodeError, match=r"there is no own_metrics.py"):
         built_in(metrics=[IOU], seed=8, store=str(elsewhere / "reports"))

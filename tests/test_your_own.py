@@ -16,6 +16,7 @@ from test_sweep import TINY
 import seqae
 from seqae.parameters import ParameterError
 from seqae.runs import assignment
+from seqae.runs.cell_classes import class_source
 from seqae.runs.own_code import OwnCodeError
 from seqae.runs.run import Run, open_run
 
@@ -105,6 +106,38 @@ def test_what_has_no_source_is_named(project, notebook) -> None:
     kind = notebook.run_cell(MODULES["my_models"].replace("h[:, -1]", "h[:, table]")).GRUForecaster
     with pytest.raises(OwnCodeError, match="table is a object, which has no source"):
         open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "float('nan')", "float('-inf')", "[1, [float('inf'), {'a': (1,)}], ()]", """'it\\'s "quoted"\\n'""", "set()",
+        "{'b', 'a', 'c'}", "{1: None, 'x': b'\\x00', 2.5: frozenset({1})}",
+    ],
+)  # fmt: skip
+def test_any_plain_value_is_written_as_it_is(project, notebook, value: str) -> None:
+    module = notebook.run_cell(f"LEVELS = {value}\nclass Net:\n    def forward(self):\n        return LEVELS")
+    source = class_source(module.Net)
+    names: dict[str, Any] = {}
+    exec(source, names)
+    assert repr(names["LEVELS"]) == repr(eval(value)) or names["LEVELS"] == eval(value)
+    if value.startswith("{'b'"):
+        assert "set(['a', 'b', 'c'])" in source  # in one order in every process
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("[1, object()]", "LEVELS is or holds a object, which has no source"),
+        ("__import__('numpy').float64(1)", "LEVELS is or holds a float64"),
+        ("{'a': __import__('torch').zeros(2)}", "LEVELS is or holds a Tensor"),
+        ("[]; LEVELS.append(LEVELS)", "LEVELS contains itself"),
+    ],
+)
+def test_a_value_that_cannot_be_written_is_named(project, notebook, value: str, told: str) -> None:
+    module = notebook.run_cell(f"LEVELS = {value}\nclass Net:\n    def forward(self):\n        return LEVELS")
+    with pytest.raises(OwnCodeError, match=told):
+        class_source(module.Net)
 
 
 def test_the_cell_of_the_page_names_what_the_package_offers() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import linecache
+import math
 import types
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -40,11 +41,32 @@ def _add(name: str, names: Mapping[str, Any], done: dict[str, str]) -> None:
     elif home and getattr(import_module(home), called, None) is value:
         source = f"from {home} import {called} as {name}"
     elif isinstance(value, LITERALS):
-        source = f"{name} = {value!r}"
+        source = f"{name} = {_literal(value, name)}"
     else:
         raise OwnCodeError(f"{name} is a {type(value).__name__}, which has no source: make it inside the class")
     del done[name]
     done[name] = source  # after what it uses
+
+
+def _literal(value: Any, name: str) -> str:
+    # An expression that gives this value anywhere: repr() of NaN, of numpy's numbers and of what is not plain does not,
+    # and that of a set has another order in another process.
+    try:
+        match value:
+            case float() if type(value) is float and not math.isfinite(value):
+                return f"float('{value}')"
+            case dict() if type(value) is dict:
+                return f"{{{', '.join(f'{_literal(k, name)}: {_literal(v, name)}' for k, v in value.items())}}}"
+            case set() | frozenset() if type(value) in (set, frozenset):
+                return f"{type(value).__name__}([{', '.join(sorted(_literal(item, name) for item in value))}])"
+            case list() | tuple() if type(value) in (list, tuple):
+                items = ", ".join(_literal(item, name) for item in value)
+                return f"[{items}]" if type(value) is list else f"({items},)" if items else "()"
+            case _ if type(value) in LITERALS:
+                return repr(value)
+    except RecursionError:
+        raise OwnCodeError(f"{name} contains itself, or is too deep to be copied: make it inside the class") from None
+    raise OwnCodeError(f"{name} is or holds a {type(value).__name__}, which has no source: make it inside the class")
 
 
 def _definition(value: Any) -> ast.stmt:

@@ -1,5 +1,6 @@
 """What is in the files of clips: arrays, and the grey frames of videos, GIFs and pictures by PyAV and Pillow."""
 
+import mmap
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -43,10 +44,13 @@ def grey(frames: np.ndarray, file: Path) -> np.ndarray:
 def array_clips(file: Path, changed: int) -> np.ndarray:
     """An .npy file as (N, T, H, W), or with channels as (N, T, H, W, C): a view of the file on disk.
 
-    changed: when it was, in ns: a file that changes is opened again. Raises ValueError for what is no clips.
+    changed: when it was, in ns: a file that changes is opened again. Raises ValueError for what is no clips, and
+    FileNotFoundError.
     """
     try:
         array = np.lib.format.open_memmap(file, mode="r")  # never unpickles
+    except FileNotFoundError:
+        raise
     except (ValueError, OSError, EOFError) as error:  # no npy file, or one of objects, truncated or empty
         raise ValueError(f"{file} is not a whole npy file of numbers ({error}): save it again, as uint8") from None
     if array.dtype != np.uint8 and array.dtype.kind != "f":
@@ -63,6 +67,21 @@ def array_clips(file: Path, changed: int) -> np.ndarray:
     if array.ndim - channels == 3:
         return array[None]
     return array.swapaxes(0, 1) if time_first(array) else array
+
+
+def release(part: np.ndarray) -> None:
+    """Give back the memory of a part of a mapped file that was read; the system reads it again where it is needed.
+
+    Else a process seems to take as much memory as it has ever read of its files.
+    """
+    mapped: Any = part
+    while isinstance(mapped, np.ndarray):
+        mapped = mapped.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        begin = np.frombuffer(mapped, np.uint8).ctypes.data
+        low, high = (address - begin for address in np.lib.array_utils.byte_bounds(part))
+        start = low // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, start, high - start)
 
 
 def time_first(pictures: np.ndarray) -> bool:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from seqae.files import cache_folder, replace_text, whole
-from seqae.runs.clip_files import PICTURES, VIDEOS, array_clips, decoded, grey
+from seqae.runs.clip_files import PICTURES, VIDEOS, array_clips, decoded, grey, release
 from seqae.tasks import Size
 
 ARRAYS = {".npy", ".npz"}
@@ -36,7 +36,8 @@ Source = tuple[Path, ...]  # one file, or the pictures of one clip in order
 class Clip:
     """One clip. digest: hash of its grey frames, 16 hex digits. frames: how many. size: height and width in pixels.
     coloured: whether its frames have colours, which become grey (Rec. 601). file, index: where its frames are: an .npy
-    file and the clip's place in it, or a .raw file of the cache. changed: when that file was, in ns.
+    file and the clip's place in it, or a .raw file of the cache. changed: when that file was, in ns. source: what it
+    was read from.
     """
 
     digest: str
@@ -46,22 +47,45 @@ class Clip:
     file: Path
     index: int
     changed: int
+    source: Source
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Frames start to stop - 1, uint8 (stop - start, H, W), 0–255."""
+        """Frames start to stop - 1, uint8 (stop - start, H, W), 0–255.
+
+        Frames that were deleted from the cache are decoded again. Raises ValueError if the source is another by now.
+        """
+        part = self._opened()[start:stop]
+        frames = np.array(grey(part, self.file))
+        release(part)
+        return frames
+
+    def _opened(self) -> np.ndarray:
+        try:
+            return self._frames()
+        except FileNotFoundError:
+            what = f"{self.source[0]} was deleted, moved or changed after its clips were read"
+            try:
+                if self.digest in {clip.digest for clip in _remembered(self.source)}:
+                    return self._frames()
+            except FileNotFoundError:
+                pass
+            raise ValueError(f"{what}: bring it back, or run this again with what is there now") from None
+
+    def _frames(self) -> np.ndarray:
         if self.file.suffix == ".raw":
-            return np.array(_mapped(self.file, (self.frames, *self.size))[start:stop])
-        return np.array(grey(array_clips(self.file, self.changed)[self.index, start:stop], self.file))
+            return _mapped(self.file, (self.frames, *self.size))
+        return array_clips(self.file, self.changed)[self.index]
 
 
 def read_clips(paths: Iterable[str | Path]) -> list[Clip]:
     """All clips at these paths, folders and globs, in the order of their digests.
 
     A path is an .npy or .npz file, a video file or a GIF, a folder, or a glob of these. A folder stands for all such
-    files in it, at any depth; one that holds pictures is a clip, its pictures in the order of the numbers in their
-    names. An array is one clip, (T, H, W), or many, (N, T, H, W) or (T, N, H, W), each with or without an axis of 1 or
-    3 channels, at the end or before H; uint8, or floats in [0, 1]. Of two leading axes, time is the one along which
-    neighbouring frames differ less. Four axes are one clip with channels if the second or the last is 1 or 3 long.
+    files in it, at any depth, but for hidden ones, whose name or folder begins with a dot; a folder that holds pictures
+    is a clip, its pictures in the order of the numbers in their names. An array is one clip, (T, H, W), or many,
+    (N, T, H, W) or (T, N, H, W), each with or without an axis of 1 or 3 channels, at the end or before H; uint8, or
+    floats in [0, 1]. Of two leading axes, time is the one along which neighbouring frames differ less. Four axes are
+    one clip with channels if the second or the last is 1 or 3 long.
 
     Raises FileNotFoundError where nothing matches, ValueError, which names the file, for what cannot be read.
     """
@@ -177,7 +201,7 @@ def _sources(path: str) -> Iterator[Source]:
         raise FileNotFoundError(f"clips {path}: {told}: check the path, which is relative to the project")
     found: list[Source] = []
     for folder in [each for each in matched if each.is_dir()]:
-        below = sorted(file for file in folder.rglob("[!.]*") if file.is_file())
+        below = sorted(file for file in folder.rglob("*") if not _hidden(file, folder) and file.is_file())
         found += [(file,) for file in below if file.suffix.lower() in ARRAYS | VIDEOS]
         found += _picture_clips(below)
     found += [(file,) for file in matched if file.is_file() and file.suffix.lower() not in PICTURES]
@@ -185,6 +209,11 @@ def _sources(path: str) -> Iterator[Source]:
     if not found:
         raise FileNotFoundError(f"clips {path}: it holds no arrays (.npy, .npz), videos or pictures")
     yield from found
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    # JupyterLab's .ipynb_checkpoints, macOS' ._frame1.png
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _picture_clips(files: Iterable[Path]) -> list[Source]:
@@ -206,7 +235,7 @@ def _remembered(source: Source) -> list[Clip]:
     stats = [(str(file), (known := file.stat()).st_size, known.st_mtime_ns) for file in source]
     key = sha256(json.dumps([CACHE_FORMAT, stats]).encode()).hexdigest()[:20]
     cache = cache_folder() / "clips"
-    facts, stored = cache / f"{key}.json", cache / f"{key}{'.npy' if source[0].suffix == '.npz' else '.raw'}"
+    facts, stored = cache / f"{key}.json", cache / f"{key}{'.npy' if source[0].suffix.lower() == '.npz' else '.raw'}"
     file = source[0] if source[0].suffix.lower() == ".npy" else stored
     if not (facts.exists() and file.exists()):
         cache.mkdir(parents=True, exist_ok=True)
@@ -215,7 +244,7 @@ def _remembered(source: Source) -> list[Clip]:
     changed = file.stat().st_mtime_ns
     known_clips = json.loads(facts.read_text(encoding="utf-8"))
     return [
-        Clip(digest, frames, (height, width), coloured, file, index, changed)
+        Clip(digest, frames, (height, width), coloured, file, index, changed, source)
         for index, (digest, frames, height, width, coloured) in enumerate(known_clips)
     ]
 
@@ -239,6 +268,7 @@ def _read_array(source: Path, file: Path) -> list[Any]:
         for part in parts:
             known.update(grey(part, source).tobytes())
             coloured = coloured or (part.ndim == 4 and bool((part != part[..., :1]).any()))
+            release(part)
         found.append([known.hexdigest()[:16], frames, height, width, coloured])
     return found
 

@@ -233,7 +233,7 @@ def _fit(
     )
 
 
-def test_table(model: nn.Module, p: Parameters, code: OwnCode | None, *, own_only: bool = False) -> pd.DataFrame:
+def test_table(model: nn.Module, p: Parameters, code: OwnCode | None, *, own_only: bool) -> pd.DataFrame:
     """The final figures: branch, frame (1, 2, …; empty: mean over frames), metric, value, unit, sequences.
 
     own_only: of the metrics of your own alone.

@@ -1,7 +1,7 @@
 """Metrics of your own that a finished run is asked for later: its saved weights are measured, nothing is trained again.
 
-test.csv then has them as if they had been there from the beginning. metrics.csv has them on val at the best epoch, whose
-weights are those that were saved; of other epochs there are no weights any more.
+test.csv then has them as if they had been there from the beginning. metrics.csv has them on val at the best epoch,
+whose weights are those that were saved; of other epochs there are no weights any more.
 """
 
 import csv

@@ -25,7 +25,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Test the model; write test.csv, samples, pictures and weights. Returns the entries of run.yaml on all this."""
     p, folder, metrics = run.parameters, run.folder, run.metrics()
-    table = experiment.test_table(model, p, code)
+    table = experiment.test_table(model, p, code, own_only=False)
     if fitted.diverged_at is not None:  # the weights are those before it diverged, maybe the first
         table["value"] = float("nan")
     files.replace_text(folder / "test.csv", table.to_csv(index=False))

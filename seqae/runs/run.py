@@ -120,8 +120,8 @@ class Run(RunFolder):
     def train(self) -> "Run":
         """Train the run, resume it, or, if it is done, only measure the metrics of your own that it lacks.
 
-        Its folder then holds all of `RunFolder`. Raises RunError if another process trains the run or its folder cannot be written, StoreError as `working`, and
-        ValueError for a device that is not there.
+        Its folder then holds all of `RunFolder`. Raises RunError if another process trains the run or its folder cannot
+        be written, StoreError as `working`, and ValueError for a device that is not there.
         """
         self.once(self._train)
         if unmeasured(self):
@@ -157,7 +157,7 @@ class Run(RunFolder):
         return self
 
     def mend(self) -> None:
-        """Record a trained run's label and where its clips are now, and finish what its notebook or the process that trained it could not.
+        """Record a trained run's label and where its clips are, and finish what its notebook or process could not.
 
         Does nothing to other runs, nor where another process changes the folder or it cannot be written. Raises
         StoreError as `working`.
