@@ -492,6 +492,15 @@ def test_a_link_that_leads_out_of_a_run_copies_nothing_of_this_machine(place, tm
     assert not (the_run(gathered).folder / "same.yaml").is_symlink()
 
 
+def test_a_file_is_no_store(place, tmp_path, monkeypatch):
+    place("done", "src")
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    for arguments in (["src", "file"], ["file", "src"], ["file", "file"]):
+        told = "seqae: file is a file: gather takes folders or URLs of runs, SRC… and then DST"
+        assert call("gather", *arguments, code=2).splitlines() == [told]
+
+
 @pytest.mark.parametrize("arguments", [["dst"], ["missing", "dst"], ["src/fam", "dst"], ["src", "missing", "dst"]])
 def test_a_source_without_runs_is_an_error_before_anything_is_copied(place, tmp_path, monkeypatch, arguments):
     place("done", "src")

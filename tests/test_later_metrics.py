@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +13,7 @@ from test_own_code import SMALL, opened
 from test_sweep import TINY, make_project, snapshot
 
 from seqae.contract import ContractError
+from seqae.reports import compare, figures
 from seqae.runs import logs
 from seqae.runs.own_code import OwnCodeError
 from seqae.runs.run import Run, open_run
@@ -199,3 +201,24 @@ def test_a_built_in_model_needs_no_code_of_a_metric(project, tmp_path_factory, m
         built_in(metrics=[IOU, BRIGHT], store=str(elsewhere / "reports")).train()
     with pytest.raises(OwnCodeError, match=r"there is no own_metrics.py"):
         built_in(metrics=[IOU], seed=8, store=str(elsewhere / "reports"))
+
+
+# --- how it is shown ---
+
+
+def test_figures_show_a_metric_of_ones_own_with_its_unit(project) -> None:
+    built_in(seed=8).train()
+    run = built_in(seed=8, metrics=[IOU]).train()
+    levels = run.baselines()
+    later = figures.learning_curves(run.metrics(), levels, run.marks(), metric="iou")
+    many = figures.curves_of_runs(compare.curves([run]), metric="iou", hue="run")
+    for figure in (later, many, figures.error_by_frame(run.test(), levels, metric="iou")):
+        assert figure.axes[0].get_ylabel() == "iou, of 1"
+    for figure in (later, many):  # one point, that of the best epoch, has no line
+        curve = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 1)
+        assert curve.get_marker() == "o"
+    assert "iou, of 1" in compare.summary([run])
+    assert "unit" not in built_in(seed=9).train().metrics()
+    odd = run.metrics().assign(unit="$\\frac$")
+    assert figures.learning_curves(odd, levels, metric="iou").axes[0].get_ylabel() == r"iou, \$\frac\$"
+    plt.close("all")

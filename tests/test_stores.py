@@ -134,6 +134,7 @@ def test_a_url_has_a_mirror_in_the_cache_and_a_folder_has_none(machine, tmp_path
     urls = ("s3://bucket/runs", "s3://bucket/runs/", "s3://bucket/other", "gs://bucket/runs")
     folders = {store_folder(url) for url in urls}
     assert len(folders) == 3
+    assert len({store_folder(f"s3://bucket/runs{part}") for part in ("", "#1", "#2")}) == 3
     assert {folder.parent for folder in folders} == {tmp_path / "a" / "seqae" / "stores"}
     assert "secret" not in str(store_folder("ssh://me:secret@host/runs"))
     repositories = ("github://org:one@main/runs", "github://org:two@main/runs", "github://org:two@next/runs")
@@ -150,6 +151,7 @@ def test_a_url_has_a_mirror_in_the_cache_and_a_folder_has_none(machine, tmp_path
 SECRET = "hush/4+hush"
 WITH_SECRETS = [
     f"memory://me:{SECRET}@runs", f"memory://runs?token={SECRET}", "memory://me:hush%2F4+hush@runs",
+    "memory://runs/x;token=hush+hush",
 ]  # fmt: skip
 
 
@@ -180,6 +182,7 @@ def test_credentials_in_a_url_reach_the_store_and_no_file(machine, tmp_path, url
     "url",
     [
         f"memory://me:{SECRET}@runs", f"http://127.0.0.1:1/runs?token={SECRET}", f"http://me:{SECRET}@127.0.0.1:1/runs",
+        f"http://127.0.0.1:1/runs#{SECRET}", f"http://127.0.0.1:1/runs;token={SECRET}",
         f"none://me:{SECRET}@host/runs", f"s3://AKIAhush:{SECRET}@bucket/runs", f"ftp://me:{SECRET}@127.0.0.1:1/runs",
     ],
 )  # fmt: skip
@@ -202,6 +205,9 @@ def test_credentials_in_a_url_are_in_no_message(machine, monkeypatch, url):
     ("oss://hush:hush@bucket/x", "oss://bucket/x"), ("filecache::https://hush@host/x", "filecache::https://host/x"),
     ("zip://a::ftp://me:hush@host/x.zip", "zip://a::ftp://me@host/x.zip"), ("https://me:hu?sh@host/x", "https://host/x"),
     ("sftp://me@host:22/x", "sftp://me@host:22/x"), ("github://org:repo@main/x", "github://org:repo@main/x"),
+    ("https://host/x#hush", "https://host/x"), ("https://host/x;token=hush/a=b", "https://host/x"),
+    ("https://host/x#a=hush", "https://host/x"), ("s3://bucket/a;b/c", "s3://bucket/a;b/c"),
+    ("https://host/x;sid=hush#hush?hush", "https://host/x"), ("https://host/a;b;c=hush/d", "https://host/a;b"),
     ("abfs://c@account.dfs.core.windows.net/x?sig=hush", "abfs://c@account.dfs.core.windows.net/x"),
 ])  # fmt: skip
 def test_a_url_is_shown_without_its_credentials_and_is_still_that_place(url, shown):

@@ -20,7 +20,7 @@ from seqae.reports.published import diary_results
 from seqae.reports.recipes import called as called
 from seqae.reports.recipes import cells, labels, recipes
 from seqae.reports.seeds import over_seeds
-from seqae.runs import Run, Strip, Strips, finished, label, own_metrics_of, sample_strips, whole_lines
+from seqae.runs import Run, Strip, Strips, finished, label, own_metrics_of, sample_strips, whole_lines, with_units
 
 MOST = 40  # recipes that one figure can show
 FACETS = ("loss", "task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
@@ -63,8 +63,12 @@ def _either(values: set[float]) -> str:
 
 
 def by_epoch(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
-    """Metrics by epoch: epoch, step, seconds, branch, metric, value; and run, recipe (see `recipes`) and `FACETS`."""
-    return stack(runs, "metrics").query(f"split == '{split}'").reset_index(drop=True)
+    """Metrics by epoch: epoch, step, seconds, branch, metric, value; and run, recipe (see `recipes`) and `FACETS`.
+
+    Where a run has metrics of your own, also their unit.
+    """
+    table = stack(runs, "metrics").query(f"split == '{split}'").reset_index(drop=True)
+    return with_units(table, [run.record() for run in runs])
 
 
 def frame_steps(runs: Sequence[Run]) -> pd.DataFrame:

@@ -66,3 +66,4 @@ from .run import Run as Run
 from .run import open_run as open_run
 from .units import four_digits as four_digits
 from .units import label as label
+from .units import with_units as with_units

@@ -13,6 +13,8 @@ VIDEOS = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wm
 REC_601 = (299, 587, 114)  # thousandths of red, green and blue in luma
 LUMA = np.clip((np.arange(256) - 16) * 255 / 219, 0, 255).round().astype(np.uint8)  # studio range 16–235 → 0–255
 
+NEIGHBOURS = 2**21  # bytes: pages around the one that is read are mapped as well
+
 
 class Frame(NamedTuple):
     """One frame: grey, uint8 (H, W), 0–255, and whether it had colours."""
@@ -80,8 +82,8 @@ def release(part: np.ndarray) -> None:
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         begin = np.frombuffer(mapped, np.uint8).ctypes.data
         low, high = (address - begin for address in np.lib.array_utils.byte_bounds(part))
-        start = low // mmap.PAGESIZE * mmap.PAGESIZE
-        mapped.madvise(mmap.MADV_DONTNEED, start, high - start)
+        start = low // NEIGHBOURS * NEIGHBOURS
+        mapped.madvise(mmap.MADV_DONTNEED, start, min(-(-high // NEIGHBOURS) * NEIGHBOURS, len(mapped)) - start)
 
 
 def time_first(pictures: np.ndarray) -> bool:

@@ -28,6 +28,7 @@ from seqae.runs.merging import resolve
 from seqae.runs.own_code import OwnCode, recorded_code
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.runs.trained import HasModel
+from seqae.runs.units import with_units
 from seqae.stores import is_name, refresh
 from seqae.tasks import branch_targets
 
@@ -99,8 +100,11 @@ class RunFolder(HasModel):
         return read_table(self.folder, "performance")
 
     def metrics(self) -> pd.DataFrame:
-        """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out."""
-        return read_table(self.folder, "metrics")
+        """metrics.csv so far: epoch, step, seconds, split, branch, metric, value. A torn last line is left out.
+
+        A run that has metrics of your own has a column more, their unit, which is missing for others.
+        """
+        return with_units(read_table(self.folder, "metrics"), [self.record()])
 
     def histograms(self) -> pd.DataFrame:
         """histograms.csv so far: epoch, branch, output (centre of a bin, in units of [0, 1]), share of pixels."""

@@ -68,6 +68,9 @@ def merge_stores(sources: Sequence[str], target: str) -> tuple[Path, list[Gather
     """
     if not sources:
         raise ValueError("gather takes one or more SRC, folders or URLs of runs, and then DST")
+    for place in (*sources, target):
+        if "://" not in place and _folder(place).is_file():
+            raise ValueError(f"{place} is a file: gather takes folders or URLs of runs, SRC… and then DST")
     found = {source: sorted(_folder(source).glob("*/*/run.yaml")) for source in sources}
     if empty := [source for source, files in found.items() if not files]:
         raise ValueError(

@@ -1,8 +1,13 @@
 """Metrics as people read them: their units beside their names, their values with four digits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from seqae.metrics import UNITS
+from seqae.runs.records import own_metrics_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def label(metric: str, units: Mapping[str, str] = UNITS) -> str:
@@ -12,6 +17,15 @@ def label(metric: str, units: Mapping[str, str] = UNITS) -> str:
     """
     unit = units.get(metric, "1")
     return metric if unit == "1" else f"{metric} {unit}" if unit.startswith("per ") else f"{metric}, {unit}"
+
+
+def with_units(table: "pd.DataFrame", records: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """A table that has a column metric, with a column unit: of the metrics of your own that these records have.
+
+    The same table where they have none.
+    """
+    units = {name: of["unit"] for record in records for name, of in own_metrics_of(record).items()}
+    return table.assign(unit=table["metric"].map(units)) if units else table
 
 
 def four_digits(value: float) -> str:

@@ -12,6 +12,8 @@ from yaml import YAMLError
 from seqae.files import cache_folder, expanded, project_path, project_root
 from seqae.stores.yaml_text import load_yaml
 
+_WEB = r"(?i:https?|(?:web)?davs?)"
+_SECRET = r"(?i:[^/;=]*(?:token|secret|passw|key|sig|credential)[^/;=]*)"  # the name of an argument
 # In a URL, with its colon and its @. One with a slash in it, as S3's secrets have, ends at the first @; a port is none.
 PASSWORD = r":(?:[^/?#]*|(?!\d*(?:/|$))[^@]*)@"
 
@@ -72,18 +74,21 @@ def without_credentials(text: str, url: str) -> str:
     public = public_url(url)
     for whole, shown in ((url, public), (url.partition("://")[2], public.partition("://")[2])):
         text = text.replace(whole.rstrip("/"), shown.rstrip("/"))
-    parts = {*re.split(r"[:/@?#&=]+", url)} - {*re.split(r"[:/@?#&=]+", public)}
+    parts = {*re.split(r"[:/@?#&=;]+", url)} - {*re.split(r"[:/@?#&=;]+", public)}
     for part in sorted({*parts, *map(unquote, parts), *map(quote, parts)}, key=len, reverse=True):
         text = text.replace(part, "…") if len(part) > 2 else text
     return text
 
 
 def public_url(url: str) -> str:
-    """A URL without the credentials in it, for messages and files: passwords, queries, keys in the place of a user.
+    """A URL without the credentials in it, for messages and files: passwords, keys in the place of a user, queries, and
+    what may be some: an argument such as ;token=TOKEN and, of the web, any argument and a fragment, #TOKEN. Elsewhere #
+    is part of the path.
 
     A user's name stays, without which ssh://me@host is another place, and so does github://ORGANISATION:REPOSITORY@.
     Text that is no URL is returned as it is.
     """
     url = re.sub(rf"((?i:https?|s3a?|gc?s|oss|tosf?s?)://)[^/?#:]*(?:{PASSWORD}|@)", r"\1", url)
     url = re.sub(rf"((?<!github)://[^/?#:]*)(?!::\w+://){PASSWORD}", r"\1@", url)  # :: begins a URL in a URL
-    return re.sub(r"(://.*?)(?:\?.*|#.*=.*)", r"\1", url)
+    url = re.sub(rf"({_WEB}://.*?)(?:#.*|;[^/;]*=.*)", r"\1", url)
+    return re.sub(rf"(://.*?)(?:\?.*|#.*=.*|;{_SECRET}=.*)", r"\1", url)

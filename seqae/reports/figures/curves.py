@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from seqae.losses import LOSSES
 from seqae.reports.figures.style import (
-    AXIS_LABELS,
     LEVEL_LINES,
     TIME_LABELS,
+    axis_label,
     coloured,
     drawable,
     level_line,
@@ -260,8 +260,11 @@ def _lines(
 
 
 def _labelled(grid: sns.FacetGrid, metric: str, x: str, titles: str = "") -> Figure:
-    grid.set_axis_labels(x, AXIS_LABELS.get(metric, metric))
+    grid.set_axis_labels(x, axis_label(metric, grid.data))
     grid.set_titles(titles)
+    for line in (line for axis in grid.axes.flat for line in axis.lines):
+        if len(line.get_xdata()) == 1:  # of a metric that was measured later, or a run of one epoch
+            line.set_marker("o")
     if x != TIME_LABELS["seconds"]:
         for axis in grid.axes.flat:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))

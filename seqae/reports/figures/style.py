@@ -87,6 +87,13 @@ def drawable(
     return rows
 
 
+def axis_label(metric: str, table: pd.DataFrame) -> str:
+    """A metric with its unit: a built-in one's, or what the column unit of the table says of one of your own."""
+    units = table["unit"].dropna() if "unit" in table else pd.Series()
+    of_own = label(metric, {metric: str(units.iloc[0])} if len(units) else {})
+    return AXIS_LABELS.get(metric, of_own.replace("$", r"\$"))  # else matplotlib sets formulas
+
+
 def no_values(metric: str) -> Figure:
     """A figure that says that a metric has no finite value, as after divergence in the first epoch."""
     figure, axis = plt.subplots(figsize=(5, 1.2))
