@@ -1,4 +1,4 @@
-"""What this machine computes on: its devices and their precisions, and the memory that a training takes there.
+"""What this machine computes on: its devices and their precisions.
 
 Accelerate does devices and trackers, torch mixed precision and gradient scaling.
 """
@@ -8,8 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -95,23 +94,3 @@ def keep_freed_memory(keep: bool = True) -> None:
     if mallopt is not None:
         _ = mallopt(-3, 2**30 if keep else 2**25) or mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at most 2**25 in old ones
         mallopt(-1, 2**31 - 1 if keep else 2**26)  # M_TRIM_THRESHOLD
-
-
-def memory(device: torch.device, *, since: int | None = None) -> int | None:
-    """Bytes. Without `since`, what is in use, and the peak forgotten; with it, what the peak was above that: of tensors
-    on CUDA, of this process on Linux, elsewhere not known.
-    """
-    begin, status = since is None, Path("/proc/self/status")
-    if device.type == "cuda":
-        if begin:
-            torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device) if begin else torch.cuda.max_memory_allocated(device) - (since or 0)
-    if device.type != "cpu" or not status.exists():
-        return None
-    with suppress(OSError):  # what sets VmHWM back to VmRSS (man proc_pid_clear_refs)
-        if begin:
-            if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-                trim(0)  # what is free and kept is not in use
-            Path("/proc/self/clear_refs").write_text("5")
-    kilobytes = {line.split(":")[0]: line.split()[1] for line in status.read_text().splitlines() if " kB" in line}
-    return 1024 * int(kilobytes["VmRSS" if begin else "VmHWM"]) - (since or 0)

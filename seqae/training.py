@@ -21,7 +21,7 @@ from tqdm import tqdm
 from seqae.checkpoint import Checkpointing, EpochTotals, Trained, TrainingState, load_checkpoint, save_checkpoint
 from seqae.contract import check_contract
 from seqae.data import Frames
-from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
+from seqae.device import keep_freed_memory, make_accelerator, mixed_precision
 from seqae.diagnosis import plateau_begins
 from seqae.evaluation import Evaluation, evaluate
 from seqae.metrics import HISTOGRAM_CENTRES
@@ -37,14 +37,12 @@ class Fitted:
     """What `fit` ends with.
 
     weights: those with the least objective on val, on the CPU. epochs: how many were trained, fewer than asked for
-    where `patience` ended training. diverged_at: the epoch of a NaN or infinite loss. peak_memory: bytes above what was
-    held before, of tensors on CUDA, of the process on Linux, else None; with several ranks, of the first.
+    where `patience` ended training. diverged_at: the epoch of a NaN or infinite loss.
     """
 
     weights: dict[str, Tensor]
     epochs: int
     diverged_at: int | None
-    peak_memory: int | None
 
 
 def fit(
@@ -94,7 +92,6 @@ def fit(
     accelerator = make_accelerator(device=device)
     ranks, steps = accelerator.num_processes, -(-len(train(1)) // batch_size)
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
-    before = memory(accelerator.device)
     net = accelerator.prepare_model(model)
     ends = torch.tensor([0, len(train(1)) - 1])
     check_contract(model, train(1)[ends].to(accelerator.device), objective, autocast)
@@ -180,8 +177,7 @@ def fit(
     if file and checkpoint and checkpoint.at_end:
         save_checkpoint(file, state, trained)
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
-    peak = None if before is None else memory(accelerator.device, since=before)
-    return Fitted(state.best, len(state.objectives), state.diverged_at, peak)
+    return Fitted(state.best, len(state.objectives), state.diverged_at)
 
 
 def _share(batch: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:

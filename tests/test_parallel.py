@@ -62,7 +62,7 @@ def curves(record: Callable[..., None]) -> dict[str, tuple[int | None, dict[str,
     for case, given in CASES.items():
         p = resolve(TINY, given)
         val = experiment.sequences(p, "val")
-        _, fitted = experiment.train_model(p, val, record=lambda table, rows, case=case: record(case, table, rows))
+        _, fitted, _ = experiment.train_model(p, val, record=lambda table, rows, case=case: record(case, table, rows))
         ended[case] = (fitted.diverged_at, fitted.weights)
     return ended
 

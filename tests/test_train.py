@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from seqae import training as module
 from seqae.checkpoint import Checkpointing
 from seqae.data import MovingMNIST, to_range
-from seqae.device import keep_freed_memory, make_accelerator, memory, mixed_precision
+from seqae.device import make_accelerator, mixed_precision
 from seqae.evaluation import Evaluation, evaluate, predict
 from seqae.losses import activate, binary_cross_entropy, squared_error
 from seqae.metrics import HISTOGRAM_EDGES, UNITS
@@ -277,7 +277,7 @@ def test_resuming_a_finished_run_trains_nothing(tmp_path: Path) -> None:
     again = fitted(model_of(seed=99), checkpoint=file)
     assert again.log.rows == []
     assert equal(again.fitted.weights, done.fitted.weights)
-    assert again.fitted == Fitted(again.fitted.weights, 4, None, again.fitted.peak_memory)
+    assert again.fitted == Fitted(again.fitted.weights, 4, None)
 
 
 DENSE = sorted(  # every optimizer of this torch that takes dense gradients
@@ -472,19 +472,6 @@ def test_statistics_are_measured_only_where_asked_for() -> None:
         assert {*errors} == {"mse", "preactivation_min", "preactivation_max"}
         assert torch.equal(errors["mse"], found.errors[branch]["mse"])
         assert more.histograms[branch].shape == (len(HISTOGRAM_EDGES) - 1,)
-
-
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux alone tells it of a process")
-def test_the_peak_of_memory_is_the_runs_own() -> None:
-    def record(table: str, rows: list[Row]) -> None:
-        if table == "metrics":  # once: freed memory may lie where the same again does not fit
-            torch.ones(50_000_000)  # 200 megabytes for a moment
-
-    peak, usual = fitted(epochs=1, record=record).fitted.peak_memory, fitted(epochs=1).fitted.peak_memory
-    assert peak is not None
-    assert usual is not None
-    assert 190e6 < peak < 300e6
-    assert 0 <= usual < 100e6  # whatever the process took before
 
 
 @pytest.mark.parametrize(
@@ -1083,17 +1070,3 @@ def test_a_model_in_a_module_of_ones_own_is_trained_by_it() -> None:
     model = model_of()
     fitted(model, optimizer=own, epochs=1)
     assert {id(p) for p in seen} == {id(p) for p in model.parameters()}
-
-
-def test_memory_that_was_freed_is_measured_again() -> None:
-    """Kept by the process, freed blocks would be in use already when the next measurement begins."""
-    keep_freed_memory()
-    cpu = torch.device("cpu")
-    if memory(cpu) is None:
-        pytest.skip("this system does not tell")
-    for _ in range(3):
-        held = memory(cpu)
-        blocks = [torch.ones(2**20) for _ in range(25)]  # 4 MiB each
-        assert len(blocks) == 25
-        del blocks
-        assert 80e6 < (memory(cpu, since=held) or 0) < 250e6

@@ -23,13 +23,13 @@ from seqae.benchmark.machine_rates import copy_rate, matmul_rate, processor_name
 from seqae.benchmark.peers import PlainAutoencoder, Update, sequitur_update, torch_update
 from seqae.benchmark.peers_keras import keras_update
 from seqae.data import to_range
-from seqae.device import keep_freed_memory, memory, mixed_precision
+from seqae.device import keep_freed_memory, mixed_precision
 from seqae.files import replace_text
 from seqae.losses import training_loss
 from seqae.lstm import step_library
 from seqae.models import SequenceAutoencoder
 from seqae.parameters import Parameters
-from seqae.runs import Run, experiment, now
+from seqae.runs import Run, experiment, now, used_memory
 from seqae.tasks import branch_targets
 from seqae.updates import clip_gradients, gradients
 
@@ -143,13 +143,13 @@ def _updates(makers: Makers, measured: _Measured) -> dict[str, Update]:
         try:
             update = make()
             update()  # compiles, and creates the optimizer's state
-            held = memory(torch.device("cpu"))
+            held = used_memory(torch.device("cpu"))
             update()
         except (ImportError, ValueError) as error:
             measured.left_out[name] = str(error)
             continue
         updates[name] = update
-        measured.memory_mb[name] = (memory(torch.device("cpu"), since=held) or 0) / 1e6
+        measured.memory_mb[name] = (used_memory(torch.device("cpu"), since=held) or 0) / 1e6
     return updates
 
 

@@ -28,6 +28,7 @@ from .later_metrics import unmeasured as unmeasured
 from .locks import executing as executing
 from .logs import check_tables as check_tables
 from .logs import whole_lines as whole_lines
+from .memory import used_memory as used_memory
 from .merging import merge as merge
 from .merging import resolve as resolve
 from .naming import name_words as name_words

@@ -31,6 +31,7 @@ from seqae.runs.building import meta_model as meta_model
 from seqae.runs.building import new_model as new_model
 from seqae.runs.building import sized_model as sized_model
 from seqae.runs.digits import DIGITS, OFFICIAL_FRAMES, official_test, open_stream
+from seqae.runs.memory import used_memory
 from seqae.runs.own_code import OwnCode, code_for
 from seqae.runs.ranks import launch
 from seqae.tasks import BRANCHES, branch_targets
@@ -190,8 +191,9 @@ def train_model(
     checkpoint: Path | None = None,
     resume: Resume = lambda epochs: None,
     code: OwnCode | None = None,
-) -> tuple[nn.Module, Fitted]:
-    """Train a new model, on p.devices processes, and return it with the weights that were best on val.
+) -> tuple[nn.Module, Fitted, int | None]:
+    """Train a new model, on p.devices processes; return it with the weights that were best on val, what `fit` returns,
+    and the peak of memory in bytes, see `used_memory`: above what was held before, with several processes of the first.
 
     val: uint8 (N, frames_in + frames_out, H, W). record, resume: as for `fit` and `Checkpointing`; they are called in
     this process. checkpoint: the file to go on from, and to replace. Raises `ranks.RankError` where one of several
@@ -199,12 +201,12 @@ def train_model(
     """
     model = new_model(p, code)
     if p.devices == 1:
-        fitted = _fit(p, val, checkpoint, code, model, record=record, resume=resume)
+        fitted, peak = _fit(p, val, checkpoint, code, model, record=record, resume=resume)
     else:
-        fitted = launch(_fit, p.devices, p, val, checkpoint, code, device=p.device, record=record, resume=resume)
+        fitted, peak = launch(_fit, p.devices, p, val, checkpoint, code, device=p.device, record=record, resume=resume)
         model.to(make_accelerator(device=p.device).device)
     model.load_state_dict(fitted.weights)
-    return model, fitted
+    return model, fitted, peak
 
 
 def _fit(
@@ -216,10 +218,13 @@ def _fit(
     *,
     record: Record,
     resume: Resume,
-) -> Fitted:
-    return fit(
-        model or new_model(p, code),
-        train_stream(p),
+) -> tuple[Fitted, int | None]:
+    device, model, train = make_accelerator(device=p.device).device, model or new_model(p, code), train_stream(p)
+    train(1)  # what the model and the data take is held before
+    before = used_memory(device)
+    fitted = fit(
+        model,
+        train,
         val,
         objective=objective_of(p, code),
         rule=update_rule(p),
@@ -231,6 +236,7 @@ def _fit(
         device=p.device,
         checkpoint=Checkpointing(checkpoint, p.checkpoint_seconds, resume, p.keep_checkpoint) if checkpoint else None,
     )
+    return fitted, None if before is None else used_memory(device, since=before)
 
 
 def test_table(model: nn.Module, p: Parameters, code: OwnCode | None, *, own_only: bool) -> pd.DataFrame:

@@ -13,7 +13,6 @@ import torch
 
 from seqae.data import to_range
 from seqae.device import make_accelerator
-from seqae.diagnosis import prognosis, saturated_since
 from seqae.evaluation import predict
 from seqae.files import expanded
 from seqae.metrics import HISTOGRAM_CENTRES, histogram
@@ -29,6 +28,7 @@ from seqae.runs.own_code import OwnCode, recorded_code
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.runs.trained import HasModel
 from seqae.runs.units import with_units
+from seqae.runs.verdicts import prognosis, saturated_since
 from seqae.stores import is_name, refresh
 from seqae.tasks import branch_targets
 

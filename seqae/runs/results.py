@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from seqae import files
-from seqae.diagnosis import verdict
 from seqae.parameters import EXECUTION
 from seqae.runs import experiment, pictures
 from seqae.runs.folder import SAMPLES, images
 from seqae.runs.own_code import OwnCode
+from seqae.runs.verdicts import verdict
 from seqae.training import Fitted
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ def write_results(
             else {"hidden": model.hidden}
         ),
         epochs=fitted.epochs,
-        peak_memory_bytes=fitted.peak_memory,
         verdict=line,
         explained=run.explain(),
         results=results,

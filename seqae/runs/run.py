@@ -288,7 +288,7 @@ class Run(RunFolder):
                 if table == "metrics":
                     track({f"{r['split']}/{r['branch']}/{r['metric']}": r["value"] for r in rows}, rows[0]["step"])
 
-            model, fitted = experiment.train_model(
+            model, fitted, peak = experiment.train_model(
                 p,
                 val,
                 record=watched(record, metrics=self.metrics, epochs=p.epochs, assigned=self.assigned),
@@ -296,7 +296,7 @@ class Run(RunFolder):
                 resume=lambda epoch: logs.truncate_logs(tables, epoch),
                 code=code,
             )
-        self.update(status="done", ended=now(), **write_results(self, model, val, fitted, code))
+        self.update(status="done", ended=now(), **write_results(self, model, val, fitted, code), peak_memory_bytes=peak)
         if not p.keep_checkpoint:
             self._drop_checkpoint()
 

@@ -1,0 +1,64 @@
+"""What a run reached, in one line: its prognosis before training, its verdict afterwards."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from seqae.diagnosis import plateau_begins
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MARGIN = 0.03  # within 3 % of the mean frame's MSE counts as stuck at the mean frame
+
+
+def prognosis(floor: Mapping[str, float], mean_frame: Mapping[str, float]) -> str:
+    """One line before training: whether the head can learn at all, of the branch with the most room between both.
+
+    floor, mean_frame: mse per pixel on [0, 1], for each branch. Where one branch can learn and another cannot, of both.
+    """
+    by_room = sorted(mean_frame, key=lambda branch: floor[branch] - mean_frame[branch])
+    cannot = [bool(floor[branch] > mean_frame[branch]) for branch in by_room]
+    mixed = any(cannot) - all(cannot)
+    return "; ".join(
+        f"can{'not' * no} learn{f' {b}' * mixed}: floor {floor[b]:.3f} {'<>'[no]} mean frame {mean_frame[b]:.3f}"
+        for b, no in zip(by_room[: 1 + mixed], cannot, strict=False)
+    )
+
+
+def saturated_since(objectives: Sequence[float]) -> int | None:
+    """`plateau_begins`, if the plateau takes at least a quarter of all epochs and at least 3; otherwise None."""
+    since, last = plateau_begins(objectives), len(objectives)
+    return since if last - since >= max(3, last / 4) else None
+
+
+def verdict(
+    val: "pd.DataFrame",
+    *,
+    mean_frame: Mapping[str, float],
+    floor: Mapping[str, float],
+    diverged_at: int | None = None,
+    stopped: bool = False,
+) -> str:
+    """One line on what a run reached, by its errors at the epoch with the best objective.
+
+    val: columns epoch, branch, metric, value of the val split, with `objective` (branch `all`) and `mse` of each
+    branch. mean_frame, floor: for each branch its mse on val and the least reachable one. diverged_at: the epoch that
+    was not finite. stopped: whether training ended on a plateau, before its last epoch.
+    """
+    if diverged_at is not None:
+        return f"diverged at epoch {diverged_at}"
+    objective = val[val.metric == "objective"].set_index("epoch")["value"]
+    ended = f", stopped at epoch {len(objective)}" if stopped else ""
+    if (told := prognosis(floor, mean_frame)).startswith("cannot"):
+        return told + ended
+    best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
+    below = {branch if len(mean_frame) > 1 else "": 1 - best[branch] / mean for branch, mean in mean_frame.items()}
+    suffix = (f", saturated since epoch {since}" if (since := saturated_since(objective.to_list())) else "") + ended
+    if max(below.values()) >= MARGIN:
+        mixed = bool(min(below.values()) < 0)  # one branch has learned, the other has not
+        shares = [f"{b} {abs(x):.0%}".strip() + mixed * (" below" if x > 0 else " above") for b, x in below.items()]
+        return f"learned ({', '.join(shares).replace('%', ' %')}{'' if mixed else ' below'} mean frame){suffix}"
+    worst = min(below, key=below.__getitem__)
+    if below[worst] > -MARGIN:
+        return f"stuck at the mean frame{suffix}"
+    return f"worse than the mean frame ({f'{worst} {-below[worst]:.0%}'.strip()}".replace("%", " % above)") + suffix
