@@ -4,7 +4,6 @@ import errno
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import recursively_apply
@@ -45,7 +44,8 @@ class EpochTotals:
 class TrainingState:
     """All that training carries from update to update, besides model, optimizer, schedule and gradient scaler.
 
-    best: the weights with the least objective on val so far, on the CPU. step: updates made. seconds: of training,
+    best: the weights with the least objective on val so far, on the model's device, whose memory holds one more copy of
+    them; loaded from a checkpoint, on the CPU. step: updates made. seconds: of training,
     before this process as well. objectives: on val, one for each finished epoch. diverged_at: the epoch of a NaN or
     infinite loss. epoch: of the epoch under way.
     """
@@ -63,13 +63,18 @@ class Checkpointing:
     """Where and how often `fit` saves its state.
 
     file: replaced atomically; where it exists, training goes on from it, after resume(the number of epochs in it).
-    seconds: the least time between two. at_end: whether the state after the last epoch is saved in any case.
+    seconds: the least time between two, see `pause`; 0 saves after every epoch. at_end: whether the state after the
+    last epoch is saved in any case.
     """
 
     file: Path
     seconds: float = 0.0
     resume: Callable[[int], None] = lambda epochs: None
     at_end: bool = False
+
+    def pause(self, took: float) -> float:
+        """Seconds until the next save after one that took so many: saving takes a twentieth of the time at most."""
+        return max(self.seconds, 20 * took) if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def save_checkpoint(file: Path, state: TrainingState, trained: Trained) -> None:
 
 
 def load_checkpoint(file: Path, trained: Trained) -> TrainingState:
-    """Load model, optimizer, schedule and scaler in place and return the rest; also from files of earlier versions.
+    """Load model, optimizer, schedule and scaler in place and return the rest.
 
     Everything is read to the CPU: load_state_dict copies to the device what belongs there, and Adam's counters, read
     at each update, do not. Raises ValueError where the file is damaged or too old.
@@ -115,31 +120,14 @@ def load_checkpoint(file: Path, trained: Trained) -> TrainingState:
     except Exception as error:  # torn bytes make torch raise any of a dozen types
         raise ValueError(f"{file} is no whole checkpoint ({error}): delete it, and the run starts anew") from error
     try:
-        progress, epoch = content["progress"], content.get("epoch")
-        if isinstance(progress, tuple):
-            progress, epoch = _of_tuples(file, progress, content.get("begun"))
         trained.model.load_state_dict(content["model"])
         trained.optimizer.load_state_dict(content["optimizer"])
         if trained.scheduler:
             trained.scheduler.load_state_dict(content["scheduler"])
         trained.scaler.load_state_dict(content["scaler"])
-        return TrainingState(content["weights"], **progress, epoch=EpochTotals(**epoch))
+        return TrainingState(content["weights"], **content["progress"], epoch=EpochTotals(**content["epoch"]))
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         told = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} is of another run ({told}): delete it, and the run starts anew") from error
-
-
-def _of_tuples(file: Path, progress: tuple, begun: tuple | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    # Until November 2026 progress and epoch were tuples, and the epoch's sums one dict by (branch, metric).
-    if len(progress) != 4:
-        raise ValueError(f"{file} is of an older version: delete it, and the run starts anew")
-    totals, *others = begun or ({}, 0, 0.0, 0.0, 0.0)
-    epoch = dict(zip(("overflows", "left_out", "learning_rate", "update_ratio"), others, strict=True))
-    epoch |= {name: totals.get(("all", name)) for name in ("objective", "grad_norm")}
-    epoch["errors"] = {branch: {} for branch, _ in totals if branch != "all"}
-    for branch, metric in totals:
-        if branch != "all":
-            epoch["errors"][branch][metric] = totals[branch, metric]
-    return dict(zip(("step", "seconds", "objectives", "diverged_at"), progress, strict=True)), epoch

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -18,14 +18,15 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 # The name of a variable by which a launcher, such as srun or mpirun, tells a process that it is one of several.
 LAUNCHER = re.compile("(LOCAL_)?(RANK|WORLD_SIZE)$|(MASTER|ACCELERATE|FSDP|FORK|OMPI|PMI|MV2|MPI)_").match
+NVIDIA_GPU = "/dev/nvidia0"  # what a process opens that may use the first GPU
 DTYPES = {"none": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_accelerator(*, device: str = "auto", devices: int = 1) -> Accelerator:
     """The accelerator of the first device, or, in a rank of `runs.ranks.launch`, of its own.
 
-    device: auto, cpu, cuda, cuda:N or mps. Raises ValueError where this machine lacks the device, or `devices` of them:
-    it never falls back silently.
+    device: auto, cpu, cuda, cuda:N or mps. Raises ValueError where this machine lacks the device, or `devices` of them,
+    and for `auto` where it has an NVIDIA GPU that torch cannot use: it never falls back silently.
     """
     kind, _, index = device.partition(":")
     count = {"auto": 1, "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
@@ -33,6 +34,8 @@ def make_accelerator(*, device: str = "auto", devices: int = 1) -> Accelerator:
         raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps; not {device!r}")
     if int(index or 0) >= count[kind]:
         raise ValueError(f"device {device} is not available on this machine: use device: auto, or cpu")
+    if kind == "auto":
+        _refuse_unusable_gpu()
     there = 1 if index or kind == "mps" else torch.cuda.device_count()
     if devices > max(there, 1) and kind != "cpu":
         raise ValueError(
@@ -51,6 +54,33 @@ def make_accelerator(*, device: str = "auto", devices: int = 1) -> Accelerator:
         return Accelerator(cpu=kind == "cpu", mixed_precision="no", kwargs_handlers=[unused])
     finally:
         os.environ.update(launched)
+
+
+def _refuse_unusable_gpu() -> None:
+    # One that is hidden, or that this process may not open (a container, a job without GPUs), is not meant.
+    if torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles"):
+        return
+    with suppress(OSError):
+        os.close(os.open(NVIDIA_GPU, os.O_RDWR))
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device auto: torch {torch.__version__} cannot use this machine's NVIDIA GPU "
+                f"({str(error).partition('. ')[0]}): install a torch that fits its driver, or set device: cpu"
+            ) from None
+
+
+def resident(frames: Any, device: torch.device) -> Any:
+    """A tensor on a CUDA device, where it takes at most a quarter of the memory that is free there, or as it is; other
+    `data.Frames` as they are.
+
+    Batches that are indexed on the device need no copy, and nothing waits for one.
+    """
+    if device.type != "cuda" or not isinstance(frames, torch.Tensor):
+        return frames
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return frames.to(device) if 4 * frames.nbytes <= torch.cuda.mem_get_info(device)[0] + cached else frames
 
 
 def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocast, torch.amp.GradScaler]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
 from seqae.data import to_range, to_unit
@@ -60,7 +61,9 @@ def evaluate(
     once it is not empty, the remaining batches are left out, and the result is of no use.
     """
     device = next(model.parameters()).device
-    total = Evaluation(torch.zeros((), dtype=torch.float64))
+    means: dict[str, Tensor] = {}
+    sums: Errors = {}
+    histograms: dict[str, Tensor] = {}
     model.eval()
     with seeded(0, device), torch.inference_mode():  # a model may draw random numbers
         for batch in frames.split(batch_size):
@@ -69,21 +72,23 @@ def evaluate(
             outputs = branch_outputs(model, batch.to(device), objective)
             errors = branch_errors(outputs, objective, quality=quality)
             share = len(batch) / len(frames)
-            total.objective.add_(objective_value(outputs, objective)[0].cpu().double() * share)
+            _add_mean(means, "objective", objective_value(outputs, objective)[0].unsqueeze(0), share)
             for branch, out in outputs.items():
                 output, target = unit_frames(out, objective)
                 errors[branch] |= {name: metric(output, target) for name, metric in objective.metrics.items()}
                 if statistics:
                     errors[branch] |= preactivation_range(out.z)
-                    _add_mean(total.histograms, branch, histogram(output), share)
+                    _add_mean(histograms, branch, histogram(output), share)
                 for metric, values in errors[branch].items():
-                    _add_mean(total.errors.setdefault(branch, {}), metric, values, share)
-    return total
+                    _add_mean(sums.setdefault(branch, {}), metric, values, share)
+    found = recursively_apply(Tensor.cpu, (means.get("objective", torch.zeros(())).double(), sums, histograms))
+    return Evaluation(*found)
 
 
 def _add_mean(totals: dict[str, Tensor], name: str, values: Tensor, share: float) -> None:
-    # The mean over sequences, in float64, which not every device has.
-    totals[name] = totals.get(name, 0) + values.cpu().double().mean(0) * share
+    # The mean over sequences, in float64, on the device where that has it: each copy to the CPU waits.
+    values = values.cpu() if values.device.type == "mps" else values
+    totals[name] = totals.get(name, 0) + values.double().mean(0) * share
 
 
 def seen_frames(frames: Tensor, pixel_range: tuple[float, float]) -> Tensor:

@@ -6,11 +6,12 @@ a batch is decided here, so that a resumed run sees exactly the batches of an un
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import recursively_apply
@@ -18,18 +19,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
+from seqae.capture import CapturedGradients, can_capture
 from seqae.checkpoint import Checkpointing, EpochTotals, Trained, TrainingState, load_checkpoint, save_checkpoint
 from seqae.contract import check_contract
 from seqae.data import Frames
-from seqae.device import keep_freed_memory, make_accelerator, mixed_precision
-from seqae.diagnosis import plateau_begins
+from seqae.device import keep_freed_memory, make_accelerator, mixed_precision, resident
 from seqae.evaluation import Evaluation, evaluate
 from seqae.metrics import HISTOGRAM_CENTRES
 from seqae.objective import Objective
 from seqae.signals import stop_asked
-from seqae.updates import Updated, UpdateRule, update
+from seqae.updates import Updated, UpdateRule, gradients, update
 
 Row = dict[str, Any]
+PLATEAU = 0.01  # less than 1 % better in total counts as saturated
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def fit(
     always equally many, as a tensor or as `Frames` that are read when a batch indexes them. val: a tensor of fixed
     sequences of the same shape. objective: what is trained; the best weights are those with the least objective on val.
     batch_size: sequences in an update. patience: training ends after so many epochs without a gain of 1 % on val
-    (`diagnosis.plateau_begins`).
+    (`plateau_begins`).
 
     record(table, rows) is called with each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value,
     with units as in `metrics.UNITS`; on val also the least and the largest pre-activation. Branch `all` holds the
@@ -90,16 +92,18 @@ def fit(
     """
     keep_freed_memory()
     accelerator = make_accelerator(device=device)
-    ranks, steps = accelerator.num_processes, -(-len(train(1)) // batch_size)
+    made = train(1)
+    ranks, steps = accelerator.num_processes, -(-len(made) // batch_size)
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)
-    ends = torch.tensor([0, len(train(1)) - 1])
-    check_contract(model, train(1)[ends].to(accelerator.device), objective, autocast)
+    check_contract(model, made[torch.tensor([0, len(made) - 1])].to(accelerator.device), objective, autocast)
     optimizer = rule.optimizer(list(model.parameters()))
     if scaler.is_enabled():  # else fused SGD, whose first update was left out, reads uninitialised momentum
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     scheduler = rule.schedule(optimizer)
     trained = Trained(model, optimizer, scheduler, scaler)
+    captured = can_capture(trained, objective, accelerator)
+    differentiate = CapturedGradients(min(batch_size, len(made))) if captured else gradients
     file = checkpoint.file if checkpoint and accelerator.is_main_process else None
 
     state = TrainingState(best=_copy(model))
@@ -108,8 +112,9 @@ def fit(
         state.epoch.divide(ranks, accelerator.device)  # what was saved is of all; each rank keeps its part
         checkpoint.resume(len(state.objectives))
 
-    began, saved = time.monotonic() - state.seconds, time.monotonic()
+    began, due = time.monotonic() - state.seconds, time.monotonic() + (checkpoint.seconds if checkpoint else 0)
     val, val_share = _share(val, accelerator)
+    val, frames = resident(val, accelerator.device), resident(made, accelerator.device)
     stopping: AbstractContextManager[list[int]] = stop_asked() if ranks == 1 else nullcontext([])
     shown: Any = {"unit": "step", "leave": False, "mininterval": 0.5, "disable": not accelerator.is_main_process}
     # Once asked to stop, `stop` is not empty, and leaving the block raises KeyboardInterrupt.
@@ -119,8 +124,11 @@ def fit(
             if patience and done and done - plateau_begins(state.objectives) >= patience:
                 break
             epoch = done + 1
-            frames = train(epoch)
+            if (new := train(epoch)) is not made:
+                made = frames = new  # so that the device has no epoch before it is given this one
+                frames = resident(made, accelerator.device)
             order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+            order = order.to(getattr(frames, "device", "cpu"))
             net.train()
             for indices in order.split(batch_size)[state.step - done * steps :]:
                 mine, share = _share(indices, accelerator)
@@ -131,7 +139,7 @@ def fit(
                 torch.manual_seed((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
                 result = update(
                     net, trained, batch, objective=objective, rule=rule, autocast=autocast, factor=factor,
-                    accelerator=accelerator, watched=last,
+                    accelerator=accelerator, watched=last, differentiate=differentiate,
                 )  # fmt: skip
                 part = len(indices) / len(frames)
                 _add(state.epoch, result, part * share)
@@ -171,13 +179,23 @@ def fit(
             # The last thing that an epoch leaves: where this is, the epoch is whole.
             record("metrics", _metric_rows(at, totals, found, overflows=rule.precision == "fp16"))
             bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{state.objectives[-1]:.4g}", refresh=False)
-            if file and checkpoint and (stop or time.monotonic() - saved >= checkpoint.seconds):
+            if file and checkpoint and (stop or time.monotonic() >= due):
+                asked = time.monotonic()
                 save_checkpoint(file, state, trained)
-                saved = time.monotonic()
+                due = time.monotonic() + checkpoint.pause(time.monotonic() - asked)
     if file and checkpoint and checkpoint.at_end:
         save_checkpoint(file, state, trained)
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
-    return Fitted(state.best, len(state.objectives), state.diverged_at)
+    return Fitted({name: weight.cpu() for name, weight in state.best.items()}, len(state.objectives), state.diverged_at)
+
+
+def plateau_begins(objectives: Sequence[float]) -> int:
+    """The epoch (1, 2, …) after which the best value so far improved by less than PLATEAU in total.
+
+    objectives: one an epoch, of which less is better.
+    """
+    best = np.fmin.accumulate(objectives)
+    return int((best <= best[-1] + PLATEAU * abs(best[-1])).argmax()) + 1
 
 
 def _share(batch: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:
@@ -188,7 +206,7 @@ def _share(batch: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def _add(totals: EpochTotals, result: Updated, share: float) -> None:

@@ -1,5 +1,6 @@
 """One update of the weights: its rule, its gradients, and the limits set to gradients and updates."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -94,14 +95,17 @@ def update(
     factor: float,
     accelerator: Accelerator,
     watched: bool,
+    differentiate: Callable[..., Gradients] = gradients,
 ) -> Updated:
-    """Change the weights once. net, batch, factor: as `gradients`. watched: measure the update's size as well."""
+    """Change the weights once. net, batch, factor: as `gradients`. watched: measure the update's size as well.
+    differentiate: `gradients`, or what does the same.
+    """
     optimizer, scaler = trained.optimizer, trained.scaler
-    parameters, scale = list(trained.model.parameters()), scaler.get_scale()
+    parameters = list(trained.model.parameters())
     before = [w.detach().clone() for w in parameters] if rule.clip_update or watched else []
 
     def clipped() -> tuple[Gradients, Tensor]:
-        found = gradients(
+        found = differentiate(
             net, batch, objective=objective, optimizer=optimizer, autocast=autocast, scaler=scaler, factor=factor
         )
         return found, clip_gradients(parameters, rule.clip_norm)
@@ -114,7 +118,7 @@ def update(
         scaler.update()
     if rule.clip_update:
         limit_update(optimizer, parameters, before, rule.clip_update)
-    overflowed = scaler.get_scale() < scale
+    overflowed = scaler.is_enabled() and not math.isfinite(norm)  # the one wait of fp16 besides that of its step
     ratio = update_ratio(parameters, before) if watched else None
     return Updated(found.objective, found.errors, None if overflowed else norm, ratio)
 

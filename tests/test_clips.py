@@ -15,7 +15,6 @@ from PIL import Image
 from test_sweep import make_project
 
 from seqae.data import MovingMNIST
-from seqae.diagnosis import baselines
 from seqae.reports.groups import data_and_budget, groups
 from seqae.runs import clip_files, clip_sets
 from seqae.runs import clips as clip_reading
@@ -23,6 +22,7 @@ from seqae.runs.clip_files import decoded, grey, time_first
 from seqae.runs.clips import Clip, Windows, read_clips, set_digest, split_clips
 from seqae.runs.experiment import reference_levels, sequences, train_stream
 from seqae.runs.folder import RunFolder
+from seqae.runs.levels import baselines
 from seqae.runs.run import Run, open_run
 from seqae.sweeps.planning import plan
 

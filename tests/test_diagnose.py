@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqae.data import MovingMNIST
-from seqae.diagnosis import baselines, plateau_begins, reachable_floor, reachable_pixels
 from seqae.reports.compare import output_spread
 from seqae.reports.findings import run_findings
 from seqae.reports.published import diary_results, published_results, standing
 from seqae.runs import load_digits
 from seqae.runs.explanation import explain_head
+from seqae.runs.levels import baselines, reachable_floor, reachable_pixels
 from seqae.runs.verdicts import prognosis, saturated_since, verdict
+from seqae.training import plateau_begins
 
 INFINITE = float("inf")
 LOW = 1 / (1 + math.e)  # sigmoid(-1) = 0.2689, and sigmoid(1) is 1 less it

@@ -24,6 +24,7 @@ from seqae.metrics import HISTOGRAM_EDGES, UNITS
 from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
 from seqae.optimizers import optimizer_factory, schedule_factory
+from seqae.runs.old_checkpoints import upgrade_checkpoint
 from seqae.tasks import branch_targets
 from seqae.training import Fitted, Row, fit
 from seqae.updates import UpdateRule
@@ -306,7 +307,7 @@ def test_a_checkpoint_of_an_older_version_is_refused(tmp_path: Path) -> None:
     step, seconds, objectives, diverged_at = state["progress"]
     torch.save(state | {"progress": (1, step, seconds, min(objectives), 1, diverged_at)}, file)
     with pytest.raises(ValueError, match=r"state\.pt is of an older version: delete it, and the run starts anew"):
-        fitted(checkpoint=file)
+        upgrade_checkpoint(file)
 
 
 def test_checkpoints_keep_their_distance(tmp_path: Path) -> None:

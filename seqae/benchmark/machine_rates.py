@@ -12,9 +12,12 @@ from seqae.device import DTYPES, make_accelerator, mixed_precision
 def matmul_rate(*, device: str = "auto", precision: str = "none", size: int = 2048) -> float:
     """Floating-point operations a second in a product of two size × size matrices on the device, the best of four.
 
-    Raises ValueError where the device is not available.
+    Raises ValueError where the device is not available, or has no such precision.
     """
-    square = torch.ones(size, size, device=make_accelerator(device=device).device, dtype=DTYPES[precision])
+    where = make_accelerator(device=device).device
+    if where.type == "cuda":  # tf32 is a setting of the process, not a dtype
+        mixed_precision(where, precision)
+    square = torch.ones(size, size, device=where, dtype=DTYPES[precision])
     times = timeit.repeat(lambda: (square @ square).sum().item(), number=1, repeat=4)  # .item() waits for the device
     return 2 * size**3 / min(times)
 

@@ -6,6 +6,7 @@ inputs that are zero are never multiplied. With a kernel size the products are c
 """
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,10 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqae.lstm.linear import LARGE, ONEDNN_LINEAR
+from seqae.lstm.linear import LARGE, ONEDNN_LINEAR, map_format
 from seqae.lstm.recurrence import Recurrence
 from seqae.lstm.unrolled import LayerTensors, Unrolling
 from seqae.tasks import ACTIVATIONS, Size
+
+# cuDNN says at every call that it copies our weights into its own order: they are parameters of their own names.
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
 
 
 class LSTMState(NamedTuple):
@@ -74,7 +78,8 @@ class LSTMLayer(nn.Module):
         weight_ih, weight_hh = self.weight_ih.to(dtype), self.weight_hh.to(dtype)
         if self.kernel_size is not None:
             square = (-1, self.kernel_size, self.kernel_size)
-            weight_ih, weight_hh = weight_ih.unflatten(1, square), weight_hh.unflatten(1, square)
+            kernels: Any = (weight.unflatten(1, square) for weight in (weight_ih, weight_hh))
+            weight_ih, weight_hh = (weight.contiguous(memory_format=map_format(weight)) for weight in kernels)
         return LayerTensors(weight_ih, weight_hh, self.bias.unsqueeze(1), peepholes, h, c)
 
 
@@ -206,7 +211,9 @@ def _torch_lstm(x: Tensor | None, own: LayerTensors, steps: int, batch: int) -> 
     state = [(zeros if s is None else s.t()).to(weight_hh.dtype).unsqueeze(0).contiguous() for s in (h, c)]
     own_bias = bias.squeeze(1).to(weight_hh.dtype)  # torch has two for each gate, this is their sum
     weights = [weight_ih, weight_hh, own_bias, torch.zeros_like(own_bias)]
-    read = torch.lstm(x.to(weight_hh.dtype), state, weights, True, 1, 0.0, True, False, False)
+    # Left to itself, autocast would make cuDNN compute in float16, whatever dtype it is set to.
+    with torch.autocast(bias.device.type, enabled=False):
+        read = torch.lstm(x.to(weight_hh.dtype), state, weights, True, 1, 0.0, True, False, False)
     hidden, last_h, last_c = (s.to(bias.dtype) for s in read)
     return hidden, last_h[0], last_c[0]
 

@@ -213,7 +213,9 @@ class UnrolledLayer:
         d_peepholes, size = None, self.map_size
         if self.peepholes is not None:
             seen = torch.stack([self.cell[:-1], self.cell[:-1], self.cell[1:]], 1)
-            d_peepholes = (self.d_gates[:, [0, 1, 3]] * seen).sum((0, 3)).unsqueeze(-1)
+            # Not indexed with a list, which would be copied from the host while a device waits. (H, 3, T, B)
+            ifo = torch.stack([self.d_gates[:, n].transpose(0, 1) for n in (0, 1, 3)], 1)
+            d_peepholes = (ifo.permute(2, 1, 0, 3) * seen).sum((0, 3)).unsqueeze(-1)
         d_weight_hh = None
         if needs[1]:
             d_weight_hh = weight_gradient(self.d_z, as_columns(self.hidden[:-1], self.h), self.weight_hh, size=size)

@@ -66,8 +66,11 @@ def build_model(p: Parameters, code: OwnCode | None = None) -> nn.Module:
     return own_models.build_own(p, code, frame_shape=p.frame_shape)
 
 
-def new_model(p: Parameters, code: OwnCode | None = None) -> nn.Module:
-    """A model with the weights that training begins with, a function of the parameters and the code alone."""
+def new_model(p: Parameters, code: OwnCode | None = None, *, device: torch.device | None = None) -> nn.Module:
+    """A model on the CPU with the weights that training begins with, a function of the parameters and the code alone.
+
+    device: that training is on. CUDA makes orthogonal matrices fast, the same to rounding.
+    """
     torch.manual_seed(p.seed)
     if ":" in p.architecture:
         return build_model(p, code)
@@ -80,6 +83,7 @@ def new_model(p: Parameters, code: OwnCode | None = None) -> nn.Module:
         forget_bias=p.forget_bias,
         readout_bias=p.readout_bias,
         peephole_range=p.peephole_range,
+        device=device if device and device.type == "cuda" else "cpu",
     )
     return model
 

@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 from seqae.checkpoint import Checkpointing
 from seqae.data import Frames, Sequences
 from seqae.device import make_accelerator
-from seqae.diagnosis import baselines, reachable_floor
 from seqae.evaluation import evaluate
 from seqae.files import project_path
 from seqae.metrics import UNITS
@@ -31,7 +30,9 @@ from seqae.runs.building import meta_model as meta_model
 from seqae.runs.building import new_model as new_model
 from seqae.runs.building import sized_model as sized_model
 from seqae.runs.digits import DIGITS, OFFICIAL_FRAMES, official_test, open_stream
+from seqae.runs.levels import baselines, reachable_floor
 from seqae.runs.memory import used_memory
+from seqae.runs.old_checkpoints import upgrade_checkpoint
 from seqae.runs.own_code import OwnCode, code_for
 from seqae.runs.ranks import launch
 from seqae.tasks import BRANCHES, branch_targets
@@ -199,12 +200,15 @@ def train_model(
     this process. checkpoint: the file to go on from, and to replace. Raises `ranks.RankError` where one of several
     processes fails.
     """
-    model = new_model(p, code)
+    if checkpoint:
+        upgrade_checkpoint(checkpoint)
+    device = make_accelerator(device=p.device).device
+    model = new_model(p, code, device=device)
     if p.devices == 1:
         fitted, peak = _fit(p, val, checkpoint, code, model, record=record, resume=resume)
     else:
         fitted, peak = launch(_fit, p.devices, p, val, checkpoint, code, device=p.device, record=record, resume=resume)
-        model.to(make_accelerator(device=p.device).device)
+        model.to(device)
     model.load_state_dict(fitted.weights)
     return model, fitted, peak
 
@@ -219,7 +223,8 @@ def _fit(
     record: Record,
     resume: Resume,
 ) -> tuple[Fitted, int | None]:
-    device, model, train = make_accelerator(device=p.device).device, model or new_model(p, code), train_stream(p)
+    device, train = make_accelerator(device=p.device).device, train_stream(p)
+    model = model or new_model(p, code, device=device)
     train(1)  # what the model and the data take is held before
     before = used_memory(device)
     fitted = fit(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from seqae.diagnosis import reachable_floor, reachable_pixels
+from seqae.runs.levels import reachable_floor, reachable_pixels
 
 
 def explain_head(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from seqae.diagnosis import plateau_begins
+from seqae.training import plateau_begins
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,9 +1,9 @@
-"""What a run can reach and whether it still improves: baselines, the head's reachable floor, the plateau.
+"""The errors that need no training: baselines, and the least that the head can reach.
 
 The head of a model is its last layer with the activation.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +13,6 @@ from seqae.losses import activate
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PLATEAU = 0.01  # less than 1 % better in total counts as saturated
 
 
 def reachable_pixels(*, reach: float, activation: str, pixel_range: tuple[float, float]) -> tuple[float, float]:
@@ -73,15 +71,6 @@ def baselines(train: Iterable[np.ndarray], targets: Mapping[str, np.ndarray], la
             total = sum(np.square(error).sum(dtype=np.float64) for error in errors)
             rows.append((branch, "copy_last", "mse", total / frames.size / 255**2))
     return pd.DataFrame(rows, columns=["branch", "baseline", "metric", "value"])
-
-
-def plateau_begins(objectives: Sequence[float]) -> int:
-    """The epoch (1, 2, …) after which the best value so far improved by less than PLATEAU in total.
-
-    objectives: one an epoch, of which less is better.
-    """
-    best = np.fmin.accumulate(objectives)
-    return int((best <= best[-1] + PLATEAU * abs(best[-1])).argmax()) + 1
 
 
 def _cross_entropy(p: np.ndarray, target: np.ndarray) -> np.ndarray:
