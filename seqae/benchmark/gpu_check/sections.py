@@ -1,0 +1,128 @@
+"""The sections of the check, in order of importance, each run in a process of its own with a time limit of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Thread
+from typing import IO, Any
+
+from seqae.benchmark.gpu_check.checks import FAIL, SKIP
+from seqae.files import project_root
+
+GRACE = 10.0  # seconds that a section has to end by itself, after its time and before it is killed
+KEPT = 400  # characters of what a section that died said last
+
+
+@dataclass(frozen=True)
+class Section:
+    """function: module:function of this package. most: seconds that it may take; least: with fewer left it is skipped.
+
+    Both are of a GPU; at tiny sizes a section may take all the time that there is, and needs TINY_LEAST seconds.
+    """
+
+    name: str
+    function: str
+    least: float
+    most: float
+
+
+TINY_LEAST = 5.0
+SECTIONS = (
+    Section("correctness", "correctness:check_correctness", 20, 90),
+    Section("training", "training:check_training", 20, 80),
+    Section("fork", "forking:check_fork", 20, 60),
+    Section("sweep", "commands:check_sweep", 40, 120),
+    Section("timing", "timing:check_timing", 30, 120),
+    Section("recipe", "commands:check_recipe", 50, 120),
+    Section("grid", "grid:check_grid", 40, 600),
+)
+BY_NAME = {section.name: section for section in SECTIONS}
+
+
+def run_section(
+    section: Section, *, left: float, device: str, tiny: bool, tell: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Run a section in a process of its own, for at most `left` seconds, and return what it found.
+
+    tell: called with each check as it is made. A process that dies, hangs, or makes no check is a failed check.
+    Returns seconds, and checks, a list of dicts.
+    """
+    found: list[dict[str, Any]] = []
+
+    def add(said: dict[str, Any]) -> None:
+        found.append(said)
+        tell(said)
+
+    began, least = time.monotonic(), TINY_LEAST if tiny else section.least
+    if left < least + GRACE:
+        why = f"it needs {least + GRACE:.0f} seconds, and {max(left, 0):.0f} of the limit are left"
+        add({"check": section.name, "outcome": SKIP, "text": why, "figures": {}})
+        return {"seconds": 0.0, "checks": found}
+    seconds = left - GRACE if tiny else min(section.most, left - GRACE)
+    command = [sys.executable, "-m", "seqae.benchmark.gpu_check.section_process", section.name, device]
+    command += [f"{seconds:.1f}", "tiny" if tiny else "full"]
+    if why_failed := run_process(command, seconds + GRACE, add):
+        add({"check": section.name, "outcome": FAIL, "text": why_failed, "figures": {}})
+    elif not found:
+        add({"check": section.name, "outcome": FAIL, "text": "it ended without any check", "figures": {}})
+    return {"seconds": round(time.monotonic() - began, 1), "checks": found}
+
+
+def run_process(command: list[str], seconds: float, say: Callable[[dict[str, Any]], None]) -> str | None:
+    """Run a command, and call `say` with each line of JSON that it writes; return how it failed, or None.
+
+    After these seconds it, and whatever it has started in its session, is killed.
+    """
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, cwd=project_root(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        reader = Thread(target=_read, args=(process.stdout, say), daemon=True)
+        reader.start()
+        try:
+            code: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _stop(process)
+            reader.join(2)  # longer only where something that it started still holds the pipe
+        errors.seek(0)
+        last = " ".join(errors.read().decode(errors="replace").split())[-KEPT:]
+    if code == 0:
+        return None
+    how = f"no end after {seconds:.0f} s, killed" if code is None else f"it died with exit code {code}"
+    return f"{how}; it said last: {last or 'nothing'}"
+
+
+def _read(lines: IO[str], say: Callable[[dict[str, Any]], None]) -> None:
+    for line in lines:
+        with suppress(ValueError):
+            say(json.loads(line))
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    # Also after its end: what it has started may go on.
+    for number, patience in ((signal.SIGINT, 3.0), (signal.SIGKILL, 3.0)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            if number == signal.SIGINT and _group_is_gone(process.pid):
+                return
+
+
+def _group_is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
