@@ -6,6 +6,8 @@ SEEDS ?= 6
 SOAK ?=
 # Half of the time the slow tests wait: for leases, deadlines, processes that start.
 SOAKING = $(shell $(PYTHON) -c "import os; print(min(6, max(2, (os.cpu_count() or 1) * 3 // 2)))")
+LIMIT ?= 480
+SECTIONS ?=
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -26,6 +28,9 @@ paper-cpu: .venv/.ready  ## the best recipe on full MNIST, an hour on 2 cores a 
 performance: .venv/.ready  ## time one update of each size beside its peers; leave the machine alone meanwhile
 	$(BIN)/seqae run params/performance --scale quick --jobs 1
 	$(BIN)/seqae compare performance params/performance --scale quick
+
+gpu-check: .venv/.ready  ## is seqae right and how fast is it on this machine's GPU, in 8 minutes: docs/gpu.md
+	$(BIN)/python -m seqae.benchmark.gpu_check --limit $(LIMIT) --out gpu-check.json $(SECTIONS)
 
 test: .venv/.ready  ## the fast tests: what a change can break, in minutes
 	$(PYTEST) -m "not soak" --dist worksteal
@@ -55,5 +60,5 @@ FAMILIES := $(notdir $(patsubst %/,%,$(filter-out params/scale/ params/performan
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --durations=15
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: help reports families paper-cpu performance test soak lint clean
+.PHONY: help reports families paper-cpu performance gpu-check test soak lint clean
 .DEFAULT_GOAL := help

@@ -267,7 +267,7 @@ def test_check_tells_size_time_and_reach(project):
         "valid, new",
         "4 updates",
         "cannot learn: floor",
-        "on an H100",
+        "no time on a GPU is known",
         "recon mean_frame mse: 0.0",
     ):
         assert text in output, text
@@ -304,10 +304,8 @@ def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
     evaluations = 200 * 334  # of 1,000 val sequences by threes, a third of an update each
     # At least every gate's product, sum and activation, in 20 steps forward and back, is an operation of its own.
     assert found.launches > 2 * 20 * 3
-    assert found.h100_seconds == pytest.approx(found.launches * 1e-5 * (600 + evaluations / 3))
-    monkeypatch.setattr(cost_estimate, "H100_LAUNCH_SECONDS", 0)
-    on_products = cost_estimate.estimate_cost(resolve(given)).h100_seconds
-    assert on_products == pytest.approx(found.operations * (600 + evaluations / 3) / 20.1e12)
+    assert found.times == 600 + evaluations / 3
+    assert found.recorded == ()
     assert "matrix product" in found.how
     assert found.seconds > 0
 

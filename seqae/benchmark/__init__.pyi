@@ -1,6 +1,3 @@
-from .cost_estimate import H100_LAUNCH_SECONDS as H100_LAUNCH_SECONDS
-from .cost_estimate import H100_RATES as H100_RATES
-from .cost_estimate import H100_SHARE as H100_SHARE
 from .cost_estimate import estimate_cost as estimate_cost
 from .cost_estimate import estimated_seconds as estimated_seconds
 from .figures import roofline as roofline

@@ -1,10 +1,16 @@
-"""What a run will cost, before it runs: weights, memory, operations, time."""
+"""What a run will cost, before it runs. Weights, memory and operations are counted; a time is always measured: on the
+device at hand, or, as recorded, on a named GPU.
+"""
 
+import json
 import math
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.machine_rates import matmul_rate
+from seqae.device import make_accelerator
 from seqae.parameters import EXECUTION, Parameters
 from seqae.runs import experiment
 from seqae.tasks import branch_targets
@@ -20,20 +27,19 @@ from seqae.tasks import branch_targets
 NO_TIME = {*EXECUTION, "seed", "data_seed", "pixel_range", "activation", "training_loss", "gain", "recon_weight"}
 NO_TIME |= {"learning_rate", "momentum", "weight_decay", "clip_norm", "init", "init_range", "bias_init", "forget_bias"}
 NO_TIME |= {"digits_per_sequence", "digit_speed"}
-# An H100 SXM's dense operations a second by precision, as in its data sheet; the share that a run reaches is assumed.
-H100_RATES = {"none": 67e12, "tf32": 494.7e12, "bf16": 989.4e12, "fp16": 989.4e12}
-H100_SHARE = 0.3
-H100_LAUNCH_SECONDS = 1e-5  # the least time of one operation launched from Python, assumed as well
-SMALL = 5e10  # floating-point operations of an update; below this, timing a few updates is quick
+# Of these, the time of a run depends on how many there are, that of an update does not.
+COUNTS = {"epochs", "train_sequences", "val_sequences", "test_sequences", "test_data", "endless", "patience", "digits"}
+COUNTS |= {"repeats", "schedule", "schedule_per", "schedule_every", "schedule_gamma", "schedule_arguments"}
+RECORDED_GPUS = Path(__file__).with_name("recorded_gpus.json")  # written by docs/gpu.py, of files of `make gpu-check`
+SMALL = 5e10  # floating-point operations of an update; below this, a CPU takes a few updates in seconds
 
 
 @dataclass(frozen=True)
-class CostEstimate:
-    """What training with some parameters costs.
+class Cost:
+    """What training with some parameters takes, counted on tensors that hold no numbers; the same on every machine.
 
     launches are the tensor operations of an update's forward and backward pass, made step by step as on a CPU. cuDNN
-    takes several of them at once; clipping and optimizer come on top. h100_seconds is the longer of two times: that of
-    the operations at H100_SHARE of an H100's peak in the run's precision, and H100_LAUNCH_SECONDS for each launch.
+    takes several of them at once; clipping and optimizer come on top.
     """
 
     weights: int  # their number
@@ -42,40 +48,88 @@ class CostEstimate:
     operations: int  # floating-point operations of an update
     launches: int
     updates: int  # of all epochs
+    times: float  # updates of which all epochs take the time; the forward pass of an evaluation is a third of one
+
+
+@dataclass(frozen=True)
+class RecordedUpdate:
+    """The time of an update as `make gpu-check` measured it on a GPU; docs/gpu.md has the figures."""
+
+    key: str  # `update_key` of its parameters
+    ms: float
+    card: str
+    date: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class CostEstimate(Cost):
+    """What training costs and how long it takes."""
+
     seconds: float  # of all epochs on this machine
     how: str  # how the seconds were estimated
-    h100_seconds: float  # of all epochs on an H100
+    recorded: tuple[RecordedUpdate, ...]  # of such an update, one a card
 
 
-def estimate_cost(p: Parameters) -> CostEstimate:
-    """Count what training with these parameters takes, and time it on this machine.
+def count_cost(p: Parameters) -> Cost:
+    """Count what training with these parameters takes; nothing is computed.
 
-    Raises ValueError as `experiment.check_parameters` does, and for a device that is not available here.
+    Raises ValueError as `experiment.check_parameters` does.
     """
     experiment.check_parameters(p)
-    model, batch = experiment.sized_model(p).train(), min(p.batch_size, p.train_sequences)
+    model, batch = experiment.sized_model(p).train(), _batch_of(p)
     weights = sum(w.numel() for w in model.parameters())
     counter, activations = _count_update(model, p, batch)
-    if counter.operations < SMALL:
-        update, how = _timed_update(p, batch), "timed updates"
-    else:
-        rate = matmul_rate(device=p.device, precision=p.precision)
-        update, how = counter.operations / rate, f"the rate of a large matrix product here, {rate / 1e9:,.0f} GFLOP/s"
     updates = p.epochs * math.ceil(p.train_sequences / batch)
-    evaluations = p.epochs * math.ceil(p.val_sequences / p.batch_size)  # forward only, so a third of an update
-    times = updates + evaluations / 3
-    on_h100 = max(counter.operations / (H100_SHARE * H100_RATES[p.precision]), counter.launches * H100_LAUNCH_SECONDS)
-    return CostEstimate(
+    evaluations = p.epochs * math.ceil(p.val_sequences / p.batch_size)
+    return Cost(
         weights=weights,
         memory=round(4 * weights * (2 + _optimizer_state(p))),
         activations=activations,
         operations=counter.operations,
         launches=counter.launches,
         updates=updates,
-        seconds=update * times,
-        how=how,
-        h100_seconds=on_h100 * times,
+        times=updates + evaluations / 3,
     )
+
+
+def estimate_cost(p: Parameters) -> CostEstimate:
+    """Count what training with these parameters takes, and time it on this machine.
+
+    Raises ValueError as `count_cost`, and for a device that is not available here.
+    """
+    cost, on_gpu = count_cost(p), make_accelerator(device=p.device).device.type == "cuda"
+    update = None
+    if on_gpu or cost.operations < SMALL:
+        with suppress(torch.OutOfMemoryError):
+            update, how = _timed_update(p, _batch_of(p)), "timed updates"
+    if update is None:
+        rate = matmul_rate(device=p.device, precision=p.precision)
+        update, how = cost.operations / rate, f"the rate of a large matrix product here, {rate / 1e9:,.0f} GFLOP/s"
+    return CostEstimate(**vars(cost), seconds=update * cost.times, how=how, recorded=recorded_updates(p))
+
+
+def update_key(p: Parameters) -> str:
+    """What tells an update of these parameters from one that takes another time: 12 digits of a hash."""
+    of_update = p.model_copy(update={"batch_size": _batch_of(p)})
+    text = of_update.model_dump_json(exclude=NO_TIME | COUNTS, exclude_defaults=True)
+    return sha256(text.encode()).hexdigest()[:12]
+
+
+def recorded_updates(p: Parameters) -> tuple[RecordedUpdate, ...]:
+    """What was recorded of an update of these parameters, the latest of each card."""
+    key = update_key(p)
+    return tuple({found.card: found for found in _all_recorded(RECORDED_GPUS) if found.key == key}.values())
+
+
+@cache
+def _all_recorded(file: Path) -> list[RecordedUpdate]:
+    listed = [RecordedUpdate(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+    return sorted(listed, key=lambda found: found.date)
+
+
+def _batch_of(p: Parameters) -> int:
+    return min(p.batch_size, p.train_sequences)
 
 
 def estimated_seconds(runs: Sequence[Parameters]) -> list[float]:
@@ -107,7 +161,14 @@ def _count_update(model: torch.nn.Module, p: Parameters, batch: int) -> tuple[Di
 def _timed_update(p: Parameters, batch: int, steps: int = 3) -> float:
     """Seconds of an update in the training loop itself; the first of two short epochs warms up."""
     rows: list[dict[str, Any]] = []
-    short = {"train_sequences": steps * batch, "epochs": 2, "tracker": "none", "devices": 1, "metrics": ()}
+    short = {
+        "train_sequences": steps * batch,
+        "epochs": 2,
+        "tracker": "none",
+        "devices": 1,
+        "metrics": (),
+        "init": "default",
+    }
     few = p.model_copy(update=short | {"learning_rate": 1e-9})  # a diverged run would end before the second epoch
     val = experiment.sequences(few.model_copy(update={"val_sequences": 1}), "val")
     with redirect_stderr(StringIO()):  # without its progress bar

@@ -41,20 +41,21 @@ def _epochs_before(item: "Planned") -> int:
 
 def check_lines(item: "Planned") -> Iterator[str]:
     """How large a planned run is, about how long it takes, and the lowest loss that it can reach."""
-    from seqae.benchmark import H100_LAUNCH_SECONDS, H100_RATES, H100_SHARE, estimate_cost
+    from seqae.benchmark import estimate_cost
 
-    p, cost = item.run.parameters, estimate_cost(item.run.parameters)
+    cost = estimate_cost(item.run.parameters)
     yield (
         f"{item.run.family}/{item.run.name}: valid, {item.reason_to_execute() or 'done'}\n"
         f"  {cost.weights:,} weights; {cost.memory / 2**20:,.1f} MiB with gradients and optimizer state, "
         f"{(cost.memory + cost.activations) / 2**20:,.1f} MiB with the activations of an update\n"
         f"  {cost.operations / 1e9:,.3g} GFLOP an update, {cost.updates:,} updates: about "
-        f"{duration(cost.seconds)} on this machine, from {cost.how}\n"
-        f"  about {duration(cost.h100_seconds)} on an H100, if it reaches {H100_SHARE:.0%} of its "
-        f"{H100_RATES[p.precision] / 1e12:g} TFLOP/s in precision {p.precision}, and each of the {cost.launches:,} "
-        f"operations of an update, forward and backward, takes {H100_LAUNCH_SECONDS * 1e6:g} µs at least: assumed, not "
-        "measured"
+        f"{duration(cost.seconds)} on this machine, from {cost.how}"
     )
+    for found in cost.recorded:
+        whole = duration(found.ms / 1000 * cost.times)
+        yield f"  about {whole} on an {found.card}, where an update took {found.ms:.4g} ms ({found.date[:10]})"
+    if not cost.recorded:
+        yield "  no time on a GPU is known: an update of this size has not been measured on one (docs/gpu.md)"
     try:
         yield f"  {item.run.prognosis()}"
     except OSError as error:  # the digits are not on this machine and cannot be downloaded

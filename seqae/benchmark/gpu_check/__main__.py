@@ -80,7 +80,9 @@ def chosen_device(asked: str, *, tiny: bool) -> tuple[str, bool]:
     if asked == "cuda" or listed:
         there = f"this machine has {listed}" if listed else "nvidia-smi shows none"
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise ValueError(f"torch {torch.__version__}, {built}, finds no GPU it can use; {there}: update driver or torch")
+        raise ValueError(
+            f"torch {torch.__version__}, {built}, finds no GPU it can use; {there}: update driver or torch"
+        )
     return "cpu", True
 
 

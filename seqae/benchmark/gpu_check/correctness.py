@@ -19,7 +19,12 @@ from seqae.tasks import branch_targets
 
 # By precision, how far outputs, loss and gradients may be from float64's, as ‖found − right‖ / ‖right‖; a gradient that
 # is less than a hundredth of the largest is held against that. bfloat16 has 8 bits of mantissa, tf32 and float16 11.
-TOLERANCES = {"none": (1e-5, 1e-5, 1e-4), "tf32": (5e-3, 5e-3, 2e-2), "bf16": (2e-2, 2e-2, 0.1), "fp16": (5e-3, 5e-3, 3e-2)}
+TOLERANCES = {
+    "none": (1e-5, 1e-5, 1e-4),
+    "tf32": (5e-3, 5e-3, 2e-2),
+    "bf16": (2e-2, 2e-2, 0.1),
+    "fp16": (5e-3, 5e-3, 3e-2),
+}
 FACTOR = 2.0**12  # of the loss in fp16, as a gradient scaler's
 SMALL_FACTOR = 2.0**-20  # bfloat16 reaches as far as float32, so gradients of a loss this small are the same ones
 RANGE_TOLERANCE = 1e-3

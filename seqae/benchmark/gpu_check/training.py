@@ -22,7 +22,14 @@ OPTIMIZERS = (
 RESUMED, RESUMED_ROUGHLY = 1e-3, 1e-2
 ROUGH = {"Muon", "Rprop", "LBFGS"}  # in bfloat16; by signs; by searches along a line: these magnify a rounding error
 EVALUATED = 1e-5  # an error in float32 on two devices
-SIZES = {"frame_size": 16, "width": 0.03, "train_sequences": 64, "val_sequences": 16, "batch_size": 16, "clip_norm": 1.0}
+SIZES = {
+    "frame_size": 16,
+    "width": 0.03,
+    "train_sequences": 64,
+    "val_sequences": 16,
+    "batch_size": 16,
+    "clip_norm": 1.0,
+}
 TINY_SIZES = {
     "architecture": "srivastava", "task": "recon", "frame_size": 16, "width": 0.004, "frames_in": 3, "frames_out": 3,
     "train_sequences": 8, "val_sequences": 2, "batch_size": 4,
