@@ -1,12 +1,56 @@
-"""An update captured as a CUDA graph, where this version of seqae can: the one place that the check asks for it."""
+"""An update whose gradients are captured as a CUDA graph, where this version of seqae can: the one place that asks."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+
+from seqae.updates import gradients, update
 
 
-def captured_update(inputs: Mapping[str, Any]) -> Callable[[], None] | None:
-    """One update that replays its gradients' graph, or None where nothing is captured: on a CPU, or in this version.
-
-    inputs: of `timing.Prepared`.
+class CapturedUpdate(NamedTuple):
+    """update: one that replays the graph. off: how far its gradients were from eager ones, ‖found − right‖ / ‖right‖,
+    on a batch that is not the one it was captured with.
     """
-    return None
+
+    update: Callable[[], Any]
+    off: float
+
+
+def captured_update(inputs: Mapping[str, Any]) -> CapturedUpdate | None:
+    """Capture the update of `timing.Prepared`, or None where nothing is captured: on a CPU, for such a run, in this
+    version. Raises RuntimeError where the capture failed.
+    """
+    given = dict(inputs)
+    model, trained, frames = (given.pop(name) for name in ("model", "trained", "frames"))
+    if find_spec("seqae.capture") is None:
+        return None
+    capture: Any = import_module("seqae.capture")
+    if not capture.can_capture(trained, given["objective"], given["accelerator"]):
+        return None
+    differentiate = capture.CapturedGradients(len(frames))
+    how = {"optimizer": trained.optimizer, "scaler": trained.scaler}
+    how |= {name: given[name] for name in ("objective", "autocast", "factor")}
+    for _ in range(capture.WARM_UP + 1):
+        differentiate(model, frames, **how)
+    if differentiate.replay is None:
+        raise RuntimeError("the gradients were not captured: each update is eager")
+    other = frames.flip(0).flip(-1)
+    differentiate(model, other, **how)
+    found = _copied_gradients(model)
+    gradients(model, other, **how)
+    right = _copied_gradients(model)
+    least = max(float(gradient.norm()) for gradient in right.values()) / 100
+    off = max(float((found[n] - g).norm()) / max(float(g.norm()), least) for n, g in right.items())
+    one: Any = update
+
+    def replayed() -> None:
+        one(model, trained, frames, differentiate=differentiate, **given)
+
+    return CapturedUpdate(replayed, off)
+
+
+def _copied_gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}

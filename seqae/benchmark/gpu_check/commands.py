@@ -17,6 +17,7 @@ from seqae.files import project_root
 from seqae.runs import Run, find_runs, whole_lines
 
 SEQAE = [sys.executable, "-c", "from seqae.commands import app; app()"]
+RUNS = 33  # of params/losses
 PER_GPU = 11  # runs that share a card: three rounds of the sweep
 WARNING = "not part of single contiguous chunk"  # cuDNN's, of weights that it has to copy at every call
 UPDATES = 60  # a second, that the recipe should reach on an H100 at scale paper
@@ -36,7 +37,7 @@ def check_sweep(checks: Checks) -> None:
         warned = sum(
             WARNING in file.read_text(encoding="utf-8") for file in Path(store).glob("losses/*/notebook.ipynb")
         )
-        wanted = 2 if checks.tiny else 33
+        wanted = len(files) if checks.tiny else RUNS
         good = process.returncode == 0 and states["done"] == wanted and not warned
         good &= {*devices} == {"cpu" if checks.device == "cpu" else torch.cuda.get_device_name()}
         text = f"{states['done']} of {wanted} runs done in {seconds:.0f} s, {dict(states)} on {dict(devices)}"
@@ -49,10 +50,7 @@ def check_recipe(checks: Checks) -> None:
 
     It trains on the digits that come with the package, so its figures are not those of full MNIST.
     """
-    size = ["--scale", "smoke", "-p", "epochs=40"] if checks.tiny else ["--scale", "paper", "-p", "epochs=4"]
-    given = ["digits=mnist5k", "test_sequences=200", f"device={checks.device}"]
-    command = ["run", "params/best/recipe.yaml", *size, *(word for value in given for word in ("-p", value))]
-    command += ["--jobs", "1"]
+    command = recipe_command(checks)
     with tempfile.TemporaryDirectory() as folder:
         store, began = Path(folder), time.monotonic()
         first, last = _started(checks, command, store)
@@ -78,6 +76,14 @@ def check_recipe(checks: Checks) -> None:
         fast = rate >= UPDATES or checks.device == "cpu"
         text = f"{rate:.3g} updates a second, evaluation on val included"
         checks.told("recipe's speed", fast, text + f", {UPDATES} are wanted" * (not fast), updates_a_second=rate)
+
+
+def recipe_command(checks: Checks) -> list[str]:
+    """What `seqae` is given to train the recipe."""
+    size = ["--scale", "smoke", "-p", "epochs=15"] if checks.tiny else ["--scale", "paper", "-p", "epochs=4"]
+    given = ["digits=mnist5k", "test_sequences=200", f"device={checks.device}"]
+    given = [word for value in given for word in ("-p", value)]
+    return ["run", "params/best/recipe.yaml", *size, *given, "--jobs", "1"]
 
 
 def _started(checks: Checks, arguments: list[str], store: Path) -> tuple["subprocess.Popen[bytes]", Path]:

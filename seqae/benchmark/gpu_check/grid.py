@@ -46,7 +46,7 @@ def _trained(checks: Checks, name: str) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
     val = experiment.sequences(p, "val")
-    model, _ = experiment.train_model(p, val, record=lambda table, found: rows.extend(found))
+    model, *_ = experiment.train_model(p, val, record=lambda table, found: rows.extend(found))
     whole = time.monotonic() - began
     ended = {row["epoch"]: row["seconds"] for row in rows if "seconds" in row}
     epoch = ended[2] - ended[1]

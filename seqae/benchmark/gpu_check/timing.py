@@ -30,6 +30,7 @@ SIZES_OF_TABLE = ("4096-2048-16", "256-64-32", "1024-256-64", "4096-1024-16", "4
 LARGE, LARGE_ON_CPU = 8192, 256  # side of the matrices whose product tells what the device can do
 BURSTS = 5
 PEERS = {"lstmcell_loop": 2.0, "nn_lstm": 1.0}  # how many times as long as ours their update should take at least
+CAPTURED = {"none": 1e-4, "bf16": 1e-2}  # how far the gradients of a graph may be from eager ones, by precision
 WAITS = 1  # of an update for the device, at most: the batch is copied to it
 
 
@@ -91,14 +92,15 @@ def _check_update(checks: Checks, name: str, p: Parameters, rate: float | None, 
         torch.cuda.reset_peak_memory_stats()
     ready = prepared(p, checks.device)
     eager = milliseconds(ready.update, checks.device, seconds)
-    captured = captured_update(ready.inputs)
-    replayed = milliseconds(captured, checks.device, seconds) if captured else None
-    ours = min(time_ for time_ in (eager, replayed) if time_ is not None)
+    gib = torch.cuda.max_memory_allocated() / 2**30 if checks.device != "cpu" else None
+    replayed = None
+    with checks.failing(f"{name}, captured"):
+        replayed = _captured_ms(checks, f"{name}, captured", p, ready, seconds)
+    ours = min(found for found in (eager, replayed) if found is not None)
     figures: dict[str, Any] = {
         "key": update_key(p), "eager_ms": eager, "captured_ms": replayed, "ms": ours, "weights": cost.weights,
         "operations": cost.operations, "share": cost.operations / (ours / 1e3) / rate if rate else None,
-        "gib": torch.cuda.max_memory_allocated() / 2**30 if checks.device != "cpu" else None,
-        "counted_gib": (cost.memory + cost.activations) / 2**30,
+        "gib": gib, "counted_gib": (cost.memory + cost.activations) / 2**30,
         "kernels": launched(ready.update, checks.device), "waits": waits(ready.update, checks.device),
     }  # fmt: skip
     figures |= _peers(p, ready, checks.device, seconds)
@@ -107,8 +109,17 @@ def _check_update(checks: Checks, name: str, p: Parameters, rate: float | None, 
             figures[f"× {peer}"] = figures[peer] / ours
     missed = [] if checks.device == "cpu" else missed_targets(figures)
     checks.told(name, not missed, ", ".join([_told(figures), *missed]), **figures)
+
+
+def _captured_ms(checks: Checks, name: str, p: Parameters, ready: Prepared, seconds: float) -> float | None:
+    """A line of the gradients that a CUDA graph makes; the milliseconds of an update with it, None without one."""
+    captured = captured_update(ready.inputs)
     if captured is None:
-        checks.skipped(f"{name}, captured", "this version captures no update of this run as a CUDA graph")
+        checks.skipped(name, "no CUDA graph of this update on this device")
+        return None
+    right = captured.off <= CAPTURED.get(p.precision, CAPTURED["bf16"])
+    checks.told(name, right, f"gradients off by {captured.off:.1e} from eager ones", off=captured.off)
+    return milliseconds(captured.update, checks.device, seconds)
 
 
 def prepared(p: Parameters, device: str) -> Prepared:
@@ -116,7 +127,9 @@ def prepared(p: Parameters, device: str) -> Prepared:
     accelerator = make_accelerator(device=device)
     with accelerator.device:
         model = experiment.build_model(p).train()
-    frames = experiment.sequences(p.model_copy(update={"train_sequences": p.batch_size}), "train")
+    made = experiment.sequences(p.model_copy(update={"train_sequences": p.batch_size}), "train")
+    frames = made.to(accelerator.device)  # an epoch's sequences lie there
+    order = torch.arange(len(frames), device=accelerator.device)
     rule, objective = experiment.update_rule(p), experiment.objective_of(p)
     autocast, scaler = mixed_precision(accelerator.device, p.precision)
     optimizer = rule.optimizer(list(model.parameters()))
@@ -127,7 +140,7 @@ def prepared(p: Parameters, device: str) -> Prepared:
     how |= {"accelerator": accelerator, "watched": False}
 
     def one() -> None:
-        update(model, trained, frames[torch.arange(len(frames))].to(accelerator.device), **how)
+        update(model, trained, frames[order], **how)
 
     return Prepared(model, frames, one, {"model": model, "trained": trained, "frames": frames, **how})
 
@@ -193,7 +206,7 @@ def _peers(p: Parameters, ready: Prepared, device: str, seconds: float) -> dict[
     found: dict[str, float] = {}
     if p.precision not in ("none", "tf32"):
         return found
-    pixels = to_range(ready.frames.to(device), p.pixel_range)
+    pixels = to_range(ready.frames, p.pixel_range)
     targets = branch_targets(pixels, task=p.task, frames_in=p.frames_in)
     seen = pixels[:, : p.frames_in].contiguous()
 
