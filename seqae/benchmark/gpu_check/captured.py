@@ -1,12 +1,11 @@
-"""An update whose gradients are captured as a CUDA graph, where this version of seqae can: the one place that asks."""
+"""An update whose gradients are captured as a CUDA graph, and whether they are those of an eager one."""
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 
+from seqae.capture import WARM_UP, CapturedGradients, can_capture
 from seqae.updates import gradients, update
 
 
@@ -20,20 +19,17 @@ class CapturedUpdate(NamedTuple):
 
 
 def captured_update(inputs: Mapping[str, Any]) -> CapturedUpdate | None:
-    """Capture the update of `timing.Prepared`, or None where nothing is captured: on a CPU, for such a run, in this
-    version. Raises RuntimeError where the capture failed.
+    """Capture the update of `timing.Prepared`, or None where nothing is captured: on a CPU, or for such a run.
+    Raises RuntimeError where the capture failed.
     """
     given = dict(inputs)
     model, trained, frames = (given.pop(name) for name in ("model", "trained", "frames"))
-    if find_spec("seqae.capture") is None:
+    if not can_capture(trained, given["objective"], given["accelerator"]):
         return None
-    capture: Any = import_module("seqae.capture")
-    if not capture.can_capture(trained, given["objective"], given["accelerator"]):
-        return None
-    differentiate = capture.CapturedGradients(len(frames))
+    differentiate = CapturedGradients(len(frames))
     how = {"optimizer": trained.optimizer, "scaler": trained.scaler}
     how |= {name: given[name] for name in ("objective", "autocast", "factor")}
-    for _ in range(capture.WARM_UP + 1):
+    for _ in range(WARM_UP + 1):
         differentiate(model, frames, **how)
     if differentiate.replay is None:
         raise RuntimeError("the gradients were not captured: each update is eager")
@@ -44,10 +40,9 @@ def captured_update(inputs: Mapping[str, Any]) -> CapturedUpdate | None:
     right = _copied_gradients(model)
     least = max(float(gradient.norm()) for gradient in right.values()) / 100
     off = max(float((found[n] - g).norm()) / max(float(g.norm()), least) for n, g in right.items())
-    one: Any = update
 
     def replayed() -> None:
-        one(model, trained, frames, differentiate=differentiate, **given)
+        update(model, trained, frames, differentiate=differentiate, **given)
 
     return CapturedUpdate(replayed, off)
 
