@@ -270,6 +270,36 @@ def earlier(store: Path, name: str, given: dict[str, Any], **record: Any) -> Pat
     return folder
 
 
+SIZED = {"architecture": "srivastava", "frames_in": 3, "frames_out": 3}
+STATED = [{"hidden": 2048}, {"layers": 1}, {"peepholes": False}, {"hidden": 2048, "layers": 1, "peepholes": False}]
+
+
+@pytest.mark.parametrize("sizes", STATED, ids=lambda sizes: "-".join(sizes))
+def test_a_size_that_the_architecture_has_anyway_makes_no_other_run(sizes, tmp_path) -> None:
+    plain, stated = (TINY | SIZED | more | {"store": str(tmp_path)} for more in ({}, sizes))
+    run = open_run("fam", DEFAULTS, plain)
+    same = open_run("fam", DEFAULTS, stated)
+    assert (same.folder, same.parameters, same.differs) == (run.folder, run.parameters, run.differs)
+    in_cell = open_run("fam", DEFAULTS | sizes, plain)
+    assert (in_cell.folder, in_cell.differs) == (run.folder, run.differs)
+    other = open_run("fam", DEFAULTS | sizes, plain | {"architecture": "fc_lstm"})
+    assert not sizes.keys() & other.differs.keys()
+    # A folder that an earlier version made of either is found, whichever is asked for now.
+    before = tmp_path / "fam" / f"words-{run_hash(resolve(DEFAULTS, stated))}"
+    record = {"family": "fam", "parameters": resolve(DEFAULTS, stated).model_dump(mode="json"), "differs": {}}
+    before.mkdir(parents=True)
+    (before / "run.yaml").write_text(yaml.safe_dump(record | {"status": "done", "results": {}, "ended": "2026-01-01"}))
+    for given in (plain, stated):
+        assert open_run("fam", DEFAULTS, given).folder == before
+    assert run_hash(Run.load(before).parameters) == run_hash(run.parameters)
+    run.folder.mkdir()
+    (run.folder / "run.yaml").write_text(
+        yaml.safe_dump(record | {"status": "done", "results": {}, "ended": "2026-01-02"})
+    )
+    for given in (plain, stated):
+        assert open_run("fam", DEFAULTS, given).folder == run.folder  # finished last
+
+
 OLD = {"recon_weight": 0.5, "schedule_gamma": 0.9}
 
 

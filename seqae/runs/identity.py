@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,8 +185,11 @@ def without_effect(
 
 
 def as_used(parameters: Parameters, family: str, takes: Collection[str] | None = None) -> Parameters:
-    """The same run with the library's default for every parameter that it does not use. takes: as for `unused`."""
+    """The same run with the library's default for every parameter that it does not use, and for a size that says what
+    the architecture has anyway. takes: as for `unused`.
+    """
     defaults = {name: _default(name) for name in unused(parameters, family, takes)}
+    defaults |= {name: None for name, size in own_sizes(parameters).items() if getattr(parameters, name) == size}
     changed = {name: value for name, value in defaults.items() if getattr(parameters, name) != value}
     return parameters.model_copy(update=changed) if changed else parameters
 
@@ -205,6 +209,23 @@ def run_hash(parameters: Parameters) -> str:
     `open_run` and `Run.load` give parameters as `as_used` returns them. Versions until November 2026 hashed all.
     """
     return hashlib.sha256(json.dumps(defining(parameters), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def own_sizes(parameters: Parameters) -> dict[str, Any]:
+    """What a built-in architecture has by itself, where the parameters that say so are none."""
+    if (row := ARCHITECTURES.get(parameters.architecture)) is None:
+        return {}
+    sizes = {"hidden": row.hidden, "layers": row.layers, "peepholes": row.peepholes}
+    return {name: size for name, size in sizes.items() if size != PIXELS}
+
+
+def spelled_hashes(parameters: Parameters) -> set[str]:
+    """The hashes of this run with the architecture's own sizes stated or left out. Until 28 November 2026 each of these
+    was a run of its own.
+    """
+    sizes = {n: size for n, size in own_sizes(parameters).items() if getattr(parameters, n) in (None, size)}
+    ways = (dict(zip(sizes, way, strict=True)) for way in product(*([None, size] for size in sizes.values())))
+    return {run_hash(parameters.model_copy(update=way)) for way in ways}
 
 
 def holds_run(folder: Path, family: str, *hashes: str) -> bool:

@@ -1,12 +1,14 @@
 """What a run is called: words for the parameters that differ from the family's defaults."""
 
 import re
+from collections.abc import Collection
 from glob import escape
+from os import scandir
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqae.parameters import EXECUTION, LOSS_FIELDS, Parameters
-from seqae.runs.identity import run_hash, unused
+from seqae.runs.identity import own_sizes, run_hash, unused
 from seqae.runs.records import RunError, read_record
 from seqae.stores import CHECKPOINT
 
@@ -44,6 +46,7 @@ def differing(parameters: Parameters, usual: Parameters, family: str) -> dict[st
     Parameters that only say how to execute a run, and those that it does not use, are left out.
     """
     mine, theirs = parameters.model_dump(mode="json"), usual.model_dump(mode="json")
+    mine |= {n: size for n, size in own_sizes(parameters).items() if mine[n] is None and theirs[n] is not None}
     same = EXECUTION | unused(parameters, family).keys()
     return {key: value for key, value in mine.items() if key not in same and value != theirs[key]}
 
@@ -71,22 +74,23 @@ def name_words(parameters: Parameters, defaults: Parameters, family: str) -> str
     return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
 
 
-def existing_name(name: str, runs: Path, *, older: str | None = None) -> str:
+def existing_name(name: str, runs: Path, *, older: Collection[str] = ()) -> str:
     """The name of the run in `runs`, a family's folder, that has the hash of `name`, WORDS-HASH; `name` if none has.
 
     An existing folder with this hash is the same run, even if its words differ because the family's defaults were
     others then. Runs trained anew beside it, WORDS-HASH-2 and so on, are runs of their own.
 
-    older: the hash that versions until November 2026 gave the run. A folder with it is the same run if it is finished,
-    or can go on from a checkpoint. Of two folders, the one that was finished last is meant.
+    older: the hashes that versions until November 2026 gave the run. A folder with one of them is the same run if it is
+    finished, or can go on from a checkpoint. Of several folders, the one that was finished last is meant.
     """
-    own, before = _with_hash(name, name.rpartition("-")[2], runs), _with_hash("", older or "", runs)
-    if before is None:
+    own, before = _with_hash(name, name.rpartition("-")[2], runs), _with_hashes(older, runs)
+    if not before:
         return own or name
-    states = {folder: _state(runs / folder) for folder in (own, before) if folder}
-    resumable = (runs / before / CHECKPOINT).exists()  # an interrupted one says `running`
-    if states[before].status not in ("done", "running") and not (states[before].status == "failed" and resumable):
-        del states[before]
+    states = {folder: _state(runs / folder) for folder in (own, *before) if folder}
+    for folder in before:
+        resumable = (runs / folder / CHECKPOINT).exists()  # an interrupted one says `running`
+        if states[folder].status not in ("done", "running") and not (states[folder].status == "failed" and resumable):
+            states.pop(folder)
     return max(states, key=lambda folder: (states[folder].status == "done", states[folder].when), default=name)
 
 
@@ -101,6 +105,11 @@ def _state(folder: Path) -> _State:
     except RunError:  # damaged
         record = {}
     return _State(str(record.get("status")), str(record.get("ended") or record.get("started") or ""))
+
+
+def _with_hashes(hashes: Collection[str], runs: Path) -> list[str]:
+    names = sorted(entry.name for entry in scandir(runs)) if hashes and runs.is_dir() else []
+    return [name for name in names if name.rpartition("-")[2] in hashes and (runs / name / "run.yaml").exists()]
 
 
 def _with_hash(name: str, digits: str, runs: Path) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 from seqae.parameters import ParameterError, Parameters
 from seqae.runs.assignment import current_assignment
 from seqae.runs.cell_classes import class_source
-from seqae.runs.identity import as_used, run_hash
+from seqae.runs.identity import as_used, spelled_hashes
 from seqae.runs.own_code import CELL, CODE_FOLDER, OwnCode, OwnCodeError, code_for, own_names
 from seqae.runs.own_models import own_metrics, taken_by
 from seqae.stores import store_folder
@@ -26,7 +26,8 @@ def with_code(
         return _with_class(stated, family, model)
     p, assignment = as_used(stated, family), current_assignment()
     # Of the constructor, which says what is used, nothing is known yet.
-    if assignment and any(assignment.is_of(run_hash(as_used(p, family, known))) for known in (None, ())):
+    spelled = set().union(*(spelled_hashes(as_used(p, family, known)) for known in (None, ())))
+    if assignment and any(map(assignment.is_of, spelled)):
         copies, trust = store_folder(p.store) / family / assignment.run / CODE_FOLDER, True
     else:
         copies, trust = Path.cwd() / CODE_FOLDER, False

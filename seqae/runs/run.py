@@ -27,7 +27,7 @@ from seqae.runs.assignment import current_assignment
 from seqae.runs.building import check_hidden
 from seqae.runs.folder import RunFolder
 from seqae.runs.going_on import take_over
-from seqae.runs.identity import has_begun, holds_run, run_hash
+from seqae.runs.identity import has_begun, holds_run, run_hash, spelled_hashes
 from seqae.runs.later_metrics import forget_metrics, measure, outdated, unmeasured
 from seqae.runs.live import watched
 from seqae.runs.locks import UNWRITABLE, changing
@@ -79,14 +79,14 @@ def open_run(
     built = experiment.check_parameters(parameters, code)
     usual = usual.model_copy(update={"code": parameters.code})  # a hash is no word of a name
     digits, assignment = run_hash(parameters), current_assignment()
-    older = run_hash(stated) if parameters.code is None else digits
+    older = spelled_hashes(parameters) | (spelled_hashes(stated) if parameters.code is None else set())
     differs = differing(parameters, usual, family)
-    if assignment and (assignment.is_of(digits) or assignment.is_of(older)):
+    if assignment and any(map(assignment.is_of, older)):
         folder = store_folder(parameters.store) / family / assignment.run
         return Run(folder, family, parameters, differs, code, assigned=True)
     folder = Path.cwd()
-    if parameters.store or not holds_run(folder, family, digits, older):
-        other = None if parameters.fresh or older == digits else older
+    if parameters.store or not holds_run(folder, family, *older):
+        other = set() if parameters.fresh else older - {digits}
         name = existing_name(run_name(parameters, usual, family), fetch(parameters.store, family) / family, older=other)
         folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
         if not parameters.store and not folder.exists():
