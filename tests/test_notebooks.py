@@ -182,6 +182,7 @@ SMOKE = {
     "cnn": ["cnn_flatten"],
     "best": ["recipe", "without/reconstruction"],
     "versions": ["v0004", "v0007"],
+    "own": ["gru", "gru-focal", "clips/srivastava"],
 }
 
 
