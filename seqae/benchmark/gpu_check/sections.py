@@ -17,6 +17,7 @@ from seqae.benchmark.gpu_check.checks import FAIL, SKIP
 from seqae.files import project_root
 
 GRACE = 10.0  # seconds that a section has to end by itself, after its time and before it is killed
+PATIENCE = 2.0  # seconds between Ctrl-C and the end by force
 KEPT = 400  # characters of what a section that died said last
 
 
@@ -94,7 +95,9 @@ def run_process(command: list[str], seconds: float, say: Callable[[dict[str, Any
             code = None
         finally:
             _stop(process)
-            reader.join(2)  # longer only where something that it started still holds the pipe
+            reader.join(2)
+            if not reader.is_alive():  # else something that it started still holds the pipe
+                process.stdout.close()
         errors.seek(0)
         last = " ".join(errors.read().decode(errors="replace").split())[-KEPT:]
     if code == 0:
@@ -106,23 +109,27 @@ def run_process(command: list[str], seconds: float, say: Callable[[dict[str, Any
 def _read(lines: IO[str], say: Callable[[dict[str, Any]], None]) -> None:
     for line in lines:
         with suppress(ValueError):
-            say(json.loads(line))
+            if isinstance(said := json.loads(line), dict):
+                say(said)
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
     # Also after its end: what it has started may go on.
-    for number, patience in ((signal.SIGINT, 3.0), (signal.SIGKILL, 3.0)):
+    for number in (signal.SIGINT, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            if number == signal.SIGINT and _group_is_gone(process.pid):
-                return
+        until = time.monotonic() + PATIENCE
+        while process.poll() is None or _is_there(process.pid):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.02)
+        else:
+            return
 
 
-def _group_is_gone(group: int) -> bool:
+def _is_there(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
-        return True
-    return False
+        return False
+    return True
