@@ -39,7 +39,7 @@ def opened(**given: Any) -> Run:
 def test_a_model_of_ones_own_gets_all_that_built_in_ones_get(project) -> None:
     run = opened(metrics=["own_metrics:iou"], gain=2).train()
     assert run.status == "done"
-    assert run.name.startswith("0nm-pred-output-gain2-own_models_forecaster-hidden6-")
+    assert run.name.startswith("0nm-pred-gain2-own_models_forecaster-hidden6-")
     record, files = run.record(), {f.relative_to(run.folder).as_posix() for f in run.folder.rglob("*") if f.is_file()}
     assert {"model.safetensors", "test.csv", "samples.npz", "frames.gif", "baselines.csv"} <= files
     assert {f for f in files if f.startswith("code/")} == {
@@ -277,7 +277,7 @@ def test_a_factory_function_builds_a_model_too(project) -> None:
 def test_a_loss_and_a_range_of_ones_own(project) -> None:
     run = opened(training_loss="own_losses:focal", activation="sigmoid").train()
     assert {"objective", "mse", "bce"} <= set(run.metrics().metric)
-    assert run.name.startswith("range0..1-sigmoid-own_losses_focal-pred-output-")
+    assert run.name.startswith("range0..1-sigmoid-own_losses_focal-pred-own_models_forecaster-")
 
 
 def test_code_comes_as_text_to_where_no_files_are(project, tmp_path_factory, monkeypatch) -> None:

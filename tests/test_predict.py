@@ -69,6 +69,14 @@ def test_further_than_the_clips_go(run, clips) -> None:
     assert gif("out.gif") == (30, 4, 1), "what was true is not known"
 
 
+def test_clips_of_another_size_are_resized_as_in_training(run, clips) -> None:
+    np.save("large.npy", clips[0].repeat(2, axis=1).repeat(3, axis=2))
+    said = call(run.folder, "large.npy", "-o", "out.npz")
+    assert said.endswith(", resized from 32×48 to 16×16, from frames 1 to 5 of 15\n")
+    with np.load("out.npz") as arrays:
+        np.testing.assert_array_equal(arrays["pred"], run.predict(clips[0, :5]))
+
+
 def test_a_run_of_one_branch(store, clips) -> None:
     pred, recon = (open_run("own", QUICK, {"task": task, "store": str(store)}).train() for task in ("pred", "recon"))
     call(pred.folder, "clips.npy", "--steps", 12, "-o", "out.gif")
@@ -91,7 +99,7 @@ def test_every_fault_is_a_sentence(run, store, clips, tmp_path) -> None:
         return fault(run.folder, "other.npy", "-o", "out.npz")
 
     assert of(clips[:, :4]) == "frames have 4 frames a sequence, and this run's model reads 5 (frames_in): give as many"
-    assert of(clips[..., :12]).startswith("frames have 16×12 pixels, and this run's model reads 16×16")
+    assert of(clips[..., :12] / 255).startswith("frames have 16×12 pixels, and this run's model reads 16×16")
     assert of(clips[0, 0]).startswith("frames have shape (16, 16)")
     assert of(clips[:0]).startswith("frames have shape (0, 5, 16, 16)")
     assert of(clips.astype(np.float32)).startswith("frames go from 0 to 252: floating point must lie in [0, 1]")

@@ -3,6 +3,9 @@
 torch takes seconds to import. So commands import what depends on it when they run, and `seqae --help` starts at once.
 """
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from seqae.commands.model_commands import predict_clips
@@ -11,7 +14,24 @@ from seqae.commands.page_commands import compare, demo, rerun
 from seqae.commands.record_commands import check, gather, status
 from seqae.commands.run_commands import run, scheduler, worker
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sequence autoencoders on Moving MNIST: run, look.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sequence autoencoders on video.")
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("seqae"))
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version_asked: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say the version, and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 # the order in --help:
 for command in (new, run, worker, scheduler, compare, rerun, demo, predict_clips, gather, status, check):
     app.command("predict" if command is predict_clips else None)(command)

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from seqae.files import whole
 from seqae.runs.clip_files import time_first
-from seqae.runs.clips import ARRAYS, read_clips
+from seqae.runs.clips import ARRAYS, read_clips, resized
 from seqae.runs.folder import RunFolder
 from seqae.runs.pictures import Strip, Strips, difference, save_columns
-from seqae.tasks import BRANCHES
+from seqae.tasks import BRANCHES, Size
 
 OUTPUT_FILES = (".npz", ".gif")
 
@@ -23,17 +24,18 @@ def save_clip_outputs(
 ) -> list[str]:
     """Write what a run's model makes of the clips of a file; a line on each file written.
 
-    The model sees the first frames_in frames of each clip. `pred`, for `steps` frames, and `recon`, in the order of
-    time, whichever the run has, are float32 on [0, 1] in an .npz file, and the first 4 clips move in a .gif. Raises
-    ValueError for files of other kinds, for clips and steps that do not fit the run, and as `clips_of`; RunError
-    where nothing is trained yet.
+    The model sees the first frames_in frames of each clip, resized as in training where they are uint8 of another size.
+    `pred`, for `steps` frames, and `recon`, in the order of time, whichever the run has, are float32 on [0, 1] in an
+    .npz file, and the first 4 clips move in a .gif. Raises ValueError for files of other kinds, for clips and steps
+    that do not fit the run, and as `clips_of`; RunError where nothing is trained yet.
     """
     if wrong := [file for file in files if file.suffix.lower() not in OUTPUT_FILES]:
         raise ValueError(f"{wrong[0]} must end in {' or '.join(OUTPUT_FILES)}")
     if clips_file.resolve() in [file.resolve() for file in files]:
         raise ValueError(f"{clips_file} holds the clips, which would be overwritten: choose another file to write")
     run.model_file()  # what has no model is told before large files are read
-    p, clips = run.parameters, clips_of(clips_file)
+    p, given = run.parameters, clips_of(clips_file)
+    clips = _of_size(given, p.frame_shape)
     seen = clips if clips.ndim < 3 else clips[..., : p.frames_in, :, :]  # `run` refuses others
     outputs: dict[str, np.ndarray] = {}
     if "recon" in BRANCHES[p.task]:
@@ -48,6 +50,8 @@ def save_clip_outputs(
                 with target.open("wb") as stream:
                     np.savez(stream, allow_pickle=False, **outputs)
     told = ", ".join(f"{branch} {array.shape}" for branch, array in outputs.items())
+    if clips is not given:
+        told += ", resized from {}×{} to {}×{}".format(*given.shape[-2:], *p.frame_shape)
     return [f"{file}: {told}, from frames 1 to {p.frames_in} of {clips.shape[-3]}" for file in files]
 
 
@@ -81,6 +85,15 @@ def clips_of(file: Path) -> np.ndarray:
 def _clips_first(array: np.ndarray) -> np.ndarray:
     # By the rule of `clips`: the official test file, for example, has time first.
     return array.swapaxes(0, 1) if array.ndim == 4 and array.dtype.kind in "uif" and time_first(array) else array
+
+
+def _of_size(clips: np.ndarray, size: Size) -> np.ndarray:
+    # What is not grey frames of 0-255 stays as it is: `run` says what it needs.
+    if clips.dtype != np.uint8 or clips.ndim not in (3, 4) or 0 in clips.shape or clips.shape[-2:] == size:
+        return clips
+    one_by_one = clips if clips.ndim == 4 else clips[None]
+    frames = np.stack([resized(torch.from_numpy(np.array(clip)), size).numpy() for clip in one_by_one])
+    return frames if clips.ndim == 4 else frames[0]
 
 
 def _columns(clips: np.ndarray, outputs: Mapping[str, np.ndarray], *, frames_in: int) -> Strips:

@@ -8,6 +8,7 @@ import pandas as pd
 from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.runs.building import meta_model
+from seqae.runs.naming import way
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import diverged, final_figures, own_metrics_of
 from seqae.runs.units import four_digits, label
@@ -23,7 +24,7 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
     if (weights is None or hidden is None) and ":" not in p.architecture:
         weights, hidden = _sizes(p)
     facts = [
-        ("task", f"{p.task}, decoder reads {p.decoder_input}"),
+        ("task", ", decoder reads ".join(way(p).values())),
         (
             "loss",
             f"{p.loss}: pixels in ({p.pixel_range[0]:g}, {p.pixel_range[1]:g}), "

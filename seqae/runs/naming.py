@@ -47,7 +47,7 @@ def differing(parameters: Parameters, usual: Parameters, family: str) -> dict[st
     """
     mine, theirs = parameters.model_dump(mode="json"), usual.model_dump(mode="json")
     mine |= {n: size for n, size in own_sizes(parameters).items() if mine[n] is None and theirs[n] is not None}
-    same = EXECUTION | unused(parameters, family).keys()
+    same = EXECUTION | unused(parameters, family).keys() | ({"decoder_input"} - {*way(parameters)})
     return {key: value for key, value in mine.items() if key not in same and value != theirs[key]}
 
 
@@ -61,9 +61,9 @@ def name_words(parameters: Parameters, defaults: Parameters, family: str) -> str
 
     For example 0sm-pred-zero or 0nm-recon-output-rmsprop-lr0.0001-clip0.25; at most 150 characters.
     """
-    words = [parameters.loss, parameters.task, parameters.decoder_input]
+    words = [parameters.loss, *way(parameters).values()]
     for key, value in differing(parameters, defaults, family).items():
-        if key in (*LOSS_FIELDS, "task", "decoder_input"):
+        if key in (*LOSS_FIELDS, "task", "decoder_input", "code"):  # code: a hash, as the name has one
             continue
         text = f"{value:g}" if isinstance(value, float) else str(value)
         if isinstance(value, list):
@@ -71,7 +71,16 @@ def name_words(parameters: Parameters, defaults: Parameters, family: str) -> str
         if isinstance(value, dict):
             text = "".join(f"{k}{v}" for k, v in value.items())
         words.append(text if key in BARE else WORDS.get(key, key.replace("_", "")) + text)
-    return re.sub(r"[^\w.+=-]+", "_", "-".join(words).lower())[:150].rstrip("_")
+    return re.sub(r"[^\w.+=-]+", "_", "-".join(filter(None, words)).lower())[:150].rstrip("_")
+
+
+def way(parameters: Parameters) -> dict[str, str]:
+    """Task and decoder input, by parameter. A model of one's own reads what it likes: the library's default, which it
+    may not even be told, is not said of it.
+    """
+    said = {"task": parameters.task, "decoder_input": parameters.decoder_input}
+    own = ":" in parameters.architecture and said["decoder_input"] == Parameters.model_fields["decoder_input"].default
+    return {"task": parameters.task} if own else said
 
 
 def existing_name(name: str, runs: Path, *, older: Collection[str] = ()) -> str:
