@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import filelock
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -12,10 +13,12 @@ from own import METRICS, write_modules
 from test_own_code import SMALL, opened
 from test_sweep import TINY, make_project, snapshot
 
+from seqae import files
 from seqae.contract import ContractError
 from seqae.reports import compare, figures
 from seqae.runs import logs
 from seqae.runs.own_code import OwnCodeError
+from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
 from seqae.sweeps.planning import plan
 
@@ -89,6 +92,22 @@ def test_a_metric_that_does_not_fit_leaves_the_finished_run_as_it_is(project) ->
     with pytest.raises(ContractError, match=r"metric broken returned \(\); it must be \(B, T\)"):
         built_in(metrics=["more_metrics:broken"]).train()
     assert snapshot(run) == before
+
+
+def test_a_run_that_cannot_be_changed_says_so(project, monkeypatch) -> None:
+    run = built_in().train()
+
+    def full(file: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "replace_text", full)
+        with pytest.raises(RunError, match=r"cannot write to .*: No space left on device; it has no iou"):
+            built_in(metrics=[IOU]).train()
+    assert run.status == "done"
+    with filelock.FileLock(run.folder / ".lock"), pytest.raises(RunError, match="is being changed by another process"):
+        built_in(metrics=[IOU]).train()
+    assert "iou" in set(built_in(metrics=[IOU]).train().test().metric)
 
 
 def test_a_diverged_run_has_no_number_of_it(project) -> None:

@@ -7,8 +7,11 @@ whose weights are those that were saved; of other epochs there are no weights an
 import csv
 import math
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import filelock
 
 from seqae import files
 from seqae.contract import check_contract
@@ -16,10 +19,12 @@ from seqae.device import make_accelerator, mixed_precision
 from seqae.evaluation import evaluate
 from seqae.runs import experiment
 from seqae.runs.identity import BENCHMARK
+from seqae.runs.locks import changing
 from seqae.runs.logs import whole_lines, without_metrics
 from seqae.runs.own_code import CODE_FOLDER, recorded_code
 from seqae.runs.own_runs import code_entry
-from seqae.runs.records import diverged, own_metrics_of
+from seqae.runs.records import RunError, diverged, own_metrics_of
+from seqae.stores import BusyError
 
 if TYPE_CHECKING:
     from seqae.runs.folder import RunFolder
@@ -51,14 +56,26 @@ def forget_metrics(folder: Path, names: Collection[str]) -> None:
         files.replace_text(log, _text(without_metrics(whole_lines(log), names)))
 
 
-def measure(run: "Run") -> None:
+def measure(run: "Run", published: AbstractContextManager[None]) -> None:
     """Measure what a finished run lacks, on test and on val; write it into its tables and its record.
 
-    The caller holds the run's lock. Raises OwnCodeError and ContractError, ValueErrors, for a metric that does not fit.
+    published: entered while it is changed. Raises RunError if another process changes the run or it cannot be written,
+    OwnCodeError and ContractError, ValueErrors, for a metric that does not fit; the run is then as it was.
     """
-    names = unmeasured(run)
-    if not names:  # another process has measured them
-        return
+    lacking = ", ".join(unmeasured(run))
+    try:
+        with published, changing(run.folder):
+            if names := unmeasured(run):  # else another process has measured them
+                _measure(run, names)
+    except (BusyError, filelock.Timeout):
+        raise RunError(f"{run.folder} is being changed by another process: wait for it, then measure") from None
+    except OSError as error:
+        if run.folder not in Path(str(error.filename or "")).parents:  # of the data, for example
+            raise
+        raise RunError(f"cannot write to {run.folder}: {error.strerror}; it has no {lacking}") from None
+
+
+def _measure(run: "Run", names: Collection[str]) -> None:
     p = run.parameters.model_copy(
         update={"metrics": tuple(full for full in run.parameters.metrics if _name(full) in names)}
     )

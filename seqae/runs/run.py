@@ -125,7 +125,7 @@ class Run(RunFolder):
         """
         self.once(self._train)
         if unmeasured(self):
-            self._measure()
+            measure(self, self._published())
         return self
 
     def once(self, work: Callable[[], None]) -> "Run":
@@ -212,18 +212,6 @@ class Run(RunFolder):
 
     def _all_code(self) -> OwnCode | None:
         return self.code or recorded_code(self.parameters, self.folder, trust=self.trusted)
-
-    def _measure(self) -> None:
-        names = ", ".join(unmeasured(self))
-        try:
-            with self._published(), changing(self.folder):
-                measure(self)
-        except (BusyError, filelock.Timeout):
-            raise RunError(f"{self.folder} is being changed by another process: wait for it, then measure") from None
-        except OSError as error:
-            if self.folder not in Path(str(error.filename or "")).parents and error.errno not in FULL:
-                raise
-            raise RunError(f"cannot write to {self.folder}: {error.strerror}; it has no {names}") from None
 
     def _published(self) -> AbstractContextManager[None]:
         return nullcontext() if self.assigned else working(self.folder)
