@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from seqae.benchmark.gpu_check import captured, commands, correctness, grid, sec
 from seqae.benchmark.gpu_check.checks import Checks, project_parameters
 from seqae.runs import experiment, resolve
 from seqae.sweeps import plan
+from seqae.updates import gradients
 
 PROJECT = Path(__file__).parents[1]
 OUTCOMES = {"PASS", "FAIL", "SKIP"}
@@ -187,6 +189,34 @@ def test_the_timed_update_is_that_of_the_training_and_is_counted(in_project):
     assert figures["ms"] == figures["eager_ms"] > 0
     assert figures["× nn_lstm"] == figures["nn_lstm"] / figures["ms"]
     assert figures["share"] == pytest.approx(figures["operations"] / figures["ms"] / 1e9)
+
+
+@pytest.mark.parametrize(("wrong", "off"), [(1.0, 0.0), (1.25, 0.25)])
+def test_captured_gradients_are_held_against_eager_ones(monkeypatch, wrong, off):
+    class Stand:
+        """In the place of `seqae.capture`, on a CPU."""
+
+        def __init__(self, batch_size):
+            self.replay = print
+
+        def __call__(self, net, batch, **given):
+            result = gradients(net, batch, **given)
+            for weight in net.parameters():
+                if weight.grad is not None:
+                    weight.grad.mul_(wrong)
+            return result
+
+    module = types.ModuleType("seqae.capture")
+    module.__spec__ = importlib.util.spec_from_loader("seqae.capture", None)
+    module.WARM_UP, module.CapturedGradients, module.can_capture = 3, Stand, lambda *given: True
+    monkeypatch.setitem(sys.modules, "seqae.capture", module)
+    p = resolve({"loss": "0nm", "frame_size": 16, "width": 0.01, "batch_size": 2, "frames_in": 3, "frames_out": 3})
+    ready = timing.prepared(p, "cpu")
+    found = captured.captured_update(ready.inputs)
+    assert found.off == pytest.approx(off)
+    monkeypatch.setattr(Stand, "__init__", lambda self, batch_size: setattr(self, "replay", None))
+    with pytest.raises(RuntimeError, match="not captured"):
+        captured.captured_update(ready.inputs)
 
 
 def test_the_grid_is_reckoned_by_hand():

@@ -94,15 +94,17 @@ def _check_case(checks: Checks, name: str, p: Parameters) -> None:
     """One line of all precisions that the device has."""
     batch, device = experiment.sequences(p, "train"), torch.device(checks.device)
     right = computed(experiment.new_model(p).double(), batch, p, double=True)
-    told, figures, good = [], {}, True
+    told: list[str] = []
+    figures: dict[str, Any] = {}
+    good = True
     for precision, limits in TOLERANCES.items():
         try:
             autocast, _ = mixed_precision(device, precision)
         except ValueError:  # a CPU has no tf32
             continue
-        model, factor = experiment.new_model(p).to(device), FACTOR if precision == "fp16" else 1.0
         if precision == "fp16" and device.type == "cpu":
             continue  # products of float16 on a CPU take seconds
+        model, factor = experiment.new_model(p).to(device), FACTOR if precision == "fp16" else 1.0
         found = computed(model, batch.to(device), p, autocast=autocast, factor=factor)
         off = errors_of(found, right)
         told.append(f"{precision} {off.outputs:.1e}/{off.loss:.1e}/{off.gradients:.1e}")

@@ -12,7 +12,7 @@ from seqae.benchmark.gpu_check.checks import Checks, as_json
 from seqae.benchmark.gpu_check.sections import BY_NAME
 
 
-def run_here(name: str, *, device: str, tiny: bool, seconds: float) -> None:
+def run_in_this_process(name: str, *, device: str, tiny: bool, seconds: float) -> None:
     """Run the section in this process, and write what it finds to what is standard output now."""
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # processes that this one starts, too
@@ -27,4 +27,4 @@ def run_here(name: str, *, device: str, tiny: bool, seconds: float) -> None:
 
 if __name__ == "__main__":
     given_name, given_device, given_seconds, given_size = sys.argv[1:]
-    run_here(given_name, device=given_device, tiny=given_size == "tiny", seconds=float(given_seconds))
+    run_in_this_process(given_name, device=given_device, tiny=given_size == "tiny", seconds=float(given_seconds))
