@@ -274,6 +274,17 @@ def test_check_tells_size_time_and_reach(project):
     assert "did you mean" in call("check", "params/fam", "-p", "lr=1", "-p", "epoch=1", code=2)
 
 
+def test_check_reckons_with_what_was_measured_on_a_gpu(project, monkeypatch):
+    item = {"card": "NVIDIA H100", "date": "2026-12-01T10:00:00+00:00", "commit": "abc", "ms": 90_000.0}
+    item["key"] = cost_estimate.update_key(open_run("fam", DEFAULTS, TINY).parameters)
+    (project / "recorded.json").write_text(json.dumps([item, item | {"key": "of another size"}]))
+    monkeypatch.setattr(cost_estimate, "RECORDED_GPUS", project / "recorded.json")
+    output = call("check", "params/fam/a.yaml", "--scale", "tiny")
+    # 4 updates, and 2 evaluations of as many sequences as an update has
+    assert "about 0:07:00 on an NVIDIA H100, where an update took 9e+04 ms (2026-12-01)" in output
+    assert "no time on a GPU" not in output
+
+
 def test_check_times_a_run_that_diverges_at_once(project):
     diverges = "-p optimizer=SGD -p learning_rate=1e30 -p clip_norm=null -p architecture=srivastava"
     output = call("check", "params/fam/a.yaml", "--scale", "tiny", *shlex.split(diverges))

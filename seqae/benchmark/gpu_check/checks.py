@@ -2,6 +2,7 @@
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Checks:
         try:
             yield
         except Exception as error:
+            traceback.print_exc()  # to the section's log
             self.told(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
     def _say(self, name: str, outcome: str, text: str, figures: Mapping[str, Any]) -> None:

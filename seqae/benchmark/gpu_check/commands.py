@@ -29,7 +29,9 @@ def check_sweep(checks: Checks) -> None:
     at_once = ["--jobs", "2"] if checks.device == "cpu" else ["--per-gpu", str(PER_GPU)]
     with tempfile.TemporaryDirectory() as store:
         began = time.monotonic()
-        process, last = _started(checks, ["run", *files, "--scale", "smoke", *at_once], Path(store))
+        process, last = _started(
+            checks, ["run", *files, "--scale", "smoke", "-p", f"device={checks.device}", *at_once], Path(store)
+        )
         _waited(process, checks.left - 3)
         seconds, runs = time.monotonic() - began, find_runs(store, "losses")
         states = Counter(run.status for run in runs)
@@ -80,7 +82,7 @@ def check_recipe(checks: Checks) -> None:
 
 def recipe_command(checks: Checks) -> list[str]:
     """What `seqae` is given to train the recipe."""
-    size = ["--scale", "smoke", "-p", "epochs=15"] if checks.tiny else ["--scale", "paper", "-p", "epochs=4"]
+    size = ["--scale", "smoke", "-p", "epochs=15"] if checks.tiny else ["--scale", "paper", "-p", "epochs=3"]
     given = ["digits=mnist5k", "test_sequences=200", f"device={checks.device}"]
     given = [word for value in given for word in ("-p", value)]
     return ["run", "params/best/recipe.yaml", *size, *given, "--jobs", "1"]

@@ -11,14 +11,16 @@ PROGRAM = """
 import os, sys, time
 import torch
 called = []
-def watched(name):
-    real = getattr(torch.cuda, name)
+def watched(module, name):
+    real = getattr(module, name)
     def call(*given, **named):
         called.append(name)
         return real(*given, **named)
-    setattr(torch.cuda, name, call)
-for name in ("_lazy_init", "is_available", "device_count", "current_device", "get_device_properties"):
-    watched(name)
+    setattr(module, name, call)
+watched(torch.cuda, "_lazy_init")
+watched(torch.cuda, "is_available")  # counts devices by CUDA, which spoils a fork; device_count asks the driver
+if hasattr(torch._C, "_cuda_getDeviceCount"):
+    watched(torch._C, "_cuda_getDeviceCount")
 from seqae.sweeps.fork_server import IMPORTS, TRAINING_IMPORTS
 for name in IMPORTS + TRAINING_IMPORTS:
     __import__(name)

@@ -18,7 +18,7 @@ from seqae.files import project_root
 
 GRACE = 10.0  # seconds that a section has to end by itself, after its time and before it is killed
 PATIENCE = 2.0  # seconds between Ctrl-C and the end by force
-KEPT = 400  # characters of what a section that died said last
+KEPT, LOGGED = 400, 8000  # characters of what a section that failed said last: in its line, in the JSON
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def run_section(
     """Run a section in a process of its own, for at most `left` seconds, and return what it found.
 
     tell: called with each check as it is made. A process that dies, hangs, or makes no check is a failed check.
-    Returns seconds, and checks, a list of dicts.
+    Returns seconds, checks, a list of dicts, and, where one failed, log: the end of what the process said beside them.
     """
     found: list[dict[str, Any]] = []
 
@@ -69,15 +69,19 @@ def run_section(
     seconds = left - GRACE if tiny else min(section.most, left - GRACE)
     command = [sys.executable, "-m", "seqae.benchmark.gpu_check.section_process", section.name, device]
     command += [f"{seconds:.1f}", "tiny" if tiny else "full"]
-    if why_failed := run_process(command, seconds + GRACE, add):
-        add({"check": section.name, "outcome": FAIL, "text": why_failed, "figures": {}})
-    elif not found:
-        add({"check": section.name, "outcome": FAIL, "text": "it ended without any check", "figures": {}})
-    return {"seconds": round(time.monotonic() - began, 1), "checks": found}
+    why, log = run_process(command, seconds + GRACE, add)
+    if why is None and not found:
+        why = "it ended without any check"
+    if why is not None:
+        add({"check": section.name, "outcome": FAIL, "text": f"{why}; it said last: {log[-KEPT:]}", "figures": {}})
+    failed = any(said["outcome"] == FAIL for said in found)
+    return {"seconds": round(time.monotonic() - began, 1), "checks": found} | ({"log": log} if failed else {})
 
 
-def run_process(command: list[str], seconds: float, say: Callable[[dict[str, Any]], None]) -> str | None:
-    """Run a command, and call `say` with each line of JSON that it writes; return how it failed, or None.
+def run_process(command: list[str], seconds: float, say: Callable[[dict[str, Any]], None]) -> tuple[str | None, str]:
+    """Run a command, and call `say` with each line of JSON that it writes.
+
+    Returns how it failed, or None, and the end of what it wrote to standard error, without progress bars.
 
     After these seconds it, and whatever it has started in its session, is killed.
     """
@@ -99,11 +103,11 @@ def run_process(command: list[str], seconds: float, say: Callable[[dict[str, Any
             if not reader.is_alive():  # else something that it started still holds the pipe
                 process.stdout.close()
         errors.seek(0)
-        last = " ".join(errors.read().decode(errors="replace").split())[-KEPT:]
+        lines = errors.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    log = "\n".join(line for line in lines if line.strip() and "step/s" not in line and "s/step" not in line)[-LOGGED:]
     if code == 0:
-        return None
-    how = f"no end after {seconds:.0f} s, killed" if code is None else f"it died with exit code {code}"
-    return f"{how}; it said last: {last or 'nothing'}"
+        return None, log
+    return (f"no end after {seconds:.0f} s, killed" if code is None else f"it died with exit code {code}"), log
 
 
 def _read(lines: IO[str], say: Callable[[dict[str, Any]], None]) -> None:

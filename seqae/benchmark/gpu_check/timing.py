@@ -1,5 +1,6 @@
 """How long an update takes beside torch's own layers, and what of the card it uses."""
 
+import gc
 import statistics
 import time
 import warnings
@@ -64,6 +65,7 @@ def check_timing(checks: Checks) -> None:
             return
         with checks.failing(f"update {name}"):
             _check_update(checks, f"update {name}", p, rates.get(p.precision), seconds)
+        gc.collect()
         if checks.device != "cpu":
             torch.cuda.empty_cache()
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from seqae.benchmark.gpu_check.checks import Checks
+from seqae.device import mixed_precision
 from seqae.evaluation import evaluate
 from seqae.parameters import Parameters
 from seqae.runs import experiment, resolve
@@ -38,6 +39,7 @@ TINY_SIZES = {
 
 def check_training(checks: Checks) -> None:
     """A line for each optimizer, precision, and what else an update may do."""
+    mixed_precision(torch.device(checks.device), "none")  # cuDNN would take tf32 unasked
     with checks.failing("clipping"):
         _check_clipping(checks)
     with checks.failing("evaluation"):
