@@ -78,7 +78,7 @@ def way(parameters: Parameters) -> dict[str, str]:
     """Task and decoder input, by parameter. A model of one's own reads what it likes: the library's default, which it
     may not even be told, is not said of it.
     """
-    said = {"task": parameters.task, "decoder_input": parameters.decoder_input}
+    said: dict[str, str] = {"task": parameters.task, "decoder_input": parameters.decoder_input}
     own = ":" in parameters.architecture and said["decoder_input"] == Parameters.model_fields["decoder_input"].default
     return {"task": parameters.task} if own else said
 

@@ -69,11 +69,11 @@ def run_section(
     seconds = left - GRACE if tiny else min(section.most, left - GRACE)
     command = [sys.executable, "-m", "seqae.benchmark.gpu_check.section_process", section.name, device]
     command += [f"{seconds:.1f}", "tiny" if tiny else "full"]
-    why, log = run_process(command, seconds + GRACE, add)
-    if why is None and not found:
-        why = "it ended without any check"
-    if why is not None:
-        add({"check": section.name, "outcome": FAIL, "text": f"{why}; it said last: {log[-KEPT:]}", "figures": {}})
+    ended, log = run_process(command, seconds + GRACE, add)
+    if ended is None and not found:
+        ended = "it ended without any check"
+    if ended is not None:
+        add({"check": section.name, "outcome": FAIL, "text": f"{ended}; it said last: {log[-KEPT:]}", "figures": {}})
     failed = any(said["outcome"] == FAIL for said in found)
     return {"seconds": round(time.monotonic() - began, 1), "checks": found} | ({"log": log} if failed else {})
 
