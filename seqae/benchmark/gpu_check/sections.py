@@ -63,8 +63,8 @@ def run_section(
 
     began, least = time.monotonic(), TINY_LEAST if tiny else section.least
     if left < least + GRACE:
-        why = f"it needs {least + GRACE:.0f} seconds, and {max(left, 0):.0f} of the limit are left"
-        add({"check": section.name, "outcome": SKIP, "text": why, "figures": {}})
+        short = f"it needs {least + GRACE:.0f} seconds, and {max(left, 0):.0f} of the limit are left"
+        add({"check": section.name, "outcome": SKIP, "text": short, "figures": {}})
         return {"seconds": 0.0, "checks": found}
     seconds = left - GRACE if tiny else min(section.most, left - GRACE)
     command = [sys.executable, "-m", "seqae.benchmark.gpu_check.section_process", section.name, device]
