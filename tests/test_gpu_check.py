@@ -443,7 +443,7 @@ def test_every_architecture_is_right_on_the_cpu():
 
 @pytest.mark.soak
 def test_asked_to_stop_it_leaves_what_it_found(tmp_path):
-    """As where a machine is lent for some minutes, and the command is ended."""
+    """As where a batch system ends it."""
     out = tmp_path / "found.json"
     arguments = ["-m", "seqae.benchmark.gpu_check", "--device", "cpu", "--out", str(out), "fork", "training"]
     process = subprocess.Popen(
