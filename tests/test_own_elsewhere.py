@@ -22,7 +22,7 @@ from seqae.runs import assignment, clip_sets
 from seqae.runs.experiment import load_model
 from seqae.runs.own_code import CODE_FOLDER, OwnCodeError
 from seqae.runs.run import Run, open_run
-from seqae.sweeps import pages, plan
+from seqae.sweeps import pages, plan, reproduce
 from seqae.sweeps.planning import Planned
 from seqae.sweeps.shipped_files import SHIPPED
 
@@ -202,7 +202,7 @@ def test_outside_of_its_project_it_is_told_where_a_run_has_its_code(project, els
             look()
         assert f"do this in {project}, or, if you trust that code, say --trust-code" in str(refused.value)
     write_modules(project, own_models=MODELS.replace("dropout=0.2", "dropout=0.3"))
-    with pytest.raises(OwnCodeError, match="; read its copy in code/ and, if you trust it, say --trust-code"):
+    with pytest.raises(OwnCodeError, match=r"; read its copy, .*/code, and, if you trust it, say --trust-code"):
         Run.load(run.folder).model()
     monkeypatch.chdir(project)
     with pytest.raises(OwnCodeError, match="is not run: the project's own has hash"):
@@ -270,3 +270,32 @@ def test_a_file_that_is_no_text_is_named(project) -> None:
     (project / "notebooks/own_layers.py").write_bytes(b"x = '\xff'\n")
     with pytest.raises(OwnCodeError, match=r"own_layers.py is not text in UTF-8"):
         opened()
+
+
+# ---- made again ----
+
+
+def test_a_rerun_has_the_code_of_the_run_whatever_packages_are_here(project, fancy, elsewhere) -> None:
+    run = opened().train()
+    fancy.install("2.0")
+    write_modules(project)  # edited since
+    made_again = elsewhere / "made again"
+    with pytest.raises(OwnCodeError, match="is not run: the project's own has hash"):
+        reproduce._put_code(run, made_again, project, here=False, trust=False)
+    with pytest.warns(UserWarning, match=OTHER):
+        code = reproduce._put_code(run, made_again, project, here=False, trust=True)
+    assert code is not None
+    assert code.other_packages() == "fancy 1.0 (here 2.0)"
+    assert "import fancy" in (made_again / "notebooks/own_models.py").read_text()
+    today = reproduce._put_code(run, elsewhere / "today", project, here=True, trust=False)
+    assert today is not None
+    assert (today.packages, today.other_packages()) == ({}, "")
+
+
+def test_a_rerun_with_other_code_of_today_is_another(project) -> None:
+    run, notebook = opened().train(), project / "notebook.ipynb"
+    notebook.write_text("{}")
+    before = reproduce._today(notebook, reproduce._own_today(run, project))
+    assert before == reproduce._today(notebook, reproduce._own_today(run, project))
+    write_modules(project, own_models=MODELS.replace("dropout=0.2", "dropout=0.3"))
+    assert before != reproduce._today(notebook, reproduce._own_today(run, project))

@@ -10,7 +10,7 @@ import difflib
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -22,7 +22,7 @@ from typing import Any
 
 from seqae.files import project_root, replace_text
 from seqae.parameters import Parameters
-from seqae.runs.own_modules import import_text, path_among
+from seqae.runs.own_modules import import_text, imported_modules, module_files, path_among
 from seqae.runs.records import outside_runs, read_record
 
 CELL = "cell"  # the module of a class of a notebook's cell, in parameters cell:NAME
@@ -157,7 +157,7 @@ def code_for(
         raise OwnCodeError(f"code {p.code} is not that of this project ({why}): give the files that it is of")
     if not trust:
         around = _around(p, copies.parent, packages)
-        read = f"read its copy in {CODE_FOLDER}/ and, if you trust it"
+        read = f"read its copy, {copies}, and, if you trust it"
         there = around and f"the project around it has it: do this in {around}, or, if you trust that code"
         raise OwnCodeError(
             f"code {p.code or own_names(p)[0]} of {copies.parent.name} is not run: {why}; {there or read}, "
@@ -174,9 +174,14 @@ def recorded_code(p: Parameters, folder: Path, *, trust: bool) -> OwnCode | None
         raise OwnCodeError(
             f"{folder.name} has no hash of its code, {own_names(p)[0]}: it is damaged, or not to be trusted"
         )
-    packages = read_record(folder).get("code", {}).get("packages") if own_names(p) else None
-    known = {str(name): str(number) for name, number in packages.items()} if isinstance(packages, Mapping) else None
-    return code_for(p, copies=folder / CODE_FOLDER, trust=trust, packages=known)
+    packages = recorded_packages(folder) if own_names(p) else None
+    return code_for(p, copies=folder / CODE_FOLDER, trust=trust, packages=packages)
+
+
+def recorded_packages(folder: Path) -> dict[str, str] | None:
+    """The versions of the packages that a run's own code imports, as recorded in its folder; None if none are."""
+    packages = read_record(folder).get("code", {}).get("packages")
+    return {str(name): str(number) for name, number in packages.items()} if isinstance(packages, Mapping) else None
 
 
 def _places(root: Path) -> list[Path]:
@@ -210,9 +215,8 @@ def _found(
         return replace(find_code(own_names(p), folders, texts, packages), defining=defining)
 
     today = of(None)
-    if recorded is None or p.code in (None, today.defining) or (then := of(recorded)).defining != p.code:
-        return today
-    return then
+    differs = recorded is not None and p.code not in (None, today.defining)
+    return then if differs and (then := of(recorded)).defining == p.code else today
 
 
 def find_code(
@@ -226,58 +230,36 @@ def find_code(
     texts, wanted = dict[str, str](), list[str]()
     for name in names:
         module = name.partition(":")[0]
-        if module == CELL and f"{CELL}.py" not in given and not _files(module, folders):
+        if module == CELL and f"{CELL}.py" not in given and not module_files(module, folders):
             raise OwnCodeError(f"{name} was a class of a notebook's cell: give it, open_run(..., model={name[5:]})")
         if f"{module}.py" in given:
             texts[f"{module}.py"] = given[f"{module}.py"]
-            wanted += _imports(_parsed(given[f"{module}.py"], f"{module}.py"), f"{module}.py")
+            wanted += imported_modules(_parsed(given[f"{module}.py"], f"{module}.py"), f"{module}.py")
             continue
-        if not _files(module, folders):
+        if not module_files(module, folders):
             known = {file.stem for folder in folders for file in folder.glob("[!.]*.py")}
             where = " or ".join(dict.fromkeys(f"{folder.name}/" for folder in folders))
             raise OwnCodeError(f"{name}: there is no {module.replace('.', '/')}.py in {where}{_nearest(module, known)}")
         wanted.append(module)
     while wanted:
         module = wanted.pop()
-        files = _files(module, folders)
+        files = module_files(module, folders)
         for path, file in files.items():
             if path not in texts:
                 texts[path] = _read(file)
-                wanted += _imports(_parsed(texts[path], path), path)
+                wanted += imported_modules(_parsed(texts[path], path), path)
     return OwnCode(texts, _packages(texts, _version if recorded is None else recorded.get))
 
 
 def _packages(texts: Mapping[str, str], version_of: Callable[[str], str | None]) -> dict[str, str]:
     # The versions of what these texts import and do not hold.
-    names = {module.partition(".")[0] for path, text in texts.items() for module in _imports(_parsed(text, path), path)}
+    names = {
+        module.partition(".")[0]
+        for path, text in texts.items()
+        for module in imported_modules(_parsed(text, path), path)
+    }
     versions = {name: version_of(name) for name in sorted(names) if name and path_among(texts, name) is None}
     return {name: number for name, number in versions.items() if number}
-
-
-def _files(module: str, folders: Sequence[Path]) -> dict[str, Path]:
-    # The file of a module and the __init__.py of the packages around it, by path below the first folder that has it.
-    parts = module.split(".")
-    if parts[0] == "seqae":
-        return {}
-    for folder in folders:
-        base = "/".join(parts)
-        own = [path for path in (f"{base}.py", f"{base}/__init__.py") if (folder / path).is_file()]
-        if own:
-            around = ["/".join([*parts[:n], "__init__.py"]) for n in range(1, len(parts))]
-            return {path: folder / path for path in [*around, own[0]] if (folder / path).is_file()}
-    return {}
-
-
-def _imports(tree: ast.Module, path: str) -> Iterator[str]:
-    # The modules that a text imports, and the names that it imports from modules, which may be modules themselves.
-    package = path.split("/")[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            around = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*around, *filter(None, [node.module])])
-            yield from [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
 
 
 def _version(package: str) -> str | None:

@@ -8,10 +8,11 @@ import ast
 import importlib
 import linecache
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
+from pathlib import Path
 from threading import Lock
 from types import CodeType, ModuleType
 from typing import Any
@@ -37,6 +38,32 @@ def path_among(paths: Mapping[str, Any], module: str) -> str | None:
     base = module.replace(".", "/")
     known = [path for path in (f"{base}.py", f"{base}/__init__.py") if path in paths]
     return known[0] if known else base if any(path.startswith(f"{base}/") for path in paths) else None
+
+
+def module_files(module: str, folders: Sequence[Path]) -> dict[str, Path]:
+    """The file of a module and the __init__.py of packages around it, by path below the first folder that has it."""
+    parts = module.split(".")
+    if parts[0] == "seqae":
+        return {}
+    for folder in folders:
+        base = "/".join(parts)
+        own = [path for path in (f"{base}.py", f"{base}/__init__.py") if (folder / path).is_file()]
+        if own:
+            around = ["/".join([*parts[:n], "__init__.py"]) for n in range(1, len(parts))]
+            return {path: folder / path for path in [*around, own[0]] if (folder / path).is_file()}
+    return {}
+
+
+def imported_modules(tree: ast.Module, path: str) -> Iterator[str]:
+    """The modules that a text imports, and the names that it imports from modules, which may be modules themselves."""
+    package = path.split("/")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            around = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*around, *filter(None, [node.module])])
+            yield from [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
 
 
 class _Finder(MetaPathFinder):

@@ -25,6 +25,7 @@ from seqae.files import project_path
 from seqae.parameters import EXECUTION
 from seqae.runs import (
     CODE_FOLDER,
+    OwnCode,
     OwnCodeError,
     Run,
     RunError,
@@ -33,6 +34,7 @@ from seqae.runs import (
     code_version,
     git_trouble,
     located_clips,
+    recorded_packages,
     recorded_run,
     resolve,
     run_git,
@@ -84,23 +86,18 @@ def reproduce_run(
     if here and not notebook.exists():
         raise RunError(f"there is no {notebook}: do this in the folder of the project, or below it")
     commit = "" if here else _commit(root, record, original.folder)
-    store = original.folder / "reruns" / (_today(notebook) if here else record["commit"])
-    if not here and record.get("dirty"):
-        tell(f"seqae: the run was made by {record['commit']} with uncommitted changes; the rerun is made without them")
-    others = {part["commit"] for part in record.get("resumed", [])} - {record.get("commit")}
-    if others:
-        tell(f"seqae: it was interrupted and went on with {', '.join(sorted(others))}; the rerun uses one commit only")
-    if (first := record.get("went_on", {}).get("commit", record["commit"])) != record["commit"]:
-        tell(
-            f"seqae: its first {record['went_on'].get('epochs')} epochs were made by {first}; the rerun uses one commit"
-        )
+    store = original.folder / "reruns" / (_today(notebook, _own_today(original, root)) if here else record["commit"])
+    _tell_commits(record, here, tell)
     if (made := _made(store)) and made.status == "done" and given:
         tell(f"seqae: this rerun exists and was made without {', '.join(given)}: delete {store} to make it again")
     if not made or made.status != "done":
         parameters = _parameters(record, here) | located_clips(record["parameters"], root) | _absolute(given or {})
         with _todays_project(notebook) if here else _old_project(root, commit) as project:
             code = _PACKAGE.parent if here else project
-            _put_code(original, project, root, here=here, trust=trust_code)
+            own = _put_code(original, project, root, here=here, trust=trust_code)
+            if own and (others := own.other_packages()):  # so it has another hash here
+                tell(f"seqae: the run's own code was recorded with {others}; the rerun is made with what is here")
+                parameters.pop("code", None)
             file = project / "params" / original.family / "rerun.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(yaml.safe_dump(parameters), encoding="utf-8")
@@ -114,6 +111,19 @@ def reproduce_run(
     if not here and not commit.startswith(made.record()["commit"]):
         return Rerun(made.folder, f"it was made by {made.record()['commit']} instead of {record['commit']}")
     return Rerun(made.folder, None)
+
+
+def _tell_commits(record: Mapping[str, Any], here: bool, tell: Callable[[str], None]) -> None:
+    # What one commit alone cannot make again.
+    if not here and record.get("dirty"):
+        tell(f"seqae: the run was made by {record['commit']} with uncommitted changes; the rerun is made without them")
+    others = {part["commit"] for part in record.get("resumed", [])} - {record.get("commit")}
+    if others:
+        tell(f"seqae: it was interrupted and went on with {', '.join(sorted(others))}; the rerun uses one commit only")
+    if (first := record.get("went_on", {}).get("commit", record["commit"])) != record["commit"]:
+        tell(
+            f"seqae: its first {record['went_on'].get('epochs')} epochs were made by {first}; the rerun uses one commit"
+        )
 
 
 def _is_todays(record: Mapping[str, Any]) -> bool:
@@ -175,19 +185,23 @@ def _todays_project(notebook: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _put_code(run: Run, project: Path, root: Path, *, here: bool, trust: bool) -> None:
-    # Modules of your own that the temporary project lacks: today's, or those that made the run.
-    p, copies = run.parameters, run.folder / CODE_FOLDER
+def _own_today(run: Run, root: Path) -> OwnCode | None:
+    return code_for(run.parameters.model_copy(update={"code": None}), root=root)
+
+
+def _put_code(run: Run, project: Path, root: Path, *, here: bool, trust: bool) -> OwnCode | None:
+    # Modules of your own that the temporary project lacks: today's, or those that made the run. Returns them.
+    p, copies, packages = run.parameters, run.folder / CODE_FOLDER, recorded_packages(run.folder)
     with suppress(OwnCodeError):  # that commit need not have what made the run
-        if not here and code_for(p, root=project):
-            return
-    today = p.model_copy(update={"code": None})
-    code = code_for(today, root=root) if here else code_for(p, root=root, copies=copies, trust=trust)
+        if not here and (code := code_for(p, root=project, packages=packages)):
+            return code
+    code = _own_today(run, root) if here else code_for(p, root=root, copies=copies, trust=trust, packages=packages)
     for name, text in code.texts.items() if code else ():
         file = project / "notebooks" / name
         if not here or not file.exists():  # today's are links to the user's own files
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
+    return code
 
 
 def _seqae_run(file: Path, store: Path, *, project: Path, code: Path, threads: object) -> int:
@@ -233,7 +247,9 @@ def _absolute(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, **located, **located_clips(given)}
 
 
-def _today(notebook: Path) -> str:
-    # Named by the commit and by a hash of the sources and the notebook, because there may be uncommitted changes.
-    contents = hashlib.sha256(sources_hash().encode() + notebook.read_bytes()).hexdigest()[:8]
+def _today(notebook: Path, own: OwnCode | None) -> str:
+    # Named by the commit and by a hash of the sources, the notebook and code of your own, because there may be
+    # uncommitted changes.
+    digest = own.digest if own else ""
+    contents = hashlib.sha256(sources_hash().encode() + notebook.read_bytes() + digest.encode()).hexdigest()[:8]
     return f"here-{code_version()[0].replace(' ', '-')}-{contents}"
