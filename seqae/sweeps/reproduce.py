@@ -247,7 +247,7 @@ def _absolute(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, **located, **located_clips(given)}
 
 
-def _today(notebook: Path, own: OwnCode | None) -> str:
+def _today(notebook: Path, own: OwnCode | None = None) -> str:
     # Named by the commit and by a hash of the sources, the notebook and code of your own, because there may be
     # uncommitted changes.
     digest = own.digest if own else ""
