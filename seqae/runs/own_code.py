@@ -98,7 +98,7 @@ class OwnCode:
             for path in [*around, "/".join(parts) + ".py"]:
                 if path in self.texts and path not in texts:
                     texts[path] = self.texts[path]
-                    wanted += _imports(_parsed(texts[path], path), path)
+                    wanted += imported_modules(_parsed(texts[path], path), path)
             packages |= {package: number for package, number in self.packages.items() if package == parts[0]}
         return OwnCode(texts, packages)
 
