@@ -100,7 +100,7 @@ def check(found: Any, **half: set[str]) -> None:
 # ---- on fake CUDA tensors ----
 
 
-@pytest.mark.processes("a torch that believes in a GPU")
+@pytest.mark.soak
 def test_every_model_on_a_gpu(guard: Path) -> None:
     """Every architecture and decoder input: forward, backward, clipping, evaluation; a training waits once an epoch.
     The number of launches may not grow.

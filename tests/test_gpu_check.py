@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import tomllib
-import types
 from pathlib import Path
 
 import pytest
@@ -206,10 +205,8 @@ def test_captured_gradients_are_held_against_eager_ones(monkeypatch, wrong, off)
                     weight.grad.mul_(wrong)
             return result
 
-    module = types.ModuleType("seqae.capture")
-    module.__spec__ = importlib.util.spec_from_loader("seqae.capture", None)
-    module.WARM_UP, module.CapturedGradients, module.can_capture = 3, Stand, lambda *given: True
-    monkeypatch.setitem(sys.modules, "seqae.capture", module)
+    monkeypatch.setattr(captured, "CapturedGradients", Stand)
+    monkeypatch.setattr(captured, "can_capture", lambda *given: True)
     p = resolve({"loss": "0nm", "frame_size": 16, "width": 0.01, "batch_size": 2, "frames_in": 3, "frames_out": 3})
     ready = timing.prepared(p, "cpu")
     found = captured.captured_update(ready.inputs)

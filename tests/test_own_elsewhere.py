@@ -262,8 +262,9 @@ def test_a_built_in_model_needs_no_code_of_its_loss_and_metrics(project, elsewhe
         assert isinstance(found.model(), torch.nn.Module)
         assert found.predict(run.samples()["frames"][:, :3], steps=5).shape[1] == 5
         assert found.reach == float("inf")
-        with pytest.raises(OwnCodeError, match=r"is not run: .*there is no own_"):
-            found.own_code()
+    with pytest.raises(OwnCodeError, match=r"is not run: .*there is no own_"):
+        Run.load(runs[0].folder).own_code()
+    assert Run.load(runs[1].folder).own_code() is None  # metrics do not define a run
 
 
 def test_a_file_that_is_no_text_is_named(project) -> None:
