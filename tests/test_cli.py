@@ -237,7 +237,7 @@ def test_a_record_cannot_control_the_terminal(project):
     assert "stuck?]0;title??[2J?31m" in said
 
 
-@pytest.mark.processes("a pipe that ends")
+@pytest.mark.soak
 def test_who_reads_only_the_head_sees_no_error(project):
     command = ["check", *sorted(map(str, project.glob("params/fam/*.yaml"))) * 3, "--scale", "tiny"]
     process = subprocess.Popen(

@@ -508,7 +508,7 @@ def test_only_gpus_left_visible_are_used(two_gpus, monkeypatch, chosen, visible)
     assert gpus.slots() == (len(visible) or gpus.CPU_COUNT)
 
 
-@pytest.mark.processes
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of what opens kernels
 def test_a_kernel_sees_its_own_gpu_alone(project, two_gpus):
     cells = ["import os\nprint('gpus', os.environ.get('CUDA_VISIBLE_DEVICES'))", TRAIN.format("fam")]

@@ -246,7 +246,7 @@ def small_model() -> SequenceAutoencoder:
     )  # fmt: skip
 
 
-@pytest.mark.processes("a Python in which every call of CUDA is seen")
+@pytest.mark.soak
 def test_the_fork_server_imports_without_a_call_of_cuda() -> None:
     """A process that has asked CUDA how many devices there are cannot fork children that use them."""
     names = [*fork_server.IMPORTS, *fork_server.TRAINING_IMPORTS]

@@ -161,7 +161,7 @@ def test_a_killed_rank_fails_the_run_which_goes_on_from_its_checkpoint(
     pd.testing.assert_frame_equal(unbroken.test(), run.test(), rtol=1e-4)
 
 
-@pytest.mark.processes
+@pytest.mark.soak
 def test_an_epoch_that_one_process_began_two_end(
     tmp_path: Path, unbroken: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

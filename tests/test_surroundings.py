@@ -69,7 +69,7 @@ def test_a_process_that_others_have_launched_is_alone():
     assert said.stdout.splitlines() == ["1 0 no True"] * 2 * len(LAUNCHED), said.stderr
 
 
-@pytest.mark.processes
+@pytest.mark.soak
 def test_ranks_know_those_alone_that_they_were_launched_with(monkeypatch):
     for launched in LAUNCHED:
         for name, value in launched.items():
