@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import recursively_apply
@@ -87,9 +88,9 @@ class Trained:
     scaler: torch.amp.GradScaler
 
 
-def save_checkpoint(file: Path, state: TrainingState, trained: Trained) -> None:
-    """Replace `file` at once. Raises OSError where the disk is full."""
-    content = {  # tensors, numbers, lists and dicts only, so that `weights_only` loads it
+def checkpoint_content(state: TrainingState, trained: Trained) -> dict[str, Any]:
+    """All that is in a checkpoint: tensors, numbers, lists and dicts only, so that `weights_only` loads it."""
+    return {
         "model": trained.model.state_dict(),
         "optimizer": trained.optimizer.state_dict(),
         "scheduler": trained.scheduler.state_dict() if trained.scheduler else None,
@@ -99,6 +100,11 @@ def save_checkpoint(file: Path, state: TrainingState, trained: Trained) -> None:
         "epoch": asdict(state.epoch),
         "weights": state.best,  # the best on val; `model` has the current ones
     }
+
+
+def save_checkpoint(file: Path, state: TrainingState, trained: Trained) -> None:
+    """Replace `file` at once with `checkpoint_content`. Raises OSError where the disk is full."""
+    content = checkpoint_content(state, trained)
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with whole(file) as temporary:
