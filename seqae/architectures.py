@@ -1,7 +1,8 @@
 """The table of architectures: how a frame becomes a vector and back, how wide and deep the LSTMs are.
 
 A model of one's own needs no row: `architecture: module:name`, see docs/your-own.md. To add one for everybody, add a
-row; a new way from frame to vector goes to `embeddings`, a new kind of layer to `lstm`.
+row. A new way from frame to vector is a function of `embeddings`, which `models` chooses by the row; a new kind of
+layer goes to `lstm`.
 """
 
 from collections.abc import Callable

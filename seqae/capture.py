@@ -13,23 +13,23 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from seqae.checkpoint import Trained
+from seqae.checkpoint import Stateful
 from seqae.objective import Objective
 from seqae.updates import Gradients, gradients
 
 WARM_UP = 3  # updates before the recording, in which libraries allocate what they keep
 
 
-def can_capture(trained: Trained, objective: Objective, accelerator: Accelerator) -> bool:
+def can_capture(stateful: Stateful, objective: Objective, accelerator: Accelerator) -> bool:
     """Whether `CapturedGradients` does what `gradients` does: on one CUDA device, without a gradient scaler, which
     reads numbers back, and with an optimizer that asks for gradients once.
 
     A replay runs no Python. So a model or a loss of your own is recorded only if it has the attribute `capturable`,
     True: its forward pass launches the same operations at every call, and no hook has to be called.
     """
-    parts = [trained.model, *([] if isinstance(objective.loss, str) else [objective.loss])]
-    fits = accelerator.device.type == "cuda" and accelerator.num_processes == 1 and not trained.scaler.is_enabled()
-    once = not isinstance(trained.optimizer, torch.optim.LBFGS)
+    parts = [stateful.model, *([] if isinstance(objective.loss, str) else [objective.loss])]
+    fits = accelerator.device.type == "cuda" and accelerator.num_processes == 1 and not stateful.scaler.is_enabled()
+    once = not isinstance(stateful.optimizer, torch.optim.LBFGS)
     return fits and once and all(getattr(part, "capturable", False) for part in parts)
 
 

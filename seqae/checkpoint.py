@@ -79,8 +79,8 @@ class Checkpointing:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """The objects that keep a state of their own."""
+class Stateful:
+    """What an update changes: each has a `state_dict`, which a checkpoint holds."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -88,13 +88,13 @@ class Trained:
     scaler: torch.amp.GradScaler
 
 
-def checkpoint_content(state: TrainingState, trained: Trained) -> dict[str, Any]:
+def checkpoint_content(state: TrainingState, stateful: Stateful) -> dict[str, Any]:
     """All that is in a checkpoint: tensors, numbers, lists and dicts only, so that `weights_only` loads it."""
     return {
-        "model": trained.model.state_dict(),
-        "optimizer": trained.optimizer.state_dict(),
-        "scheduler": trained.scheduler.state_dict() if trained.scheduler else None,
-        "scaler": trained.scaler.state_dict(),
+        "model": stateful.model.state_dict(),
+        "optimizer": stateful.optimizer.state_dict(),
+        "scheduler": stateful.scheduler.state_dict() if stateful.scheduler else None,
+        "scaler": stateful.scaler.state_dict(),
         # not asdict, which would copy every weight
         "progress": {name: getattr(state, name) for name in ("step", "seconds", "objectives", "diverged_at")},
         "epoch": asdict(state.epoch),
@@ -102,9 +102,9 @@ def checkpoint_content(state: TrainingState, trained: Trained) -> dict[str, Any]
     }
 
 
-def save_checkpoint(file: Path, state: TrainingState, trained: Trained) -> None:
+def save_checkpoint(file: Path, state: TrainingState, stateful: Stateful) -> None:
     """Replace `file` at once with `checkpoint_content`. Raises OSError where the disk is full."""
-    content = checkpoint_content(state, trained)
+    content = checkpoint_content(state, stateful)
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with whole(file) as temporary:
@@ -113,7 +113,7 @@ def save_checkpoint(file: Path, state: TrainingState, trained: Trained) -> None:
         raise OSError(errno.ENOSPC, f"checkpoint not written: {error}") from error
 
 
-def load_checkpoint(file: Path, trained: Trained) -> TrainingState:
+def load_checkpoint(file: Path, stateful: Stateful) -> TrainingState:
     """Load model, optimizer, schedule and scaler in place and return the rest.
 
     Everything is read to the CPU: load_state_dict copies to the device what belongs there, and Adam's counters, read
@@ -126,11 +126,11 @@ def load_checkpoint(file: Path, trained: Trained) -> TrainingState:
     except Exception as error:  # torn bytes make torch raise any of a dozen types
         raise ValueError(f"{file} is no whole checkpoint ({error}): delete it, and the run starts anew") from error
     try:
-        trained.model.load_state_dict(content["model"])
-        trained.optimizer.load_state_dict(content["optimizer"])
-        if trained.scheduler:
-            trained.scheduler.load_state_dict(content["scheduler"])
-        trained.scaler.load_state_dict(content["scaler"])
+        stateful.model.load_state_dict(content["model"])
+        stateful.optimizer.load_state_dict(content["optimizer"])
+        if stateful.scheduler:
+            stateful.scheduler.load_state_dict(content["scheduler"])
+        stateful.scaler.load_state_dict(content["scaler"])
         return TrainingState(content["weights"], **content["progress"], epoch=EpochTotals(**content["epoch"]))
     except torch.OutOfMemoryError:
         raise

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from seqae.capture import CapturedGradients, can_capture
-from seqae.checkpoint import Checkpointing, EpochTotals, Trained, TrainingState, load_checkpoint, save_checkpoint
+from seqae.checkpoint import Checkpointing, EpochTotals, Stateful, TrainingState, load_checkpoint, save_checkpoint
 from seqae.contract import check_contract
 from seqae.data import Frames
 from seqae.device import keep_freed_memory, make_accelerator, mixed_precision, resident
@@ -101,14 +101,14 @@ def fit(
     if scaler.is_enabled():  # else fused SGD, whose first update was left out, reads uninitialised momentum
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     scheduler = rule.schedule(optimizer)
-    trained = Trained(model, optimizer, scheduler, scaler)
-    captured = can_capture(trained, objective, accelerator)
+    stateful = Stateful(model, optimizer, scheduler, scaler)
+    captured = can_capture(stateful, objective, accelerator)
     differentiate = CapturedGradients(min(batch_size, len(made))) if captured else gradients
     file = checkpoint.file if checkpoint and accelerator.is_main_process else None
 
     state = TrainingState(best=_copy(model))
     if checkpoint and checkpoint.file.exists():
-        state = load_checkpoint(checkpoint.file, trained)
+        state = load_checkpoint(checkpoint.file, stateful)
         state.epoch.divide(ranks, accelerator.device)  # what was saved is of all; each rank keeps its part
         checkpoint.resume(len(state.objectives))
 
@@ -138,7 +138,7 @@ def fit(
                 last = state.step + 1 == epoch * steps
                 torch.manual_seed((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
                 result = update(
-                    net, trained, batch, objective=objective, rule=rule, autocast=autocast, factor=factor,
+                    net, stateful, batch, objective=objective, rule=rule, autocast=autocast, factor=factor,
                     accelerator=accelerator, watched=last, differentiate=differentiate,
                 )  # fmt: skip
                 part = len(indices) / len(frames)
@@ -159,7 +159,7 @@ def fit(
             if stop:  # in the middle of an epoch
                 state.seconds = time.monotonic() - began
                 if file:
-                    save_checkpoint(file, state, trained)
+                    save_checkpoint(file, state, stateful)
                 break
             found, totals = _over_ranks(found, state.epoch, val_share, accelerator)
             state.epoch = EpochTotals()
@@ -181,10 +181,10 @@ def fit(
             bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{state.objectives[-1]:.4g}", refresh=False)
             if file and checkpoint and (stop or time.monotonic() >= due):
                 asked = time.monotonic()
-                save_checkpoint(file, state, trained)
+                save_checkpoint(file, state, stateful)
                 due = time.monotonic() + checkpoint.pause(time.monotonic() - asked)
     if file and checkpoint and checkpoint.at_end:
-        save_checkpoint(file, state, trained)
+        save_checkpoint(file, state, stateful)
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
     return Fitted({name: weight.cpu() for name, weight in state.best.items()}, len(state.objectives), state.diverged_at)
 

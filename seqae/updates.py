@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from seqae.checkpoint import Trained
+from seqae.checkpoint import Stateful
 from seqae.evaluation import Errors, branch_errors
 from seqae.objective import Objective, branch_outputs, objective_value
 
@@ -86,7 +86,7 @@ def gradients(
 
 def update(
     net: nn.Module,
-    trained: Trained,
+    stateful: Stateful,
     batch: Tensor,
     *,
     objective: Objective,
@@ -100,8 +100,8 @@ def update(
     """Change the weights once. net, batch, factor: as `gradients`. watched: measure the update's size as well.
     differentiate: `gradients`, or what does the same.
     """
-    optimizer, scaler = trained.optimizer, trained.scaler
-    parameters = list(trained.model.parameters())
+    optimizer, scaler = stateful.optimizer, stateful.scaler
+    parameters = list(stateful.model.parameters())
     before = [w.detach().clone() for w in parameters] if rule.clip_update or watched else []
 
     def clipped() -> tuple[Gradients, Tensor]:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from seqae import training
 from seqae.capture import WARM_UP, CapturedGradients, can_capture
-from seqae.checkpoint import Trained
+from seqae.checkpoint import Stateful
 from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
 from seqae.optimizers import optimizer_factory
@@ -131,7 +131,7 @@ def test_what_is_captured() -> None:
     ) -> bool:
         model = own or model_of()
         made = optimizer_factory(optimizer)(list(model.parameters()))
-        parts = Trained(model, made, None, torch.amp.GradScaler("cpu", enabled=fp16))
+        parts = Stateful(model, made, None, torch.amp.GradScaler("cpu", enabled=fp16))
         accelerator: Any = SimpleNamespace(device=torch.device(device), num_processes=ranks)
         return can_capture(parts, Objective("both", 3, loss, "none"), accelerator)
 

@@ -219,7 +219,7 @@ def test_one_rule_for_several_seeds_each_counts_once_whoever_sums_them_up(seeds,
         f"{100 * share:.0f} (n = 2)" for share in mean.groupby(below.column).mean()[["both, recon", "both, pred"]]
     ]
     curves = compare.by_epoch(runs)
-    lines = figures.curves_of_runs(curves[curves.metric == "mse"], hue="run").axes[0].lines
+    lines = figures.learning_curves_of_runs(curves[curves.metric == "mse"], hue="run").axes[0].lines
     assert [list(line.get_ydata()) for line in lines if len(line.get_ydata())] == [pytest.approx([0.04])]
     (axis,) = figures.ranking(compare.finals(runs).query("metric == 'mse'"), unit="MSE").axes
     assert [bar.get_width() for bar in axis.patches if bar.get_width()] == pytest.approx([0.04, 0.04])

@@ -15,7 +15,7 @@ import torch
 
 from seqae import device as devices
 from seqae import models, training
-from seqae.checkpoint import Checkpointing, Trained, TrainingState, load_checkpoint, save_checkpoint
+from seqae.checkpoint import Checkpointing, Stateful, TrainingState, load_checkpoint, save_checkpoint
 from seqae.device import make_accelerator, resident
 from seqae.files import cache_folder
 from seqae.lstm import layers
@@ -140,7 +140,8 @@ def test_cudnns_warning_of_our_weights_is_not_shown() -> None:
 
 def test_a_checkpoint_of_a_gpu_is_loaded_to_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(2, 2)
-    parts = Trained(model, torch.optim.Adam(model.parameters()), None, torch.amp.GradScaler("cpu", enabled=False))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    parts = Stateful(model, torch.optim.Adam(model.parameters()), None, scaler)
     model(torch.ones(1, 2)).sum().backward()
     parts.optimizer.step()
     with monkeypatch.context() as there:

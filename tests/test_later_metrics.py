@@ -230,7 +230,7 @@ def test_figures_show_a_metric_of_ones_own_with_its_unit(project) -> None:
     run = built_in(seed=8, metrics=[IOU]).train()
     levels = run.baselines()
     later = figures.learning_curves(run.metrics(), levels, run.marks(), metric="iou")
-    many = figures.curves_of_runs(compare.by_epoch([run]), metric="iou", hue="run")
+    many = figures.learning_curves_of_runs(compare.by_epoch([run]), metric="iou", hue="run")
     for figure in (later, many, figures.error_by_frame(run.test(), levels, metric="iou")):
         assert figure.axes[0].get_ylabel() == "iou, of 1"
     for figure in (later, many):  # one point, that of the best epoch, has no line

@@ -58,11 +58,11 @@ def test_five_losses_in_six_ways(tables):
 
 def test_all_recons_and_all_preds(tables):
     curves, levels = tables
-    figure = figures.curves_of_runs(curves[curves.loss == "0nm"], levels)
+    figure = figures.learning_curves_of_runs(curves[curves.loss == "0nm"], levels)
     assert [axis.get_title() for axis in figure.axes] == ["recon", "pred"]
     assert [len(drawn(axis)) for axis in figure.axes] == [4, 4]
     assert [horizontals(axis) for axis in figure.axes] == [[0.0372], [0.0372]], "a floor of 0 is no line"
-    two = figures.curves_of_runs(curves[curves.loss.isin(["0sb", "0sm"])], levels)
+    two = figures.learning_curves_of_runs(curves[curves.loss.isin(["0sb", "0sm"])], levels)
     assert [len(drawn(axis)) for axis in two.axes] == [8, 8]
     assert horizontals(two.axes[0]) == pytest.approx([0.0372, 0.0698])
 
@@ -74,7 +74,7 @@ def test_seeds_are_one_line_their_mean_in_a_band_and_n_is_stated(tables):
              for i, shift in enumerate((0, 0.01, 0.05))]  # fmt: skip
     alone = curves[(curves.loss == "0sm") & (curves.task == "recon")]
     both = pd.concat([*seeds, alone.assign(recipe=alone.run)])
-    figure = figures.curves_of_runs(both, levels.assign(recipe=levels.run), hue="run")
+    figure = figures.learning_curves_of_runs(both, levels.assign(recipe=levels.run), hue="run")
     recon, pred = figure.axes
     assert len(drawn(recon)) == 4
     assert len(drawn(pred)) == 2
@@ -177,7 +177,8 @@ def of_each(tables):
         "then_and_again": (figures.then_and_again, ours.assign(**two), {"made": "again"}),
         "losses_in_ways": (lambda t: figures.losses_in_ways(t, level), ours[ours.decoder_input == "zero"],
                            {"run": "mine", "loss": "mine"}),
-        "curves_of_runs": (lambda t: figures.curves_of_runs(t, level, hue="run"), ours, {"run": "mine"}),
+        "learning_curves_of_runs": (lambda t: figures.learning_curves_of_runs(t, level, hue="run"), ours,
+                                    {"run": "mine"}),
         "status_grid": (figures.status_grid, ours.assign(column="recon", architecture="a", below=0.1),
                         {"run": "mine", "architecture": "mine"}),
         "ranking": (lambda t: figures.ranking(t, unit="MSE"), table, {"run": "mine"}),
@@ -199,7 +200,7 @@ NEEDED = {
     "error_by_sequence": ["sequence", "branch", "frame", "metric", "value"],
     "then_and_again": ["epoch", "branch", "metric", "value", "made"],
     "losses_in_ways": ["run", "epoch", "value", "metric", "loss", "task", "decoder_input", "branch"],
-    "curves_of_runs": ["run", "branch", "epoch", "metric", "value"],
+    "learning_curves_of_runs": ["run", "branch", "epoch", "metric", "value"],
     "status_grid": ["architecture", "column", "below"],
     "ranking": ["run", "branch", "value"],
     "preactivations": ["run", "epoch", "branch", "metric", "value"],
@@ -238,7 +239,7 @@ def test_levels_of_ones_own_are_drawn_or_refused(tables):
     curves, levels = tables
     own = own_of(levels[levels.loss == "0nm"], baseline="oracle", value=0.0123)
     both = pd.concat([levels, own])
-    figure = figures.curves_of_runs(curves[(curves.loss == "0nm") & (curves.task == "pred")], both)
+    figure = figures.learning_curves_of_runs(curves[(curves.loss == "0nm") & (curves.task == "pred")], both)
     assert "oracle" in texts(figure)
     assert horizontals(figure.axes[0]) == [0.0123, 0.0372]
     one = curves[(curves.run == "0nm-pred-zero")].assign(split="val")
@@ -246,20 +247,20 @@ def test_levels_of_ones_own_are_drawn_or_refused(tables):
     for column in ("baseline", "branch"):
         less = pd.concat([levels, own.drop(columns=column)])
         with pytest.raises(ValueError, match=rf"^levels has no {column} in 16 of 64 rows"):
-            figures.curves_of_runs(curves, less)
+            figures.learning_curves_of_runs(curves, less)
 
 
 def test_what_is_no_table_of_numbers_is_refused(tables):
     curves, _ = tables
     with pytest.raises(ValueError, match="curves must be a pandas DataFrame; not dict"):
-        figures.curves_of_runs(curves.to_dict("list"))
+        figures.learning_curves_of_runs(curves.to_dict("list"))
     with pytest.raises(ValueError, match=r"curves has in column value what is no number: .*many"):
-        figures.curves_of_runs(curves.astype({"value": object}).assign(value="many"))
+        figures.learning_curves_of_runs(curves.astype({"value": object}).assign(value="many"))
     with pytest.raises(ValueError, match=r"curves lacks run; it is in the index: use reset_index\(\); the columns"):
-        figures.curves_of_runs(curves.set_index("run"))
+        figures.learning_curves_of_runs(curves.set_index("run"))
     with pytest.raises(ValueError, match="made in curves must be then or again; not 'mine'"):
         figures.then_and_again(curves.assign(made="mine"))
-    text = figures.curves_of_runs(curves.astype({"value": str}))
+    text = figures.learning_curves_of_runs(curves.astype({"value": str}))
     assert len(text.axes) == 2, "numbers as text are numbers"
 
 
@@ -268,7 +269,7 @@ def test_a_recipe_that_some_rows_lack_is_their_run(tables):
     curves, _ = tables
     ours = curves[(curves.loss == "0nm") & (curves.task == "pred")].assign(recipe="ours", seed=6)
     mine = [own_of(ours, run=run, value=value) for run, value in (("first", 0.5), ("second", 0.7))]
-    (axis,) = figures.curves_of_runs(pd.concat([ours, *mine]), hue="run").axes
+    (axis,) = figures.learning_curves_of_runs(pd.concat([ours, *mine]), hue="run").axes
     assert {(0.5, 0.5, 0.5), (0.7, 0.7, 0.7)} < {*drawn(axis)}
 
 

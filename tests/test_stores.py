@@ -665,12 +665,12 @@ def test_another_machine_sees_that_a_run_is_trained(machine):
     with mirror.working(folder):
         live(folder, 5)
         mirror.fetch("memory://runs")
-        assert not mirror.leased(folder)  # this machine holds the lease itself
+        assert not mirror.leased_elsewhere(folder)  # this machine holds the lease itself
         machine("b")
         other = mirror.fetch("memory://runs") / "fam" / "run"
-        assert mirror.leased(other)
+        assert mirror.leased_elsewhere(other)
     mirror.fetch("memory://runs")
-    assert not mirror.leased(other)
+    assert not mirror.leased_elsewhere(other)
 
 
 def test_what_died_here_is_not_running(machine):
@@ -678,7 +678,7 @@ def test_what_died_here_is_not_running(machine):
     folder = published(machine, "a", 5)
     fs.pipe_file(f"/runs/fam/run/.lease-{(folder / '.token').read_text()}", b"")
     mirror.fetch("memory://runs")
-    assert not mirror.leased(folder)
+    assert not mirror.leased_elsewhere(folder)
 
 
 # --- errors ---

@@ -16,7 +16,7 @@ import filelock
 
 from seqae import files
 from seqae.runs.locks import is_being_changed
-from seqae.stores import NewerFormatError, RecordError, checked_record, leased, parse_record
+from seqae.stores import NewerFormatError, RecordError, checked_record, leased_elsewhere, parse_record
 
 FORMAT = "1"  # of .records.json, see `remembered`; files of another format are ignored
 _known: "dict[str, _Known]" = {}  # by run folder
@@ -142,7 +142,7 @@ def run_status(folder: Path, record: Mapping[str, Any]) -> str:
     if status != "running" or is_being_changed(folder):
         return status
     now = read_record(folder).get("status", "waiting")  # it may have changed since `record` was read
-    return "interrupted" if now == "running" and not leased(folder) else now
+    return "interrupted" if now == "running" and not leased_elsewhere(folder) else now
 
 
 def progress(folder: Path) -> Progress | None:

@@ -59,7 +59,7 @@ class HasModel(ABC):
         check_frames(frames, p)
         if steps not in (None, p.frames_out):
             model, p = self._loaded(device, frames_out=int(steps or 0))
-        made = _in_batches(lambda batch: _outputs(model, p, batch), frames, p)["pred"]
+        made = _in_batches(lambda batch: _outputs_in_time_order(model, p, batch), frames, p)["pred"]
         if made.shape[-3] != (wanted := steps or p.frames_out):
             raise ValueError(
                 f"architecture {p.architecture} predicts {made.shape[-3]} frames whatever frames_out is, not {wanted}: "
@@ -76,7 +76,7 @@ class HasModel(ABC):
         model, p = self._loaded(device)
         _check_branch(p, "recon")
         check_frames(frames, p)
-        return _in_batches(lambda batch: _outputs(model, p, batch), frames, p)["recon"]
+        return _in_batches(lambda batch: _outputs_in_time_order(model, p, batch), frames, p)["recon"]
 
     def encode(self, frames: Array, *, device: str = "auto") -> dict[str, Array]:
         """What the encoder keeps of each sequence, by name: `h1`, `c1` of its first layer, `h2`, `c2`, …, (B, units).
@@ -193,7 +193,7 @@ def _tensor(batch: np.ndarray | Tensor) -> Tensor:
     return torch.from_numpy(np.array(batch, np.uint8 if batch.dtype == np.uint8 else np.float32))
 
 
-def _outputs(model: nn.Module, p: Parameters, batch: Tensor) -> dict[str, Tensor]:
+def _outputs_in_time_order(model: nn.Module, p: Parameters, batch: Tensor) -> dict[str, Tensor]:
     # The frames of each branch in the order of time.
     outputs = predict(model, batch, activation=p.activation, pixel_range=p.pixel_range)
     reverse = p.task != "recon_ordered"

@@ -10,7 +10,7 @@ from .mirror import MARK as MARK
 from .mirror import UNPUBLISHED_MARK as UNPUBLISHED_MARK
 from .mirror import check_writable as check_writable
 from .mirror import fetch as fetch
-from .mirror import leased as leased
+from .mirror import leased_elsewhere as leased_elsewhere
 from .mirror import located as located
 from .mirror import mirror_folder as mirror_folder
 from .mirror import mirror_lock as mirror_lock

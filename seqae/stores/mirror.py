@@ -158,7 +158,7 @@ def unpublished(folder: Path) -> bool:
     return (folder / UNPUBLISHED_MARK).exists()
 
 
-def leased(folder: Path) -> bool:
+def leased_elsewhere(folder: Path) -> bool:
     """Whether another machine trains the run, as far as the last `refresh` knows, and its lease has not expired."""
     with suppress(FileNotFoundError):
         return time.time() - (folder / LEASED_MARK).stat().st_mtime < LEASE_SECONDS

@@ -83,7 +83,7 @@ def execute_notebook(
             dict(parameters),
             kernel_name="python3",
             language="python",
-            kernel_manager_class=_kernel_class(target, environment, folder),
+            kernel_manager_class=_kernel_manager_class(target, environment, folder),
             progress_bar=False,
             autosave_cell_every=AUTOSAVE,
             start_timeout=120,
@@ -214,8 +214,8 @@ def obey_signals() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: Thread(target=stop, daemon=True).start())
 
 
-def _kernel_class(target: Path, environment: Mapping[str, str], folder: Path) -> type:
-    class Kernel(AsyncKernelManager):
+def _kernel_manager_class(target: Path, environment: Mapping[str, str], folder: Path) -> type:
+    class KernelManager(AsyncKernelManager):
         transport_encryption = "auto"  # because other users of this machine can reach its ports
 
         @property
@@ -238,7 +238,7 @@ def _kernel_class(target: Path, environment: Mapping[str, str], folder: Path) ->
             else:
                 _kernels[target] = self.provisioner.pid
 
-    return Kernel
+    return KernelManager
 
 
 class _Files:

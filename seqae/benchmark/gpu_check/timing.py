@@ -18,7 +18,7 @@ from seqae.benchmark.gpu_check.captured import captured_update
 from seqae.benchmark.gpu_check.checks import Checks, project_parameters
 from seqae.benchmark.machine_rates import matmul_rate
 from seqae.benchmark.peers import PlainAutoencoder, torch_update
-from seqae.checkpoint import Trained
+from seqae.checkpoint import Stateful
 from seqae.data import to_range
 from seqae.device import make_accelerator, mixed_precision
 from seqae.losses import training_loss
@@ -137,14 +137,14 @@ def prepared(p: Parameters, device: str) -> Prepared:
     optimizer = rule.optimizer(list(model.parameters()))
     if scaler.is_enabled():
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # as fit
-    trained = Trained(model, optimizer, None, scaler)
+    stateful = Stateful(model, optimizer, None, scaler)
     how: dict[str, Any] = {"objective": objective, "rule": rule, "autocast": autocast, "factor": 1.0}
     how |= {"accelerator": accelerator, "watched": False}
 
     def one() -> None:
-        update(model, trained, frames[order], **how)
+        update(model, stateful, frames[order], **how)
 
-    return Prepared(model, frames, one, {"model": model, "trained": trained, "frames": frames, **how})
+    return Prepared(model, frames, one, {"model": model, "stateful": stateful, "frames": frames, **how})
 
 
 def milliseconds(update: Callable[[], Any], device: str, seconds: float) -> float:

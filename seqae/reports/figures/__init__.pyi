@@ -1,7 +1,7 @@
-from .curves import curves_of_runs as curves_of_runs
 from .curves import error_by_frame as error_by_frame
 from .curves import error_by_sequence as error_by_sequence
 from .curves import learning_curves as learning_curves
+from .curves import learning_curves_of_runs as learning_curves_of_runs
 from .curves import losses_in_ways as losses_in_ways
 from .curves import then_and_again as then_and_again
 from .grids import floor_and_reached as floor_and_reached

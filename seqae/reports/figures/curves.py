@@ -181,7 +181,7 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     return _labelled(grid, metric, "epoch", titles="{col_name}, decoder reads {row_name}")
 
 
-def curves_of_runs(
+def learning_curves_of_runs(
     curves: pd.DataFrame,
     levels: pd.DataFrame | None = None,
     *,
