@@ -4,9 +4,11 @@ Two tiers: `make test` runs what is not marked `soak`, `make soak` the rest. The
 first tier that start a process; `guard` fails those that do so without it.
 """
 
+import gc
+import os
+import runpy
 import shutil
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,12 +19,18 @@ from guard import pytest_configure, pytest_runtest_call, pytest_runtest_protocol
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; tests send themselves Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# jsonschema parses a grammar of IRIs at its import, for 2.5 seconds, where that package is installed. Nothing here
-# checks an IRI, and every worker of xdist would parse it.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+# Of this process, of xdist's workers and of all that tests start: see there.
+AT_START = Path(__file__).parent / "at_start"
+if str(AT_START) not in (paths := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(AT_START), *filter(None, paths)])
+    runpy.run_path(str(AT_START / "sitecustomize.py"))
 # Files of the soak tier that take minutes, the longest first: begun last, they would keep one core waiting.
 LONG = ["stop", "notebooks", "jupyter", "cluster", "sweep", "stores", "own_sweep", "soak", "hosts", "new", "rerun"]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported and collected stays, and is no longer looked through
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

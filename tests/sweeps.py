@@ -17,7 +17,7 @@ from test_sweep import DEFAULTS, SEQAE, TINY
 import seqae
 from seqae.runs.run import Run, open_run
 
-CODE = str(Path(seqae.__file__).parents[1])
+CODE = os.pathsep.join([os.environ["PYTHONPATH"], str(Path(seqae.__file__).parents[1])])  # see tests/conftest.py
 DEADLINE = 300  # seconds; what takes longer hangs
 ONE_THREAD = "import torch\ntorch.set_num_threads(1)"  # two wait for each other where others want the processors
 

@@ -40,7 +40,7 @@ class Kernel:
     """A kernel, a cell at a time."""
 
     def __init__(self, folder: Path) -> None:
-        environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{folder}", "OMP_NUM_THREADS": "1"}
         self.manager, self.client = start_new_kernel(kernel_name="python3", cwd=str(folder), env=environment)
 
     def run(self, code: str, until: Path | None = None) -> tuple[list[dict], str | None]:
@@ -158,7 +158,7 @@ def lab(tmp_path_factory):
     environment = (
         os.environ
         | {key: str(path) for key, path in places.items()}
-        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{ROOT}", "OMP_NUM_THREADS": "1"}
     )
     command = [
         sys.executable,
