@@ -14,6 +14,7 @@ from queue import Empty
 import nbformat
 import papermill
 import pytest
+from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.manager import start_new_kernel
 
 import seqae
@@ -153,8 +154,13 @@ def lab(tmp_path_factory):
         shutil.copytree(ROOT / folder, project / folder)
     settings.mkdir(parents=True)
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')  # every cell is in the page
+    # A kernel a notebook, forked as in a sweep: a dozen would import for ten seconds each.
+    spec = get_kernel_dict() | {"metadata": {"kernel_provisioner": {"provisioner_name": "seqae-fork"}}}
+    (home / "data" / "kernels" / "python3").mkdir(parents=True)
+    (home / "data" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
     places = {"JUPYTERLAB_SETTINGS_DIR": settings.parents[1], "JUPYTER_RUNTIME_DIR": home / "runtime",
-              "JUPYTER_CONFIG_DIR": home / "config", "IPYTHONDIR": home / "ipython"}  # fmt: skip
+              "JUPYTER_CONFIG_DIR": home / "config", "IPYTHONDIR": home / "ipython",
+              "JUPYTER_PATH": home / "data"}  # fmt: skip
     environment = (
         os.environ
         | {key: str(path) for key, path in places.items()}
