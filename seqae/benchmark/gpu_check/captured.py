@@ -23,11 +23,11 @@ def captured_update(inputs: Mapping[str, Any]) -> CapturedUpdate | None:
     Raises RuntimeError where the capture failed.
     """
     given = dict(inputs)
-    model, trained, frames = (given.pop(name) for name in ("model", "trained", "frames"))
-    if not can_capture(trained, given["objective"], given["accelerator"]):
+    model, stateful, frames = (given.pop(name) for name in ("model", "stateful", "frames"))
+    if not can_capture(stateful, given["objective"], given["accelerator"]):
         return None
     differentiate = CapturedGradients(len(frames))
-    how = {"optimizer": trained.optimizer, "scaler": trained.scaler}
+    how = {"optimizer": stateful.optimizer, "scaler": stateful.scaler}
     how |= {name: given[name] for name in ("objective", "autocast", "factor")}
     for _ in range(WARM_UP + 1):
         differentiate(model, frames, **how)
@@ -42,7 +42,7 @@ def captured_update(inputs: Mapping[str, Any]) -> CapturedUpdate | None:
     off = max(float((found[n] - g).norm()) / max(float(g.norm()), least) for n, g in right.items())
 
     def replayed() -> None:
-        update(model, trained, frames, differentiate=differentiate, **given)
+        update(model, stateful, frames, differentiate=differentiate, **given)
 
     return CapturedUpdate(replayed, off)
 
