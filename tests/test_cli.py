@@ -52,7 +52,7 @@ def test_every_command_has_examples_in_its_help():
     assert {shlex.split(example)[1] for example in examples()} == set(COMMANDS)
     for command in COMMANDS:
         assert command in call("--help")
-        assert f"\n seqae {command} " in call(command, "--help")
+        assert f"\n  seqae {command} " in call(command, "--help")
 
 
 @pytest.mark.processes  # `rerun` and `demo` prepare a kernel before they look for the run

@@ -5,7 +5,6 @@ torch takes seconds to import. So commands import what depends on it when they r
 
 import atexit
 import gc
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -18,11 +17,16 @@ from seqae.commands.run_commands import run, scheduler, worker
 
 ALLOCATIONS = 100_000  # objects made between two looks for garbage; 700 is what Python has without it
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sequence autoencoders on video.")
+# Plain text: rich, which would draw boxes around it, takes as long to import as all else that --help needs.
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Sequence autoencoders on video."
+)
 
 
 def _tell_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         typer.echo(version("seqae"))
         raise typer.Exit
 

@@ -29,8 +29,9 @@ def predict_clips(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     trust_code: TrustCode = False,
 ) -> None:
-    """Let the model of a trained RUN predict how clips go on, and reconstruct them, as far as it was trained to.
+    """Let a trained RUN predict how clips go on.
 
+    It reconstructs them, too, if it was trained to.
     It sees the first frames of each clip, as many as in training. An .npz file
     gets pred and recon, float32 on [0, 1], a .gif file the first 4 clips:
     output, what was true where CLIPS has it, and the difference.

@@ -12,7 +12,7 @@ from seqae.commands.options import file_path
 def new(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=file_path, help="Made if it is missing.")],
 ) -> None:
-    """Lay down the smallest project: one notebook and one parameter file, in FOLDER.
+    """Make the smallest project: one notebook, one parameter file.
 
     A FOLDER that has notebooks or parameter files stays as it is; the exit
     code then is 2.

@@ -21,7 +21,10 @@ from seqae.commands.options import (
 def compare(
     family: str, files: SomeFiles = None, scale: Scale = None, given: Given = None, store: Store = None
 ) -> None:
-    """Execute notebooks/compare/FAMILY.ipynb (or compare.ipynb) on its finished runs, into compare.html beside them.
+    """Compare the finished runs of a family on one page.
+
+    Executes notebooks/compare/FAMILY.ipynb (or compare.ipynb) into compare.html
+    beside the runs.
 
     \b
     seqae compare losses
@@ -43,8 +46,9 @@ def rerun(
     given: OneGiven = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Make a finished RUN again with the code of the commit that made it, and show both side by side.
+    """Make a finished RUN again by the commit that made it.
 
+    A page shows both side by side.
     The code is checked out from git. The rerun is kept in reruns/ in the run's
     folder and is not repeated. -p takes only parameters that say how to
     execute it.
@@ -79,8 +83,9 @@ def demo(
     given: OneGiven = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Show what a trained RUN makes of test sequences: strips, an animation, the error of each, into its folder.
+    """Show what a trained RUN makes of test sequences.
 
+    Strips, an animation and the error of each, on a page in its folder.
     -p takes the other parameters of notebooks/demo.ipynb.
 
     \b

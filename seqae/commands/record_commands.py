@@ -13,8 +13,9 @@ from seqae.files import expanded
 def gather(
     places: Annotated[list[str], typer.Argument(metavar="SRC... DST", help="Folders or URLs of runs.")],
 ) -> None:
-    """Merge the runs of several machines, SRC…, into DST; of the same run in both, what is further along is kept.
+    """Merge the runs of several machines, SRC…, into DST.
 
+    Of the same run in both, what is further along is kept.
     If a run was finished in both with different results, DST keeps its own, and
     the exit code is 1. Runs in training are not copied.
 
@@ -44,7 +45,9 @@ def status(
     store: Store = None,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until no run is running or waiting.")] = False,
 ) -> None:
-    """What is done, running, interrupted, failed or, of the FILES given, still waiting.
+    """Say which runs are done, running, interrupted or failed.
+
+    Of FILES given, also which still wait.
 
     \b
     seqae status
@@ -65,7 +68,9 @@ def status(
 
 
 def check(files: Files, scale: Scale = None, given: Given = None, store: Store = None) -> None:
-    """Are these parameters valid? How large and how long is the run, and what can it reach at best?
+    """Check parameters; estimate a run's size and duration.
+
+    It also says what the run can reach at best.
 
     \b
     seqae check params/losses/0sb-pred-zero.yaml

@@ -36,8 +36,9 @@ def run(
     tls_key: TlsKey = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List which runs would be executed, and why.")] = False,
 ) -> None:
-    """Train the runs that parameter files define, each by executing its family's notebook; render their reports.
+    """Train the runs of parameter files, and render their reports.
 
+    Each run executes the notebook of its family.
     Runs that are done are skipped, interrupted ones are resumed, failed ones
     are tried again. If another process trains one of them, this command waits
     for it. Ctrl-C and SIGTERM leave checkpoints. The exit code is 1 if a run
@@ -105,7 +106,9 @@ def worker(
     tls_key: TlsKey = None,
     from_stdin: Annotated[bool, typer.Option("--credentials-from-stdin", hidden=True)] = False,
 ) -> None:
-    """Let this machine execute runs: a worker for each of its GPUs, or else for each of its cores. Until Ctrl-C.
+    """Let this machine execute runs for others, until Ctrl-C.
+
+    A worker for each of its GPUs, or else for each of its cores.
 
     \b
     seqae worker tcp://head:8786
@@ -126,7 +129,9 @@ def scheduler(
     tls_key: TlsKey = None,
     without_tls: WithoutTls = False,
 ) -> None:
-    """Hand the runs of `seqae run --cluster` to the workers of several machines. Until Ctrl-C.
+    """Hand the runs of `seqae run --cluster` to workers.
+
+    Workers of several machines connect to it. Until Ctrl-C.
 
     \b
     seqae scheduler
