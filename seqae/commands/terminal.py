@@ -146,7 +146,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 def shown(text: str) -> str:
     """Text of a record as a terminal may get it: a character that would control the terminal is shown as ?."""
-    return "".join(c if c == "\n" or c.isprintable() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c == "\n" or c.isprintable() else "?" for c in text)
 
 
 def status_rows(places: Iterable[str | None], folders: Sequence[Path] = ()) -> list[list[str]]:

@@ -9,13 +9,13 @@ from seqae.stores.yaml_text import load_yaml
 
 RECORD_FORMAT = 1  # of run.yaml, its entry `format`; records without one are of earlier versions and of this format
 STATUSES = ("running", "done", "failed")  # what a record says; others are found out by looking at the run's folder
-NUMBER = int | float
+NUMBER, NONE = (int, float), type(None)  # tuples, which isinstance takes in half the time that unions take
 _TYPES: Mapping[Any, str] = {
     dict: "parameters differs versions results benchmark code went_on",
     str: "family started ended commit sources git machine device explanation explained cells began_anew",
     NUMBER: "format seconds weights epochs threads",
-    str | None: "reason verdict",
-    NUMBER | None: "peak_memory_bytes hidden reach",
+    (str, NONE): "reason verdict",
+    (*NUMBER, NONE): "peak_memory_bytes hidden reach",
     bool: "dirty",
     list: "resumed",
 }
@@ -80,5 +80,5 @@ def _named(value: Any) -> str:
 _MISSING = object()
 _WORDS: Mapping[Any, str] = {
     dict: "a mapping", list: "a list", str: "a text", NUMBER: "a number", bool: "true or false",
-    str | None: "a text or null", NUMBER | None: "a number or null",
+    (str, NONE): "a text or null", (*NUMBER, NONE): "a number or null",
 }  # fmt: skip
