@@ -30,7 +30,7 @@ from seqae.sweeps.parameter_files import read_yaml
 LIBRARIES = ("OMP", "MKL", "OPENBLAS")
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "oar": "OARCluster",
           "htcondor": "HTCondorCluster"}  # fmt: skip
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 30.0  # of the client, whenever it connects: a busy scheduler may answer late
 CONFIG = {
     "distributed.scheduler.allowed-failures": 0,  # `sweep` counts the deaths of workers itself
     "distributed.scheduler.worker-ttl": "60s",  # the runs of a machine that does not answer are then given to others
