@@ -152,7 +152,7 @@ def cluster(tmp_path):
         command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *given, "--no-dashboard"]
         with (tmp_path / f"{what}-{len(processes)}.txt").open("w") as said:
             processes.append(subprocess.Popen(command, env=os.environ | threads, stdout=said, stderr=said))
-        if what == "scheduler":  # who finds none waits ten seconds alone
+        if what == "scheduler":  # who finds none waits long alone
             wait_until(lambda: answers(address), "no scheduler")
         return processes[-1]
 
