@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 import tomllib
+from importlib.metadata import distributions, requires
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from seqae.benchmark import cost_estimate
 from seqae.benchmark.gpu_check import __main__ as command
@@ -23,6 +26,8 @@ from seqae.updates import gradients
 
 PROJECT = Path(__file__).parents[1]
 OUTCOMES = {"PASS", "FAIL", "SKIP"}
+THERE = {"extra": "", "python_version": "3.12", "python_full_version": "3.12.0"}
+INSTALLED = {canonicalize_name(found.name) for found in distributions()}
 
 
 def checks_of(found, *, device="cpu", tiny=True, seconds=1000.0):
@@ -395,6 +400,17 @@ def test_the_page_the_package_and_readme_agree_on_whether_there_are_figures():
     assert ("no figures were taken yet" in first) == (recorded == [])
 
 
+def needed_by(names: set[str]) -> set[str]:
+    """These packages, and all that they need wherever they are installed, and what that needs."""
+    found, waiting = set(), [*names]
+    while waiting:
+        if (name := canonicalize_name(waiting.pop())) not in found:
+            found.add(name)
+            asked = map(Requirement, (requires(name) if name in INSTALLED else None) or ())
+            waiting += [each.name for each in asked if not each.marker or each.marker.evaluate(THERE)]
+    return found
+
+
 def test_the_wheels_are_ours_and_lack_no_dependency():
     """At our pins; what usually comes with torch is named on the page."""
     listed = dict(line.split("==") for line in (PROJECT / "docs" / "gpu-wheels.txt").read_text().split())
@@ -405,10 +421,10 @@ def test_the_wheels_are_ours_and_lack_no_dependency():
     )
     assert {name: listed[name] for name in pins if name in listed} == {n: pins[n] for n in pins if n in listed}
     page = (PROJECT / "docs" / "gpu.md").read_text()
-    needed = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
-    names = {re.match(r"[\w-]+", line)[0] for line in needed}
     usual = {*re.search(r"usually come with it \((.*?)\)", page)[1].split(", ")}
-    assert names - listed.keys() - usual == {"torch", "av"}
+    direct = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
+    needed = needed_by({Requirement(line).name for line in direct})
+    assert needed - listed.keys() - needed_by({"torch", *usual}) == {"av"}
     assert f"{len(listed)} wheels" in page
 
 
