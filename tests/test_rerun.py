@@ -372,6 +372,28 @@ def test_a_record_adds_no_code_and_no_places_to_a_rerun(changed, project, tmp_pa
     assert values == {key: value for key, value in run.record()["parameters"].items() if key not in reproduce.PLACES}
 
 
+@pytest.mark.parametrize("here", [(), ("--here",)])
+def test_outside_of_any_project_the_code_around_a_run_is_not_executed_unasked(
+    original, project, tmp_path, monkeypatch, here
+):
+    """A repository that lies around a run may have come with it: its notebooks, its modules, its library."""
+    foreign = shutil.copytree(project, tmp_path / "foreign")
+    folder = shutil.copytree(original.folder, foreign / "reports" / "fam" / original.name)
+    (tmp_path / "elsewhere").mkdir()
+    executed = []
+    monkeypatch.setattr(reproduce, "_seqae_run", lambda *_, **__: executed.append(1) or 7)
+    for outside in (tmp_path / "elsewhere", tmp_path):
+        monkeypatch.chdir(outside)
+        refused = call(str(folder), *here, code=2)
+        assert f"would execute the notebooks and the code of {foreign}: do this in {foreign}, or" in refused
+        assert "say --trust-code" in refused
+    assert (executed, worktrees(foreign), (folder / "reruns").exists()) == ([], 1, False)
+    assert "ended with exit code 7" in call(str(folder), *here, "--trust-code", code=1)
+    monkeypatch.chdir(foreign)
+    assert "ended with exit code 7" in call(str(folder), *here, code=1)
+    assert executed == [1, 1]
+
+
 def test_a_folder_without_a_run_and_a_project_without_git(tmp_path, original, monkeypatch):
     output = call(str(tmp_path), code=2)
     assert output == f"seqae: {tmp_path} is no run folder: it has no run.yaml\n"

@@ -36,7 +36,7 @@ Folder = Annotated[
     Path, typer.Argument(metavar="RUN", parser=file_path, help="A run: its folder, or FAMILY/NAME-HASH in the store.")
 ]
 TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run code of your own from the run's folder, if the project has other.")
+    bool, typer.Option("--trust-code", help="Run code from a run's folder, or of a project around it.")
 ]
 Scale = Annotated[str | None, typer.Option(help="Sizes: a name in params/scale/, or a file.")]
 Given = Annotated[

@@ -15,9 +15,17 @@ from seqae.sweeps.shipped_files import SHIPPED, page_notebook
 
 
 def project_around(folder: Path) -> Path:
-    """The project of the working directory. If that is in no project, the one around `folder`, a run's."""
+    """The project of the working directory. If that is in no project, the one around `folder`, a run's.
+
+    That one may have come with the run: execute nothing of it unless it `is_trusted` or the user says so.
+    """
     here = _project_here()
     return here if (here / "notebooks").is_dir() else project_root(outside_runs(folder))
+
+
+def is_trusted(project: Path) -> bool:
+    """Whether this is the project of the working directory, whose code is the user's own."""
+    return project == _project_here() and (project / "notebooks").is_dir()
 
 
 def _project_here() -> Path:

@@ -42,7 +42,7 @@ from seqae.runs import (
     without_effect,
 )
 from seqae.sweeps.interrupts import STOP_SIGNALS, interrupt_once
-from seqae.sweeps.pages import project_around
+from seqae.sweeps.pages import is_trusted, project_around
 
 _PACKAGE = Path(seqae.__file__).parent
 # The module of the command line, by its file: of today's layout, and of the layout before the package had subpackages.
@@ -70,8 +70,9 @@ def reproduce_run(
 
     here: use today's code instead of the code of the commit that made the run. given: parameters that say how to
     execute it, such as device or data_folder. trust_code: let modules of your own run from the copy in the run folder,
-    if neither that commit nor the project has them. tell: called with notes that a reader of the result needs. Raises
-    RunError or ValueError, before anything starts, if the run cannot be reproduced.
+    if neither that commit nor the project has them; outside of any project, let notebook and code of the project around
+    the run's folder run. tell: called with notes that a reader of the result needs. Raises RunError or ValueError,
+    before anything starts, if the run cannot be reproduced.
     """
     record, root = original.record(), project_around(original.folder)
     here = here or _is_todays(record)
@@ -86,6 +87,12 @@ def reproduce_run(
     if here and not notebook.exists():
         raise RunError(f"there is no {notebook}: do this in the folder of the project, or below it")
     commit = "" if here else _commit(root, record, original.folder)
+    if not (trust_code or is_trusted(root)):
+        raise OwnCodeError(
+            f"{original.folder} lies in {root}, and the working directory in no project: a rerun would execute the "
+            f"notebooks and the code of {root}: do this in {root}, or, if you trust that code, say --trust-code "
+            "(in Python: trust_code=True)"
+        )
     store = original.folder / "reruns" / (_today(notebook, _own_today(original, root)) if here else record["commit"])
     _tell_commits(record, here, tell)
     if (made := _made(store)) and made.status == "done" and given:
