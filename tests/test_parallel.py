@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from own import write_modules
 
 from seqae import training
 from seqae.device import make_accelerator
@@ -28,6 +29,10 @@ TINY = {
     "loss": "0nm", "task": "both", "architecture": "srivastava", "hidden": 8, "frame_size": 16, "frames_in": 3,
     "frames_out": 2, "train_sequences": 23, "val_sequences": 9, "test_sequences": 5, "batch_size": 11, "epochs": 4,
     "checkpoint_seconds": 0, "device": "cpu",
+}  # fmt: skip
+OWN = {  # without dropout, whose random numbers are each rank's own
+    "architecture": "own_models:Forecaster", "architecture_arguments": {"hidden": 6, "dropout": 0},
+    "training_loss": "own_losses:focal", "activation": "sigmoid", "metrics": ["own_metrics:iou"],
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     "output": {},
@@ -162,11 +167,14 @@ def test_a_killed_rank_fails_the_run_which_goes_on_from_its_checkpoint(
 
 
 @pytest.mark.soak
-def test_an_epoch_that_one_process_began_two_end(
-    tmp_path: Path, unbroken: Run, monkeypatch: pytest.MonkeyPatch
+def test_an_epoch_of_ones_own_model_that_one_process_began_two_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What one process had summed up is counted once."""
-    run, update, updates = open_run("f", TINY, {"store": str(tmp_path)}), training.update, []
+    """What one process had summed up is counted once. Of two, one draws a progress bar."""
+    write_modules(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    unbroken = open_run("f", TINY, OWN | {"store": "alone"}).train()
+    run, update, updates = open_run("f", TINY, OWN | {"store": "two"}), training.update, []
 
     def interrupted(*arguments: Any, **given: Any) -> Any:
         updates.append(1)
@@ -179,9 +187,14 @@ def test_an_epoch_that_one_process_began_two_end(
         with pytest.raises(KeyboardInterrupt):
             run.train()
     assert run.metrics().epoch.max() == 1
-    run = open_run("f", TINY, {"store": str(tmp_path), "devices": 2}).train()
+    capfd.readouterr()
+    run = open_run("f", TINY, OWN | {"store": "two", "devices": 2}).train()
+    assert capfd.readouterr().err.count("| 5/12 [00:00<?") == 1
+    assert (run.record()["parameters"]["devices"], len(run.record()["resumed"])) == (2, 1)
     one, two = unbroken.metrics(), run.metrics()
+    assert "iou" in set(two.metric)
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"), rtol=1e-4, atol=1e-7)
+    pd.testing.assert_frame_equal(unbroken.test(), run.test(), rtol=1e-4)
 
 
 @pytest.mark.soak
