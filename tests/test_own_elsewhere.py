@@ -22,7 +22,7 @@ from seqae.runs import assignment, clip_sets
 from seqae.runs.experiment import load_model
 from seqae.runs.own_code import CODE_FOLDER, OwnCodeError
 from seqae.runs.run import Run, open_run
-from seqae.sweeps import pages, plan, reproduce
+from seqae.sweeps import execution, pages, plan, reproduce
 from seqae.sweeps.planning import Planned
 from seqae.sweeps.shipped_files import SHIPPED
 
@@ -168,6 +168,46 @@ def test_a_worker_elsewhere_has_the_run_that_was_planned(project, elsewhere, mon
     assert values_of(run) == values_of(item.run)
     assert run.train().status == "done"
     assert values_of(Run.load(run.folder)) == values_of(run)
+
+
+CELLS = ["%matplotlib inline\nthere = !true\nfrom helpers import (\n    half,\n)", TRAIN.format("mine"), "print('drawn', half(6))"]
+HELPERS = {
+    "helpers": "from parts import two\nimport numpy\n\ndef half(n):\n    return n / two.TWO",
+    "parts/two": "TWO = 2",
+    "plots": "",
+    "unread": "raise SystemExit",
+}
+
+
+def with_helpers(project: Path) -> Planned:
+    for name, text in HELPERS.items():
+        (project / "notebooks" / name).parent.mkdir(exist_ok=True)
+        (project / f"notebooks/{name}.py").write_text(text)
+    make_project(project, {"mine": CELLS}, {"mine/a": {}})
+    (item,) = plan([project / "params/mine/a.yaml"], scale="tiny", store=str(project / "store"))
+    return item
+
+
+def test_modules_that_only_cells_import_travel_and_define_no_run(project) -> None:
+    item = with_helpers(project)
+    assert sorted(item.modules) == ["helpers.py", "parts/two.py"]
+    (project / "notebooks/helpers.py").write_text("def half(n): return 0")
+    assert with_helpers(project).run.name == item.run.name
+    (project / "notebooks/helpers.py").write_text("def half(n) return 0")
+    with pytest.raises(ValueError, match=r"mine/a.yaml: helpers.py is not Python: SyntaxError: .*, line 1"):
+        plan([project / "params/mine/a.yaml"], scale="tiny", store=str(project / "store"))
+
+
+@pytest.mark.soak
+@pytest.mark.processes
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of papermill
+def test_cells_import_them_where_there_is_no_project(project, elsewhere, monkeypatch) -> None:
+    item = with_helpers(project)
+    shutil.rmtree(project / "notebooks")
+    monkeypatch.chdir(elsewhere)
+    assert execution.execute(item).reason is None
+    assert "drawn 3.0" in (item.run.folder / "notebook.ipynb").read_text()
+    assert not (item.run.folder / CODE_FOLDER).exists()
 
 
 def values_of(run: Run) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from .naming import name_words as name_words
 from .notebook_cells import cells_hash as cells_hash
 from .notebook_cells import family_defaults as family_defaults
 from .notebook_cells import family_notebook as family_notebook
+from .notebook_cells import modules_of_cells as modules_of_cells
 from .notebook_cells import parameter_cells as parameter_cells
 from .own_code import CODE_FOLDER as CODE_FOLDER
 from .own_code import OwnCode as OwnCode

@@ -24,17 +24,18 @@ class Assignment:
         return re.search(rf"-{run_hash}(-\d+)?$", self.run) is not None
 
 
-def assign(run: str, code: str = "", project: str | None = None) -> None:
+def assign(run: str, code: str = "", project: str | None = None, modules: str = "") -> None:
     """Assign a run to this process, by the name of its folder. Raises RuntimeError if it has one already.
 
     code: the folder where the sweep's worker has put the modules of your own, so that cells can import them as well.
-    project: as for `Assignment`.
+    project: as for `Assignment`. modules: the folder of the other modules that the cells import. What lies where the
+    kernel works is found before both.
     """
     global _current
     if _current is not None:
         raise RuntimeError(f"this kernel was given run {_current.run}, it cannot be given {run} as well")
     _current = Assignment(run, Path(project) if project else None)
-    sys.path += [code] if code else []
+    sys.path += filter(None, [code, modules])
 
 
 def current_assignment() -> Assignment | None:

@@ -17,6 +17,8 @@ from seqae.parameters import ParameterError
 from seqae.runs.assignment import current_assignment
 from seqae.runs.git import git_trouble, run_git
 from seqae.runs.merging import merge, resolve
+from seqae.runs.own_code import find_code
+from seqae.runs.own_modules import imported_modules, module_files
 
 
 class FamilyNotebook(NamedTuple):
@@ -91,6 +93,29 @@ def cells_hash(text: str) -> str:
     """8 hex digits of the cells of a notebook's JSON text, without the cell of parameters that papermill injected."""
     cells = [c for c in json.loads(text)["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
     return sha256("\0".join("".join(cell["source"]) for cell in cells).encode()).hexdigest()[:8]
+
+
+def modules_of_cells(text: str, folder: Path) -> dict[str, str]:
+    """The modules of the notebook's folder that its cells import, and those that these import: their texts, by path.
+
+    text: the notebook's JSON. Raises OwnCodeError for a module that is no Python.
+    """
+    names = {module for cell in json.loads(text)["cells"] if cell["cell_type"] == "code" for module in _imports(cell)}
+    return dict(find_code(sorted(name for name in names if module_files(name, [folder])), [folder], {}).texts)
+
+
+def _imports(cell: dict[str, Any]) -> list[str]:
+    source = "".join(cell["source"])
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager  # here, because few cells need it: %magic, !shell
+
+        try:
+            tree = ast.parse(TransformerManager().transform_cell(source))
+        except SyntaxError:  # it fails when it is executed, and says so there
+            return []
+    return [name for name in imported_modules(tree, "") if name]
 
 
 def parameter_cells(family: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:

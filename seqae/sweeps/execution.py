@@ -5,12 +5,16 @@ Whether a run is done is read from its run.yaml, never from its notebook.
 
 import logging
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import filelock
 from distributed import get_worker
 
-from seqae.files import remove_leftovers
+from seqae.files import remove_leftovers, replace_text
 from seqae.reports import Facts, advice, render_notebook
 from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, sources_hash
 from seqae.stores import BusyError, StoreError, mirror_folder, working
@@ -92,7 +96,7 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
     if run.code:  # it travels with the run; the kernel imports these files, whatever is in the project
         run.code.write(run.folder / CODE_FOLDER)
     gpus = run.parameters.devices * (run.parameters.device in ("auto", "cuda"))
-    with held_gpus(gpus, per_gpu=per_gpu) as environment:
+    with held_gpus(gpus, per_gpu=per_gpu) as environment, _written(item.modules) as modules:
         reason = execute_notebook(
             item.notebook,
             run.folder / "notebook.ipynb",
@@ -101,10 +105,21 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
             environment=environment | {"SEQAE_STORE": _store_of(item)},
             folder=item.folder,
             run=run.name,
+            modules=modules,
         )
     if reason is None and run.status != "done":
         reason = f"the notebook ended without training this run: it must open family {run.family!r} and call train()"
     return _record_and_render(item, reason)
+
+
+@contextmanager
+def _written(modules: Mapping[str, str]) -> Iterator[str]:
+    # A folder of these files; empty if there are none.
+    with TemporaryDirectory(prefix="seqae-modules-") if modules else nullcontext("") as folder:
+        for path, text in modules.items():
+            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            replace_text(Path(folder) / path, text)
+        yield folder
 
 
 def _record_and_render(item: Planned, reason: str | None) -> str | None:

@@ -20,6 +20,7 @@ from seqae.runs import (
     finished_by_recipe,
     located_clips,
     merge,
+    modules_of_cells,
     open_run,
     progress,
     resolve,
@@ -51,6 +52,7 @@ class Planned:
     store: str = field(default="", repr=False)
     edits: Mapping[str, Any] = field(default_factory=dict, repr=False)  # uncommitted, of the notebook's parameters cell
     sources: str = field(default_factory=sources_hash)  # of the command's code; a worker of other code refuses the run
+    modules: Mapping[str, str] = field(default_factory=dict, repr=False)  # that the cells import: their texts, by path
     shorter: Shorter | None = None  # of a new run: what it goes on from, or why it does not
 
     def reason_to_execute(self) -> str | None:
@@ -230,4 +232,5 @@ def _planned(
     stated = {name: value for name, value in own.items() if name not in given}
     if idle := without_effect(run.parameters, family, stated, takes(run.parameters, run.code)):
         raise ValueError("\n".join(f"{why}: leave it out" for why in idle.values()))
-    return Planned(run, notebook, merged, source.parent, where, edits)
+    modules = modules_of_cells(notebook, source.parent)
+    return Planned(run, notebook, merged, source.parent, where, edits, modules=modules)
