@@ -21,6 +21,7 @@ from test_cli import call
 from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, plan, seqae
 from users import as_nobody, readable  # noqa: F401
 
+from seqae.commands.terminal import SweepView
 from seqae.runs import OwnCode, RunError, sources_hash
 from seqae.sweeps import cluster, dispatch, gpus
 from seqae.sweeps.execution import Outcome, execute
@@ -464,7 +465,8 @@ def two_workers():
         *((older, r"other packages than this command, .*: gone 1.0 \(there none\)") for older in (1, 2)),
     ],
 )
-def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypatch, older, has):
+def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypatch, capsys, older, has):
+    view = SweepView(8, done=0, stores=set())
     planned = [replace(item, sources=sources_hash()) for item in plan(project, "fam", scale="tiny")]
     of_code = has.startswith("another")
     refusing, said = sorted(two_workers.nthreads())[:older], []
@@ -476,7 +478,7 @@ def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypat
         return Outcome(item.run, None, 0.0)
 
     monkeypatch.setattr(dispatch, "execute", executed)
-    options = {"refused": said.append, "finished": lambda outcome: done.append(outcome.run)}
+    options = {"refused": lambda told: (said.append(told), view.refused(told)), "finished": lambda outcome: done.append(outcome.run)}
     done = []
     if older == 2:
         with pytest.raises(RunError, match=f"all workers have {has}: install the"):
@@ -486,6 +488,9 @@ def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypat
         assert len(done) == 8
     assert {sentence.split()[1] for sentence in said} == {*refusing}
     assert all(re.search(f"gets no run, as it has {has}: install", sentence) for sentence in said)
+    shown = capsys.readouterr().out.splitlines()  # by the command: which worker, which package, what to do
+    assert shown == said
+    assert all(re.fullmatch(rf"worker \S+ gets no run, as it has {has}: install the same there; .*", s) for s in shown)
     assert not (project / "reports").exists()
 
 
