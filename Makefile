@@ -29,6 +29,9 @@ performance: .venv/.ready  ## time one update of each size beside its peers; lea
 	$(BIN)/seqae run params/performance --scale quick --jobs 1
 	$(BIN)/seqae compare performance params/performance --scale quick
 
+lab: .venv/.ready  ## JupyterLab at the project's root: notebooks/, params/ and reports/ in its file browser
+	$(BIN)/jupyter lab
+
 gpu-check: .venv/.ready  ## is seqae right and how fast is it on this machine's GPU, in 8 minutes: docs/gpu.md
 	$(BIN)/python -m seqae.benchmark.gpu_check --limit $(LIMIT) --out gpu-check.json $(SECTIONS)
 
@@ -60,5 +63,5 @@ FAMILIES := $(notdir $(patsubst %/,%,$(filter-out params/scale/ params/performan
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --durations=15
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: help reports families paper-cpu performance gpu-check test soak lint clean
+.PHONY: help reports families paper-cpu performance lab gpu-check test soak lint clean
 .DEFAULT_GOAL := help

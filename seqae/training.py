@@ -31,7 +31,7 @@ from seqae.signals import stop_asked
 from seqae.updates import Updated, UpdateRule, gradients, update
 
 Row = dict[str, Any]
-PLATEAU = 0.01  # less than 1 % better in total counts as saturated
+PLATEAU = 0.01  # less than 1 % better in total counts as a plateau
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ def test_nothing_to_do_is_done(project):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("params/fam -p lr=0.1", "params/fam/a.yaml and 1 more: unknown parameter 'lr'; did you mean 'learning_rate'?"),
         ("params/fam -p epoch=3", "params/fam/a.yaml and 1 more: unknown parameter 'epoch'; did you mean 'epochs'?"),
         ("params/fam -p epochs", "-p takes KEY=VALUE, such as -p epochs=5; not 'epochs'"),
         ("params/fam -p epochs=[3", "-p: "),
@@ -224,7 +225,7 @@ def test_status_tells_every_state(project):
 
 def test_status_of_an_empty_store_is_no_error_and_names_it(project):
     head, told = call("status").splitlines()
-    assert head.split() == ["run", "status", "verdict", "test", "mse", "seconds", "machine"]
+    assert head.split() == ["run", "status", "verdict", "on", "val", "test", "mse", "seconds", "machine"]
     assert told == f"seqae: there is no run in {project / 'reports'}"
     assert call("status", "--store", "nowhere").splitlines()[1:] == [f"seqae: there is no run in {project / 'nowhere'}"]
 

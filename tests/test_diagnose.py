@@ -17,7 +17,7 @@ from seqae.reports.published import diary_results, published_results, standing
 from seqae.runs import load_digits
 from seqae.runs.explanation import explain_head
 from seqae.runs.levels import baselines, reachable_floor, reachable_pixels
-from seqae.runs.verdicts import prognosis, saturated_since, verdict
+from seqae.runs.verdicts import plateau_since, prognosis, verdict
 from seqae.training import plateau_begins
 
 INFINITE = float("inf")
@@ -216,7 +216,7 @@ def test_levels_on_moving_mnist_are_those_once_measured() -> None:
     }, rel=0.04)  # fmt: skip
 
 
-# ---- saturated since ----
+# ---- plateau since ----
 
 
 @pytest.mark.parametrize(
@@ -233,8 +233,8 @@ def test_levels_on_moving_mnist_are_those_once_measured() -> None:
         ([2, *[1] * 20], 2),
     ],
 )
-def test_saturated_since_by_hand(values: Sequence[float], since: int | None) -> None:
-    assert saturated_since(values) == since
+def test_plateau_since_by_hand(values: Sequence[float], since: int | None) -> None:
+    assert plateau_since(values) == since
 
 
 @pytest.mark.parametrize(
@@ -332,9 +332,9 @@ def test_diverged_before_anything_else() -> None:
     assert of_recon([float("nan")], diverged_at=1) == "diverged at epoch 1"
 
 
-def test_saturated() -> None:
-    assert of_recon([0.04, 0.02, 0.02, 0.02, 0.02]) == "learned (50 % below mean frame), saturated since epoch 2"
-    assert of_recon([0.04] * 8) == "stuck at the mean frame, saturated since epoch 1"
+def test_a_plateau() -> None:
+    assert of_recon([0.04, 0.02, 0.02, 0.02, 0.02]) == "learned (50 % below mean frame), plateau since epoch 2"
+    assert of_recon([0.04] * 8) == "stuck at the mean frame, plateau since epoch 1"
 
 
 def test_stopped() -> None:
@@ -343,7 +343,7 @@ def test_stopped() -> None:
     assert line == "learned (50 % below mean frame), stopped at epoch 4"
     long = [0.04] * 8
     line = verdict(val(long, recon=long), mean_frame={"recon": 0.04}, floor={"recon": 0}, stopped=True)
-    assert line == "stuck at the mean frame, saturated since epoch 1, stopped at epoch 8"
+    assert line == "stuck at the mean frame, plateau since epoch 1, stopped at epoch 8"
     line = verdict(val([0.06] * 3, recon=[0.06] * 3), mean_frame={"recon": 0.04}, floor={"recon": 0}, stopped=True)
     assert line == "worse than the mean frame (50 % above), stopped at epoch 3"
     line = verdict(curve, mean_frame={"recon": 0.04}, floor={"recon": 0.072}, stopped=True)

@@ -74,9 +74,9 @@ def test_its_notebook_and_the_comparison_were_executed_top_to_bottom(store):
     for notebook, least in ((run.folder / "notebook.ipynb", 3), (store / "losses" / "compare.ipynb", 2)):
         cells = [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
         assert all(cell.execution_count for cell in cells if cell.source)
-        figures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+        figures = [output for cell in cells for output in cell.outputs if "image/svg+xml" in output.get("data", {})]
         assert len(figures) >= least
-        assert all(output.metadata["image/png"]["alt"] for output in figures)
+        assert all(output.metadata["image/svg+xml"]["alt"] for output in figures)
         assert cells[-1].outputs, "it ends with what was found"
         assert str(store) not in notebook.read_text()
     assert run.verdict in (run.folder / "report.html").read_text().replace("&gt;", ">")

@@ -90,7 +90,9 @@ def kernel(package):
 def pictures(outputs: list[dict]) -> list[str]:
     kinds = ("display_data", "update_display_data")
     return [
-        out["metadata"]["image/png"]["alt"] for out in outputs if out["kind"] in kinds and "image/png" in out["data"]
+        out["metadata"]["image/svg+xml"]["alt"]
+        for out in outputs
+        if out["kind"] in kinds and "image/svg+xml" in out["data"]
     ]
 
 

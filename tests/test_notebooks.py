@@ -290,9 +290,9 @@ def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, notebook):
     parameters = {"family": family, "runs": names}  # without names, the notebook chooses all
     executed(source, out, parameters, SEQAE_STORE=str(smoke_store))
     cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
-    figures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    figures = [output for cell in cells for output in cell.outputs if "image/svg+xml" in output.get("data", {})]
     assert len(figures) >= 2
-    assert all(output.metadata["image/png"]["alt"] for output in figures)
+    assert all(output.metadata["image/svg+xml"]["alt"] for output in figures)
     assert cells[-1].outputs, "the conclusion says something"
     text = "".join(output.get("data", {}).get("text/markdown", "") for cell in cells for output in cell.outputs)
     assert f"**{len(find_runs(smoke_store, family))} runs**" in text

@@ -1,5 +1,7 @@
 """Figures hold the numbers they were given, with units."""
 
+from xml.etree import ElementTree
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,10 +9,12 @@ import pandas as pd
 import pytest
 
 from seqae.reports import figures, frames
+from seqae.reports.figures.ends import apart
 from seqae.runs import Strip
 
 mpl.use("Agg")
-WAYS = [(task, reads) for task in ("recon", "pred", "both") for reads in ("zero", "output")]
+READS = ("zero", "output")
+WAYS = [(task, reads) for task in ("recon", "pred", "both") for reads in READS]
 
 
 @pytest.fixture(autouse=True)
@@ -43,17 +47,80 @@ def drawn(axis):
     return [tuple(line.get_ydata()) for line in axis.lines if len(line.get_xdata()) == 3]
 
 
+def colliding(figure):
+    """Pairs of names of all panels that lie upon one another; a name's leader may cross others."""
+    figure.canvas.draw()
+    names = [name for axis in figure.axes for name in axis.texts]
+    boxes = [mpl.text.Text.get_window_extent(name) for name in names]
+    pairs = [(i, j) for i in range(len(boxes)) for j in range(i) if boxes[i].overlaps(boxes[j])]
+    return [(names[i].get_text(), names[j].get_text()) for i, j in pairs]
+
+
 def test_five_losses_in_six_ways(tables):
     figure = figures.losses_in_ways(*tables)
-    titles = {axis.get_title(): axis for axis in figure.axes}
-    assert set(titles) == {f"{task}, decoder reads {reads}" for task, reads in WAYS}
-    assert len(drawn(titles["recon, decoder reads zero"])) == 3
-    assert len(drawn(titles["both, decoder reads output"])) == 6, "both shows its two branches"
-    assert drawn(titles["pred, decoder reads zero"])[0] == pytest.approx((0.01, 0.02, 0.03))
+    titles = {axis.get_title("left"): axis for axis in figure.axes}
+    both = ["both: recon", "both: pred"]
+    assert set(titles) == {f"{of}, decoder reads {reads}" for of in ("recon", "pred", *both) for reads in READS}
     for axis in figure.axes:
+        assert len(drawn(axis)) == 3, "a line for each loss"
         assert horizontals(axis) == pytest.approx([0.0372, 0.0698])
+        assert axis.get_yscale() == "log"
+        assert {line.get_linewidth() for line in axis.lines if len(line.get_xdata()) == 3} == {1.6}
+    assert drawn(titles["pred, decoder reads zero"])[0] == pytest.approx((0.01, 0.02, 0.03))
     assert figure.axes[0].get_ylabel() == "MSE per pixel, on [0, 1]"
     assert figure.axes[-1].get_xlabel() == "epoch"
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [text.split("  ")[0] for text in legend[:3]] == ["0sb", "0sm", "0nm"]
+    assert legend[3:] == ["mean frame: no model", "below it: has learned", "floor: these losses cannot get below"]
+
+
+def test_each_curve_ends_in_its_name_and_where_it_stands_beside_the_mean_frame(tables):
+    figure = figures.losses_in_ways(*tables)
+    for axis in figure.axes:
+        names = {text.get_text() for text in axis.texts}
+        assert names == {"0sb −19 %", "0sm +249 %", "0nm +518 %", "mean frame", "floor 0sb, 0sm"}
+        (hatching,) = [patch for patch in axis.patches if patch.get_hatch()]
+        assert hatching.get_window_extent().y1 == pytest.approx(axis.transData.transform((0, 0.0698))[1], abs=0.5)
+    assert not colliding(figure)
+
+
+def test_losses_that_are_stuck_at_one_level_are_both_named_and_both_drawn(tables):
+    curves, levels = tables
+    figure = figures.losses_in_ways(curves.assign(value=0.076), levels)
+    assert not colliding(figure)
+    for axis in figure.axes:
+        styles = [(line.get_marker(), line.get_linestyle()) for line in axis.lines if line.get_marker() != "None"]
+        assert len({*styles}) == 3, "in grey, too"
+
+
+def test_a_curve_that_diverges_squeezes_no_other(tables):
+    curves, levels = tables
+    lost = curves.assign(value=curves.value.where((curves.loss != "0sm") | (curves.epoch < 2), 1e9))
+    for figure in (figures.losses_in_ways(lost, levels), figures.learning_curves_of_runs(lost, levels, hue="loss")):
+        assert figure.axes[0].get_ylim()[1] < 1
+    last = lost.assign(value=lost.value.where(lost.value < 1e8))
+    assert "0sm diverged" in texts(figures.losses_in_ways(last, levels))
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([0.5], [0.5]),
+        ([0.2, 0.8], [0.2, 0.8]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.5, 0.52, 0.5], [0.4, 0.6, 0.5]),
+        ([0.0, 1.0], [0.05, 0.95]),
+        ([0.99, 0.98], [0.95, 0.85]),
+    ],
+)
+def test_names_are_pushed_apart_as_little_as_can_be(places, expected):
+    assert apart(places, 0.1, 0.05, 0.95) == pytest.approx(expected, abs=0.011)
+
+
+def test_ticks_are_round_numbers(tables):
+    figure = figures.losses_in_ways(*tables)
+    ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert ticks == ["0.01", "0.015", "0.02", "0.03", "0.05", "0.07", "0.1", "0.15", "0.2"]
 
 
 def test_all_recons_and_all_preds(tables):
@@ -83,8 +150,7 @@ def test_seeds_are_one_line_their_mean_in_a_band_and_n_is_stated(tables):
     assert [(band[:, 1].min(), band[:, 1].max()) for band in bands] == [pytest.approx((0.21, 0.28))] * 2
     assert len(recon.collections) == 2, "what has one seed has no band"
     assert [text.get_text() for text in figure.texts] == ["line: mean of the seeds, band: least to largest, n = 3"]
-    names = [text.get_text() for text in figure.legends[0].texts]
-    assert "0nm-pred-zero, n = 3 seeds" in names
+    assert "0nm-pred-zero, n = 3 seeds +572 %" in [text.get_text() for text in pred.texts]
 
     assert figures.losses_in_ways(both, levels[levels.loss != "0sb"]).texts
     steps = both.rename(columns={"epoch": "frame"})
@@ -276,16 +342,24 @@ def test_a_recipe_that_some_rows_lack_is_their_run(tables):
 def test_a_branch_of_ones_own_has_lines_in_ways(tables):
     curves, levels = tables
     given = curves.assign(branch=curves.branch.replace({"recon": "recon, given truth"}))
-    (axis,) = figures.losses_in_ways(given[(given.task == "both") & (given.decoder_input == "zero")], levels).axes
-    assert len(drawn(axis)) == 6
+    figure = figures.losses_in_ways(given[(given.task == "both") & (given.decoder_input == "zero")], levels)
+    assert [axis.get_title("left") for axis in figure.axes] == [
+        f"both: {branch}, decoder reads zero" for branch in ("pred", "recon, given truth")
+    ]
+    assert [len(drawn(axis)) for axis in figure.axes] == [3, 3]
 
 
 def test_show_frees_the_figure_and_keeps_the_text(monkeypatch):
     shown = []
-    monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append(metadata))
+    monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: shown.append((data, metadata)))
     figure = frames.strip_figure([Strip("truth", np.zeros((1, 2, 4, 4), np.uint8))])
     figures.show(figure, "two black frames")
-    assert shown == [{"image/png": {"alt": "two black frames"}}]
+    ((data, metadata),) = shown
+    assert data["text/plain"] == metadata["image/svg+xml"]["alt"] == "two black frames"
+    assert metadata["image/svg+xml"]["width"] > metadata["image/svg+xml"]["height"] > 20, "pixels"
+    svg = ElementTree.fromstring(data["image/svg+xml"])
+    assert svg[0].text == "two black frames"
+    assert "prefers-color-scheme:dark" in svg[1].text
     assert not plt.fignum_exists(figure.number)
 
 

@@ -576,7 +576,7 @@ def test_the_index_has_the_errors_first_and_says_their_units(tmp_path):
 def test_the_index_holds_all_runs_and_the_union_of_their_metrics(tmp_path):
     page = BeautifulSoup(an_index(tmp_path).read_text(), "html.parser")
     labels = [th.get_text(strip=True) for th in page.select("thead th")]
-    assert labels == ["run", "status", "verdict", "frames", "pred mse", "bce", "duration", "started"]
+    assert labels == ["run", "status", "verdict on val", "frames", "pred mse", "bce", "duration", "started"]
     rows = page.select("tbody tr")
     assert len(rows) == 30
     assert [td.get_text() for td in rows[4].select("td.number")] == ["0.2800", "0.1000", "0:00:04"]

@@ -191,7 +191,7 @@ def test_it_tells_where_the_page_is_and_what_came_out(doubled, old_code):
     assert conclusion in text
     assert doubled.verdict in text.replace("&gt;", ">")
     notebook = nbformat.read(store / "rerun.ipynb", as_version=4)
-    figures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    figures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/svg+xml" in o.get("data", {})]
     assert len(figures) == 1
     assert str(doubled.folder) not in json.dumps(notebook)
 

@@ -363,7 +363,7 @@ def of_epochs(folder, *objectives):
         ([], {}),
         ([3.0, 2.0, 1.0], {"best": 3}),
         ([3.0, 1.0, 2.0], {"best": 2}),
-        ([3.0, 1.0, 1.0, 1.0, 0.999], {"best": 5, "saturated": 2}),
+        ([3.0, 1.0, 1.0, 1.0, 0.999], {"best": 5, "plateau": 2}),
         ([3.0, 1.0, float("nan")], {"diverged": 3}),
         ([float("inf")], {"diverged": 1}),
     ],

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from seqae.commands.terminal import duration
-from seqae.runs import progress
+from seqae.runs import duration, progress
 
 if TYPE_CHECKING:  # imports torch, which takes seconds
     from seqae.sweeps import Planned

@@ -65,6 +65,9 @@ def run(
         # number of threads computes the same to the last bit.
         count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
         stores = {item.run.folder.parents[1] for item in planned}
+        if todo:
+            at_once = "" if cluster else f", {min(count, len(todo))} at a time"
+            tell(f"seqae: {len(todo)} of {len(planned)} runs to train{at_once}; {len(planned) - len(todo)} are done")
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
         for item in planned:
             if item.run.status == "done":

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from seqae.commands.messages import tell
-from seqae.runs import RunError, final_figures, progress, read_record, remembered, run_status
+from seqae.runs import RunError, duration, final_figures, progress, read_record, remembered, run_status
 from seqae.stores import fetch, public_url, refresh
 
 if TYPE_CHECKING:  # these import torch, which takes seconds; the status table does not need it
     from seqae.runs import Run
     from seqae.sweeps import Outcome
 
-STATUS_COLUMNS = ["run", "status", "verdict", "test mse", "seconds", "machine"]
+STATUS_COLUMNS = ["run", "status", "verdict on val", "test mse", "seconds", "machine"]
 STATUS_ORDER = ["running", "failed", "interrupted", "waiting", "done"]  # of --watch
 REFRESH_SECONDS = 5.0  # between two updates of remote runs and of the index while runs are trained;
 REFRESH_SHARE = 0.05  # longer if updates would take more than this share of the time
@@ -190,8 +189,3 @@ def print_status(rows: Callable[[], list[list[str]]], places: Iterable[str], *, 
 
 def _state(row: Sequence[str]) -> str:
     return re.split("[:,]", row[1])[0]  # "failed: reason", "running, epoch 3 of 5"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text: 12.3 s, or 0:02:05 from one minute on."""
-    return str(timedelta(seconds=round(seconds))) if seconds >= 60 else f"{seconds:.3g} s"

@@ -20,9 +20,21 @@ from seqae.reports.published import diary_results
 from seqae.reports.recipes import called as called
 from seqae.reports.recipes import cells, labels, recipes
 from seqae.reports.seeds import over_seeds
-from seqae.runs import Run, Strip, Strips, finished, label, own_metrics_of, sample_strips, whole_lines, with_units
+from seqae.runs import (
+    Run,
+    Strip,
+    Strips,
+    finished,
+    label,
+    own_metrics_of,
+    rough_figures,
+    sample_strips,
+    whole_lines,
+    with_units,
+)
 
 MOST = 40  # recipes that one figure can show
+VERDICT = "verdict on val"  # the head of a column
 FACETS = ("loss", "task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
 
@@ -49,6 +61,7 @@ def describe(runs: Sequence[Run]) -> str:
         text = f"{data_and_budget(p)}, width {_either(widths)}, batches of {_either(batches)}"
         if (count := len(set(recipes(group)))) > MOST:
             text += f"; figures show {MOST} of {count:,} recipes, evenly from the least error on val to the largest"
+        text += f". {rough_figures(p).removesuffix('.')}" if rough_figures(p) else ""
         parts.append((len(group), text))
     if left := sorted(finished(runs[0].folder.parent) - {run.name for run in runs}):
         others = "\n\nFinished runs of the family left out: " + ", ".join(f"`{name}`" for name in left) + "."
@@ -177,16 +190,17 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     place = wide.group.map({name: i for i, name in enumerate(groups(runs))})
     wide = wide.assign(place=place).sort_values(["place", "val mse"], ignore_index=True)
     shown = [*group, "run", "branch", "val mse", "mse", *told, "verdict", *others]
-    return wide[shown].rename(columns=lambda name: label(name, units))
+    return wide[shown].rename(columns=lambda name: VERDICT if name == "verdict" else label(name, units))
 
 
 def table(runs: Sequence[Run], most: int = 200) -> Styler:
-    """`summary` styled for a page: the first `most` rows, names and verdicts on one line each, text escaped."""
+    """`summary` styled for a page: the first `most` rows, names on one line each, text escaped."""
     rows = summary(runs)
     style = rows.head(most).style.format(precision=4, na_rep="", escape="html").hide()
     if len(rows) > most:
         style.set_caption(f"The first {most} of {len(rows):,}, by error on val")
-    return style.set_properties(**{"white-space": "nowrap"})
+    style = style.set_properties(**{"white-space": "nowrap"}, subset=rows.columns.drop(VERDICT).to_list())
+    return style.set_properties(**{"min-width": "12rem"}, subset=[VERDICT])
 
 
 def gallery(runs: Sequence[Run], branch: str) -> Strips:

@@ -23,7 +23,7 @@ LIKE = {
     "data_seed": "data seed {}",
     "epochs": "{} epochs",
     "train_sequences": "{:,} sequences an epoch",
-    "endless": "endless: {}",
+    "endless": "{} every epoch",
     "val_sequences": "{:,} for val",
     "test_sequences": "{:,} for test",
     "test_data": "test data {}",
@@ -39,6 +39,8 @@ def _in_words(p: Parameters, names: Iterable[str]) -> str:
     # Without what only Moving MNIST has where there are clips, and the other way round.
     idle = {*OF_DIGITS} if p.clips_digest else {"clips_digest"}
     told = {name: getattr(p, name) for name in names if name not in idle}
+    if "endless" in told:
+        told["endless"] = "new ones" if p.endless else "the same"
     return ", ".join(LIKE[name].format(value) for name, value in told.items() if value is not None)
 
 

@@ -71,6 +71,7 @@ class _Picture:
     alt: str
     width: int | None  # pixels
     height: int | None
+    themed: bool  # has paper and ink of its own for dark pages; others stay on white
 
 
 @dataclass(frozen=True)
@@ -192,13 +193,14 @@ class _Notebook:
     def figure(self, mime: str, data: str, metadata: Mapping[str, Any]) -> _Picture:
         own = {**metadata, **metadata.get(mime, {})}
         width, height = own.get("width"), own.get("height")
+        themed = mime == "image/svg+xml" and "prefers-color-scheme" in data
         if mime == "image/svg+xml":
             data = b64encode(data.encode()).decode()
         elif not width:
             with Image.open(BytesIO(b64decode(data))) as image:
                 width, height = image.size
         src = f"data:{mime};base64,{''.join(data.split())}"
-        return _Picture(src, own.get("alt") or self.alt(), width, height)
+        return _Picture(src, own.get("alt") or self.alt(), width, height, themed)
 
     def alt(self) -> str:
         """The alt text of a picture that has none: the heading above it and a number."""

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from seqae.files import whole
-from seqae.runs import four_digits
+from seqae.runs import duration, four_digits
 
 TONES = {  # of a badge, by the first word of a status or a verdict
     "learned": "good", "running": "busy", "interrupted": "warn", "stuck": "warn", "saturated": "warn",
@@ -32,7 +32,7 @@ def _environment() -> Environment:
         "tone": lambda words: TONES.get(re.split(r"\W", words.lower(), maxsplit=1)[0], "calm"),
         "path": lambda href: quote(fsencode(href.lstrip("/"))),  # a quoted path has no scheme, no host and no fragment
         "digits": four_digits,
-        "duration": lambda seconds: str(timedelta(seconds=round(seconds))),
+        "duration": lambda seconds: duration(seconds) if seconds >= 86400 else str(timedelta(seconds=round(seconds))),
         "sha256": lambda text: b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }
     return environment

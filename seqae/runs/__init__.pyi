@@ -6,6 +6,7 @@ from .clip_sets import located_clips as located_clips
 from .digits import load_digits as load_digits
 from .experiment import build_model as build_model
 from .experiment import load_model as load_model
+from .facts import rough_figures as rough_figures
 from .finding import find_runs as find_runs
 from .finding import recorded_run as recorded_run
 from .folder import RunFolder as RunFolder
@@ -67,6 +68,7 @@ from .records import remembered as remembered
 from .records import run_status as run_status
 from .run import Run as Run
 from .run import open_run as open_run
+from .units import duration as duration
 from .units import four_digits as four_digits
 from .units import label as label
 from .units import with_units as with_units

@@ -11,10 +11,20 @@ from seqae.runs.building import meta_model
 from seqae.runs.naming import way
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import diverged, final_figures, own_metrics_of
-from seqae.runs.units import four_digits, label
+from seqae.runs.units import duration, four_digits, label
 
 if TYPE_CHECKING:
     from seqae.runs.folder import RunFolder
+
+
+FEW = 64  # sequences: figures of fewer differ by several per cent from one choice of them to another
+
+
+def rough_figures(p: Parameters) -> str:
+    """A sentence where val or test has fewer than `FEW` sequences; else "". Clips: where they say how many to use."""
+    few = {split: count for split in ("val", "test") if 0 < (count := getattr(p, f"{split}_sequences") or 0) < FEW}
+    told = " and ".join(f"{split} has only {count}" for split, count in few.items())
+    return f"The figures are rough: {told} sequences." if told else ""
 
 
 def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
@@ -43,10 +53,12 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
         ("differs from the family in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
     ]
     facts += _results(run, record)
+    if rough := rough_figures(p):
+        facts.append(("note", rough))
     if "started" in record:
         facts.append(("started", f"{record['started'][:16].replace('T', ' ')} UTC"))
     if "seconds" in record:
-        facts.append(("trained for", f"{record['seconds']:.1f} s, {record.get('epochs', p.epochs)} epochs"))
+        facts.append(("trained for", f"{duration(record['seconds'])}, {record.get('epochs', p.epochs)} epochs"))
     if went_on := record.get("went_on"):
         made = f", made with code {went_on['commit']}" if "commit" in went_on else ""
         lacks = f", without {', '.join(went_on['without'])} of these epochs" if "without" in went_on else ""

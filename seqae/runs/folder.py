@@ -28,7 +28,7 @@ from seqae.runs.own_code import OwnCode, recorded_code
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.runs.trained import HasModel
 from seqae.runs.units import with_units
-from seqae.runs.verdicts import prognosis, saturated_since
+from seqae.runs.verdicts import plateau_since, prognosis
 from seqae.stores import is_name, refresh
 from seqae.tasks import branch_targets
 
@@ -134,12 +134,12 @@ class RunFolder(HasModel):
         return self.code or recorded_code(p, self.folder, trust=self.trusted)
 
     def marks(self) -> dict[str, int]:
-        """Epochs to mark on a curve: `best` on val and, if the run has them, `saturated`, `stopped` and `diverged`."""
+        """Epochs to mark on a curve: `best` on val and, if the run has them, `plateau`, `stopped` and `diverged`."""
         table = self.metrics().query("metric == 'objective'")
         objective = table[table.split == "val"]["value"].to_list()
         if not objective or not np.isfinite(table[table.epoch == len(objective)]["value"]).all():
             return {"diverged": len(objective)} if objective else {}
-        marks = {"best": int(np.argmin(objective)) + 1, "saturated": saturated_since(objective)}
+        marks = {"best": int(np.argmin(objective)) + 1, "plateau": plateau_since(objective)}
         if self.status == "done" and len(objective) < self.parameters.epochs:
             marks["stopped"] = len(objective)
         return {name: epoch for name, epoch in marks.items() if epoch}
@@ -250,7 +250,7 @@ class RunFolder(HasModel):
         return f"Run({self.family}/{self.name})"
 
     def _repr_html_(self) -> str:
-        rows = [("status", self.status), ("verdict", self.verdict or "none yet"), *self.facts()]
+        rows = [("status", self.status), ("verdict on val", self.verdict or "none yet"), *self.facts()]
         cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
         return f"<table><caption>{html.escape(f'{self.family}/{self.name}')}</caption>{cells}</table>"
 

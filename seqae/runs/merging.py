@@ -76,7 +76,9 @@ def _faults(error: ValidationError) -> Iterable[str]:
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, known, n=1)
+            # lr, bs and wd are the initials of learning_rate, batch_size and weight_decay
+            initials = [other for other in known if "".join(word[0] for word in other.split("_")) == name.lower()]
+            near = difflib.get_close_matches(name, known, n=1) or initials * (len(initials) == 1)
             yield f"unknown parameter {name!r}" + (
                 f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             )

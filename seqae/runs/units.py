@@ -1,6 +1,7 @@
 """Metrics as people read them: their units beside their names, their values with four digits."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from seqae.metrics import UNITS
@@ -26,6 +27,16 @@ def with_units(table: "pd.DataFrame", records: Sequence[Mapping[str, Any]]) -> "
     """
     units = {name: of["unit"] for record in records for name, of in own_metrics_of(record).items()}
     return table.assign(unit=table["metric"].map(units)) if units else table
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 12.3 s, 0:02:05 from one minute on, 5 days 9 h from one day on."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    if seconds < 86400:
+        return str(timedelta(seconds=round(seconds)))
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days:,} day{'s' * (days > 1)} {hours} h"
 
 
 def four_digits(value: float) -> str:

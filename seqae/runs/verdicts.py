@@ -25,7 +25,7 @@ def prognosis(floor: Mapping[str, float], mean_frame: Mapping[str, float]) -> st
     )
 
 
-def saturated_since(objectives: Sequence[float]) -> int | None:
+def plateau_since(objectives: Sequence[float]) -> int | None:
     """`plateau_begins`, if the plateau takes at least a quarter of all epochs and at least 3; otherwise None."""
     since, last = plateau_begins(objectives), len(objectives)
     return since if last - since >= max(3, last / 4) else None
@@ -53,7 +53,7 @@ def verdict(
         return told + ended
     best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
     below = {branch if len(mean_frame) > 1 else "": 1 - best[branch] / mean for branch, mean in mean_frame.items()}
-    suffix = (f", saturated since epoch {since}" if (since := saturated_since(objective.to_list())) else "") + ended
+    suffix = (f", plateau since epoch {since}" if (since := plateau_since(objective.to_list())) else "") + ended
     if max(below.values()) >= MARGIN:
         mixed = bool(min(below.values()) < 0)  # one branch has learned, the other has not
         shares = [f"{b} {abs(x):.0%}".strip() + mixed * (" below" if x > 0 else " above") for b, x in below.items()]

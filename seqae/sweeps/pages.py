@@ -1,16 +1,17 @@
 """Execute a notebook about finished runs into an HTML page: a comparison, a demo of one run, a run beside its rerun."""
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqae.device import make_accelerator
 from seqae.files import project_root
-from seqae.reports import Facts, render_notebook
+from seqae.reports import Facts, comparable_runs, render_notebook
 from seqae.runs import Run, family_defaults, outside_runs, recorded_run, without_effect
 from seqae.stores import fetch
 from seqae.sweeps.notebooks import execute_notebook
-from seqae.sweeps.parameter_files import nearest
+from seqae.sweeps.parameter_files import nearest, parameter_files
 from seqae.sweeps.shipped_files import SHIPPED, page_notebook
 
 
@@ -57,10 +58,22 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
         source,
         folder / "compare.html",
         title=f"{family}: comparison",
-        rows=[("store", folder.parent.name)],
+        rows=[("runs finished", _how_many(family, runs, folder.parent, project)), ("store", folder.parent.name)],
         store=folder.parent,
         parameters={"family": family, "runs": [run.name for run in runs]},
     )
+
+
+def _how_many(family: str, runs: Collection[Run], store: Path, project: Path) -> str:
+    # Of how many: whoever sees 2 of 33 runs should know that 31 are missing.
+    names = [run.name for run in runs]
+    with warnings.catch_warnings(action="ignore"):  # of damaged runs: the notebook warns of them
+        try:
+            count = len(comparable_runs(family, names, store=str(store), mixed=True))
+        except ValueError:  # none is finished, as the page itself says
+            count = 0
+    defined = len(names) or len(parameter_files(project, family))
+    return f"{count} of {defined}" if defined > count else str(count)
 
 
 def demo_page(
@@ -88,7 +101,7 @@ def demo_page(
         source,
         run.folder / "demo.html",
         title=f"{run.family}/{run.name}: demo",
-        rows=[("verdict", run.verdict or "none"), ("device", device), ("sequences", "of the test split")],
+        rows=[("verdict on val", run.verdict or "none"), ("device", device), ("sequences", "of the test split")],
         store=run.folder.parents[1],
         parameters=parameters,
     )

@@ -56,6 +56,12 @@ def files_below(named: Path) -> list[Path]:
     return sorted(_walk(named, set())) or [named]
 
 
+def parameter_files(project: Path, family: str) -> list[Path]:
+    """The parameter files of a family."""
+    folder = project / "params" / family
+    return [file for file in files_below(folder) if file.is_file()]
+
+
 def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
     # above: the real folders that this one is in: a link to one of them has no end.
     if folder.name == "scale" or (real := folder.resolve()) in above:

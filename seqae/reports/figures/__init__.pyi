@@ -2,13 +2,13 @@ from .curves import error_by_frame as error_by_frame
 from .curves import error_by_sequence as error_by_sequence
 from .curves import learning_curves as learning_curves
 from .curves import learning_curves_of_runs as learning_curves_of_runs
-from .curves import losses_in_ways as losses_in_ways
 from .curves import then_and_again as then_and_again
 from .grids import floor_and_reached as floor_and_reached
 from .grids import output_histograms as output_histograms
 from .grids import preactivations as preactivations
 from .grids import ranking as ranking
 from .grids import status_grid as status_grid
+from .shown import show as show
 from .style import coloured as coloured
 from .style import drawable as drawable
-from .style import show as show
+from .ways import losses_in_ways as losses_in_ways

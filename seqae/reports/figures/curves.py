@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from seqae.losses import LOSSES
+from seqae.reports.figures.ends import EndLabel, beside_mean_frame, fit_axis, label_ends, room_for_names, wall
 from seqae.reports.figures.style import (
     LEVEL_LINES,
     TIME_LABELS,
@@ -21,9 +21,12 @@ from seqae.reports.figures.style import (
     ordered,
 )
 from seqae.reports.seeds import over_seeds
-from seqae.tasks import BRANCHES, DECODER_INPUTS, frame_shape
+from seqae.tasks import BRANCHES, frame_shape
 
 COLOURS = 10  # of the palette; more lines than that get other dashes
+NAMED = 12  # lines of a panel, at most, that are named where they end
+LONGEST = 40  # characters of such a name, at most
+LEVEL_COLOUR = "0.4"
 
 
 def learning_curves(
@@ -139,48 +142,6 @@ def then_and_again(curves: pd.DataFrame, *, metric: str = "mse") -> Figure:
     return _labelled(grid, metric, "epoch", titles="{col_name}, on val")
 
 
-def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse") -> Figure:
-    """Val by epoch, a panel for each way (task × decoder input): a colour for each loss, a line style for each branch.
-
-    curves: columns run (or recipe), epoch, value, metric, loss, task, decoder_input, branch. levels: columns loss,
-    task, branch, baseline, metric, value, on val.
-    """
-    way = ["task", "decoder_input", "branch"]
-    data = drawable(curves, "curves", ["run", "epoch", "loss", *way], metric=metric, recipes=True)
-    levels = drawable(levels, "levels", ["loss", "task", "branch", "baseline"], metric=metric)
-    data = over_seeds(data, ["run", "branch", "epoch"])
-    colours = coloured(ordered(data.loss, [*LOSSES]))
-    grid = _lines(
-        data,
-        "epoch",
-        "loss",
-        colours,
-        panels=["decoder_input", "task"],
-        col_order=ordered(data.task, BRANCHES),
-        row_order=ordered(data.decoder_input, DECODER_INPUTS),
-        style="branch",
-        style_order=list(dict.fromkeys([*BRANCHES["both"], *ordered(data.branch, BRANCHES["both"])])),
-        # Where two neighbouring losses are stuck at one level, the lower line is wider, so that both are seen.
-        size="loss",
-        size_order=[*colours],
-        sizes=[(3, 1.5)[n % 2] for n in range(len(colours))],
-        height=3.1,
-        aspect=1.15,
-    )
-    for (_, task), axis in grid.axes_dict.items():
-        panel = levels[levels.task == task]
-        means = panel[panel.baseline == "mean_frame"]
-        for value, rows in means.groupby(means.value.round(4)):  # of both branches, if they differ
-            name = "mean frame" if len({*means.value.round(4)}) == 1 else f"mean frame, {rows.branch.iloc[0]}"
-            level_line(axis, value, name, LEVEL_LINES["mean_frame"])
-        floors = panel[(panel.baseline == "floor") & (panel.value > 0)]
-        for value, rows in floors.groupby(floors.value.round(4)):
-            names = list(dict.fromkeys(rows.loss))
-            colour = colours.get(names[0], "0.4")  # a loss without curves has none
-            level_line(axis, value, f"floor of {', '.join(names)}", LEVEL_LINES["floor"], colour=colour)
-    return _labelled(grid, metric, "epoch", titles="{col_name}, decoder reads {row_name}")
-
-
 def learning_curves_of_runs(
     curves: pd.DataFrame,
     levels: pd.DataFrame | None = None,
@@ -188,45 +149,93 @@ def learning_curves_of_runs(
     metric: str = "mse",
     hue: str = "way",
     x: str = "epoch",
-    log: bool = False,
+    log: bool | None = None,
 ) -> Figure:
-    """Many runs: a panel for each branch, a colour for each way (or other `hue`), a line style for each loss.
+    """Many runs: a panel for each branch, a colour for each way (or other `hue`), a line style for each loss (of
+    hue="loss": for each way). Up to `NAMED` lines of a panel are named where they end, with their last error beside the
+    mean frame's; more have a legend.
 
-    curves: as `compare.by_epoch`; levels: as `compare.levels`, drawn as horizontal lines. x: epoch or seconds. log: the
-    vertical axis is logarithmic. A metric of no branch, such as the gradient norm, has one panel.
+    curves: as `compare.by_epoch`; levels: as `compare.levels`, drawn as horizontal lines, floors as hatched ones. x:
+    epoch or seconds. log: whether the vertical axis is logarithmic; None: where a linear one would squeeze the curves.
+    A metric of no branch, such as the gradient norm, has one panel.
     """
     of_hue = ["task", "decoder_input"] if hue == "way" else [hue]
     styled = ["loss"] if hue not in ("run", "loss") else []
     labels = ["run", "branch", "epoch", x, *of_hue, *styled]
     data = over_seeds(drawable(curves, "curves", labels, metric=metric, recipes=True), ["run", "branch", "epoch"])
-    if hue == "way":
-        data = data.assign(way=data.task + ", reads " + data.decoder_input)
     if not np.isfinite(data.value).any():
         return no_values(metric)
+    if "way" not in data and {"task", "decoder_input"} <= {*data}:
+        data = data.assign(way=data.task + ", reads " + data.decoder_input)
+    styled = [name for name in ([*styled, "way"] if hue == "loss" else styled) if name in data]
     names = sorted(set(data[hue]))
     style, dashes = None, None
     if len(names) > COLOURS:
         style, dashes = hue, [("", (4, 1.5), (1, 1))[n // COLOURS % 3] for n in range(len(names))]
-    elif styled and data.loss.nunique() > 1:
-        style = "loss"
-    grid = _lines(data, x, hue, coloured(names), panels=["branch"], col_order=ordered(data.branch, BRANCHES["both"]),
+    elif styled and data[styled[0]].nunique() > 1:
+        style = styled[0]
+    colours = coloured(names)
+    named = _end_names(data, x, hue, style, colours)
+    grid = _lines(data, x, hue, colours, panels=["branch"], col_order=ordered(data.branch, BRANCHES["both"]),
                   style=style, style_order=names if dashes else None, dashes=dashes, height=3.6,
-                  aspect=1.25)  # fmt: skip
-    if log:
-        grid.set(yscale="log")
-    if levels is not None:
-        levels = drawable(levels, "levels", ["run", "branch", "baseline"], metric=metric, recipes=True)
-        levels = levels[levels.run.isin(set(data.run))]
-        for branch, axis in grid.axes_dict.items():
-            of_branch = levels[levels.branch == branch]
-            for (baseline, value), _ in of_branch.groupby(["baseline", of_branch.value.round(6)]):
-                if value > 0:
-                    level_line(axis, value, baseline.replace("_", " "), LEVEL_LINES.get(baseline, "-"))
+                  aspect=1.25, legend="auto" if named is None else False)  # fmt: skip
     where = ""
     if all(name in data and data[name].nunique(dropna=False) == 1 for name in ("task", "frame_size")):
         where = ", task {}, {}×{} pixels".format(data.task.iloc[0], *frame_shape(data.frame_size.to_list()[0]))
     titles = "" if set(data.branch) == {"all"} else "{col_name}" + where
-    return _labelled(grid, metric, TIME_LABELS.get(x, x), titles=titles)
+    figure = _labelled(grid, metric, TIME_LABELS.get(x, x), titles=titles)
+    if levels is not None:
+        levels = drawable(levels, "levels", ["run", "branch", "baseline"], metric=metric, recipes=True)
+        levels = levels[levels.run.isin(set(data.run)) & (levels.value > 0)]
+    _name_ends(grid, levels, named or {}, log=log)
+    return figure
+
+
+def _end_names(
+    data: pd.DataFrame, x: str, hue: str, style: str | None, colours: Mapping[str, object]
+) -> dict[str, list[EndLabel]] | None:
+    # By branch the names of its lines, without the mean frame; None where they are too many or too long to be read.
+    shown = [name for name in dict.fromkeys([hue, style]) if name and data[name].nunique() > 1] or [hue]
+    found: dict[str, list[EndLabel]] = {}
+    for (branch, _), line in data.sort_values(x).groupby(["branch", "run"], sort=False):
+        last = line.iloc[-1]
+        text = ", ".join(str(last[name]) for name in shown)
+        found.setdefault(branch, []).append(EndLabel(last.value, text, colours[last[hue]], last[x]))
+    lines = [label for labels in found.values() for label in labels]
+    fit = max(map(len, found.values())) <= NAMED and max(len(label.text) for label in lines) <= LONGEST
+    return found if fit else None
+
+
+def _name_ends(
+    grid: sns.FacetGrid, levels: pd.DataFrame | None, named: Mapping[str, list[EndLabel]], *, log: bool | None
+) -> None:
+    # Reference levels as lines, and all names at the right of their panels.
+    known = pd.DataFrame(columns=["branch", "baseline", "value"]) if levels is None else levels
+    axes = grid.axes_dict
+    of_all: dict[str, list[EndLabel]] = {}
+    for branch in axes:
+        of_branch = known[known.branch == branch]
+        means = of_branch.value[of_branch.baseline == "mean_frame"]
+        mean = float(means.iloc[0]) if means.round(6).nunique() == 1 else None
+        of_all[branch] = [
+            label._replace(text=label.text + beside_mean_frame(label.value, mean)) for label in named.get(branch, ())
+        ]
+        for (baseline, value), rows in of_branch.groupby(["baseline", of_branch.value.round(6)]):
+            of_losses = f" {', '.join(dict.fromkeys(rows.loss))}" if baseline == "floor" and "loss" in rows else ""
+            of_all[branch].append(EndLabel(value, baseline.replace("_", " ") + of_losses, LEVEL_COLOUR))
+    fit_axis([*axes.values()], grid.data.value.to_list(), known.value.to_list(), log=log)
+    if grid.legend:
+        sns.move_legend(grid, "center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    room_for_names(grid.figure, [label.text for labels in of_all.values() for label in labels], columns=len(axes))
+    for branch, axis in axes.items():
+        axis.set_xlim(axis.get_xlim())
+        for label in of_all[branch][len(named.get(branch, ())) :]:
+            if label.text.startswith("floor"):
+                wall(axis, label.value, LEVEL_COLOUR)
+            else:
+                line = LEVEL_LINES.get(label.text.replace(" ", "_"), "-")
+                axis.axhline(label.value, color=LEVEL_COLOUR, linestyle=line, linewidth=1)
+        label_ends(axis, of_all[branch])
 
 
 def _frame_steps(test: pd.DataFrame, labels: Sequence[str], *, metric: str, recipes: bool = False) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What all figures share: colours, labels of axes, order of categories, lines of reference levels, and `show`."""
+"""What all figures share: colours, labels of axes, order of categories, lines of reference levels."""
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
@@ -20,20 +20,6 @@ AXIS_LABELS = {metric: label(metric).replace(metric, metric.upper(), 1) for metr
 }
 TIME_LABELS = {"epoch": "epoch", "seconds": "training time, seconds"}
 LEVEL_LINES = {"mean_frame": "--", "copy_last": "-.", "black": (0, (1, 3)), "floor": ":"}
-
-
-def show(figure: Figure, alt: str, group: str = "") -> None:
-    """Display a figure once in a notebook, with the alt text for readers who do not see it, and close it.
-
-    group: of runs, see `compare.groups`: the figure's title, and part of the alt text.
-    """
-    from IPython.display import display
-
-    if group:
-        figure.suptitle(group, y=1.0, va="bottom", fontsize=9)
-        alt = f"{alt}, {group}"
-    display(figure, metadata={"image/png": {"alt": alt}})
-    plt.close(figure)
 
 
 def coloured(names: Iterable[str]) -> dict[str, object]:

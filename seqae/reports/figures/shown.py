@@ -1,0 +1,65 @@
+"""A figure displayed in a notebook: one SVG that is sharp at any size and follows the reader's light or dark theme."""
+
+import re
+from html import escape
+from io import StringIO
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+
+PAPER, DARK_PAPER = "#fdfdfc", "#15171b"  # as of the pages, so that a figure is no card upon them
+INK = {  # in the dark: black and greys, and the colours of the palette that are too dark there
+    "#000000": "#dcdfe4", "#4c4c4c": "#b4bbc5", "#666666": "#9aa3ae",
+    "#0173b2": "#56aee8", "#029e73": "#35c79c", "#d55e00": "#f28a45",
+}  # fmt: skip
+
+
+def show(figure: Figure, alt: str, group: str = "") -> None:
+    """Display a figure once in a notebook, with the alt text for readers who do not see it, and close it.
+
+    group: of runs, see `compare.groups`: the figure's title, and part of the alt text.
+    """
+    from IPython.display import display
+
+    if group:
+        figure.suptitle(group, y=1.0, va="bottom", fontsize=9)
+        alt = f"{alt}, {group}"
+    text = themed_svg(figure, alt)
+    width, height = (round(float(number) * 4 / 3) for number in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
+    display(
+        {"image/svg+xml": text, "text/plain": alt},
+        raw=True,
+        metadata={"image/svg+xml": {"alt": alt, "width": width, "height": height}},
+    )
+    plt.close(figure)
+
+
+def themed_svg(figure: Figure, alt: str) -> str:
+    """The figure as SVG: its paper and its black and grey ink are other ones where the reader prefers a dark page.
+
+    Text is drawn as paths, so that it looks the same everywhere. What a figure draws in colours keeps them.
+    """
+    figure.set_facecolor(PAPER)
+    figure.patch.set_gid("paper")
+    for n, axis in enumerate(figure.axes):
+        axis.patch.set_gid(f"paper-axes-{n}")
+        axis.patch.set_facecolor("none")
+    for n, legend in enumerate(figure.findobj(Legend)):
+        legend.get_frame().set_gid(f"paper-legend-{n}")
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "seqae"}):
+        figure.savefig(out := StringIO(), format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    head, rest = text.split(">", 1)
+    return f'{head} role="img">\n<title>{escape(alt)}</title>\n<style>{_dark_rules()}</style>{rest}'
+
+
+def _dark_rules() -> str:
+    # matplotlib writes no colour where text is black, so that it inherits the root's.
+    rules = [f"svg{{fill:{INK['#000000']}}}"]
+    for paint in ("fill", "stroke"):
+        rules += [f'[style*="{paint}: {light}"]{{{paint}:{dark}!important}}' for light, dark in INK.items()]
+    rules.append(f"#paper path,[id^=paper-legend] path{{fill:{DARK_PAPER}!important}}")
+    return f"@media(prefers-color-scheme:dark){{{''.join(rules)}}}"
