@@ -255,7 +255,7 @@ def test_what_is_chosen_or_ordered_is_so_by_val_with_test_beside_it(seeds, tmp_p
     assert rows["val mse"].to_list() == pytest.approx([0.01, 0.01, 0.02, 0.02, 0.03, 0.03])
     assert rows.iloc[:, 3].to_list() == pytest.approx([0.03, 0.03, 0.02, 0.02, 0.01, 0.01]), "test stands beside"
     told = comparison_findings(runs, by="run")
-    assert told.count(f" on val: **{names[0]}**") == 2
+    assert told.count(f" on val: **[{names[0]}](") == 2
     assert [line.split("`")[1] for line in told.splitlines() if line.startswith("- `")] == names
     assert [run.name for run in compare.evenly(runs, most=2)] == ["a", "c"]
     assert [run.name for run in compare.evenly(runs, most=1)] == ["a"]
@@ -335,7 +335,7 @@ def test_of_each_branch_the_best_is_named(seeds):
     told = comparison_findings(seeds).splitlines()
     for line, branch in zip(told, ("recon", "pred"), strict=False):
         errors = below[below.branch == branch].groupby("recipe").val.mean()
-        assert line.startswith(f"- Best {branch} on val: **{errors.idxmin()}**, ")
+        assert line.startswith(f"- Best {branch} on val: **[{errors.idxmin()}](")
 
 
 @pytest.fixture(scope="module")

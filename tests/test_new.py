@@ -93,7 +93,7 @@ def test_a_projects_own_files_come_first(project, monkeypatch) -> None:
 def installed(tmp_path_factory) -> Path:
     """The folder of a wheel's content, as pip would lay it into site-packages."""
     copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     for name in ("seqae", "notebooks", "params"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
@@ -116,6 +116,7 @@ def test_all_works_from_a_wheel_in_an_empty_folder(installed, tmp_path) -> None:
         assert said.returncode == 0, said.stdout + said.stderr
         return said.stdout
 
+    assert "MIT License" in next(installed.glob("*.dist-info/licenses/LICENSE")).read_text()
     command = seqae("new", "walking").removeprefix("next: seqae ").split(" (")[0].split()
     assert "1 of 1 runs done" in seqae(*command)  # at its own size, in seconds
     (file,) = (reports := tmp_path / "walking/reports").glob("mine/*/run.yaml")

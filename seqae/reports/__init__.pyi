@@ -9,9 +9,9 @@ from .demo import demo_findings as demo_findings
 from .findings import comparison_findings as comparison_findings
 from .findings import diary_order as diary_order
 from .findings import run_findings as run_findings
+from .head import Facts as Facts
+from .head import advice as advice
 from .index import publish_index as publish_index
 from .index import update_index as update_index
-from .page import Facts as Facts
-from .page import advice as advice
 from .page import render_notebook as render_notebook
 from .reproduction import rerun_findings as rerun_findings

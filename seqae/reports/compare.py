@@ -6,6 +6,7 @@ Tables of many runs have one row for each value, with the run, its recipe, its g
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from html import escape
 from io import StringIO
 
 import numpy as np
@@ -18,7 +19,7 @@ from seqae.reports.groups import comparable_runs as comparable_runs
 from seqae.reports.groups import data_and_budget, groups
 from seqae.reports.published import diary_results
 from seqae.reports.recipes import called as called
-from seqae.reports.recipes import cells, labels, recipes
+from seqae.reports.recipes import cells, labels, recipes, report_links
 from seqae.reports.seeds import over_seeds
 from seqae.runs import (
     Run,
@@ -194,9 +195,11 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def table(runs: Sequence[Run], most: int = 200) -> Styler:
-    """`summary` styled for a page: the first `most` rows, names on one line each, text escaped."""
+    """`summary` styled for a page: the first `most` rows, names linked to their reports, text escaped."""
     rows = summary(runs)
     style = rows.head(most).style.format(precision=4, na_rep="", escape="html").hide()
+    hrefs = report_links(runs)
+    style = style.format(lambda name: f'<a href="{escape(hrefs[name])}">{escape(name)}</a>', subset=["run"])
     if len(rows) > most:
         style.set_caption(f"The first {most} of {len(rows):,}, by error on val")
     style = style.set_properties(**{"white-space": "nowrap"}, subset=rows.columns.drop(VERDICT).to_list())

@@ -9,6 +9,7 @@ import pandas as pd
 from seqae.reports.compare import below_mean_frame
 from seqae.reports.groups import groups
 from seqae.reports.published import diary_results
+from seqae.reports.recipes import report_links
 from seqae.reports.seeds import over_seeds
 from seqae.runs import Run
 
@@ -50,11 +51,13 @@ def comparison_findings(
 def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: str | None) -> list[str]:
     below = _of_recipes(grid)
     below = below[(below.branch == branch) | (branch is None)]
-    lines = []
+    lines, hrefs = [], report_links(grid)
     for name in dict.fromkeys(below.branch[below.val_below.notna()]):  # by branch: a reconstruction is the easier task
         best = below.loc[below.val_below[below.branch == name].idxmax()]
         on_val, on_test = _beside_mean_frame(best.val_below), _beside_mean_frame(best.below)
-        lines.append(f"Best {name} on val: **{escape(best.run)}**, {on_val} there, on test {on_test}.")
+        lines.append(
+            f"Best {name} on val: **[{escape(best.run)}]({hrefs[best.run]})**, {on_val} there, on test {on_test}."
+        )
     spans = below.groupby(by).agg(
         least=("below", "min"),
         most=("below", "max"),

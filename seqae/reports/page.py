@@ -20,6 +20,7 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 from PIL import Image
 
+from seqae.reports.head import Facts
 from seqae.reports.media import beside as beside_notebook
 from seqae.reports.media import data_uri
 from seqae.reports.rendering import write_page
@@ -36,26 +37,6 @@ SCRIPTED = {  # their text/plain says nothing
 MEDIA = "img, video[src], audio[src], source[src], iframe, frame, object, embed"
 UNWANTED = "script, link, meta, base, form, :not(img)[src]:not([src^='data:'])"
 WORDLESS = "img, svg, math, video, audio, progress, meter, input, hr, [style*=background]"  # what needs no text
-
-ADVICE = {  # what to do, by a pattern in the reason of a failure; seqae's own errors say it themselves
-    "out of memory|MemoryError|can't allocate": "Lower batch_size, hidden or width, or run fewer runs at a time: "
-    "seqae run --jobs 1.",
-    "No space left": "Free space there, or choose another --store.",
-    "ModuleNotFoundError": "Install that package into the environment that seqae runs in; a module of your own has to be "
-    "in notebooks/, and then travels with the run.",
-}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The facts at the top of a page."""
-
-    title: str
-    status: str  # done | failed | running | interrupted | waiting
-    verdict: str | None
-    rows: Sequence[tuple[str, str]]  # label, value
-    error: str | None = None  # the first line is the reason, the others say what to do
-    files: Sequence[str] = ()  # names of files beside the page; those that exist are linked
 
 
 @dataclass(frozen=True)
@@ -87,10 +68,9 @@ class _Cell:
     outputs: Sequence[_Output]
 
 
-def advice(reason: str) -> str:
-    """What to do about a run that failed for this reason."""
-    known = [text for pattern, text in ADVICE.items() if re.search(pattern, reason)]
-    return " ".join([*(known or ["Fix the cause."]), "The next seqae run tries this run again."])
+def _conclusion_first(cells: "list[NotebookNode]") -> "list[NotebookNode]":
+    starts = [n for n, cell in enumerate(cells) if re.match(r"#+ Conclusion\s*$", cell.source, re.MULTILINE)]
+    return [*cells[starts[-1] :], *cells[: starts[-1]]] if starts else cells
 
 
 def render_notebook(notebook: Path, html: Path, facts: Facts, *, beside: Path | None = None) -> None:
@@ -104,6 +84,8 @@ def render_notebook(notebook: Path, html: Path, facts: Facts, *, beside: Path | 
         cells, trouble = nbformat.read(notebook, as_version=4).cells, None
     except (FileNotFoundError, ValueError) as error:
         cells, trouble = [], f"{notebook.name} cannot be read: {error}"
+    if facts.ends_first:
+        cells = _conclusion_first(cells)
     page = _Notebook([beside or notebook.parent, notebook.parent])
     shown = [page.cell(cell) for cell in cells if page.wants(cell)]
     write_page(

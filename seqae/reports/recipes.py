@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -41,6 +42,13 @@ def recipes(runs: Sequence[Run]) -> list[str]:
         key: f"{text}, {sum(seeds[key].values())} diverged" for key, text in told.items() if any(seeds[key].values())
     }
     return [name + told.get(key, "") for key, name in zip(keys, names, strict=True)]
+
+
+def report_links(runs: Sequence[Run]) -> dict[str, str]:
+    """From the family's comparison to each run's report, by the name of the run and of its recipe, whose first it is."""
+    hrefs = [f"{quote(run.name)}/report.html" for run in runs]
+    pairs = [*zip(recipes(runs), hrefs, strict=True), *zip(labels(runs), hrefs, strict=True)]
+    return dict(reversed(pairs))
 
 
 def cells(runs: Sequence[Run], by: Sequence[str], across: Sequence[str] = ()) -> list[str]:

@@ -19,8 +19,8 @@ from seqae.files import whole
 from seqae.runs import duration, four_digits
 
 TONES = {  # of a badge, by the first word of a status or a verdict
-    "learned": "good", "running": "busy", "interrupted": "warn", "stuck": "warn", "saturated": "warn",
-    "failed": "bad", "cannot": "bad", "diverged": "bad",
+    "learned": "good", "running": "busy", "interrupted": "warn", "stuck": "warn", "worse": "worse",
+    "cannot": "never", "failed": "bad", "diverged": "bad",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from .clip_sets import located_clips as located_clips
 from .digits import load_digits as load_digits
 from .experiment import build_model as build_model
 from .experiment import load_model as load_model
+from .facts import facts_of as facts_of
 from .facts import rough_figures as rough_figures
 from .finding import find_runs as find_runs
 from .finding import recorded_run as recorded_run

@@ -27,13 +27,21 @@ def rough_figures(p: Parameters) -> str:
     return f"The figures are rough: {told} sequences." if told else ""
 
 
-def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
-    """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""
+Rows = list[tuple[str, str]]  # labels and values
+
+
+def facts_of(run: "RunFolder") -> dict[str, Rows]:
+    """What a reader wants to know first, each fact once, by what it is about: the run, its results, its making."""
+    found = {"the run": _what(run), "result": _results(run, run.record()), "made": _made(run)}
+    return {about: rows for about, rows in found.items() if rows}
+
+
+def _what(run: "RunFolder") -> Rows:
     record, p = run.record(), run.parameters
     weights, hidden = record.get("weights"), record.get("hidden")
     if (weights is None or hidden is None) and ":" not in p.architecture:
         weights, hidden = _sizes(p)
-    facts = [
+    return [
         ("task", ", decoder reads ".join(way(p).values())),
         (
             "loss",
@@ -52,9 +60,10 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
         ),
         ("differs from the family in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
     ]
-    facts += _results(run, record)
-    if rough := rough_figures(p):
-        facts.append(("note", rough))
+
+
+def _made(run: "RunFolder") -> Rows:
+    record, p, facts = run.record(), run.parameters, Rows()
     if "started" in record:
         facts.append(("started", f"{record['started'][:16].replace('T', ' ')} UTC"))
     if "seconds" in record:
@@ -74,9 +83,9 @@ def facts_of(run: "RunFolder") -> list[tuple[str, str]]:
     return facts
 
 
-def _results(run: "RunFolder", record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _results(run: "RunFolder", record: Mapping[str, Any]) -> Rows:
     # The final metrics, each with the baselines of the same metric.
-    results, facts = final_figures(record), []
+    results, facts = final_figures(record), Rows()
     units = UNITS | {name: of["unit"] for name, of in own_metrics_of(record).items()}
     levels = run.baselines().query("split == 'test' and baseline != 'floor'") if results else pd.DataFrame()
     for key, value in results.items():
@@ -85,6 +94,8 @@ def _results(run: "RunFolder", record: Mapping[str, Any]) -> list[tuple[str, str
         told = ", ".join(f"{row.baseline.replace('_', ' ')} {four_digits(row.value)}" for row in beside.itertuples())
         figure = "no number, because it diverged" if diverged(record) else four_digits(value)
         facts.append((f"test {branch} {label(metric, units)}", figure + (f" ({told})" if told else "")))
+    if results and (rough := rough_figures(run.parameters)):
+        facts.append(("note", rough))
     return facts
 
 

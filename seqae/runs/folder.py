@@ -4,6 +4,7 @@ import csv
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -244,7 +245,7 @@ class RunFolder(HasModel):
 
     def facts(self) -> list[tuple[str, str]]:
         """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""
-        return facts_of(self)
+        return [*chain(*facts_of(self).values())]
 
     def __repr__(self) -> str:  # without the folder: executed notebooks should not name folders of this machine
         return f"Run({self.family}/{self.name})"

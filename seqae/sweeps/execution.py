@@ -16,7 +16,7 @@ from distributed import get_worker
 
 from seqae.files import remove_leftovers, replace_text
 from seqae.reports import Facts, advice, render_notebook
-from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, sources_hash
+from seqae.runs import CODE_FOLDER, Run, executing, facts_of, fetch_shorter, sources_hash
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
@@ -129,7 +129,10 @@ def _record_and_render(item: Planned, reason: str | None) -> str | None:
         if reason is not None and _free(run):
             run.fail(reason)
         error = reason and f"{reason}\n{advice(reason)}"
-        facts = Facts(f"{run.family}/{run.name}", run.status, run.verdict, run.facts(), error, LINKED_FILES)
+        links = {"all runs": "../../index.html", f"{run.family}: comparison": "../compare.html"}
+        facts = Facts(
+            f"{run.family}/{run.name}", run.status, run.verdict, (), error, LINKED_FILES, facts_of(run), links
+        )
         render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts, beside=item.folder)
         run.rendered(item.cells)
     except Exception as error:

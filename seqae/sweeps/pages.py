@@ -58,6 +58,8 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
         source,
         folder / "compare.html",
         title=f"{family}: comparison",
+        links={"all runs": "../index.html"},
+        ends_first=True,
         rows=[("runs finished", _how_many(family, runs, folder.parent, project)), ("store", folder.parent.name)],
         store=folder.parent,
         parameters={"family": family, "runs": [run.name for run in runs]},
@@ -101,6 +103,7 @@ def demo_page(
         source,
         run.folder / "demo.html",
         title=f"{run.family}/{run.name}: demo",
+        links={"all runs": "../../index.html", "this run": "report.html"},
         rows=[("verdict on val", run.verdict or "none"), ("device", device), ("sequences", "of the test split")],
         store=run.folder.parents[1],
         parameters=parameters,
@@ -135,16 +138,19 @@ def execute_page(
     rows: Sequence[tuple[str, str]],
     store: Path,
     parameters: Mapping[str, Any],
+    links: Mapping[str, str] | None = None,
+    ends_first: bool = False,
 ) -> Page:
     """Execute the notebook `source` into the HTML file `page` and an .ipynb file of the same name beside it.
 
-    title, rows: the head of the page, rows as (what, value). store: the notebook's $SEQAE_STORE.
+    title, rows: the head of the page, rows as (what, value). store: the notebook's $SEQAE_STORE. links, ends_first: as
+    in `Facts`.
     """
     notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
     environment = {"SEQAE_STORE": str(store)}
     folder = project_root() if source.is_relative_to(SHIPPED) else source.parent
     reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment, folder=folder)
     beside = (notebook.name, page.with_suffix(".gif").name)
-    facts = Facts(title, "failed" if reason else "done", None, rows, reason, beside)
+    facts = Facts(title, "failed" if reason else "done", None, rows, reason, beside, {}, links or {}, ends_first)
     render_notebook(notebook, page, facts, beside=source.parent)
     return Page(page, reason)
