@@ -18,7 +18,8 @@ from PIL import Image
 
 from seqae.reports import frames, media
 from seqae.reports.index import IndexRow, thumbnail, write_index
-from seqae.reports.page import Facts, advice, render_notebook
+from seqae.reports.head import Facts, advice
+from seqae.reports.page import render_notebook
 from seqae.runs import Strip
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -143,6 +144,42 @@ def test_the_facts_stand_at_the_top(report):
     assert [(row.dt.string, row.dd.string) for row in page.select("dl > div")] == [("commit", "3f9c2ab")]
     assert page.select_one(".badge.good").string.startswith("learned")
     assert not page.select(".banner")
+
+
+def test_the_facts_stand_by_what_they_are_about_below_the_way_to_other_pages(report):
+    groups = {"the run": [("loss", "0sm")], "made": [("machine", "m"), ("made with code", "3f9c2ab")]}
+    links = {"all runs": "../../index.html", "losses: comparison": "../compare.html"}
+    page = report(text("# T"), facts=Facts("losses/a", "done", "stuck at the mean frame", groups=groups, links=links))
+    assert [(a.string, a["href"]) for a in page.select("nav.ways a")] == [*links.items()]
+    assert [about.p.string for about in page.select(".about")] == [*groups]
+    assert [[(d.dt.string, d.dd.string) for d in about.select("dl > div")] for about in page.select(".about")] == [
+        *groups.values()
+    ]
+    assert "stuck at the mean frame on val" in " ".join(page.select_one(".badges").get_text(" ", strip=True).split())
+
+
+def test_a_comparison_begins_with_its_conclusion(report):
+    cells = [text("# Losses"), text("## Table"), code("1", stream("the table")), text("## Conclusion"), code("2")]
+    facts = Facts("losses: comparison", "done", None, ends_first=True)
+    headings = [heading.get_text().rstrip("#") for heading in report(*cells, facts=facts).select("main h2, main h3")]
+    assert headings == ["Conclusion", "Losses", "Table"]
+    page = report(*cells[:3], facts=facts)
+    assert [heading.get_text().rstrip("#") for heading in page.select("main h2, main h3")] == ["Losses", "Table"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tone"),
+    [
+        ("learned (41 % below mean frame)", "good"),
+        ("stuck at the mean frame", "warn"),
+        ("worse than the mean frame (12 % above)", "worse"),
+        ("cannot learn: floor 0.072 > mean frame 0.037", "never"),
+        ("diverged at epoch 3", "bad"),
+    ],
+)
+def test_a_verdict_is_coloured_by_its_meaning(report, verdict, tone):
+    page = report(text("# T"), facts=Facts("losses/a", "done", verdict))
+    assert [badge["class"] for badge in page.select(".badge")] == [["badge", "calm"], ["badge", tone]]
 
 
 def test_a_failed_run_starts_with_the_error_and_what_to_do(report):
@@ -582,7 +619,7 @@ def test_the_index_holds_all_runs_and_the_union_of_their_metrics(tmp_path):
     assert [td.get_text() for td in rows[4].select("td.number")] == ["0.2800", "0.1000", "0:00:04"]
     assert [td.get_text() for td in rows[7].select("td.number")] == ["", "", "0:00:07"]
     assert [badge["class"][1] for badge in rows[7].select(".badge")] == ["bad"]
-    assert [badge["class"][1] for row in rows[:3] for badge in row.select(".badge")[1:]] == ["good", "warn", "bad"]
+    assert [badge["class"][1] for row in rows[:3] for badge in row.select(".badge")[1:]] == ["good", "warn", "never"]
     assert rows[0].a["href"] == "losses/run-0/report.html"
     assert page.select_one(".comparisons a")["href"] == "losses/compare.html"
     thumbnail = b64decode(rows[0].img["src"].removeprefix("data:image/webp;base64,"))

@@ -55,9 +55,8 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
     for name in dict.fromkeys(below.branch[below.val_below.notna()]):  # by branch: a reconstruction is the easier task
         best = below.loc[below.val_below[below.branch == name].idxmax()]
         on_val, on_test = _beside_mean_frame(best.val_below), _beside_mean_frame(best.below)
-        lines.append(
-            f"Best {name} on val: **[{escape(best.run)}]({hrefs[best.run]})**, {on_val} there, on test {on_test}."
-        )
+        linked = f"[{escape(best.run)}]({hrefs[best.run]})"
+        lines.append(f"Best {name} on val: **{linked}**, {on_val} there, on test {on_test}.")
     spans = below.groupby(by).agg(
         least=("below", "min"),
         most=("below", "max"),

@@ -20,7 +20,7 @@ class Facts:
     title: str
     status: str  # done | failed | running | interrupted | waiting
     verdict: str | None
-    rows: Sequence[tuple[str, str]]  # label, value
+    rows: Sequence[tuple[str, str]] = ()  # label, value
     error: str | None = None  # the first line is the reason, the others say what to do
     files: Sequence[str] = ()  # names of files beside the page; those that exist are linked
     groups: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)  # of rows, by what they are about

@@ -45,7 +45,7 @@ def recipes(runs: Sequence[Run]) -> list[str]:
 
 
 def report_links(runs: Sequence[Run]) -> dict[str, str]:
-    """From the family's comparison to each run's report, by the name of the run and of its recipe, whose first it is."""
+    """Where a comparison finds each run's report, by the name of the run, and of its recipe, whose first run it is."""
     hrefs = [f"{quote(run.name)}/report.html" for run in runs]
     pairs = [*zip(recipes(runs), hrefs, strict=True), *zip(labels(runs), hrefs, strict=True)]
     return dict(reversed(pairs))
