@@ -90,9 +90,7 @@ def kernel(package):
 def pictures(outputs: list[dict]) -> list[str]:
     kinds = ("display_data", "update_display_data")
     return [
-        out["metadata"]["image/svg+xml"]["alt"]
-        for out in outputs
-        if out["kind"] in kinds and "image/svg+xml" in out["data"]
+        out["metadata"]["image/png"]["alt"] for out in outputs if out["kind"] in kinds and "image/png" in out["data"]
     ]
 
 
@@ -101,6 +99,10 @@ def test_an_interrupted_cell_keeps_its_checkpoint_and_goes_on_from_it(kernel, pa
     folder = Path(kernel.text("print(run.folder)"))
     outputs, error = kernel.run("run.train()", until=folder / "checkpoint" / "state.pt")
     assert error == "KeyboardInterrupt"
+    [line] = next(output["traceback"] for output in outputs if "ename" in output)
+    assert re.fullmatch(
+        r"Interrupted after epoch \d+ of 20; the checkpoint is kept. Run this cell again to go on.", line
+    )
     assert pictures(outputs)[0].startswith("epoch 1 of 20: val 0.")
     assert kernel.text("print(run.status)") == "interrupted"
     reached = int(kernel.text("print(run.metrics().epoch.max())"))

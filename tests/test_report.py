@@ -17,8 +17,8 @@ from nbformat import NotebookNode, write
 from PIL import Image
 
 from seqae.reports import frames, media
-from seqae.reports.index import IndexRow, thumbnail, write_index
 from seqae.reports.head import Facts, advice
+from seqae.reports.index import IndexRow, thumbnail, write_index
 from seqae.reports.page import render_notebook
 from seqae.runs import Strip
 

@@ -613,8 +613,10 @@ def test_a_resumed_run_makes_both_logs_again_from_its_checkpoint(done, tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(logs, "append_rows", stopping)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as stopped:
             run.train()
+    told = f"Interrupted after epoch {3 if table == 'metrics' else 2} of 3; the checkpoint is kept."
+    assert stopped.value._render_traceback_() == [f"{told} Run this cell again to go on."]
     assert run.status == "interrupted"
     assert run.histograms().epoch.max() == 3
     assert run.metrics().epoch.max() == (3 if table == "metrics" else 2)
@@ -629,8 +631,10 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_both_logs_anew(done, t
     run = open_run("losses", TINY, {"store": str(tmp_path)})
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as stopped:
             run.train()
+    told = "Interrupted after epoch 1 of 3; there is no checkpoint yet. Run this cell again to go on."
+    assert stopped.value._render_traceback_() == [told], "all that IPython shows of it"
     assert run.metrics().epoch.max() == run.histograms().epoch.max() == 1
     run.train()
     pd.testing.assert_frame_equal(values(run), values(done), check_exact=True)

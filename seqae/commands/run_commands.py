@@ -67,7 +67,8 @@ def run(
         stores = {item.run.folder.parents[1] for item in planned}
         if todo:
             at_once = "" if cluster else f", {min(count, len(todo))} at a time"
-            tell(f"seqae: {len(todo)} of {len(planned)} runs to train{at_once}; {len(planned) - len(todo)} are done")
+            done = f"; {len(planned) - len(todo)} are done" if len(todo) < len(planned) else ""
+            tell(f"seqae: {len(todo)} of {len(planned)} runs to execute{at_once}{done}")
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
         for item in planned:
             if item.run.status == "done":

@@ -1,11 +1,16 @@
-"""A curve that grows in the notebook cell that trains. It is a picture, so a saved notebook keeps the last one."""
+"""What the notebook cell that trains shows: a curve that grows, and one line where the cell is interrupted.
+
+The curve is a picture, so a saved notebook keeps the last one.
+"""
 
 import time
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 import pandas as pd
 
+from seqae.runs.records import progress
 from seqae.training import Row
 
 SHARE = 0.05  # the largest share of the time that goes into drawing
@@ -36,6 +41,18 @@ def watched(record: RecordRows, metrics: Callable[[], pd.DataFrame], *, epochs: 
             due = time.monotonic() + (time.monotonic() - began) / SHARE
 
     return record_and_draw
+
+
+def shown_in_a_line(interrupt: KeyboardInterrupt, folder: Path, *, epochs: int) -> None:
+    """Let IPython show this interrupt as one line, what was kept and how to go on, without a traceback.
+
+    It stays a KeyboardInterrupt: who else waits for one, a sweep or a script, sees no difference.
+    """
+    logged = progress(folder)
+    reached = f"after epoch {logged.epoch} of {epochs}" if logged else "in the first epoch"
+    kept = "the checkpoint is kept" if (folder / "checkpoint" / "state.pt").exists() else "there is no checkpoint yet"
+    told = f"Interrupted {reached}; {kept}. Run this cell again to go on."
+    vars(interrupt)["_render_traceback_"] = lambda: [told]  # IPython asks exceptions for it
 
 
 def live_curve(metrics: pd.DataFrame, *, epochs: int) -> tuple[bytes, str]:

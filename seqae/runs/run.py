@@ -29,7 +29,7 @@ from seqae.runs.folder import RunFolder
 from seqae.runs.going_on import take_over
 from seqae.runs.identity import has_begun, holds_run, run_hash, spelled_hashes
 from seqae.runs.later_metrics import forget_metrics, measure, outdated, unmeasured
-from seqae.runs.live import watched
+from seqae.runs.live import shown_in_a_line, watched
 from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.merging import resolve
 from seqae.runs.naming import differing, existing_name, run_name
@@ -240,7 +240,9 @@ class Run(RunFolder):
             yield
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if not isinstance(error, KeyboardInterrupt):  # an interrupted run has not failed; it resumes when run again
+            if isinstance(error, KeyboardInterrupt):  # an interrupted run has not failed; it resumes when run again
+                shown_in_a_line(error, self.folder, epochs=self.parameters.epochs)
+            else:
                 with suppress(OSError):
                     self.fail(reason)
             if not isinstance(error, OSError):
