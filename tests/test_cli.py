@@ -183,6 +183,8 @@ def test_compare_executes_the_notebook_on_the_runs_chosen(project):
     nbformat.write(notebook, project / "notebooks" / "compare.ipynb")
     run = open_run("fam", DEFAULTS, TINY).train()
     page = project / "reports" / "fam" / "compare.html"
+    read = json.loads(call("compare", "fam", "params/fam/a.yaml", "--scale", "tiny", "--json"))
+    assert (read["page"], [row["branch"] for row in read["branches"]]) == (str(page), ["recon"])
 
     output = call("compare", "fam", "params/fam/a.yaml", "--scale", "tiny")
     assert Path(output.strip()) == page
@@ -221,6 +223,30 @@ def test_status_tells_every_state(project):
         [f"fam/{open_run('fam', DEFAULTS, TINY).name}", "waiting"],
         [f"fam/{done.name}", "done"],
     ]
+
+
+def test_status_for_programs_has_the_numbers_of_the_records(project):
+    done = open_run("fam", DEFAULTS, TINY).train()
+    failed = open_run("fam", DEFAULTS, TINY | {"seed": 1})
+    failed.folder.mkdir()
+    failed.fail("RunError: no space")
+    lost = open_run("fam", DEFAULTS, TINY | {"seed": 2})
+    lost.folder.mkdir()
+    (lost.folder / "run.yaml").write_text("{torn: ")
+    found = {entry["run"]: entry for entry in json.loads(call("status", "--json"))}
+    assert found.keys() == {f"fam/{run.name}" for run in (done, failed, lost)}
+    entry, record = found[f"fam/{done.name}"], done.record()
+    assert (entry["status"], entry["verdict_on_val"], entry["seconds"]) == ("done", done.verdict, record["seconds"])
+    assert entry["test"] == record["results"]
+    assert entry["epoch"] == entry["epochs"] == done.parameters.epochs
+    assert found[f"fam/{failed.name}"]["reason"] == "RunError: no space"
+    assert found[f"fam/{lost.name}"]["status"] == "failed"
+    done.update(results=dict.fromkeys(record["results"], float("nan")), verdict="diverged at epoch 1")
+    assert f'"{next(iter(record["results"]))}": null' in call("status", "--json")
+    assert "leave --watch out" in call("status", "--json", "--watch", code=2)
+    assert json.loads(call("status", "--json", "--store", "nowhere")) == []
+    waiting = json.loads(call("status", "params/fam/b.yaml", "--scale", "tiny", "--json"))
+    assert [entry["status"] for entry in waiting] == ["waiting"]
 
 
 def test_status_of_an_empty_store_is_no_error_and_names_it(project):
@@ -273,6 +299,15 @@ def test_check_tells_size_time_and_reach(project):
     ):
         assert text in output, text
     assert "did you mean" in call("check", "params/fam", "-p", "lr=1", "-p", "epoch=1", code=2)
+
+
+def test_check_for_programs_has_the_same_numbers(project):
+    [entry] = json.loads(call("check", "params/fam/a.yaml", "--scale", "tiny", "-p", "loss=0sb", "--json"))
+    run = open_run("fam", DEFAULTS, TINY | {"loss": "0sb"})
+    assert (entry["run"], entry["to_do"]) == (f"fam/{run.name}", "new")
+    assert entry["prognosis"] == run.prognosis()
+    assert entry["cost"]["updates"] == 4
+    assert {level["split"] for level in entry["levels"]} == {"val"}
 
 
 def test_check_reckons_with_what_was_measured_on_a_gpu(project, monkeypatch):

@@ -1,7 +1,8 @@
 """What `seqae check` and `seqae run --dry-run` print: reasons, sizes, times, and what a run can reach."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from seqae.runs import duration, progress
 
@@ -36,6 +37,22 @@ def _epochs_before(item: "Planned") -> int:
     # The epochs that need not be trained (again).
     begun, shorter = progress(item.run.folder), item.shorter
     return begun.epoch if begun else shorter.epochs if shorter and not shorter.hindrance else 0
+
+
+def check_entry(item: "Planned") -> dict[str, Any]:
+    """What `seqae check --json` says of a planned run; numbers as in `CostEstimate`, levels as in baselines.csv."""
+    from seqae.benchmark import estimate_cost
+
+    found: dict[str, Any] = {
+        "run": f"{item.run.family}/{item.run.name}",
+        "to_do": item.reason_to_execute() or "done",
+        "cost": asdict(estimate_cost(item.run.parameters)),
+    }
+    try:
+        levels = item.run.baselines().query("split == 'val'")
+        return found | {"prognosis": item.run.prognosis(), "levels": levels.to_dict("records")}
+    except OSError as error:  # the digits are not on this machine and cannot be downloaded
+        return found | {"prognosis": None, "levels": [], "unknown": str(error)}
 
 
 def check_lines(item: "Planned") -> Iterator[str]:

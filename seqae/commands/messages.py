@@ -1,12 +1,14 @@
 """What every command says when it ends: an error in one line and its exit code, or the page that it wrote."""
 
+import json
+import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -47,6 +49,19 @@ def _check_folder() -> None:
         Path.cwd()
     except FileNotFoundError:
         raise OSError("the working directory was deleted: change to a folder that is there") from None
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; a number that is not finite is null, which JSON has instead."""
+    typer.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_page(page: "Page", *, failed: str) -> None:

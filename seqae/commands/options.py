@@ -68,6 +68,9 @@ Cluster = Annotated[str | None, typer.Option(help="tcp://HOST:PORT, ssh:FILE, sl
 PerGpu = Annotated[int, typer.Option(min=1, help="How many (small) runs share a GPU.")]
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
 UNSPLIT = {"label", "store", "data_folder", "clips", "clips_val", "clips_test"}  # texts and paths may have commas
 # A text in quotes, which begin where a YAML value may begin; or any other character.
 _PIECE = re.compile(r"""(?<![^\s\[{(,:])(?:"(?:\\.|[^"\\])*"|'(?:''|[^'])*')|.""", re.DOTALL)

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from seqae.commands.messages import errors_in_one_line, show_page, tell
+from seqae.commands.messages import errors_in_one_line, print_json, show_page, tell
 from seqae.commands.options import (
+    AsJson,
     Folder,
     Given,
     OneGiven,
@@ -19,7 +20,12 @@ from seqae.commands.options import (
 
 
 def compare(
-    family: str, files: SomeFiles = None, scale: Scale = None, given: Given = None, store: Store = None
+    family: str,
+    files: SomeFiles = None,
+    scale: Scale = None,
+    given: Given = None,
+    store: Store = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare the finished runs of a family on one page.
 
@@ -31,12 +37,17 @@ def compare(
     seqae compare losses params/losses/fixes --scale quick
     """
     with errors_in_one_line(needs_kernel=True):
-        from seqae.reports import publish_index
+        from seqae.reports import comparable_runs, publish_index
+        from seqae.reports.compare import below_mean_frame
         from seqae.sweeps import comparison_page, plan
 
         planned = plan(files or [], scale=scale, given=given_grid(given), store=store, tell=tell)
         page = comparison_page(family, [item.run for item in planned], store=store)
         publish_index(page.file.parents[1], f"{family}/compare.ipynb", f"{family}/compare.html")
+        if as_json and not page.reason:
+            runs = comparable_runs(family, [item.run.name for item in planned], store=store, mixed=True)
+            print_json({"page": str(page.file), "branches": below_mean_frame(runs).to_dict("records")})
+            return
     show_page(page, failed=f"{family} could not be compared")
 
 

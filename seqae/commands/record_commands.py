@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from seqae.commands.messages import errors_in_one_line, tell
-from seqae.commands.options import Files, Given, Scale, SomeFiles, Store, given_grid
+from seqae.commands.messages import errors_in_one_line, print_json, tell
+from seqae.commands.options import AsJson, Files, Given, Scale, SomeFiles, Store, given_grid
 from seqae.files import expanded
 
 
@@ -44,6 +44,7 @@ def status(
     given: Given = None,
     store: Store = None,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until no run is running or waiting.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say which runs are done, running, interrupted or failed.
 
@@ -53,9 +54,10 @@ def status(
     seqae status
     seqae status params/losses --scale quick
     seqae status params/losses --scale quick --watch
+    seqae status --json
     """
     with errors_in_one_line():
-        from seqae.commands.terminal import print_status, status_rows
+        from seqae.commands.terminal import print_status, run_folders, status_entry, status_rows
         from seqae.stores import store_location
 
         folders, places = list[Path](), {store}
@@ -64,10 +66,15 @@ def status(
 
             planned = plan(files or [], scale=scale, given=given_grid(given), store=store, tell=tell)
             folders, places = [item.run.folder for item in planned], {item.store for item in planned}
+        if as_json:
+            if watch:
+                raise ValueError("--json prints once: leave --watch out")
+            print_json([status_entry(folder) for folder in run_folders(places, folders)])
+            return
         print_status(lambda: status_rows(places, folders), map(store_location, places), watch=watch)
 
 
-def check(files: Files, scale: Scale = None, given: Given = None, store: Store = None) -> None:
+def check(files: Files, scale: Scale = None, given: Given = None, store: Store = None, as_json: AsJson = False) -> None:
     """Check parameters; estimate a run's size and duration.
 
     It also says what the run can reach at best.
@@ -77,8 +84,12 @@ def check(files: Files, scale: Scale = None, given: Given = None, store: Store =
     seqae check params/losses/0nm-recon-output.yaml --scale paper -p architecture=srivastava
     """
     with errors_in_one_line():
-        from seqae.commands.estimates import check_lines
+        from seqae.commands.estimates import check_entry, check_lines
         from seqae.sweeps import plan
 
-        for item in plan(files, scale=scale, given=given_grid(given), store=store, tell=tell):
+        planned = plan(files, scale=scale, given=given_grid(given), store=store, tell=tell)
+        if as_json:
+            print_json([check_entry(item) for item in planned])
+            return
+        for item in planned:
             typer.echo("\n".join(check_lines(item)))

@@ -3,7 +3,7 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.util import find_spec
@@ -121,6 +121,27 @@ def _status_row(folder: Path) -> list[str]:
     return [name, status, record.get("verdict") or "", ", ".join(errors), seconds, record.get("machine", "")]
 
 
+def status_entry(folder: Path) -> dict[str, Any]:
+    """What `seqae status --json` says of a run: its record in short, with null where nothing is known."""
+    entry: dict[str, Any] = {"run": "/".join(folder.parts[-2:]), "folder": str(folder)}
+    try:
+        record = read_record(folder)
+        status = run_status(folder, record)
+    except RunError as error:
+        return entry | {"status": "failed", "reason": str(error)}
+    logged, parameters = progress(folder), record.get("parameters", {})
+    return entry | {
+        "status": status,
+        "reason": record.get("reason"),
+        "verdict_on_val": record.get("verdict"),
+        "epoch": logged.epoch if logged else None,
+        "epochs": parameters.get("epochs"),
+        "test": final_figures(record),
+        "seconds": record.get("seconds"),
+        "machine": record.get("machine"),
+    }
+
+
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool = False) -> None:
     """Print a table: as wide as the terminal; in a file or pipe one line per row, of any width."""
     console, rows = Console(stderr=err), [[shown(cell) for cell in row] for row in rows]
@@ -153,16 +174,22 @@ def status_rows(places: Iterable[str | None], folders: Sequence[Path] = ()) -> l
 
     places: stores, as folder or URL. folders: the runs to show, begun or not; by default all runs of the stores.
     """
-    rows, roots = [], [fetch(place) for place in places]
+    rows = []
+    for folder in run_folders(places, folders):
+        try:
+            rows.append(_status_row(folder))
+        except RunError as error:  # a damaged folder must not hide the others
+            rows.append(["/".join(folder.parts[-2:]), f"failed: {error}", "", "", "", ""])
+    return rows
+
+
+def run_folders(places: Iterable[str | None], folders: Sequence[Path] = ()) -> Iterator[Path]:
+    """The folders to look at, as in `status_rows`; until the last was taken, records are read as `remembered` does."""
+    roots = [fetch(place) for place in places]
     with ExitStack() as looks:
         for root in roots:
             looks.enter_context(remembered(root))
-        for folder in folders or sorted(file.parent for root in roots for file in root.glob("*/*/run.yaml")):
-            try:
-                rows.append(_status_row(folder))
-            except RunError as error:  # a damaged folder must not hide the others
-                rows.append(["/".join(folder.parts[-2:]), f"failed: {error}", "", "", "", ""])
-    return rows
+        yield from folders or sorted(file.parent for root in roots for file in root.glob("*/*/run.yaml"))
 
 
 def print_status(rows: Callable[[], list[list[str]]], places: Iterable[str], *, watch: bool) -> None:
