@@ -65,10 +65,7 @@ def run(
         # number of threads computes the same to the last bit.
         count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
         stores = {item.run.folder.parents[1] for item in planned}
-        if todo:
-            at_once = "" if cluster else f", {min(count, len(todo))} at a time"
-            done = f"; {len(planned) - len(todo)} are done" if len(todo) < len(planned) else ""
-            tell(f"seqae: {len(todo)} of {len(planned)} runs to execute{at_once}{done}")
+        _tell_beginning(len(todo), len(planned), at_once=None if cluster else min(count, len(todo)))
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
         for item in planned:
             if item.run.status == "done":
@@ -87,6 +84,14 @@ def run(
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
         raise typer.Exit(1)
+
+
+def _tell_beginning(todo: int, planned: int, *, at_once: int | None) -> None:
+    # At once: the first line of a run comes when it has ended. On stderr, so that stdout holds results alone.
+    if todo:
+        jobs = f", {at_once} at a time" if at_once else ""
+        done = f"; {planned - todo} are done" if todo < planned else ""
+        tell(f"seqae: {todo} of {planned} runs to execute{jobs}{done}")
 
 
 def _write_index(folder: Path, *, needed: bool) -> None:

@@ -14,7 +14,7 @@ LEADER = 14.0  # from the end of the axis to the names, points
 ROUND = (1, 1.5, 2, 3, 5, 7)  # of each decade, where a logarithmic axis has ticks
 LOG_FROM = 2.5  # the least ratio of largest to least value that makes an axis logarithmic
 WALL = 9.0  # height of the hatching under a floor, points
-MOST = 12.0  # the most times the largest reference level that an axis shows: a curve that diverges leaves it at the top
+OFF_AXIS = 12.0  # times the largest reference level: higher up, a curve that diverges leaves the axis
 
 
 class EndLabel(NamedTuple):
@@ -52,9 +52,9 @@ def fit_axis(
     """Limits and round ticks of the vertical axes, for the values of curves and of reference levels.
 
     log: None: where it keeps curves from being squeezed together; a value that is not positive has no place there.
-    Values that are not finite, or more than `MOST` times the largest level, count for nothing.
+    Values that are not finite, or more than `OFF_AXIS` times the largest level, count for nothing.
     """
-    most = MOST * max(levels, default=0) or np.inf
+    most = OFF_AXIS * max(levels, default=0) or np.inf
     finite = np.asarray([value for value in [*values, *levels] if np.isfinite(value) and value <= most], float)
     if not len(finite):
         return

@@ -35,7 +35,7 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
     if not np.isfinite(data.value).any():
         return no_values(metric)
     data = over_seeds(data, ["run", "branch", "epoch"])
-    colours = coloured(ordered(data.loss, [*LOSSES]))
+    colours = coloured([*LOSSES, *(name for name in ordered(data.loss, LOSSES) if name not in LOSSES)])
     rows = ordered(data.decoder_input, DECODER_INPUTS)
     columns = [
         (task, branch)
@@ -64,10 +64,12 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
         spec = axis.get_subplotspec()
         axis.set_ylabel(axis_label(metric, data) if spec.is_first_col() else "")
         axis.set_xlabel("epoch" if spec.is_last_row() else "")
-    _legend(figure, colours, walls=bool((levels.baseline == "floor").any()))
+    handles = _handles({*data.loss}, colours, walls=bool((levels.baseline == "floor").any()))
     if data.n.max() > 1:
         counts = " or ".join(map(str, sorted(set(data.n[data.n > 1]))))
-        figure.text(0.01, 0, f"line: mean of the seeds, band: least to largest, n = {counts}", va="top", fontsize=8)
+        handles.append(Patch(color="0.6", alpha=0.4, label=f"seeds, least to largest, n = {counts}; line: their mean"))
+    figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.015), ncols=min(4, len(handles)),
+                  frameon=False, fontsize=8, columnspacing=1.8)  # fmt: skip
     return figure
 
 
@@ -107,16 +109,17 @@ def _panel(axis: Axes, data: pd.DataFrame, levels: pd.DataFrame, colours: Mappin
     label_ends(axis, labels)
 
 
-def _legend(figure: Figure, colours: Mapping[str, object], *, walls: bool) -> None:
+def _handles(shown: set[str], colours: Mapping[str, object], *, walls: bool) -> list[Line2D | Patch]:
+    # Of the one legend. A loss has the same colour and marker in every comparison, whichever others are shown.
     handles: list[Line2D | Patch] = []
     for place, (loss, colour) in enumerate(colours.items()):
         known = LOSSES.get(loss)
         told = "({:g}, {:g})".format(*known.pixel_range) + f" {known.activation} {known.training_loss}" if known else ""
         style = {"linestyle": (0, (4, 2)) if place % 2 else "-", "marker": MARKERS[place % 8], "markersize": 4}
-        handles.append(Line2D([], [], color=colour, linewidth=1.6, label=f"{loss}  {told}".strip(), **style))
+        if loss in shown:
+            handles.append(Line2D([], [], color=colour, linewidth=1.6, label=f"{loss}  {told}".strip(), **style))
     handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="mean frame: no model"))
     handles.append(Patch(facecolor=LEARNED, label="below it: has learned"))
     if walls:
         handles.append(Patch(**hatched("0.4"), label="floor: these losses cannot get below"))
-    figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.015), ncols=min(4, len(handles)),
-                  frameon=False, fontsize=8, columnspacing=1.8)  # fmt: skip
+    return handles
