@@ -16,12 +16,17 @@ from conftest import fits
 from nbformat import NotebookNode, write
 from PIL import Image
 
+from seqae import open_run, reports
 from seqae.reports import frames, media
 from seqae.reports.head import Facts, advice
 from seqae.reports.index import IndexRow, thumbnail, write_index
 from seqae.reports.page import render_notebook
 from seqae.runs import Strip
 
+SMALL = {
+    "loss": "0nm", "task": "recon", "architecture": "srivastava", "frame_size": 16, "width": 0.01, "epochs": 1,
+    "batch_size": 8, "train_sequences": 8, "val_sequences": 8, "test_sequences": 8,
+}  # fmt: skip
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
 
@@ -156,6 +161,22 @@ def test_the_facts_stand_by_what_they_are_about_below_the_way_to_other_pages(rep
         *groups.values()
     ]
     assert "stuck at the mean frame on val" in " ".join(page.select_one(".badges").get_text(" ", strip=True).split())
+
+
+def test_a_run_is_reported_from_a_notebook_as_it_stands(tmp_path, monkeypatch):
+    run = open_run("losses", SMALL, {"store": str(tmp_path / "store")})
+    write(v4.new_notebook(cells=[text("# Mine"), code("run", stream("as it stands"))]), tmp_path / "mine.ipynb")
+    with pytest.raises(ValueError, match=r"has not begun: call run\.train"):
+        reports.report(run, tmp_path / "mine.ipynb")
+    run.train()
+    with pytest.raises(ValueError, match=r"there is no notebook .*notebook.ipynb: give the one that shows this run"):
+        reports.report(run)
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "mine.ipynb"))
+    file = reports.report(run)
+    page = BeautifulSoup(file.read_text(), "html.parser")
+    assert page.select_one("pre.stdout").string == "as it stands"
+    assert [about.p.string for about in page.select(".about")] == ["the run", "result", "made"]
+    assert f'href="losses/{run.name}/report.html"' in (tmp_path / "store" / "index.html").read_text()
 
 
 def test_a_comparison_begins_with_its_conclusion(report):
@@ -853,6 +874,29 @@ def test_columns_stand_by_metric_and_branch_whatever_run_comes_first(tmp_path):
         "1234",
         "0.1234",
     }
+
+
+def test_columns_that_are_empty_or_do_not_fit_are_hidden_the_least_important_first(visit, tmp_path):
+    names = [f"{branch} {metric}" for metric in ("mse", "bce", "ssim", "psnr", "mae") for branch in ("recon", "pred")]
+    rows = [
+        IndexRow("f", "r", "r.html", "done", metrics={name: 0.5 for name in names if "bce" not in name}),
+        IndexRow("f", "s", "r.html", "done", metrics={"recon mse": 0.4, "pred bce": 0.3}),
+    ]
+    write_index(tmp_path / "index.html", rows, {})
+    page = visit(tmp_path / "index.html", width=1100)
+    metrics = page.locator("thead th[data-metric]:visible")
+    assert metrics.all_inner_texts() == ["recon mse", "pred mse", "pred bce"]
+    assert fits(page)
+    page.get_by_role("button", name="All columns (6 more)").click()
+    assert metrics.count() == 9
+    page.reload()
+    page.get_by_role("button", name="Columns that fit").click()
+    page.get_by_label("Filter").fill("f/s")
+    assert metrics.all_inner_texts() == ["recon mse", "pred bce"]
+    page.get_by_label("Filter").fill("")
+    page.set_viewport_size({"width": 1600, "height": 900})
+    assert metrics.count() == 9, "all that are not empty"
+    assert page.locator("#all-columns").is_hidden()
 
 
 def test_the_reader_filters_and_sorts_the_index(visit, tmp_path):

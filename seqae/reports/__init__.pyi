@@ -15,3 +15,5 @@ from .index import publish_index as publish_index
 from .index import update_index as update_index
 from .page import render_notebook as render_notebook
 from .reproduction import rerun_findings as rerun_findings
+from .run_page import report as report
+from .run_page import run_facts as run_facts

@@ -15,8 +15,8 @@ import filelock
 from distributed import get_worker
 
 from seqae.files import remove_leftovers, replace_text
-from seqae.reports import Facts, advice, render_notebook
-from seqae.runs import CODE_FOLDER, Run, executing, facts_of, fetch_shorter, sources_hash
+from seqae.reports import advice, render_notebook, run_facts
+from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, sources_hash
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
@@ -26,8 +26,6 @@ from seqae.sweeps.planning import BUSY, NOT_PUBLISHED, Planned
 OTHER_CODE = "it has another version of seqae than this command"
 OTHER_PACKAGES = "it has other packages than this command, which your own code imports: "
 STOPPED = "its kernel was interrupted"
-# The files that a report links to.
-LINKED_FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -129,11 +127,9 @@ def _record_and_render(item: Planned, reason: str | None) -> str | None:
         if reason is not None and _free(run):
             run.fail(reason)
         error = reason and f"{reason}\n{advice(reason)}"
-        links = {"all runs": "../../index.html", f"{run.family}: comparison": "../compare.html"}
-        facts = Facts(
-            f"{run.family}/{run.name}", run.status, run.verdict, (), error, LINKED_FILES, facts_of(run), links
+        render_notebook(
+            run.folder / "notebook.ipynb", run.folder / "report.html", run_facts(run, error), beside=item.folder
         )
-        render_notebook(run.folder / "notebook.ipynb", run.folder / "report.html", facts, beside=item.folder)
         run.rendered(item.cells)
     except Exception as error:
         return reason or f"no report: {type(error).__name__}: {error}"

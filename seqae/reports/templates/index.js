@@ -48,7 +48,38 @@ if (table) {
     for (const button of families) button.setAttribute("aria-pressed", button.dataset.family === family);
     document.querySelector("#shown").textContent = count < rows.length ? `${count} of ${rows.length}` : "";
     document.querySelector("#none").hidden = count > 0;
+    fit();
   }
+
+  // Columns of metrics that are empty in all rows shown are hidden, and those that do not fit, the last ones first.
+  const widths = table.dataset.widths.split(" ").map(Number); // rem
+  const hiding = document.head.appendChild(document.createElement("style"));
+  const every = document.querySelector("#all-columns");
+  const metrics = headings.flatMap((heading, column) => "metric" in heading.dataset ? [column] : []);
+  for (const entry of rows) entry.filled = metrics.filter((column) => entry.row.cells[column].textContent.trim());
+
+  function fit() {
+    const filled = new Set(rows.flatMap((entry) => entry.row.hidden ? [] : entry.filled));
+    const hidden = new Set(filled.size ? metrics.filter((column) => !filled.has(column)) : []);
+    const room = table.parentElement.clientWidth / parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const needed = () => widths.reduce((sum, width, column) => hidden.has(column) ? sum : sum + width, 0);
+    const cut = [];
+    for (const column of matchMedia("(max-width: 48rem)").matches ? [] : metrics.toReversed()) {
+      if (needed() <= room) break;
+      if (!hidden.has(column) && !headings[column].hasAttribute("aria-sort")) cut.push(column), hidden.add(column);
+    }
+    const all = state.get("columns") === "all";
+    if (all) cut.forEach((column) => hidden.delete(column));
+    every.hidden = cut.length === 0;
+    every.setAttribute("aria-pressed", all);
+    every.textContent = all ? "Columns that fit" : `All columns (${cut.length} more)`;
+    hiding.textContent = [...hidden].map((column) => `.runs tr > :nth-child(${column + 1}) { display: none !important; }`).join("");
+    const flexible = { 0: "minmax(15rem, 1fr)", 2: "minmax(11rem, 18rem)" };
+    table.style.setProperty("--columns", widths.flatMap((width, column) => hidden.has(column) ? [] : [flexible[column] ?? `${width}rem`]).join(" "));
+    table.style.setProperty("--least", `${needed()}rem`);
+  }
+  every.addEventListener("click", () => remember({ columns: state.get("columns") === "all" ? "" : "all" }));
+  addEventListener("resize", fit);
 
   function remember(changes) {
     for (const [key, text] of Object.entries(changes)) text ? state.set(key, text) : state.delete(key);
