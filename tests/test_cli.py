@@ -5,18 +5,21 @@ import shlex
 import signal
 import subprocess
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import filelock
 import nbformat
 import pytest
+from rich.console import Console
 from test_sweep import DEFAULTS, SEQAE, TINY, make_project, one_run
 from typer.testing import CliRunner
 
 from seqae import sweeps
 from seqae.benchmark import cost_estimate
 from seqae.benchmark.machine_rates import matmul_rate
+from seqae.commands import terminal
 from seqae.commands.main import app
 from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import cells_hash
@@ -247,6 +250,16 @@ def test_status_for_programs_has_the_numbers_of_the_records(project):
     assert json.loads(call("status", "--json", "--store", "nowhere")) == []
     waiting = json.loads(call("status", "params/fam/b.yaml", "--scale", "tiny", "--json"))
     assert [entry["status"] for entry in waiting] == ["waiting"]
+
+
+def test_names_that_are_too_long_for_the_terminal_are_not_cut():
+    name = "losses/0nm-both-output-width0.01-train32-val16-test16-batch8-ep2"
+    names = [f"{name}-{end}" for end in ("7b141f84", "53dad6c1")]
+    rows = [[name, "done", "learned (recon 27 %, pred 12 % below mean frame)", "0.02", "2", "vm"] for name in names]
+    console = Console(width=100, file=StringIO())
+    console.print(terminal._table(terminal.STATUS_COLUMNS, rows))
+    column = "".join(line.split(" ")[0] for line in console.file.getvalue().splitlines())
+    assert column == "run" + "".join(names), "folded, so that it can be copied whole"
 
 
 def test_status_of_an_empty_store_is_no_error_and_names_it(project):

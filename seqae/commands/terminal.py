@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from seqae.commands.messages import tell
@@ -158,7 +158,9 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(*head, box=None, pad_edge=False, highlight=False)
+    # What is too long goes on in the next line: cut, two names could look alike.
+    columns = [Column(name, overflow="fold") for name in head]
+    table = Table(*columns, box=None, pad_edge=False, highlight=False)
     for row in rows:
         table.add_row(*(Text(shown(cell)) for cell in row))
     return table
