@@ -133,7 +133,10 @@ def test_a_sweep_that_goes_on_shares_the_processors_as_it_did_at_first(project, 
         raise ValueError("that is all")
 
     monkeypatch.setattr(sweeps, "connect", connect)
-    assert call("run", "params/fam", "--scale", "tiny", "--jobs", "2", code=2) == "seqae: that is all\n"
+    assert call("run", "params/fam", "--scale", "tiny", "--jobs", "2", code=2).splitlines() == [
+        "seqae: 1 of 2 runs to execute, 1 at a time; 1 is done",
+        "seqae: that is all",
+    ]
     assert asked == [(2, 1)]
 
 

@@ -38,7 +38,7 @@ def compare(
     """
     with errors_in_one_line(needs_kernel=True):
         from seqae.reports import comparable_runs, publish_index
-        from seqae.reports.compare import below_mean_frame
+        from seqae.reports import compare as tables
         from seqae.sweeps import comparison_page, plan
 
         planned = plan(files or [], scale=scale, given=given_grid(given), store=store, tell=tell)
@@ -46,7 +46,7 @@ def compare(
         publish_index(page.file.parents[1], f"{family}/compare.ipynb", f"{family}/compare.html")
         if as_json and not page.reason:
             runs = comparable_runs(family, [item.run.name for item in planned], store=store, mixed=True)
-            print_json({"page": str(page.file), "branches": below_mean_frame(runs).to_dict("records")})
+            print_json({"page": str(page.file), "branches": tables.below_mean_frame(runs).to_dict("records")})
             return
     show_page(page, failed=f"{family} could not be compared")
 

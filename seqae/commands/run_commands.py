@@ -52,7 +52,6 @@ def run(
     with errors_in_one_line(), interrupt_once():
         from seqae.commands.estimates import plan_lines
         from seqae.commands.terminal import SweepView
-        from seqae.stores import check_writable
         from seqae.sweeps import connect, plan, slots, sweep, tls
 
         planned = plan(files, scale=scale, given=given_grid(given), store=store, tell=tell)
@@ -65,14 +64,12 @@ def run(
         # number of threads computes the same to the last bit.
         count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
         stores = {item.run.folder.parents[1] for item in planned}
-        _tell_beginning(len(todo), len(planned), at_once=None if cluster else min(count, len(todo)))
         view = SweepView(len(todo), done=len(planned) - len(todo), stores=stores)
         for item in planned:
             if item.run.status == "done":
                 item.run.mend()  # its label may be a new one
         if todo:
-            for folder in stores:
-                check_writable(folder)
+            _begin(len(todo), len(planned), stores, at_once=None if cluster else min(count, len(todo)))
             connected = connect(cluster, jobs=count, workers=min(count, len(todo)), per_gpu=per_gpu, security=security)
             with view.bar, connected as client:
                 view.show(client)
@@ -86,12 +83,16 @@ def run(
         raise typer.Exit(1)
 
 
-def _tell_beginning(todo: int, planned: int, *, at_once: int | None) -> None:
-    # At once: the first line of a run comes when it has ended. On stderr, so that stdout holds results alone.
-    if todo:
-        jobs = f", {at_once} at a time" if at_once else ""
-        done = f"; {planned - todo} are done" if todo < planned else ""
-        tell(f"seqae: {todo} of {planned} runs to execute{jobs}{done}")
+def _begin(todo: int, planned: int, stores: set[Path], *, at_once: int | None) -> None:
+    # Says at once what will be done: the first line of a run comes when it has ended. On stderr, so that stdout holds
+    # results alone.
+    from seqae.stores import check_writable
+
+    for folder in stores:
+        check_writable(folder)
+    jobs = f", {at_once} at a time" if at_once else ""
+    done = f"; {planned - todo} {'is' if planned - todo == 1 else 'are'} done" if todo < planned else ""
+    tell(f"seqae: {todo} of {planned} runs to execute{jobs}{done}")
 
 
 def _write_index(folder: Path, *, needed: bool) -> None:

@@ -36,7 +36,7 @@ from seqae.runs import (
 
 MOST = 40  # recipes that one figure can show
 VERDICT = "verdict on val"  # the head of a column
-WORDS = ["run", "branch", VERDICT]  # columns of texts
+TEXT_COLUMNS = ["run", "branch", VERDICT]  # columns of texts
 FACETS = ("loss", "task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
 
@@ -204,7 +204,9 @@ def table(runs: Sequence[Run], most: int = 200) -> Styler:
     if len(rows) > most:
         style.set_caption(f"The first {most} of {len(rows):,}, by error on val")
     style = style.set_properties(**{"white-space": "nowrap"}, subset=rows.columns.drop(VERDICT).to_list())
-    style = style.set_properties(**{"text-align": "left"}, subset=[*(["group"] if "group" in rows else []), *WORDS])
+    style = style.set_properties(
+        **{"text-align": "left"}, subset=[*(["group"] if "group" in rows else []), *TEXT_COLUMNS]
+    )
     return style.set_properties(**{"min-width": "14rem"}, subset=[VERDICT])
 
 

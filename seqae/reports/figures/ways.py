@@ -1,6 +1,7 @@
 """The comparison's main figure: which losses learn, which sit at the mean frame, which cannot get below their floor."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,10 +61,10 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
             axis.spines[["top", "right"]].set_visible(False)
             axis.tick_params(labelsize=8)
-    for axis in figure.axes:
-        spec = axis.get_subplotspec()
-        axis.set_ylabel(axis_label(metric, data) if spec.is_first_col() else "")
-        axis.set_xlabel("epoch" if spec.is_last_row() else "")
+    for row in grid:
+        next(axis for axis in row if axis in figure.axes).set_ylabel(axis_label(metric, data))
+    for column in grid.T:
+        [axis for axis in column if axis in figure.axes][-1].set_xlabel("epoch")
     handles = _handles({*data.loss}, colours, walls=bool((levels.baseline == "floor").any()))
     if data.n.max() > 1:
         counts = " or ".join(map(str, sorted(set(data.n[data.n > 1]))))
@@ -115,9 +116,10 @@ def _handles(shown: set[str], colours: Mapping[str, object], *, walls: bool) -> 
     for place, (loss, colour) in enumerate(colours.items()):
         known = LOSSES.get(loss)
         told = "({:g}, {:g})".format(*known.pixel_range) + f" {known.activation} {known.training_loss}" if known else ""
-        style = {"linestyle": (0, (4, 2)) if place % 2 else "-", "marker": MARKERS[place % 8], "markersize": 4}
+        style: dict[str, Any] = {"color": colour, "linestyle": (0, (4, 2)) if place % 2 else "-", "linewidth": 1.6}
+        style |= {"marker": MARKERS[place % 8], "markersize": 4}
         if loss in shown:
-            handles.append(Line2D([], [], color=colour, linewidth=1.6, label=f"{loss}  {told}".strip(), **style))
+            handles.append(Line2D([], [], label=f"{loss}  {told}".strip(), **style))
     handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="mean frame: no model"))
     handles.append(Patch(facecolor=LEARNED, label="below it: has learned"))
     if walls:
