@@ -108,7 +108,7 @@ class SequenceAutoencoder(nn.Module):
                 follow = branch_targets(frames, task=self.task, frames_in=frames.shape[1])["recon"]
             # The frame before the first prediction is the last one seen; before the first reconstruction there is none.
             before = seen[-1] if branch == "pred" else torch.zeros_like(seen[-1])
-            z = self._decode(branch, states, before, follow)  # (T, B, H·W)
+            z = self.decode(branch, states, before, follow)  # (T, B, H·W)
             outputs[branch] = z.unflatten(2, frames.shape[2:]).transpose(0, 1)
         return outputs
 
@@ -141,8 +141,10 @@ class SequenceAutoencoder(nn.Module):
         """h (T, B, hidden) → pre-activations (T, B, H·W)"""
         return self.gain * self.readouts[branch](h.flatten(0, 1)).unflatten(0, h.shape[:2])
 
-    def _decode(self, branch: str, states: list[LSTMState], before: Tensor, truth: Tensor | None) -> Tensor:
-        """Pre-activations (T, B, H·W). before: (B, H·W), the frame before the first; truth: (B, T, H, W)."""
+    def decode(self, branch: str, states: list[LSTMState], before: Tensor, truth: Tensor | None) -> Tensor:
+        """Pre-activations (T, B, H·W) of a branch. states: of its first layers, the others begin at zero. before:
+        (B, H·W), the frame before the first; truth: (B, T, H, W), read with `decoder_input: truth`.
+        """
         decoder: Any = self.decoders[branch]
         readout, steps = self.readouts[branch], self.steps[branch]
         initial = [*states, *[None] * (len(decoder.layers) - len(states))]
@@ -160,7 +162,7 @@ class SequenceAutoencoder(nn.Module):
         return decoder.unroll(initial, feedback, steps=steps)
 
     def _decode_own_frames(self, branch: str, states: Sequence[LSTMState | None], frame: Tensor) -> Tensor:
-        """As `_decode`, without true frames: the decoder reads its own output frames, embedded as true ones were."""
+        """As `decode`, without true frames: the decoder reads its own output frames, embedded as true ones were."""
         decoder, outputs = self.decoders[branch], []
         for _ in range(self.steps[branch]):
             h, states = decoder(self._embed(frame[None]), states)

@@ -162,6 +162,11 @@ class Windows:
         """What all windows take in memory."""
         return len(self) * self.frames * self.size[0] * self.size[1]
 
+    @property
+    def places(self) -> list[tuple[Clip, int]]:
+        """The clip of each window, and its first frame there, 0, 1, …"""
+        return [(self.clips[place], start) for place, start in self._windows.tolist()]
+
     def part(self, indices: np.ndarray) -> "Windows":
         """Some of the windows, in this order."""
         other = object.__new__(Windows)

@@ -74,17 +74,22 @@ def check_parameters(p: Parameters, code: OwnCode | None = None) -> SequenceAuto
     return meta_model(p)
 
 
-def _stream(p: Parameters, split: str) -> Sequences:
-    frames, folder = p.frames_in + p.frames_out, p.data_folder and str(project_path(p.data_folder))
+def digits_folder(p: Parameters) -> str | None:
+    """The folder with MNIST's files, where the run reads one."""
+    return str(project_path(p.data_folder)) if p.data_folder and p.digits == "mnist" else None
+
+
+def digit_stream(p: Parameters, split: str) -> Sequences:
+    """The endless Moving MNIST sequences of a split."""
     return open_stream(
         p.digits,
         split=split,
         seed=p.data_seed,
         frame_size=p.frame_shape[0],
-        frames=frames,
+        frames=p.frames_in + p.frames_out,
         digits_per_sequence=p.digits_per_sequence,
         digit_speed=p.digit_speed,
-        folder=folder,
+        folder=digits_folder(p),
     )
 
 
@@ -95,7 +100,7 @@ def sequences(p: Parameters, split: str) -> Tensor:
     if split == "test" and p.test_data == "official":
         return torch.from_numpy(_official_sequences(p).copy())
     count = {"train": p.train_sequences, "val": p.val_sequences, "test": p.test_sequences}[split]
-    return torch.from_numpy(_stream(p, split).sequences(range(count)))
+    return torch.from_numpy(digit_stream(p, split).sequences(range(count)))
 
 
 def _official_file(p: Parameters) -> Path:
@@ -112,7 +117,7 @@ def _official_sequences(p: Parameters) -> np.ndarray:
 def train_stream(p: Parameters) -> Callable[[int], Frames]:
     """epoch (1, 2, …) -> its training sequences; the same each time unless `endless`."""
     n, of_clips = p.train_sequences, bool(p.clips or p.clips_digest)
-    stream = None if of_clips else _stream(p, "train")
+    stream = None if of_clips else digit_stream(p, "train")
 
     @lru_cache(maxsize=1)
     def block(i: int) -> Frames:

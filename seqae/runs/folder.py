@@ -20,6 +20,7 @@ from seqae.metrics import HISTOGRAM_CENTRES, histogram
 from seqae.parameters import Parameters
 from seqae.runs import experiment
 from seqae.runs.building import load_model, reach_of
+from seqae.runs.drawn import HasData
 from seqae.runs.explanation import explain_head
 from seqae.runs.facts import facts_of
 from seqae.runs.identity import as_used, without_effect
@@ -37,10 +38,11 @@ SAMPLES = 8  # how many val sequences a run shows
 
 
 @dataclass(frozen=True)
-class RunFolder(HasModel):
+class RunFolder(HasModel, HasData):
     """A run's folder, as its files are now; CONTRIBUTING.md has a table of them.
 
-    What its model makes of frames of one's own, `predict`, `reconstruct` and `encode`, is in `HasModel`.
+    What its model makes of frames of one's own, `predict`, `reconstruct`, `encode` and `decode`, is in `HasModel`; its
+    sequences, and what is known of them, are in `HasData`.
 
     What reads a table raises RunError, which names the file, if that is damaged.
 

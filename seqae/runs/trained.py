@@ -10,8 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqae.data import to_unit
 from seqae.device import make_accelerator, mixed_precision
 from seqae.evaluation import predict, seen_frames
+from seqae.losses import activate
+from seqae.lstm import LSTMState
+from seqae.models import SequenceAutoencoder
 from seqae.parameters import Parameters
 from seqae.runs.building import build_model, load_model
 from seqae.runs.own_code import OwnCode
@@ -96,6 +100,38 @@ class HasModel(ABC):
         on = next(model.parameters()).device
         model.eval()
         return _in_batches(lambda batch: _named(own(seen_frames(batch.to(on), p.pixel_range)), batch, p), frames, p)
+
+    def decode(
+        self, state: Mapping[str, Array], last: Array | None = None, *, device: str = "auto"
+    ) -> dict[str, Array]:
+        """The frames that the decoders make of a state, by branch, on [0, 1], (B, T, H, W), in the order of time.
+
+        state: as `encode` returns it, of the same names, (B, units), and perhaps changed; `flat` is left out, or alone.
+        last: (B, H, W), the last frame seen, which `predict` gives to decoders that read frames; None: black. Errors:
+        see `HasModel`. Only built-in models have a state that can be decoded.
+        """
+        model, p = self._loaded(device)
+        if not isinstance(model, SequenceAutoencoder):
+            raise ValueError(f"architecture {p.architecture} is your own: decode knows the states of built-in ones")
+        given = [*state.values(), *([] if last is None else [last])]
+        of_numpy = all(isinstance(array, np.ndarray) for array in given)
+        if not of_numpy and not all(isinstance(array, Tensor) for array in given):
+            kinds = ", ".join(sorted({type(array).__name__ for array in given}))
+            raise ValueError(f"state and last must all be numpy arrays, or torch tensors; not {kinds}")
+        states = _layer_states(model, {name: _tensor(array).float() for name, array in state.items()})
+        before = torch.zeros(len(states[0].h), *p.frame_shape) if last is None else _tensor(last)
+        if before.shape != (len(states[0].h), *p.frame_shape):
+            raise ValueError(
+                f"last has shape {tuple(before.shape)}; it is the last frame of each of {len(states[0].h)} sequences, "
+                "({}, {}, {})".format(len(states[0].h), *p.frame_shape)
+            )
+        on = next(model.parameters()).device
+        with torch.inference_mode():
+            made = _decoded(model, p, [LSTMState(h.to(on), c.to(on)) for h, c in states], before.to(on))
+        copies = {branch: frames.cpu().numpy() for branch, frames in made.items()}
+        if of_numpy:
+            return copies
+        return {branch: torch.from_numpy(frames).to(given[0].device) for branch, frames in copies.items()}
 
     def _loaded(self, device: str, *, frames_out: int | None = None) -> _Loaded:
         file, on = self.model_file(), make_accelerator(device=device).device
@@ -198,6 +234,36 @@ def _outputs_in_time_order(model: nn.Module, p: Parameters, batch: Tensor) -> di
     outputs = predict(model, batch, activation=p.activation, pixel_range=p.pixel_range)
     reverse = p.task != "recon_ordered"
     return {branch: made.flip(1) if branch == "recon" and reverse else made for branch, made in outputs.items()}
+
+
+def _layer_states(model: SequenceAutoencoder, state: Mapping[str, Tensor]) -> list[Any]:
+    # The state of each layer of the encoder, from tensors by name. Raises ValueError where they are others.
+    widths = [width for width in model.encoder.hidden_sizes for _ in "hc"]
+    names = [f"{name}{n}" for n in range(1, len(widths) // 2 + 1) for name in "hc"]
+    if [*state] == ["flat"] and state["flat"].ndim == 2 and state["flat"].shape[1] == sum(widths):
+        state = dict(zip(names, state["flat"].split(widths, dim=1), strict=True))
+    given = {name: tuple(tensor.shape) for name, tensor in state.items() if name != "flat" or [*state] == ["flat"]}
+    first = next(iter(given.values()), ())
+    if given != {name: (*first[:1], width) for name, width in zip(names, widths, strict=True)} or first[:1] == (0,):
+        wanted = ", ".join(f"{name} (B, {width})" for name, width in zip(names, widths, strict=True))
+        raise ValueError(f"state has {given or 'nothing'}; this run's model has {wanted}, or flat (B, {sum(widths)})")
+    return [LSTMState(state[h], state[c]) for h, c in zip(names[::2], names[1::2], strict=True)]
+
+
+def _decoded(model: SequenceAutoencoder, p: Parameters, states: list[LSTMState], last: Tensor) -> dict[str, Tensor]:
+    # As the model's forward, from the states on: frames of each branch in the order of time.
+    model.eval()
+    if model.row.hand_over == "top":
+        top = states[-1].h
+        assert top is not None
+        states = [LSTMState(top, torch.zeros_like(top))]
+    seen, outputs = seen_frames(last, p.pixel_range).flatten(1), {}
+    for branch in BRANCHES[p.task]:
+        before = seen if branch == "pred" else torch.zeros_like(seen)
+        z = model.decode(branch, states, before, None).unflatten(2, p.frame_shape).transpose(0, 1)
+        made = to_unit(activate(z.float(), p.activation), p.pixel_range).clip(0, 1)
+        outputs[branch] = made.flip(1) if branch == "recon" and p.task != "recon_ordered" else made
+    return outputs
 
 
 def _named(encoded: Any, batch: Tensor, p: Parameters) -> dict[str, Tensor]:
