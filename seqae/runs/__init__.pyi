@@ -4,10 +4,16 @@ from .clip_outputs import save_clip_outputs as save_clip_outputs
 from .clip_sets import DECIDED_BY_CLIPS as DECIDED_BY_CLIPS
 from .clip_sets import located_clips as located_clips
 from .digits import load_digits as load_digits
+from .digits import load_labels as load_labels
+from .drawn import drawn_table as drawn_table
+from .drawn import labels_of_clips as labels_of_clips
+from .elsewhere import digit_counts as digit_counts
+from .elsewhere import longer_horizon as longer_horizon
 from .experiment import build_model as build_model
 from .experiment import load_model as load_model
 from .facts import facts_of as facts_of
 from .facts import rough_figures as rough_figures
+from .few_labels import few_labels as few_labels
 from .finding import find_runs as find_runs
 from .finding import recorded_run as recorded_run
 from .folder import RunFolder as RunFolder
@@ -53,6 +59,7 @@ from .pictures import frame_rows as frame_rows
 from .pictures import sample_strips as sample_strips
 from .pictures import save_gif as save_gif
 from .pictures import save_strips as save_strips
+from .probes import linear_probes as linear_probes
 from .provenance import code_version as code_version
 from .provenance import now as now
 from .provenance import sources_hash as sources_hash

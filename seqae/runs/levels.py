@@ -41,6 +41,16 @@ def reachable_floor(
     return floor
 
 
+def mean_frame(train: Iterable[np.ndarray]) -> np.ndarray:
+    """The mean of all frames, (H, W), on [0, 1]. train: uint8 (N, T, H, W), or its chunks in turn."""
+    # Half a white pixel more, so that a pixel that is black in all of train has a finite cross-entropy.
+    total, count = np.zeros(()), 0
+    for chunk in train:
+        frames = chunk.reshape(-1, *chunk.shape[-2:])
+        total, count = total + frames.sum(0, dtype=np.float64), count + len(frames)
+    return (total / 255 + 0.5) / (count + 1)
+
+
 def baselines(train: Iterable[np.ndarray], targets: Mapping[str, np.ndarray], last_seen: np.ndarray) -> "pd.DataFrame":
     """The errors of predictions that need no model: black, the mean frame of train, a copy of the last frame seen.
 
@@ -50,13 +60,7 @@ def baselines(train: Iterable[np.ndarray], targets: Mapping[str, np.ndarray], la
     """
     import pandas as pd
 
-    # Half a white pixel more, so that a pixel that is black in all of train has a finite cross-entropy.
-    total, count = np.zeros(()), 0
-    for chunk in train:
-        frames = chunk.reshape(-1, *chunk.shape[-2:])
-        total, count = total + frames.sum(0, dtype=np.float64), count + len(frames)
-    mean = (total / 255 + 0.5) / (count + 1)
-    rows = []
+    mean, rows = mean_frame(train), []
     for branch, frames in targets.items():
         steps, frame = len(frames) * frames.shape[1], frames.mean((0, 1), dtype=np.float64) / 255
         square = sum(np.square(f, dtype=np.float32).sum(0, dtype=np.float64) for f in frames) / steps / 255**2

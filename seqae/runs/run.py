@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field
 from os import environ
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import torch
@@ -28,6 +28,7 @@ from seqae.runs.building import check_hidden
 from seqae.runs.folder import RunFolder
 from seqae.runs.going_on import take_over
 from seqae.runs.identity import has_begun, holds_run, run_hash, spelled_hashes
+from seqae.runs.kept import kept_table
 from seqae.runs.later_metrics import forget_metrics, measure, outdated, unmeasured
 from seqae.runs.live import shown_in_a_line, watched
 from seqae.runs.locks import UNWRITABLE, changing
@@ -41,6 +42,9 @@ from seqae.runs.results import write_results
 from seqae.runs.trackers import check_tracker, tracking
 from seqae.stores import RECORD_FORMAT, BusyError, fetch, store_folder, unpublished, working
 from seqae.training import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
 # They do not define a run, but run.yaml has them.
@@ -127,6 +131,10 @@ class Run(RunFolder):
         if unmeasured(self):
             measure(self, self._published())
         return self
+
+    def measured(self, measure: Callable[["Run"], "pd.DataFrame"]) -> "pd.DataFrame":
+        """What a function such as `linear_probes` finds of this run: measured once, then read, see `kept_table`."""
+        return kept_table(self, measure, self._published())
 
     def once(self, work: Callable[[], None]) -> "Run":
         """Call `work` with the run's folder locked, unless the run is done.
