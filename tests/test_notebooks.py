@@ -183,6 +183,7 @@ SMOKE = {
     "best": ["recipe", "without/reconstruction"],
     "versions": ["v0004", "v0007"],
     "own": ["gru", "gru-focal", "clips/srivastava"],
+    "representations": ["recon", "pred", "both", "both-7"],
 }
 
 

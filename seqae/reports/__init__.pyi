@@ -13,6 +13,9 @@ from .head import Facts as Facts
 from .head import advice as advice
 from .index import publish_index as publish_index
 from .index import update_index as update_index
+from .learned import falls_apart as falls_apart
+from .learned import measured_of as measured_of
+from .learned import representation_findings as representation_findings
 from .page import render_notebook as render_notebook
 from .reproduction import rerun_findings as rerun_findings
 from .run_page import report as report

@@ -45,7 +45,9 @@ MNIST_LABELS = {
     "train-labels-idx1-ubyte": IdxFile(
         "d53e105ee54ea40749a09fcbcd1e9432", (60_000,), "a25bea736e30d166cdddb491f175f624"
     ),
-    "t10k-labels-idx1-ubyte": IdxFile("ec29112dd5afa0611ce80d1b7f02629c", (10_000,), "27ae3e4e09519cfbb04c329615203637"),
+    "t10k-labels-idx1-ubyte": IdxFile(
+        "ec29112dd5afa0611ce80d1b7f02629c", (10_000,), "27ae3e4e09519cfbb04c329615203637"
+    ),
 }
 OFFICIAL_URL = "http://www.cs.toronto.edu/~nitish/unsupervised_video/mnist_test_seq.npy"
 OFFICIAL_FRAMES = 20

@@ -21,13 +21,18 @@ class HasData(ABC):
 
     parameters: Parameters
 
-    def sequences(self, split: str = "test") -> np.ndarray:
+    def sequences(self, split: str = "test", *, frames_out: int | None = None) -> np.ndarray:
         """The fixed sequences of val or test, or the first epoch's of train: uint8 (N, frames_in + frames_out, H, W).
 
-        Raises ValueError for an unknown split, OSError and ValueError where the data cannot be read.
+        frames_out: frames to come, 1 or more; None: as the run has. The same sequences of Moving MNIST then go on for
+        longer, and clips are cut anew. Raises ValueError for an unknown split, OSError and ValueError where the data
+        cannot be read.
         """
         _check_split(split)
-        return experiment.sequences(self.parameters, split).numpy()
+        if frames_out is not None and (isinstance(frames_out, bool) or not frames_out >= 1):
+            raise ValueError(f"frames_out must be a whole number, 1 or more; not {frames_out!r}")
+        p = self.parameters
+        return experiment.sequences(p.model_copy(update={"frames_out": frames_out or p.frames_out}), split).numpy()
 
     def drawn(self, split: str = "test", *, frame: int = 1) -> "pd.DataFrame":
         """What the generator drew: a row for each of `sequences(split)`, in their order, see `drawn_table`.
@@ -74,9 +79,7 @@ def drawn_table(p: Parameters, split: str, *, frame: int = 1) -> "pd.DataFrame":
     (y, x), (v_y, v_x) = canvas * path[frame - 1], canvas * velocity
     classes = load_labels(p.digits, experiment.digits_folder(p))[split][which].astype(int)
     columns = {"digit": classes, "image": which, "y": y, "x": x, "v_y": v_y, "v_x": v_x}
-    of_digits = {
-        f"{name}_{n + 1}": of[:, n] for n in range(p.digits_per_sequence) for name, of in columns.items()
-    }
+    of_digits = {f"{name}_{n + 1}": of[:, n] for n in range(p.digits_per_sequence) for name, of in columns.items()}
     return pd.DataFrame({"sequence": np.arange(count), **of_digits})
 
 

@@ -104,7 +104,8 @@ def _fine_tuned(model: nn.Module, p: "Parameters", frames: np.ndarray, counts: n
 
 def _scores(classifier: Classifier, p: "Parameters", frames: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
-        return torch.cat([classifier(_read(batch, p)) for batch in np.array_split(frames, -(-len(frames) // 256))]).numpy()
+        parts = np.array_split(frames, -(-len(frames) // 256))
+        return torch.cat([classifier(_read(part, p)) for part in parts]).numpy()
 
 
 def _read(frames: np.ndarray, p: "Parameters") -> Tensor:

@@ -77,9 +77,10 @@ def what_is_seen(run: "RunFolder", split: str) -> Known:
     velocities: (N, 2 k), y of all k digits and then x, from left to right.
     """
     table, count = run.drawn(split, frame=run.parameters.frames_in), run.parameters.digits_per_sequence
-    of = {name: table[[f"{name}_{n + 1}" for n in range(count)]].to_numpy() for name in ("digit", "y", "x", "v_y", "v_x")}
+    motion = ("y", "x", "v_y", "v_x")
+    of = {name: table[[f"{name}_{n + 1}" for n in range(count)]].to_numpy() for name in ("digit", *motion)}
     order = of["x"].argsort(axis=1, kind="stable")
-    moving = {name: np.take_along_axis(of[name], order, axis=1) for name in ("y", "x", "v_y", "v_x")}
+    moving = {name: np.take_along_axis(of[name], order, axis=1) for name in motion}
     counts = (of["digit"][:, :, None] == np.arange(CLASSES)).sum(1)
     return {
         "all digits": np.sort(of["digit"], axis=1) @ CLASSES ** np.arange(count),

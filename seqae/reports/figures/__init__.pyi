@@ -8,6 +8,11 @@ from .grids import output_histograms as output_histograms
 from .grids import preactivations as preactivations
 from .grids import ranking as ranking
 from .grids import status_grid as status_grid
+from .learned import error_beyond as error_beyond
+from .learned import errors_by_digits as errors_by_digits
+from .learned import label_curves as label_curves
+from .learned import probe_bars as probe_bars
+from .learned import state_map as state_map
 from .shown import show as show
 from .style import coloured as coloured
 from .style import drawable as drawable

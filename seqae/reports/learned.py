@@ -1,0 +1,115 @@
+"""What sequence autoencoders learned, in sentences of Markdown: every number is computed from tables of runs."""
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from seqae.runs import Run
+
+TARGETS = ("all digits", "each digit", "positions", "velocities")
+
+
+def representation_findings(
+    probes: pd.DataFrame, horizon: pd.DataFrame, labelled: pd.DataFrame, *, by: str | None = None
+) -> str:
+    """Four sentences: what the state holds, what prediction adds to reconstruction, how far a prediction carries beyond
+    its training, with how few labels unsupervised training pays.
+
+    probes, horizon, labelled: as `linear_probes`, `longer_horizon` and `few_labels`, of one run, or of several with the
+    columns run and `by`, which is task. Of several runs the mean is told, with the least and the largest.
+    """
+    lines = [_holds(probes), _adds(probes, by), _carries(horizon, by), _pays(labelled, by)]
+    return "\n".join(f"{number}. {line}".replace("%", " %") for number, line in enumerate(lines, start=1))
+
+
+def measured_of(runs: Sequence[Run], measure: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+    """What `Run.measured` returns for each run, in one table with the columns run, task and seed before. Runs that have
+    no rows, as those that predict nothing, are not in it.
+    """
+    tables = [(run, run.measured(measure)) for run in runs]
+    named = [
+        table.assign(run=run.name, task=run.parameters.task, seed=run.parameters.seed)
+        for run, table in tables
+        if len(table)
+    ]
+    return pd.concat(named, ignore_index=True) if named else tables[0][1]
+
+
+def falls_apart(horizon: pd.DataFrame) -> int | None:
+    """The first frame step from which a prediction is no better than the mean frame to the end; None if it is.
+
+    horizon: as `longer_horizon`, of one run or the mean of several.
+    """
+    table = horizon.pivot_table(index="frame", columns="source", values="value").sort_index()
+    better = table["model"] < table["mean frame"]
+    if better.iloc[-1]:
+        return None
+    return int(table.index[0] if not better.any() else better[better].index[-1] + 1)
+
+
+def _holds(probes: pd.DataFrame) -> str:
+    parts = []
+    for target in TARGETS:
+        part = probes[probes.target == target]
+        of = part.groupby("features")["gained"].mean()
+        others = of.drop("state")
+        best = others.idxmax()
+        parts.append(f"{target} {of['state']:.0%} (best without training: {best}, {others.max():.0%})")
+    train, test = int(probes.train.iloc[0]), int(probes.test.iloc[0])
+    return (
+        "**What the state holds.** Of the way from chance to ceiling, linear probes of the state go: "
+        f"{', '.join(parts)}; trained on {train:,} sequences of val, tested on {test:,} of unseen digits."
+    )
+
+
+def _adds(probes: pd.DataFrame, by: str | None) -> str:
+    state = probes[probes.features == "state"]
+    tasks = set(state[by]) if by else set()
+    if not {"recon", "pred", "both"} <= tasks:
+        return "**What prediction adds.** One run does not tell: the comparison of recon, pred and both does."
+    told, more = [], []
+    for target in TARGETS:
+        part = state[state.target == target]
+        gains = {task: part[part[by] == task]["gained"] for task in ("recon", "pred", "both")}
+        spans = [f"{task} {gain.mean():.0%} ({gain.min():.0%} to {gain.max():.0%})" for task, gain in gains.items()]
+        told.append(f"{target}: {', '.join(spans)}")
+        if gains["both"].min() > max(gains["recon"].max(), gains["pred"].max()):
+            more.append(target)
+    seeds = state[(state.target == TARGETS[0]) & (state[by] == "both")].shape[0]
+    claim = f"more of {' and of '.join(more)} than either" if more else "no more of anything than the better of the two"
+    return (
+        f"**What prediction adds.** Beyond the spread of {seeds} seeds, the composite model knows {claim}; of the way "
+        f"from chance to ceiling go, as mean (least to largest) of seeds: {'; '.join(told)}."
+    )
+
+
+def _carries(horizon: pd.DataFrame, by: str | None) -> str:
+    if horizon.empty:
+        return "**How far it carries.** This run predicts nothing."
+    parts = dict(iter(horizon.groupby(by))) if by else {"the prediction": horizon}
+    told = []
+    for name, part in parts.items():
+        frame = falls_apart(part)
+        until = f"up to step {frame - 1}" if frame else "to the end"
+        told.append(f"{name} is {'never' if frame == 1 else until} better than the mean frame")
+    trained, asked = int(horizon.trained.max()), int(horizon.frame.max())
+    return f"**How far it carries.** Trained on {trained} frames to come and asked for {asked}, {', '.join(told)}."
+
+
+def _pays(labelled: pd.DataFrame, by: str | None) -> str:
+    parts = dict(iter(labelled.groupby(by))) if by else {"": labelled}
+    told = []
+    for name, part in parts.items():
+        means = part.pivot_table(index="labels", columns="start", values="value").sort_index()
+        low = part[part.start == "trained"].groupby("labels")["value"].min()
+        high = part[part.start == "random"].groupby("labels")["value"].max()
+        pays = [int(n) for n in means.index if low[n] > high[n]]
+        last = means.iloc[-1]
+        where = f"with {', '.join(f'{n:,}' for n in pays)} labels" if pays else "at no number of labels"
+        told.append(
+            f"{name + ': ' if name else ''}{where} every draw from the trained encoder beats every one from random "
+            f"weights (with {int(means.index[-1]):,}: {last['trained']:.0%} of digits against {last['random']:.0%}, "
+            f"a probe {last['probe']:.0%})"
+        )
+    chance, ceiling = labelled.chance.mean(), labelled.ceiling.mean()
+    return f"**With how few labels it pays.** {'; '.join(told)}; chance is {chance:.0%}, the ceiling {ceiling:.0%}."
