@@ -8,8 +8,8 @@ ADVICE = {  # what to do, by a pattern in the reason of a failure; seqae's own e
     "out of memory|MemoryError|can't allocate": "Lower batch_size, hidden or width, or run fewer runs at a time: "
     "seqae run --jobs 1.",
     "No space left": "Free space there, or choose another --store.",
-    "ModuleNotFoundError": "Install that package into the environment that seqae runs in; a module of your own has to be "
-    "in notebooks/, and then travels with the run.",
+    "ModuleNotFoundError": "Install that package into the environment that seqae runs in; a module of your own has to "
+    "be in notebooks/, and then travels with the run.",
 }
 
 

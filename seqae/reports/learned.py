@@ -77,6 +77,9 @@ def _adds(probes: pd.DataFrame, by: str | None) -> str:
             more.append(target)
     seeds = state[(state.target == TARGETS[0]) & (state[by] == "both")].shape[0]
     claim = f"more of {' and of '.join(more)} than either" if more else "no more of anything than the better of the two"
+    if seeds < 2:
+        why = "Whether it adds anything, one seed each does not tell"
+        return f"**What prediction adds.** {why}; of the way from chance to ceiling go {'; '.join(told)}."
     return (
         f"**What prediction adds.** Beyond the spread of {seeds} seeds, the composite model knows {claim}; of the way "
         f"from chance to ceiling go, as mean (least to largest) of seeds: {'; '.join(told)}."

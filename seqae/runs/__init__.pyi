@@ -18,6 +18,8 @@ from .finding import find_runs as find_runs
 from .finding import recorded_run as recorded_run
 from .folder import RunFolder as RunFolder
 from .folder import mse_rows as mse_rows
+from .gates import gate_shares as gate_shares
+from .gates import weight_pictures as weight_pictures
 from .gather import OUTCOMES as OUTCOMES
 from .gather import PROBLEMS as PROBLEMS
 from .gather import merge_stores as merge_stores

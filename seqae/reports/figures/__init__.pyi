@@ -17,3 +17,5 @@ from .shown import show as show
 from .style import coloured as coloured
 from .style import drawable as drawable
 from .ways import losses_in_ways as losses_in_ways
+from .weights import gate_bars as gate_bars
+from .weights import picture_grid as picture_grid
