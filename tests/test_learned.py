@@ -13,6 +13,7 @@ from seqae.runs import (
     few_labels,
     gate_shares,
     gates,
+    label_probes,
     linear_probes,
     load_digits,
     load_labels,
@@ -114,6 +115,60 @@ def test_sequences_go_on_for_longer(run) -> None:
     np.testing.assert_array_equal(longer[:, :15], run.sequences("test"))
     with pytest.raises(ValueError, match="frames_out must be a whole number, 1 or more; not 0"):
         run.sequences("test", frames_out=0)
+
+
+# --- labels of clips of one's own ---
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory) -> Run:
+    """A run on clips in which a bright block moves to the left or to the right, with a CSV file beside them."""
+    place = tmp_path_factory.mktemp("project")
+    (place / "notebooks").mkdir(), (place / "params").mkdir()
+    rng, rows = np.random.default_rng(0), []
+    clips = rng.integers(0, 40, (40, 15, 16, 16), np.uint8)
+    for n, clip in enumerate(clips):
+        way, top = (1, -1)[n % 2], rng.integers(0, 12)
+        for t in range(15):
+            clip[t, top : top + 4, (way * t) % 12 : (way * t) % 12 + 4] = 255
+        rows.append(("all.npy", n, ("left", "right")[way > 0], float(top)))
+    np.save(place / "all.npy", clips)
+    pd.DataFrame(rows, columns=["file", "index", "way", "top"]).to_csv(place / "labels.csv", index=False)
+    given = {"clips": str(place / "all.npy"), "clips_val": None, "store": str(place / "store")}
+    return open_run("own", TINY | {"val_sequences": 9, "test_sequences": 9}, given).train()
+
+
+def test_labels_of_clips_are_those_of_their_sequences(moving) -> None:
+    file = moving.folder.parents[2] / "labels.csv"
+    for split in ("train", "val", "test"):
+        table, frames = moving.labels(file, split), moving.sequences(split)
+        assert len(table) == len(frames)
+        lit = frames[:, 0].mean(2)
+        tops = [int(np.convolve(of, np.ones(4), "valid").argmax()) for of in lit]
+        np.testing.assert_array_equal(tops, table.top)
+        to_the_left = frames[:, 1, :, 11:15].mean((1, 2)) > frames[:, 1, :, 1:5].mean((1, 2))  # of the second frame
+        np.testing.assert_array_equal(to_the_left, table.way == "left")
+    probes = label_probes(moving, file)
+    assert dict(zip(probes.target, probes.measure, strict=True)) == {"way": "share right", "top": "error, its own unit"}
+    known = probes.set_index(["target", "features"])
+    assert known.loc[("top", "all frames"), "value"] < known.loc[("top", "all frames"), "chance"]
+    assert set(probes.ceiling) == {0, 1}
+
+
+def test_a_file_of_labels_that_does_not_fit_is_told(moving, tmp_path) -> None:
+    for text, told in (
+        ("file,index,way\nall.npy,0,left\n", r"has no row for clip \d+ of .*all.npy"),
+        ("file,way\nall.npy,left\nall.npy,right\n", r"has 2 rows for clip"),
+        ("name,way\nall.npy,left\n", "has the columns name, way: it needs file, and a label or more"),
+        ("file\nall.npy\n", "it needs file, and a label"),
+    ):
+        (tmp_path / "labels.csv").write_text(text)
+        with pytest.raises(ValueError, match=told):
+            moving.labels(tmp_path / "labels.csv")
+    with pytest.raises(FileNotFoundError, match=r"none.csv is not a file: give a CSV file"):
+        moving.labels(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="nothing was drawn for clips of your own"):
+        moving.drawn()
 
 
 # --- states decoded ---

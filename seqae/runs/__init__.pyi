@@ -61,6 +61,7 @@ from .pictures import frame_rows as frame_rows
 from .pictures import sample_strips as sample_strips
 from .pictures import save_gif as save_gif
 from .pictures import save_strips as save_strips
+from .probes import label_probes as label_probes
 from .probes import linear_probes as linear_probes
 from .provenance import code_version as code_version
 from .provenance import now as now

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from seqae.runs.folder import RunFolder
 
-COLUMNS = ["branch", "frame", "source", "value"]
+ERROR_COLUMNS = ["branch", "frame", "source", "value"]
 LONGER = 3  # times as many frames as trained
 DIGITS = (1, 2, 3)
 
@@ -32,10 +32,10 @@ def longer_horizon(run: "RunFolder") -> "pd.DataFrame":
 
     p = run.parameters
     if "pred" not in BRANCHES[p.task]:
-        return pd.DataFrame(columns=[*COLUMNS, "trained", "sequences"])
+        return pd.DataFrame(columns=[*ERROR_COLUMNS, "trained", "sequences"])
     test = experiment.sequences(beyond(p, frames_out=LONGER * p.frames_out), "test").numpy()
     rows = [*_errors(run, test, mean_of_train(p), branches=("pred",))]
-    return pd.DataFrame(rows, columns=COLUMNS).assign(trained=p.frames_out, sequences=len(test))
+    return pd.DataFrame(rows, columns=ERROR_COLUMNS).assign(trained=p.frames_out, sequences=len(test))
 
 
 def digit_counts(run: "RunFolder") -> "pd.DataFrame":
@@ -53,7 +53,7 @@ def digit_counts(run: "RunFolder") -> "pd.DataFrame":
         other = beyond(p, digits_per_sequence=digits)
         test = experiment.sequences(other, "test").numpy()
         rows = [*_errors(run, test, mean_of_train(other), branches=BRANCHES[p.task])]
-        table = pd.DataFrame(rows, columns=COLUMNS)
+        table = pd.DataFrame(rows, columns=ERROR_COLUMNS)
         parts.append(table.assign(digits=digits, trained=p.digits_per_sequence, sequences=len(test)))
     return pd.concat(parts, ignore_index=True)
 
@@ -72,7 +72,7 @@ def mean_of_train(p: Parameters) -> np.ndarray:
 def _errors(
     run: "RunFolder", test: np.ndarray, mean: np.ndarray, *, branches: tuple[str, ...]
 ) -> Iterator[tuple[str, int, str, float]]:
-    # test: uint8 (N, T, H, W). Rows of COLUMNS.
+    # test: uint8 (N, T, H, W). Rows of ERROR_COLUMNS.
     seen, future = test[:, : run.parameters.frames_in], test[:, run.parameters.frames_in :]
     last = seen[:, -1:] / np.float32(255)
     for branch in branches:

@@ -6,6 +6,7 @@ is regularised is chosen on val, by leave-one-out.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ TARGETS = {  # what is asked for, by name: its measure
     "positions": "error, pixels",
     "velocities": "error, pixels/frame",
 }
+COLUMNS = ["target", "features", "measure", "value", "chance", "ceiling", "gained", "dimensions", "train", "test"]
 Known = dict[str, np.ndarray]
 Features = dict[str, dict[str, np.ndarray]]  # by name, then by split, (sequences, dimensions)
 
@@ -66,8 +68,41 @@ def linear_probes(run: "RunFolder") -> "pd.DataFrame":
             chance, ceiling = levels[target]
             gained = (value - chance) / (ceiling - chance) if ceiling != chance else float("nan")
             rows.append((target, name, measure, value, chance, ceiling, gained, train.shape[1], len(train), len(test)))
-    columns = ["target", "features", "measure", "value", "chance", "ceiling", "gained", "dimensions", "train", "test"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def label_probes(run: "RunFolder", file: str | Path) -> "pd.DataFrame":
+    """What can be read linearly of the labels of clips of one's own, from the state of a trained run and from frames.
+
+    file: a CSV file with labels, as for `labels_of_clips`. The columns are those of `linear_probes`; a target is a
+    column of the file. Of floating point labels the mean absolute error is measured, in their unit, of all others the
+    share right. Chance is what the mean or the most frequent label of val gets; ceiling is 0 or 1. Raises as
+    `labels_of_clips`, `linear_probes`, and ValueError for a label that is missing.
+    """
+    import pandas as pd
+    from sklearn.linear_model import RidgeClassifierCV, RidgeCV
+
+    frames = {split: run.sequences(split)[:, : run.parameters.frames_in] for split in ("val", "test")}
+    tables = {split: run.labels(file, split).drop(columns=["sequence", "clip", "index", "start"]) for split in frames}
+    features, rows = _features(run, frames), []
+    for target in tables["val"].columns:
+        known, asked = (tables[split][target] for split in ("val", "test"))
+        if known.isna().any() or asked.isna().any():
+            raise ValueError(f"{file} lacks {target} for some clips: give each clip of val and test one")
+        number = pd.api.types.is_float_dtype(known)
+        usual = known.mean() if number else known.mode()[0]
+        chance, ceiling = float((asked - usual).abs().mean() if number else (asked == usual).mean()), float(not number)
+        for name, of in features.items():
+            train, test = _scaled(of["val"], of["test"])
+            if number or known.nunique() > 1:
+                guessed = (RidgeCV if number else RidgeClassifierCV)(STRENGTHS).fit(train, known).predict(test)
+                value = float(np.abs(guessed - asked).mean() if number else (guessed == asked).mean())
+            else:
+                value = chance
+            gained = (value - chance) / (ceiling - chance) if ceiling != chance else float("nan")
+            measure = "error, its own unit" if number else "share right"
+            rows.append((target, name, measure, value, chance, ceiling, gained, train.shape[1], len(train), len(test)))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def what_is_seen(run: "RunFolder", split: str) -> Known:
@@ -102,7 +137,8 @@ def probe_score(target: str, train: np.ndarray, known: Known, test: np.ndarray, 
     guessed = RidgeCV(STRENGTHS).fit(train, known[target]).predict(test)
     if target == "each digit":
         return share_found(guessed, asked[target])
-    return float(np.abs(guessed - asked[target]).mean())
+    # A single column comes back without its axis.
+    return float(np.abs(guessed.reshape(asked[target].shape) - asked[target]).mean())
 
 
 def share_found(scores: np.ndarray, counts: np.ndarray) -> float:

@@ -93,8 +93,8 @@ def errors_by_digits(errors: pd.DataFrame, *, hue: str = "source") -> Figure:
         axis.axhline(1, color="0.4", linestyle="--", linewidth=1, label="mean frame")
         axis.set(title=branch, xlabel="digits in a sequence", ylabel="MSE / MSE of the mean frame")
         axis.set_xticks(sorted(set(part.digits)))
-        axis.set_ylim(0)
         axis.legend(fontsize=7, frameon=False)
+    axes[0, 0].set_ylim(0)  # of all panels
     sns.despine(figure)
     figure.tight_layout()
     return figure
