@@ -1,13 +1,17 @@
 """What was drawn, and what was learned of it: tables aligned with sequences, probes, few labels, errors elsewhere."""
 
+from base64 import b64decode
+from io import BytesIO
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from test_trained import SMALL
 
 from seqae.data import MovingMNIST
-from seqae.reports import falls_apart, figures, measured_of, representation_findings
+from seqae.reports import falls_apart, figures, measured_of, pointed_map, representation_findings
 from seqae.runs import (
     digit_counts,
     few_labels,
@@ -315,7 +319,7 @@ def test_errors_by_digits_are_of_other_sequences(run, made) -> None:
 
 
 def test_few_labels_leave_the_run_as_it_is(run, monkeypatch) -> None:
-    monkeypatch.setattr("seqae.runs.few_labels.UPDATES", 2)
+    monkeypatch.setattr("seqae.runs.labelled.UPDATES", 2)
     before = {name: weight.clone() for name, weight in run.model().state_dict().items()}
     labelled = run.measured(few_labels)
     assert sorted(set(labelled.labels)) == [10, 30], "val has 40"
@@ -325,11 +329,22 @@ def test_few_labels_leave_the_run_as_it_is(run, monkeypatch) -> None:
 
 
 def test_a_classifier_learns_from_labels(run) -> None:
-    from seqae.runs.few_labels import _fine_tuned, _scores
+    from seqae.runs.labelled import _fine_tuned, _scores
 
     seen, counts = run.sequences("val")[:8, :5], what_is_seen(run, "val")["each digit"][:8]
     classifier = _fine_tuned(run.model(), run.parameters, seen, counts, seed=0)
     assert share_found(_scores(classifier, run.parameters, seen), counts) > 0.6, "of sequences it was trained on"
+
+
+def test_a_map_has_a_point_and_its_frames_for_each_sequence(run) -> None:
+    seen, drawn = run.sequences("val")[:, :5], run.drawn("val", frame=5)
+    page = pointed_map(run.encode(seen)["flat"], drawn, seen).data
+    assert page.count("<circle") == 40
+    assert f"sequence 39: digits {drawn.digit_1[39]}, {drawn.digit_2[39]};" in page
+    assert page.count("<img") == 1
+    encoded = page.partition("base64,")[2].partition('"')[0]
+    with Image.open(BytesIO(b64decode(encoded))) as picture:
+        assert picture.size == (5 * 17, 40 * 17)
 
 
 # --- weights and gates ---
@@ -431,7 +446,7 @@ def test_the_conclusion_is_computed_from_the_tables() -> None:
 
 
 def test_figures_have_units_on_their_axes(run, made, monkeypatch) -> None:
-    monkeypatch.setattr("seqae.runs.few_labels.UPDATES", 1)
+    monkeypatch.setattr("seqae.runs.labelled.UPDATES", 1)
     runs = [run, made(task="recon"), made(task="pred")]
     tables = {f: measured_of(runs, f) for f in (linear_probes, longer_horizon, digit_counts, few_labels)}
     assert set(tables[longer_horizon].task) == {"both", "pred"}

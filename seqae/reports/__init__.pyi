@@ -16,6 +16,7 @@ from .index import update_index as update_index
 from .learned import falls_apart as falls_apart
 from .learned import measured_of as measured_of
 from .learned import representation_findings as representation_findings
+from .maps import pointed_map as pointed_map
 from .page import render_notebook as render_notebook
 from .reproduction import rerun_findings as rerun_findings
 from .run_page import report as report

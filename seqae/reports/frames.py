@@ -47,10 +47,11 @@ def player(strips: Strips, *, frames_in: int, sequences: int = 3, milliseconds: 
         columns = [frames[:sequences] for frames in (truth.frames, output.frames, difference(truth, output))]
         for t in range(truth.frames.shape[1]):
             picture = np.hstack([frame_rows(frames[:, t][:, None]) for frames in columns])
-            shown.append((first + t, (truth.title, output.title, "difference"), _data_uri(picture)))
+            shown.append((first + t, (truth.title, output.title, "difference"), data_uri_of(picture)))
     return HTML(render("player.html.j2", shown=shown, milliseconds=milliseconds))
 
 
-def _data_uri(picture: np.ndarray) -> str:
+def data_uri_of(picture: np.ndarray) -> str:
+    """A picture, uint8 (H, W), as the data URI of a PNG."""
     Image.fromarray(picture).save(buffer := BytesIO(), "png", optimize=True)
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"

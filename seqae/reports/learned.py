@@ -6,7 +6,7 @@ import pandas as pd
 
 from seqae.runs import Run
 
-TARGETS = ("all digits", "each digit", "positions", "velocities")
+_TARGETS = ("all digits", "each digit", "positions", "velocities")
 
 
 def representation_findings(
@@ -49,7 +49,7 @@ def falls_apart(horizon: pd.DataFrame) -> int | None:
 
 def _holds(probes: pd.DataFrame) -> str:
     parts = []
-    for target in TARGETS:
+    for target in _TARGETS:
         part = probes[probes.target == target]
         of = part.groupby("features")["gained"].mean()
         others = of.drop("state")
@@ -68,14 +68,14 @@ def _adds(probes: pd.DataFrame, by: str | None) -> str:
     if not {"recon", "pred", "both"} <= tasks:
         return "**What prediction adds.** One run does not tell: the comparison of recon, pred and both does."
     told, more = [], []
-    for target in TARGETS:
+    for target in _TARGETS:
         part = state[state.target == target]
         gains = {task: part[part[by] == task]["gained"] for task in ("recon", "pred", "both")}
         spans = [f"{task} {gain.mean():.0%} ({gain.min():.0%} to {gain.max():.0%})" for task, gain in gains.items()]
         told.append(f"{target}: {', '.join(spans)}")
         if gains["both"].min() > max(gains["recon"].max(), gains["pred"].max()):
             more.append(target)
-    seeds = state[(state.target == TARGETS[0]) & (state[by] == "both")].shape[0]
+    seeds = state[(state.target == _TARGETS[0]) & (state[by] == "both")].shape[0]
     claim = f"more of {' and of '.join(more)} than either" if more else "no more of anything than the better of the two"
     if seeds < 2:
         why = "Whether it adds anything, one seed each does not tell"

@@ -6,7 +6,7 @@
     folder, records, locks, logs, results       what its folder says, and who may change it
     provenance, git, finding, gather            what code made it; runs found in stores; stores merged
     trained, clip_outputs, later_metrics        what its model makes of frames; explanation, facts, units: what is told
-    drawn, probes, few_labels, elsewhere, kept  what is known of its data, what it learned of it; gates: its weights
+    drawn, probes, labelled, elsewhere, kept    what is known of its data, what it learned of it; gates: its weights
 
 The training loop and the verdict's words are in the core, figures in `reports`, kernels in `sweeps`.
 """

@@ -13,7 +13,6 @@ from .experiment import build_model as build_model
 from .experiment import load_model as load_model
 from .facts import facts_of as facts_of
 from .facts import rough_figures as rough_figures
-from .few_labels import few_labels as few_labels
 from .finding import find_runs as find_runs
 from .finding import recorded_run as recorded_run
 from .folder import RunFolder as RunFolder
@@ -34,6 +33,7 @@ from .identity import as_used as as_used
 from .identity import run_hash as run_hash
 from .identity import unused as unused
 from .identity import without_effect as without_effect
+from .labelled import few_labels as few_labels
 from .later_metrics import unmeasured as unmeasured
 from .locks import executing as executing
 from .logs import check_tables as check_tables

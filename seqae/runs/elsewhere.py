@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ERROR_COLUMNS = ["branch", "frame", "source", "value"]
 LONGER = 3  # times as many frames as trained
-DIGITS = (1, 2, 3)
+DIGITS_TRIED = (1, 2, 3)
 
 
 def longer_horizon(run: "RunFolder") -> "pd.DataFrame":
@@ -49,7 +49,7 @@ def digit_counts(run: "RunFolder") -> "pd.DataFrame":
     p, parts = run.parameters, []
     if p.clips or p.clips_digest:
         raise ValueError("clips of your own have no digits to count: leave this out")
-    for digits in DIGITS:
+    for digits in DIGITS_TRIED:
         other = beyond(p, digits_per_sequence=digits)
         test = experiment.sequences(other, "test").numpy()
         rows = [*_errors(run, test, mean_of_train(other), branches=BRANCHES[p.task])]

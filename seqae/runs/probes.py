@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 STRENGTHS = np.logspace(-1, 6, 8)  # of the regularisation, for features with variance 1
-TARGETS = {  # what is asked for, by name: its measure
+MEASURES = {  # what is asked for, by name: its measure
     "all digits": "share right",
     "each digit": "share found",
     "positions": "error, pixels",
     "velocities": "error, pixels/frame",
 }
-COLUMNS = ["target", "features", "measure", "value", "chance", "ceiling", "gained", "dimensions", "train", "test"]
+PROBE_COLUMNS = ["target", "features", "measure", "value", "chance", "ceiling", "gained", "dimensions", "train", "test"]
 Known = dict[str, np.ndarray]
 Features = dict[str, dict[str, np.ndarray]]  # by name, then by split, (sequences, dimensions)
 
@@ -63,12 +63,12 @@ def linear_probes(run: "RunFolder") -> "pd.DataFrame":
     rows = []
     for name, features in _features(run, frames).items():
         train, test = _scaled(features["val"], features["test"])
-        for target, measure in TARGETS.items():
+        for target, measure in MEASURES.items():
             value = probe_score(target, train, known["val"], test, known["test"])
             chance, ceiling = levels[target]
             gained = (value - chance) / (ceiling - chance) if ceiling != chance else float("nan")
             rows.append((target, name, measure, value, chance, ceiling, gained, train.shape[1], len(train), len(test)))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
 
 def label_probes(run: "RunFolder", file: str | Path) -> "pd.DataFrame":
@@ -102,7 +102,7 @@ def label_probes(run: "RunFolder", file: str | Path) -> "pd.DataFrame":
             gained = (value - chance) / (ceiling - chance) if ceiling != chance else float("nan")
             measure = "error, its own unit" if number else "share right"
             rows.append((target, name, measure, value, chance, ceiling, gained, train.shape[1], len(train), len(test)))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
 
 def what_is_seen(run: "RunFolder", split: str) -> Known:
@@ -126,7 +126,7 @@ def what_is_seen(run: "RunFolder", split: str) -> Known:
 
 
 def probe_score(target: str, train: np.ndarray, known: Known, test: np.ndarray, asked: Known) -> float:
-    """The measure of a target, see `TARGETS`, by a probe that is trained on features (N, D) and what is known there."""
+    """The measure of a target, see `MEASURES`, by a probe that is trained on features (N, D) and what is known there."""
     from sklearn.linear_model import RidgeClassifierCV, RidgeCV
 
     if target == "all digits":

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from seqae.reports.figures.style import AXIS_LABELS, coloured, drawable, ordered
+from seqae.reports.maps import in_two_dimensions
 
 FEATURES = ["state", "untrained", "last frame", "all frames", "PCA"]
 STARTS = ["trained", "random", "probe"]
@@ -127,10 +128,10 @@ def state_map(states: np.ndarray, drawn: pd.DataFrame, *, method: str = "PCA") -
     """States of sequences in two dimensions, coloured by where the digits are, whither they move, and what they are.
 
     states: (N, units), as `encode`'s flat. drawn: as `RunFolder.drawn` at the last frame seen, of the same N. method:
-    PCA, or UMAP if that is installed (umap-learn). Colours: the mean x of the digits in pixels, the direction of the
-    first digit's velocity in degrees, the class of the first digit. Raises ValueError for another method.
+    as for `in_two_dimensions`, whose errors it raises. Colours: mean x of the digits in pixels, direction of the
+    first digit's velocity in degrees, the class of the first digit.
     """
-    points, axis_names = _in_two(states, method)
+    points, axis_names = in_two_dimensions(states, method)
     digits = [name.removeprefix("x_") for name in drawn.columns if name.startswith("x_")]
     angle = np.degrees(np.arctan2(drawn.v_y_1, drawn.v_x_1)) % 360
     panels: Mapping[str, tuple[pd.Series, str]] = {
@@ -144,20 +145,3 @@ def state_map(states: np.ndarray, drawn: pd.DataFrame, *, method: str = "PCA") -
         figure.colorbar(marks, ax=axis, label=title)
         axis.set(xlabel=axis_names[0], ylabel=axis_names[1])
     return figure
-
-
-def _in_two(states: np.ndarray, method: str) -> tuple[np.ndarray, list[str]]:
-    # The states (N, units) as points (N, 2), and the names of their axes.
-    if method == "PCA":
-        from sklearn.decomposition import PCA
-
-        pca = PCA(2, random_state=0).fit(states)
-        named = [f"component {n} ({share:.0%} of variance)" for n, share in enumerate(pca.explained_variance_ratio_, 1)]
-        return pca.transform(states), named
-    if method != "UMAP":
-        raise ValueError(f"method must be PCA or UMAP; not {method!r}")
-    try:
-        from umap import UMAP
-    except ImportError:
-        raise ValueError("method UMAP needs the package umap-learn: install it, or use PCA") from None
-    return UMAP(random_state=0).fit_transform(states), ["UMAP 1 (no unit)", "UMAP 2 (no unit)"]
