@@ -152,30 +152,25 @@ class Windows:
         starts = np.concatenate([np.arange(count) for count in counts]) * (stride or frames)
         # Philox's words are the same in every version of numpy, unlike Generator.permutation.
         order = np.argsort(np.random.Philox(key=0).random_raw(len(places)), kind="stable")
-        self._windows = np.stack([places, starts], 1)[order]  # (n, 2): clip, first frame
+        self.places = np.stack([places, starts], 1)[order]  # (n, 2): clip, first frame
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return len(self.places)
 
     @property
     def bytes(self) -> int:
         """What all windows take in memory."""
         return len(self) * self.frames * self.size[0] * self.size[1]
 
-    @property
-    def places(self) -> list[tuple[Clip, int]]:
-        """The clip of each window, and its first frame there, 0, 1, …"""
-        return [(self.clips[place], start) for place, start in self._windows.tolist()]
-
     def part(self, indices: np.ndarray) -> "Windows":
         """Some of the windows, in this order."""
         other = object.__new__(Windows)
-        other.__dict__ |= self.__dict__ | {"_windows": self._windows[indices]}
+        other.__dict__ |= self.__dict__ | {"places": self.places[indices]}
         return other
 
     def __getitem__(self, indices: slice | Sequence[int] | Tensor) -> Tensor:
         """uint8 (n, frames, H, W), 0–255, in the order of `indices`."""
-        chosen = self._windows[indices.numpy() if isinstance(indices, Tensor) else indices]
+        chosen = self.places[indices.numpy() if isinstance(indices, Tensor) else indices]
         out = torch.empty(len(chosen), self.frames, *self.size, dtype=torch.uint8)
         for window, (place, start) in zip(out, chosen.tolist(), strict=True):
             window.copy_(resized(torch.from_numpy(self.clips[place].read(start, start + self.frames)), self.size))

@@ -106,7 +106,8 @@ def labels_of_clips(p: Parameters, split: str, file: str | Path) -> "pd.DataFram
     windows = clip_sets.windows(p, split)
     names = ["/" + name.strip().replace("\\", "/").lstrip("./") for name in table["file"]]
     rows = []
-    for number, (clip, start) in enumerate(windows.places[: getattr(p, f"{split}_sequences")]):
+    for number, (place, start) in enumerate(windows.places[: getattr(p, f"{split}_sequences")].tolist()):
+        clip = windows.clips[place]
         source = clip.source[0].parent if len(clip.source) > 1 else clip.source[0]
         found = [i for i, name in enumerate(names) if f"/{source.as_posix().lstrip('/')}".endswith(name)]
         if "index" in table:

@@ -126,7 +126,7 @@ def what_is_seen(run: "RunFolder", split: str) -> Known:
 
 
 def probe_score(target: str, train: np.ndarray, known: Known, test: np.ndarray, asked: Known) -> float:
-    """The measure of a target, see `MEASURES`, by a probe that is trained on features (N, D) and what is known there."""
+    """The measure of a target, see `MEASURES`, by a probe trained on features (N, D) and on what is known there."""
     from sklearn.linear_model import RidgeClassifierCV, RidgeCV
 
     if target == "all digits":
