@@ -35,6 +35,8 @@ def kept_table(
         raise ValueError(f"a table cannot be named {name!r} after the function that makes it: give it another name")
     file = run.folder / f"{name}.csv"
     if not file.exists():
+        run.model_file()  # of a store at a URL: fetches the whole folder
+    if not file.exists():
         text = measure(run).to_csv(index=False)
         try:
             with published, changing(run.folder):

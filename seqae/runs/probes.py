@@ -174,7 +174,7 @@ def _of_digits_alone(run: "RunFolder") -> tuple[float, float]:
     # these digits. The probe is trained on the digit images of val.
     from sklearn.linear_model import RidgeClassifierCV
 
-    p, classes = run.parameters, []
+    p = run.parameters
     folder = experiment.digits_folder(p)
     images, labels = load_digits(p.digits, folder), load_labels(p.digits, folder)
     flat = {s: scale_digits(images[s], p.frame_shape[0]).reshape(len(images[s]), -1) / 255 for s in ("val", "test")}
@@ -200,9 +200,9 @@ def _features(run: "RunFolder", frames: Mapping[str, np.ndarray]) -> Features:
     return found
 
 
-def first_state(run: "RunFolder", frames: np.ndarray, *, seed: int | None = None) -> np.ndarray:
-    """`encode`'s flat, (B, units), of the run's model before training. seed: of its weights; None: the run's own."""
-    p = run.parameters if seed is None else run.parameters.model_copy(update={"seed": seed})
+def first_state(run: "RunFolder", frames: np.ndarray) -> np.ndarray:
+    """`encode`'s flat, (B, units), of the run's model before training, of frames as `encode` takes them, uint8."""
+    p = run.parameters
     model: Any = new_model(p, run.own_code() if ":" in p.architecture else None).eval()
     with torch.inference_mode():
         parts = [model.encode(seen_frames(batch, p.pixel_range)) for batch in torch.from_numpy(frames).split(256)]
