@@ -478,7 +478,10 @@ def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypat
         return Outcome(item.run, None, 0.0)
 
     monkeypatch.setattr(dispatch, "execute", executed)
-    options = {"refused": lambda told: (said.append(told), view.refused(told)), "finished": lambda outcome: done.append(outcome.run)}
+    options = {
+        "refused": lambda told: (said.append(told), view.refused(told)),
+        "finished": lambda outcome: done.append(outcome.run),
+    }
     done = []
     if older == 2:
         with pytest.raises(RunError, match=f"all workers have {has}: install the"):

@@ -20,7 +20,8 @@ import seqae
 
 FOLDER = Path(seqae.__file__).parent
 PROJECT = Path(__file__).parents[1]
-ORDER = ["stores", "runs", "reports", "benchmark", "sweeps", "commands"]  # each may use those before it
+# Each may use those before it.
+ORDER = ["stores", "runs", "representations", "reports", "benchmark", "sweeps", "commands"]
 ROOMS = {*ORDER}
 NOBODYS = {"benchmark"}  # rooms that only the command line and notebooks use
 FILES = sorted(FOLDER.rglob("*.py"))

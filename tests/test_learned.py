@@ -12,19 +12,18 @@ from test_trained import SMALL
 
 from seqae.data import MovingMNIST
 from seqae.reports import falls_apart, figures, measured_of, pointed_map, representation_findings
-from seqae.runs import (
+from seqae.representations import (
     digit_counts,
     few_labels,
     gate_shares,
-    gates,
     label_probes,
     linear_probes,
-    load_digits,
-    load_labels,
     longer_horizon,
     weight_pictures,
 )
-from seqae.runs.probes import STRENGTHS, chance_and_ceiling, probe_score, share_found, what_is_seen
+from seqae.representations import weights as gates
+from seqae.representations.probes import STRENGTHS, chance_and_ceiling, probe_score, share_found, what_is_seen
+from seqae.runs import load_digits, load_labels
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
 
@@ -274,7 +273,7 @@ def test_probes_have_chance_and_ceiling_and_say_their_examples(run) -> None:
 def test_a_table_is_measured_once_and_read_from_then_on(run, monkeypatch) -> None:
     first = run.measured(linear_probes)
     assert (run.folder / "linear_probes.csv").exists()
-    monkeypatch.setattr("seqae.runs.probes.probe_score", None)
+    monkeypatch.setattr("seqae.representations.probes.probe_score", None)
     pd.testing.assert_frame_equal(run.measured(linear_probes), first)
     with pytest.raises(ValueError, match="a table cannot be named 'metrics'"):
         run.measured(Run.metrics)
@@ -319,7 +318,7 @@ def test_errors_by_digits_are_of_other_sequences(run, made) -> None:
 
 
 def test_few_labels_leave_the_run_as_it_is(run, monkeypatch) -> None:
-    monkeypatch.setattr("seqae.runs.labelled.UPDATES", 2)
+    monkeypatch.setattr("seqae.representations.labelled.UPDATES", 2)
     before = {name: weight.clone() for name, weight in run.model().state_dict().items()}
     labelled = run.measured(few_labels)
     assert sorted(set(labelled.labels)) == [10, 30], "val has 40"
@@ -329,7 +328,7 @@ def test_few_labels_leave_the_run_as_it_is(run, monkeypatch) -> None:
 
 
 def test_a_classifier_learns_from_labels(run) -> None:
-    from seqae.runs.labelled import _fine_tuned, _scores
+    from seqae.representations.labelled import _fine_tuned, _scores
 
     seen, counts = run.sequences("val")[:8, :5], what_is_seen(run, "val")["each digit"][:8]
     classifier = _fine_tuned(run.model(), run.parameters, seen, counts, seed=0)
@@ -446,7 +445,7 @@ def test_the_conclusion_is_computed_from_the_tables() -> None:
 
 
 def test_figures_have_units_on_their_axes(run, made, monkeypatch) -> None:
-    monkeypatch.setattr("seqae.runs.labelled.UPDATES", 1)
+    monkeypatch.setattr("seqae.representations.labelled.UPDATES", 1)
     runs = [run, made(task="recon"), made(task="pred")]
     tables = {f: measured_of(runs, f) for f in (linear_probes, longer_horizon, digit_counts, few_labels)}
     assert set(tables[longer_horizon].task) == {"both", "pred"}

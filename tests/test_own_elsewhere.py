@@ -170,7 +170,11 @@ def test_a_worker_elsewhere_has_the_run_that_was_planned(project, elsewhere, mon
     assert values_of(Run.load(run.folder)) == values_of(run)
 
 
-CELLS = ["%matplotlib inline\nthere = !true\nfrom helpers import (\n    half,\n)", TRAIN.format("mine"), "print('drawn', half(6))"]
+CELLS = [
+    "%matplotlib inline\nthere = !true\nfrom helpers import (\n    half,\n)",
+    TRAIN.format("mine"),
+    "print('drawn', half(6))",
+]
 HELPERS = {
     "helpers": "from parts import two\nimport numpy\n\ndef half(n):\n    return n / two.TWO",
     "parts/two": "TWO = 2",

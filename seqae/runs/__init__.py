@@ -1,12 +1,11 @@
 """A run: one notebook executed with one set of parameters, and the folder that keeps what became of it.
 
     notebook_cells, merging, identity, naming   a notebook's parameters, those that define a run, its hash and name
-    digits, clips, own_code, building           its data and its model, built in or one's own
+    digits, drawn, clips, own_code, building    its data, what is known of them; its model, built in or one's own
     experiment, run, assignment, ranks, live    training, alone or assigned by a sweep; going_on: for more epochs
     folder, records, locks, logs, results       what its folder says, and who may change it
     provenance, git, finding, gather            what code made it; runs found in stores; stores merged
     trained, clip_outputs, later_metrics        what its model makes of frames; explanation, facts, units: what is told
-    drawn, probes, labelled, elsewhere, kept    what is known of its data, what it learned of it; gates: its weights
 
 The training loop and the verdict's words are in the core, figures in `reports`, kernels in `sweeps`.
 """

@@ -7,8 +7,6 @@ from .digits import load_digits as load_digits
 from .digits import load_labels as load_labels
 from .drawn import drawn_table as drawn_table
 from .drawn import labels_of_clips as labels_of_clips
-from .elsewhere import digit_counts as digit_counts
-from .elsewhere import longer_horizon as longer_horizon
 from .experiment import build_model as build_model
 from .experiment import load_model as load_model
 from .facts import facts_of as facts_of
@@ -17,8 +15,6 @@ from .finding import find_runs as find_runs
 from .finding import recorded_run as recorded_run
 from .folder import RunFolder as RunFolder
 from .folder import mse_rows as mse_rows
-from .gates import gate_shares as gate_shares
-from .gates import weight_pictures as weight_pictures
 from .gather import OUTCOMES as OUTCOMES
 from .gather import PROBLEMS as PROBLEMS
 from .gather import merge_stores as merge_stores
@@ -33,8 +29,8 @@ from .identity import as_used as as_used
 from .identity import run_hash as run_hash
 from .identity import unused as unused
 from .identity import without_effect as without_effect
-from .labelled import few_labels as few_labels
 from .later_metrics import unmeasured as unmeasured
+from .levels import mean_frame as mean_frame
 from .locks import executing as executing
 from .logs import check_tables as check_tables
 from .logs import whole_lines as whole_lines
@@ -61,8 +57,6 @@ from .pictures import frame_rows as frame_rows
 from .pictures import sample_strips as sample_strips
 from .pictures import save_gif as save_gif
 from .pictures import save_strips as save_strips
-from .probes import label_probes as label_probes
-from .probes import linear_probes as linear_probes
 from .provenance import code_version as code_version
 from .provenance import now as now
 from .provenance import sources_hash as sources_hash

@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
-# They do not define a run, but run.yaml has them.
-RECORDED = {"device", "devices", "keep_checkpoint", "label", "metrics", *clip_sets.CLIP_PATHS}
+RECORDED = {"device", "devices", "keep_checkpoint", "label", "metrics", *clip_sets.CLIP_PATHS}  # define no run
 WRITTEN = (  # by the process that trains
     *("run.yaml", "metrics.csv", "histograms.csv", "baselines.csv", "test.csv", "performance.csv"),
     *("samples.npz", "frames.png", "frames.gif", "model.safetensors", "checkpoint/state.pt"),
@@ -234,13 +233,12 @@ class Run(RunFolder):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        # One process at a time trains a run. Whatever ends it, the record has a status and a reason.
-        held = ExitStack()
+        held = ExitStack()  # one process at a time trains a run; whatever ends it, the record has a status and a reason
         try:
             held.enter_context(changing(self.folder))
         except filelock.Timeout:
-            what = "is being trained by another process, or copied"
-            raise RunError(f"{self.folder} {what}: wait for it, or stop it") from None
+            what = "is being trained by another process, or copied: wait for it, or stop it"
+            raise RunError(f"{self.folder} {what}") from None
         except OSError as error:
             raise RunError(f"cannot write to {self.folder}: {error.strerror}; choose another folder as store") from None
         try:

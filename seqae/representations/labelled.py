@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from seqae.evaluation import seen_frames
-from seqae.runs.building import new_model
-from seqae.runs.probes import CLASSES, chance_and_ceiling, probe_score, share_found, what_is_seen
+from seqae.representations.probes import CLASSES, chance_and_ceiling, probe_score, share_found, what_is_seen
+from seqae.runs import experiment
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from seqae.parameters import Parameters
-    from seqae.runs.folder import RunFolder
+    from seqae.runs import RunFolder
 
 LABELLED = (10, 30, 100, 300, 1000)  # sequences
 DRAWS = 3  # of labelled sequences, and of random weights
@@ -82,7 +82,7 @@ def _flat(state: Any) -> Tensor:
 
 def _random(run: "RunFolder", draw: int) -> nn.Module:
     p = run.parameters.model_copy(update={"seed": 1000 + draw})
-    return new_model(p, run.own_code() if ":" in p.architecture else None)
+    return experiment.new_model(p, run.own_code() if ":" in p.architecture else None)
 
 
 def _fine_tuned(model: nn.Module, p: "Parameters", frames: np.ndarray, counts: np.ndarray, *, seed: int) -> Classifier:

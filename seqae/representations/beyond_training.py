@@ -7,14 +7,13 @@ import numpy as np
 import torch
 
 from seqae.parameters import Parameters
-from seqae.runs import experiment
-from seqae.runs.levels import mean_frame
+from seqae.runs import experiment, mean_frame
 from seqae.tasks import BRANCHES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from seqae.runs.folder import RunFolder
+    from seqae.runs import RunFolder
 
 ERROR_COLUMNS = ["branch", "frame", "source", "value"]
 LONGER = 3  # times as many frames as trained

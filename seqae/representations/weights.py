@@ -14,7 +14,7 @@ from seqae.tasks import Size
 if TYPE_CHECKING:
     import pandas as pd
 
-    from seqae.runs.folder import RunFolder
+    from seqae.runs import RunFolder
 
 GATES = {"i": "input", "f": "forget", "g": "candidate", "o": "output"}  # in the order of the weights
 SHUT, OPEN = 0.1, 0.9  # of a sigmoid; of tanh, on its own range

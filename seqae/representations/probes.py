@@ -14,14 +14,12 @@ import torch
 
 from seqae.data import scale_digits
 from seqae.evaluation import seen_frames
-from seqae.runs import experiment
-from seqae.runs.building import new_model
-from seqae.runs.digits import load_digits, load_labels
+from seqae.runs import experiment, load_digits, load_labels
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from seqae.runs.folder import RunFolder
+    from seqae.runs import RunFolder
 
 CLASSES = 10
 STRENGTHS = np.logspace(-1, 6, 8)  # of the regularisation, for features with variance 1
@@ -203,7 +201,7 @@ def _features(run: "RunFolder", frames: Mapping[str, np.ndarray]) -> Features:
 def first_state(run: "RunFolder", frames: np.ndarray) -> np.ndarray:
     """`encode`'s flat, (B, units), of the run's model before training, of frames as `encode` takes them, uint8."""
     p = run.parameters
-    model: Any = new_model(p, run.own_code() if ":" in p.architecture else None).eval()
+    model: Any = experiment.new_model(p, run.own_code() if ":" in p.architecture else None).eval()
     with torch.inference_mode():
         parts = [model.encode(seen_frames(batch, p.pixel_range)) for batch in torch.from_numpy(frames).split(256)]
     return torch.cat([part if isinstance(part, torch.Tensor) else part["flat"] for part in parts]).numpy()
