@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -532,6 +533,7 @@ def test_names_and_verdicts_are_escaped(done):
     evil = Run(done.folder, "<script>alert(1)</script>", done.parameters, {"x": "<script>alert(2)</script>"})
     assert "<script>" not in evil._repr_html_()
     assert "&lt;script&gt;alert(1)" in evil._repr_html_()
+    assert replace(done, assigned=True)._repr_html_() == f"<p>losses/{done.name}</p>", "the report has the facts above"
 
 
 def test_changed_code_is_told(done):

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from html import escape
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,6 +200,10 @@ class Run(RunFolder):
         """Record that there is a report now, of a notebook with these cells. cells: as `cells_hash` returns them."""
         if self.record().get("cells") != cells:
             self.update(cells=cells)
+
+    def _repr_html_(self) -> str:
+        # A sweep's report has these facts at its top. Here the run would still be said to wait.
+        return f"<p>{escape(f'{self.family}/{self.name}')}</p>" if self.assigned else super()._repr_html_()
 
     # --- inside ---
 
