@@ -32,7 +32,8 @@ LEVEL_COLOUR = "0.4"
 def learning_curves(
     metrics: pd.DataFrame, levels: pd.DataFrame, marks: Mapping[str, int] | None = None, *, metric: str = "mse"
 ) -> Figure:
-    """One run: a panel for each branch, train and val by epoch, reference levels on val as grey horizontal lines.
+    """One run: a panel for each branch, train and val by epoch, reference levels on val as grey horizontal lines,
+    a floor hatched; each is named at the right.
 
     metrics: as metrics.csv; levels: as baselines.csv; marks: epochs to mark with vertical lines, as `Run.marks`.
     """
@@ -40,26 +41,21 @@ def learning_curves(
     levels = drawable(levels, "levels", ["split", "branch", "baseline"], metric=metric)
     if not np.isfinite(data.value).any():
         return no_values(metric)
-    levels = levels[levels.split == "val"]
-    grid = sns.relplot(
-        data,
-        x="epoch",
-        y="value",
-        hue="split",
-        col="branch",
-        kind="line",
-        height=3.4,
-        aspect=1.35,
-        palette="colorblind",
-    )
-    for branch, axis in grid.axes_dict.items():
-        for row in levels[levels.branch == branch].itertuples():
-            level_line(axis, row.value, row.baseline.replace("_", " "), LEVEL_LINES.get(row.baseline, "-"))
+    colours = coloured(data.split.unique())
+    grid = sns.relplot(data, x="epoch", y="value", hue="split", col="branch", kind="line", height=3.4, aspect=1.35,
+                       palette=colours, legend=False)  # fmt: skip
+    ends = data.sort_values("epoch").groupby(["branch", "split"], sort=False).tail(1)
+    named: dict[str, list[EndLabel]] = {branch: [] for branch in grid.axes_dict}
+    for row in ends.itertuples():
+        named[row.branch].append(EndLabel(row.value, row.split, colours[row.split], row.epoch))
+    figure = _labelled(grid, metric, "epoch", titles="" if set(data.branch) == {"all"} else "{col_name}")
+    _name_ends(grid, levels[(levels.split == "val") & (levels.value > 0)], named, log=None)
+    for axis in grid.axes.flat:
         for name, epoch in (marks or {}).items():
             axis.axvline(epoch, color="0.6", linewidth=1, linestyle=(0, (5, 5)))
             axis.text(epoch, 0.98, f"{name} ", transform=axis.get_xaxis_transform(), color="0.4", fontsize=7,
                       ha="right", va="top", rotation=90)  # fmt: skip
-    return _labelled(grid, metric, "epoch", titles="" if set(data.branch) == {"all"} else "{col_name}")
+    return figure
 
 
 def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse", hue: str = "branch") -> Figure:
