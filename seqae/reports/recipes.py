@@ -45,8 +45,12 @@ def recipes(runs: Sequence[Run]) -> list[str]:
 
 
 def report_links(runs: Sequence[Run]) -> dict[str, str]:
-    """Where a comparison finds each run's report, by the name of the run, and of its recipe, whose first run it is."""
-    hrefs = [f"{quote(run.name)}/report.html" for run in runs]
+    """Where a comparison finds each run's report, by the name of the run, and of its recipe, whose first run it is.
+
+    A run that was trained in Jupyter, without a report, has its record.
+    """
+    pages = ["report.html" if (run.folder / "report.html").exists() else "run.yaml" for run in runs]
+    hrefs = [f"{quote(run.name)}/{page}" for run, page in zip(runs, pages, strict=True)]
     pairs = [*zip(recipes(runs), hrefs, strict=True), *zip(labels(runs), hrefs, strict=True)]
     return dict(reversed(pairs))
 
