@@ -1,5 +1,6 @@
 """Comparisons: names, recipes and seeds of runs, findings, and what the index records of each run."""
 
+import re
 import shutil
 from dataclasses import replace
 from html import escape
@@ -328,6 +329,22 @@ def test_a_conclusion_shows_names_as_text(seeds):
     html = compare.table(runs).to_html()
     assert "<script>" not in html
     assert escape("<script>0</script>") in html
+
+
+def test_a_comparison_links_every_run_that_it_names(seeds):
+    html = compare.table(seeds).to_html()
+    for run, name in zip(seeds, compare.labels(seeds), strict=True):
+        assert f'<a href="{run.name}/run.yaml">{escape(name)}</a>' in html, "it has no report"
+    linked = re.findall(r"\]\(([^)]+)\)", comparison_findings(seeds))
+    assert len(linked) == 2, "the best of both branches"
+    assert {*linked} <= {f"{run.name}/run.yaml" for run in seeds}
+
+
+def test_what_is_compared_is_said_in_words(seeds):
+    p = seeds[0].parameters
+    assert ", the same every epoch, " in data_and_budget(p)
+    assert ", new ones every epoch, " in data_and_budget(p.model_copy(update={"endless": True}))
+    assert "The figures are rough: val has only " in compare.describe(seeds)
 
 
 def test_of_each_branch_the_best_is_named(seeds):

@@ -21,7 +21,7 @@ from seqae.evaluation import predict
 from seqae.files import project_root
 from seqae.parameters import ParameterError
 from seqae.reports import demo
-from seqae.runs import experiment, logs
+from seqae.runs import duration, experiment, logs, rough_figures
 from seqae.runs.experiment import load_model, sequences
 from seqae.runs.finding import find_runs
 from seqae.runs.identity import defining, run_hash
@@ -527,6 +527,22 @@ def test_what_an_earlier_version_explained_of_all_frames_is_explained_again(done
     assert Run.load(old).explain() == done.explain()
     monkeypatch.setattr(experiment, "sequences", lambda *_: (_ for _ in ()).throw(FileNotFoundError("no digits")))
     assert Run.load(old).explain() == "of all", "where the digits are missing, what is recorded is still shown"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.123, "0.123 s"), (12.34, "12.3 s"), (60, "0:01:00"), (125.4, "0:02:05"), (90_000, "1 day 1 h"),
+     (465_346, "5 days 9 h")],
+)  # fmt: skip
+def test_a_duration_is_told_as_people_say_it(seconds, told):
+    assert duration(seconds) == told
+
+
+def test_few_sequences_are_said_to_give_rough_figures(done):
+    few = done.parameters.model_copy(update={"val_sequences": 64, "test_sequences": 63})
+    assert rough_figures(few) == "The figures are rough: test has only 63 sequences."
+    assert rough_figures(few.model_copy(update={"test_sequences": 64})) == ""
+    assert dict(done.facts())["note"].startswith("The figures are rough: val has only ")
 
 
 def test_names_and_verdicts_are_escaped(done):
