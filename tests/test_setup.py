@@ -51,7 +51,7 @@ def test_conda_environment_installs_the_package_with_the_same_pins(project):
 @pytest.mark.processes
 def test_jupyterlab_opens_at_the_projects_root():
     planned = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert planned.splitlines()[-1] == ".venv/bin/jupyter lab", "without another folder: that of the Makefile"
+    assert ".venv/bin/jupyter lab" in planned.splitlines(), "without another folder: that of the Makefile"
 
 
 def test_the_license_is_there_and_named(project):

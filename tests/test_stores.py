@@ -259,7 +259,9 @@ def test_credentials_are_in_no_notebook_and_no_line_of_a_plan(machine, tmp_path,
         assert "hush" not in f"{item!r} {item.notebook} {item.given}"
         assert store_folder(item.given["store"]) == store_folder(item.store)
         assert execution._store_of(item) == (store or url)  # its kernel's: other runs that a notebook opens need them
-    monkeypatch.setattr(planning, "family_notebook", lambda file: ("{}", DEFAULTS, {"store": other, "epochs": 2}))
+    monkeypatch.setattr(
+        planning, "family_notebook", lambda file: ('{"cells": []}', DEFAULTS, {"store": other, "epochs": 2})
+    )
     (item,) = planning.plan([project / "params" / "fam"], tell=told.append)
     assert item.store == other
     assert "hush" not in f"{item!r} {told}"

@@ -201,8 +201,7 @@ class Run(RunFolder):
         if self.record().get("cells") != cells:
             self.update(cells=cells)
 
-    def _repr_html_(self) -> str:
-        # A sweep's report has these facts at its top. Here the run would still be said to wait.
+    def _repr_html_(self) -> str:  # a sweep's report has the facts at its top; here the run would be said to wait
         return f"<p>{escape(f'{self.family}/{self.name}')}</p>" if self.assigned else super()._repr_html_()
 
     # --- inside ---
@@ -290,13 +289,9 @@ class Run(RunFolder):
                     track({f"{r['split']}/{r['branch']}/{r['metric']}": r["value"] for r in rows}, rows[0]["step"])
 
             model, fitted, peak = experiment.train_model(
-                p,
-                val,
+                p, val, checkpoint=checkpoint, resume=lambda epoch: logs.truncate_logs(tables, epoch), code=code,
                 record=watched(record, metrics=self.metrics, epochs=p.epochs, assigned=self.assigned),
-                checkpoint=checkpoint,
-                resume=lambda epoch: logs.truncate_logs(tables, epoch),
-                code=code,
-            )
+            )  # fmt: skip
         self.update(status="done", ended=now(), **write_results(self, model, val, fitted, code), peak_memory_bytes=peak)
         if not p.keep_checkpoint:
             self._drop_checkpoint()
