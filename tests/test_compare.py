@@ -225,7 +225,7 @@ def test_one_rule_for_several_seeds_each_counts_once_whoever_sums_them_up(seeds,
     (axis,) = figures.ranking(compare.finals(runs).query("metric == 'mse'"), unit="MSE").axes
     assert [bar.get_width() for bar in axis.patches if bar.get_width()] == pytest.approx([0.04, 0.04])
     assert [text.get_text() for text in axis.get_yticklabels()] == [recipe]
-    assert comparison_findings(runs, by="run").count(f"**{recipe}**") == 2
+    assert comparison_findings(runs, by="run").count(f"**[{recipe}](") == 2
     ours = compare.below_mean_frame(runs).assign(architecture="lstm_copy", gain=1.0)
     assert compare.over_seeds(ours, ["task", "branch", "loss"], "val").val.to_list() == pytest.approx([0.04, 0.04])
     assert compare.tally(pd.Series(["a", "b", "b"])) == "1 × a; 2 × b"
@@ -404,7 +404,7 @@ def test_a_run_that_diverged_has_no_figures_and_is_last_wherever_things_are_orde
     assert rows.iloc[2:, 2].isna().all()
     for by in ("run", "loss"):
         told = comparison_findings(early, early, by=by)
-        assert told.count("Best ") == told.count(f": **{compare.recipes(early)[0]}**") == 2
+        assert told.count("Best ") == told.count(f": **[{compare.recipes(early)[0]}](") == 2
         assert "nan" not in told
         assert told.splitlines()[-1].endswith("no number, because it diverged.")
     assert "Best" not in comparison_findings(others, by="run")
