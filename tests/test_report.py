@@ -895,8 +895,8 @@ def test_columns_that_are_empty_or_do_not_fit_are_hidden_the_least_important_fir
     assert metrics.all_inner_texts() == ["recon mse", "pred bce"]
     page.get_by_label("Filter").fill("")
     page.set_viewport_size({"width": 1600, "height": 900})
+    page.locator("#all-columns").wait_for(state="hidden")
     assert metrics.count() == 9, "all that are not empty"
-    assert page.locator("#all-columns").is_hidden()
 
 
 def test_the_reader_filters_and_sorts_the_index(visit, tmp_path):

@@ -56,7 +56,7 @@ def test_jupyterlab_opens_at_the_projects_root():
 
 def test_the_license_is_there_and_named(project):
     assert project["license"] == "MIT"
-    assert [(ROOT / name).read_text().split("\n")[0] for name in project["license-files"]] == ["MIT License"]
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License\n"), "setuptools puts a file of this name into wheels"
 
 
 @pytest.mark.processes
