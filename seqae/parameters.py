@@ -21,14 +21,16 @@ EXECUTION = frozenset(
     # `clips_digest` says which clips they are
     | {"metrics", "clips", "clips_val", "clips_test"}
 )
+_NUMBER = re.compile(r"\s*[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 MODULE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # code of one's own, module:name
 
 
-def _as_number(value: Any, *, truth: bool = True) -> Any:
+def _as_number(value: Any, *, truth: bool = True, text: re.Pattern[str] = re.compile(r"(?s).*")) -> Any:
     # PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both have one hash. Where there is no
-    # `truth`, only a number or a word, True (YAML's yes, on) becomes text: pydantic would take it for 1.
+    # `truth`, only a number or a word, True (YAML's yes, on) becomes text: pydantic would take it for 1. text: that may
+    # be a number; of arguments, which have no types here, only such as 1e-3: 010, inf and nan in quotes are texts.
     match value:
-        case str():
+        case str() if text.fullmatch(value):
             try:
                 return _as_number(float(value))
             except ValueError:
@@ -38,9 +40,9 @@ def _as_number(value: Any, *, truth: bool = True) -> Any:
         case float():
             return int(value) if value.is_integer() else value
         case dict():
-            return {key: _as_number(item) for key, item in value.items()}
+            return {key: _as_number(item, text=_NUMBER) for key, item in value.items()}
         case list() | tuple():
-            return [_as_number(item, truth=truth) for item in value]
+            return [_as_number(item, truth=truth, text=text) for item in value]
     return value
 
 

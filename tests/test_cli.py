@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit codes, and that every error is one message."""
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -282,6 +283,14 @@ def test_a_record_cannot_control_the_terminal(project):
 
 
 @pytest.mark.soak
+@pytest.mark.processes
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_of_another_encoding_shows_what_it_can(encoding):
+    told = subprocess.run([*SEQAE, "--help"], capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert b"Sequence autoencoders on video." in told.stdout
+
+
 def test_who_reads_only_the_head_sees_no_error(project):
     command = ["check", *sorted(map(str, project.glob("params/fam/*.yaml"))) * 3, "--scale", "tiny"]
     process = subprocess.Popen(

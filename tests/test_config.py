@@ -210,6 +210,13 @@ def test_a_model_too_large_to_build_is_refused_in_a_sentence() -> None:
             check_parameters(resolve(large))
 
 
+def test_a_text_among_arguments_stays_one_unless_yaml_meant_a_number() -> None:
+    """`load_yaml` says of 010: quote it if it is text."""
+    given = {"tag": "010", "kind": "inf", "none": "nan", "name": "1_0", "arabic": "٣", "list": ["-00.5", "Infinity"]}
+    assert resolve({"architecture": "m:A", "architecture_arguments": given}).architecture_arguments == given
+    assert resolve({"optimizer_arguments": {"eps": "-1.5E+3"}}).optimizer_arguments == {"eps": -1500}
+
+
 def test_names_stay_text() -> None:
     p = resolve({"data_folder": "2024", "store": "1e3"})
     assert (p.data_folder, p.store) == ("2024", "1e3")

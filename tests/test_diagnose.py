@@ -454,3 +454,20 @@ def test_a_run_stands_between_baselines_and_published_figures() -> None:
     known = table.mse.dropna()
     assert known.is_monotonic_increasing
     assert known.index.get_loc("mine") < known.index.get_loc("FC-LSTM") < known.index.get_loc("mean frame")
+
+
+@pytest.mark.parametrize(
+    ("error", "mean", "told"),
+    [
+        (0.0, 0.0, "stuck at the mean frame"),
+        (0.1, 0.0, "worse than the mean frame"),
+        (INFINITE, 0.1, "worse than the mean frame"),
+        (0.2, 0.1, "worse than the mean frame (100 % above)"),
+    ],
+)
+def test_frames_that_are_all_alike_have_a_verdict_too(error, mean, told) -> None:
+    """Of clips that are black, the mean frame is right. No share is of nothing."""
+    rows = [(1, "all", "objective", 0.5), (1, "pred", "mse", error)]
+    val = pd.DataFrame(rows, columns=["epoch", "branch", "metric", "value"])
+    given = {"pred": np.float64(mean)}
+    assert verdict(val, mean_frame=given, floor={"pred": 0.0}) == told

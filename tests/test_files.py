@@ -76,6 +76,8 @@ def test_the_store_is_the_first_given_else_the_environment_else_the_projects_rep
     monkeypatch.chdir(tmp_path)
     assert store_location() == str(tmp_path / "reports")
     assert store_location(None, "", root=tmp_path / "other") == str(tmp_path / "other" / "reports")
+    monkeypatch.setenv("SEQAE_STORE", " ")
+    assert store_location(" ") == str(tmp_path / "reports"), "no folder by the name of a blank"
     monkeypatch.setenv("SEQAE_STORE", "s3://bucket/runs")
     assert store_location(None) == "s3://bucket/runs"
     assert store_location(None, "first", "second") == str(tmp_path / "first")

@@ -476,6 +476,14 @@ def test_a_damaged_run_hinders_no_other(place):
     assert the_run(dst).status == "done"
 
 
+def test_a_file_that_cannot_be_copied_is_told_in_a_sentence(place, tmp_path):
+    source = place("done", "src")
+    os.mkfifo(the_run(source).folder / "pipe")
+    output = call("gather", str(source), str(tmp_path / "dst"), code=1)
+    assert re.search(r"failed: `\S+/pipe` is a named pipe", output), output
+    assert list((tmp_path / "dst").glob("*/*/run.yaml")) == []
+
+
 @pytest.mark.parametrize("target", ["/etc/hostname", "/etc", "nowhere", ".", "../..", "odd"])
 def test_a_link_that_leads_out_of_a_run_copies_nothing_of_this_machine(place, tmp_path, target):
     """Who makes a run folder for others could have them copy, and publish, files of their own."""

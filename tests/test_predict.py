@@ -106,7 +106,7 @@ def test_every_fault_is_a_sentence(run, store, clips, tmp_path) -> None:
     assert fault(run.folder, "clips.npy", "-o", "out.mp4") == "out.mp4 must end in .npz or .gif"
     assert fault(run.folder, "none.npy", "-o", "out.npz").startswith("none.npy is not a file")
     assert "device must be auto" in fault(run.folder, "clips.npy", "-o", "out.npz", "--device", "gpu")
-    assert "No such file or directory" in fault(run.folder, "clips.npy", "-o", "nowhere/out.npz")
+    assert "there is no folder nowhere: make it" in fault(run.folder, "clips.npy", "-o", "nowhere/out.npz")
     np.savez("clips.npz", clips)
     assert "would be overwritten" in fault(run.folder, "clips.npz", "-o", tmp_path / "clips.npz")
     assert "has no run.yaml" in fault(tmp_path, "clips.npy", "-o", "out.npz")

@@ -1,8 +1,11 @@
 """Pages of runs and the index: what they contain, what they must not contain, how they behave in a real browser."""
 
 import importlib
+import json
 import mimetypes
 import os
+import struct
+import zlib
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -457,6 +460,33 @@ def test_of_an_output_the_richest_form_that_survives_is_shown(report, data, kind
     found = page.select_one(".figure, .html, .cell > pre:not(:has(.highlight))")
     assert found["class"] == [kind]
     assert found.img if shown is None else shown in found.get_text()
+
+
+def giant() -> str:
+    """A PNG that says that it has 400 million pixels."""
+    parts = {b"IHDR": struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(b""), b"IEND": b""}
+    chunks = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts.items()]
+    return b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
+
+
+@pytest.mark.parametrize(
+    ("odd", "shown"),
+    [
+        (v4.new_output("stream", name="stderr", text="lost\rseen\n\x1b[1;1Amore\x1b[?2Ks"), "mores"),
+        (v4.new_output("display_data", {"image/png": giant(), "text/plain": "<Figure>"}), "image/png"),
+        (v4.new_output("display_data", {"image/png": PNG}, metadata={"image/png": None}), ""),
+        (v4.new_output("display_data", {"text/html": "<b>kept</b>"}, metadata={"width": {}}), "kept"),
+        (NotebookNode(output_type="display_data", metadata={}, data={"text/html": 3}), "cannot show it: TypeError"),
+    ],
+)
+def test_one_odd_output_costs_no_page(tmp_path, odd, shown):
+    notebook = v4.new_notebook(cells=[text("![gone](attachment:a.png)"), code("x"), text("the end")])
+    notebook.cells[0].attachments, notebook.cells[1].outputs = {"a.png": {}}, [odd]
+    (tmp_path / "n.ipynb").write_text(json.dumps(notebook))
+    render_notebook(tmp_path / "n.ipynb", tmp_path / "n.html", Facts("odd", "done", None, ()))
+    page = (tmp_path / "n.html").read_text()
+    assert "the end" in page
+    assert shown in BeautifulSoup(page, "html.parser").get_text()
 
 
 def test_html_that_is_empty_by_itself_leaves_nothing(report):

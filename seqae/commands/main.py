@@ -5,7 +5,9 @@ torch takes seconds to import. So commands import what depends on it when they r
 
 import atexit
 import gc
-from typing import Annotated
+import sys
+from io import TextIOWrapper
+from typing import Annotated, Any
 
 import typer
 
@@ -17,8 +19,17 @@ from seqae.commands.run_commands import run, scheduler, worker
 
 ALLOCATIONS = 100_000  # objects made between two looks for garbage; 700 is what Python has without it
 
+
+class _CommandLine(typer.Typer):
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding than UTF-8 shows ? for what it lacks
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().__call__(*arguments, **named)
+
+
 # Plain text: rich, which would draw boxes around it, takes as long to import as all else that --help needs.
-app = typer.Typer(
+app = _CommandLine(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Sequence autoencoders on video."
 )
 

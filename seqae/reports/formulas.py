@@ -22,7 +22,7 @@ class FormulaRenderer(IPythonRenderer):
         return mathml(body if name in WHOLE else rf"\begin{{{name}}}{body}\end{{{name}}}", display=name != "math")
 
     def image(self, text: str, url: str, title: str | None = None) -> Any:
-        missing = url.startswith("attachment:") and url.removeprefix("attachment:") not in self.attachments
+        missing = url.startswith("attachment:") and not self.attachments.get(url.removeprefix("attachment:"))
         return super(IPythonRenderer, self).image(text, url, title) if missing else super().image(text, url, title)
 
 

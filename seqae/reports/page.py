@@ -8,7 +8,7 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -24,6 +24,7 @@ from seqae.reports.head import Facts
 from seqae.reports.media import beside as beside_notebook
 from seqae.reports.media import data_uri
 from seqae.reports.rendering import write_page
+from seqae.reports.screen import screen
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -122,7 +123,8 @@ class _Notebook:
 
     def cell(self, cell: "NotebookNode") -> _Cell:
         if cell.cell_type == "markdown":
-            return _Cell(cell, self.markdown(cell.source, cell.get("attachments", {})), [])
+            text = self.shown(lambda: _Output("html", self.markdown(cell.source, cell.get("attachments", {}))))
+            return _Cell(cell, text.content if text.kind == "html" else Markup(f"<pre>{escape(cell.source)}</pre>"), [])
         if cell.cell_type == "raw":
             return _Cell(cell, Markup(f"<pre>{escape(cell.source)}</pre>"), [])
         code = cell.source.removeprefix("# Parameters\n")  # papermill's own line above the parameters it injects
@@ -140,13 +142,23 @@ class _Notebook:
         ordered = sorted(cell.outputs, key=lambda output: output.get("name") != "stderr")
         for stream, group in groupby(ordered, key=lambda output: output.get("name")):
             if stream:
-                yield _Output(stream, Markup(ansi2html(_screen("".join(output.text for output in group)))))
+                text = "".join(output.text for output in group)
+                yield self.shown(lambda text=text, kind=stream: _Output(kind, Markup(ansi2html(screen(text)))))
                 continue
             for output in group:
                 if output.output_type == "error":
                     yield _Output("error", Markup(ansi2html("\n".join(output.traceback))))
                 else:
-                    yield self.richest(output.get("data", {}), {**cell.metadata, **output.metadata})
+                    every = {**cell.metadata, **output.metadata}
+                    yield self.shown(lambda data=output.get("data", {}), every=every: self.richest(data, every))
+
+    def shown(self, show: Callable[[], _Output]) -> _Output:
+        """What `show` returns, or a line that says why it failed: one odd output must not cost the page."""
+        try:
+            return show()
+        except Exception as error:  # a library's, of any type
+            told = f"{type(error).__name__}: {error}".rstrip(": ")
+            return _Output("lost", Markup(escape(f"left out, since a page cannot show it: {told}")))
 
     def richest(self, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> _Output:
         """The richest form of an output that the page can show; else a line that says what was left out."""
@@ -158,7 +170,7 @@ class _Notebook:
             if mime in data and (html := self.markdown(data[mime], {})):
                 return _Output("html", html)
         for mime in (mime for mime in IMAGES if mime in data):
-            with suppress(ValueError, OSError):  # it is no picture
+            with suppress(ValueError, OSError, Image.DecompressionBombError):  # it is no picture, or too large a one
                 return _Output("figure", self.figure(mime, data[mime], metadata))
         if "application/json" in data:
             return _Output("text", Markup(escape(json.dumps(data["application/json"], indent=2, ensure_ascii=False))))
@@ -173,7 +185,7 @@ class _Notebook:
         return _Output("text", Markup(ansi2html(plain)) + (Markup("\n({})").format(left_out) if lost else ""))
 
     def figure(self, mime: str, data: str, metadata: Mapping[str, Any]) -> _Picture:
-        own = {**metadata, **metadata.get(mime, {})}
+        own = {**metadata, **(metadata.get(mime) or {})}
         width, height = own.get("width"), own.get("height")
         themed = mime == "image/svg+xml" and "prefers-color-scheme" in data
         if mime == "image/svg+xml":
@@ -256,27 +268,3 @@ class _Notebook:
         )
         link.string = "#"
         tag.append(link)
-
-
-def _screen(text: str) -> str:
-    """What a terminal shows in the end, without colours where the text moves its cursor; any other text as it is.
-
-    nbconvert's CoalesceStreamsPreprocessor knows the carriage return, but not the cursor-up of nested tqdm bars.
-    """
-    if not re.search(r"[\r\b]|\x1b\[\d*[AK]", text):
-        return text.strip("\n") if text.strip() else ""
-    lines, row, column = [""], 0, 0
-    for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|[\r\n\b]|[^\x1b\r\n\b]+", text):
-        if part == "\n":
-            row, column = row + 1, 0
-            lines += [""] * (row == len(lines))
-        elif part in "\r\b":
-            column = max(column - 1, 0) if part == "\b" else 0
-        elif part[0] != "\x1b":
-            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
-            column += len(part)
-        elif part[-1] == "A":
-            row = max(row - int(part[2:-1] or 1), 0)
-        elif part[-1] == "K":
-            lines[row] = "" if part[2:-1] == "2" else lines[row][:column]
-    return "\n".join(line.rstrip() for line in lines).strip("\n")

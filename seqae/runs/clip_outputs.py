@@ -33,6 +33,8 @@ def save_clip_outputs(
         raise ValueError(f"{wrong[0]} must end in {' or '.join(OUTPUT_FILES)}")
     if clips_file.resolve() in [file.resolve() for file in files]:
         raise ValueError(f"{clips_file} holds the clips, which would be overwritten: choose another file to write")
+    if lost := [file.parent for file in files if not file.parent.is_dir()]:
+        raise ValueError(f"there is no folder {lost[0]}: make it, or choose another file to write")
     run.model_file()  # what has no model is told before large files are read
     p, given = run.parameters, clips_of(clips_file)
     clips = _of_size(given, p.frame_shape)

@@ -25,10 +25,15 @@ def with_clips(p: Parameters) -> Parameters:
 
     Parameters without clips are returned as they are. So are those that state all of it, where the clips are not at
     hand: a machine that only plans needs the digest alone. Raises ValueError for clips that cannot be read, that are
-    others than a stated digest says, or too few for the sequences stated beside it.
+    others than a stated digest says, or too few for the sequences stated beside it, and for an empty path.
     """
     if p.clips is None:
         return p
+    for name in CLIP_PATHS:
+        if not all(path.strip() for path in _each(() if getattr(p, name) is None else getattr(p, name))):
+            raise ValueError(
+                f"{name} is an empty path, which would mean the whole project: give a path, or leave it out"
+            )
     _splits.cache_clear()  # files may have changed since
     try:
         splits = clip_splits(p)

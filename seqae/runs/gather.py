@@ -105,6 +105,8 @@ def _merge(source: Path, target: Path) -> str:
             further = next((found for _ in range(COPIES) if (found := _copied(source, target))), CHANGED)
         if unpublished(target):
             publish_run_folder(target)
+    except shutil.Error as error:  # a list of files, each with its copy and the reason
+        return f"failed: {error.args[0][0][-1]}"
     except (RunError, StoreError, ValueError, OSError) as error:
         return f"failed: {error}"
     return OUTCOMES.get(further, further)

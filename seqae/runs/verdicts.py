@@ -1,6 +1,7 @@
 """What a run reached, in one line: its prognosis before training, its verdict afterwards."""
 
 from collections.abc import Mapping, Sequence
+from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from seqae.training import plateau_begins
@@ -52,7 +53,7 @@ def verdict(
     if (told := prognosis(floor, mean_frame)).startswith("cannot"):
         return told + ended
     best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
-    below = {branch if len(mean_frame) > 1 else "": 1 - best[branch] / mean for branch, mean in mean_frame.items()}
+    below = {b if len(mean_frame) > 1 else "": _below(best[b], mean) for b, mean in mean_frame.items()}
     suffix = (f", plateau since epoch {since}" if (since := plateau_since(objective.to_list())) else "") + ended
     if max(below.values()) >= MARGIN:
         mixed = bool(min(below.values()) < 0)  # one branch has learned, the other has not
@@ -61,4 +62,10 @@ def verdict(
     worst = min(below, key=below.__getitem__)
     if below[worst] > -MARGIN:
         return f"stuck at the mean frame{suffix}"
-    return f"worse than the mean frame ({f'{worst} {-below[worst]:.0%}'.strip()}".replace("%", " % above)") + suffix
+    share = f" ({f'{worst} {-below[worst]:.0%}'.strip()}".replace("%", " % above)") if isfinite(below[worst]) else ""
+    return f"worse than the mean frame{share}{suffix}"
+
+
+def _below(error: float, mean: float) -> float:
+    # The share by which an error is below the mean frame's, which is 0 where all frames are alike.
+    return 1 - error / mean if mean else 0.0 if error == 0 else -inf

@@ -25,7 +25,7 @@ def store_location(*given: str | None, root: Path | None = None) -> str:
     default that of the working directory. But who stands in a store, for example with the executed notebook of a run,
     means that one. Raises ValueError as `files.expanded`, and for a URL that lacks a slash.
     """
-    chosen = next(filter(None, [*given, environ.get("SEQAE_STORE")]), "")
+    chosen = next((place for place in [*given, environ.get("SEQAE_STORE")] if place and place.strip()), "")
     if not (chosen or root) and (around := _store_around(Path.cwd())):
         return str(around)
     if "://" in chosen:
