@@ -254,7 +254,10 @@ def test_what_cannot_be_read_is_named_in_a_sentence(name: str, place: Path) -> N
         ({"clips": "two.npy"}, "2 clips are too few for train, val and test, train has none"),
         ({"clips_val": "clips.npy"}, "too few .* train has none"),
         ({"clips_val": "two.npy", "clips_test": "two.npy"}, "in clips_val and in clips_test"),
-        ({"clips": ""}, "clips is an empty path, which would mean the whole project: give a path, or leave it out"),
+        (
+            {"clips": "", "frame_size": 16},
+            "clips is an empty path, which would mean the whole project: give a path, or leave it out",
+        ),
         ({"clips_test": ["two.npy", " "]}, "clips_test is an empty path"),
         ({"clips": "nowhere"}, "no such file or folder.*to plan without them, state clips_digest and frame_size"),
         ({"clips_digest": "0123"}, "have the digest [0-9a-f]{16}, and clips_digest is 0123: these are other clips"),

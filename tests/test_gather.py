@@ -1,5 +1,7 @@
 """Merging the runs of several machines loses nothing, overwrites nothing and never shows half a folder."""
 
+import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -143,19 +143,18 @@ class _Notebook:
         for stream, group in groupby(ordered, key=lambda output: output.get("name")):
             if stream:
                 text = "".join(output.text for output in group)
-                yield self.shown(lambda text=text, kind=stream: _Output(kind, Markup(ansi2html(screen(text)))))
+                yield self.shown(lambda text, kind=stream: _Output(kind, Markup(ansi2html(screen(text)))), text)
                 continue
             for output in group:
                 if output.output_type == "error":
                     yield _Output("error", Markup(ansi2html("\n".join(output.traceback))))
                 else:
-                    every = {**cell.metadata, **output.metadata}
-                    yield self.shown(lambda data=output.get("data", {}), every=every: self.richest(data, every))
+                    yield self.shown(self.richest, output.get("data", {}), {**cell.metadata, **output.metadata})
 
-    def shown(self, show: Callable[[], _Output]) -> _Output:
-        """What `show` returns, or a line that says why it failed: one odd output must not cost the page."""
+    def shown(self, show: Callable[..., _Output], *given: Any) -> _Output:
+        """What `show` returns of what is given, or a line that says why it failed: one odd output must not cost the page."""
         try:
-            return show()
+            return show(*given)
         except Exception as error:  # a library's, of any type
             told = f"{type(error).__name__}: {error}".rstrip(": ")
             return _Output("lost", Markup(escape(f"left out, since a page cannot show it: {told}")))
