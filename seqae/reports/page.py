@@ -123,9 +123,9 @@ class _Notebook:
 
     def cell(self, cell: "NotebookNode") -> _Cell:
         if cell.cell_type == "markdown":
-            text = self.shown(lambda: _Output("html", self.markdown(cell.source, cell.get("attachments", {}))))
-            return _Cell(cell, text.content if text.kind == "html" else Markup(f"<pre>{escape(cell.source)}</pre>"), [])
-        if cell.cell_type == "raw":
+            with suppress(Exception):  # a library's, of any type: then the text is shown as it was written
+                return _Cell(cell, self.markdown(cell.source, cell.get("attachments", {})), [])
+        if cell.cell_type in ("markdown", "raw"):
             return _Cell(cell, Markup(f"<pre>{escape(cell.source)}</pre>"), [])
         code = cell.source.removeprefix("# Parameters\n")  # papermill's own line above the parameters it injects
         html = Markup(self.renderer.block_code(code, "python"))
@@ -152,7 +152,7 @@ class _Notebook:
                     yield self.shown(self.richest, output.get("data", {}), {**cell.metadata, **output.metadata})
 
     def shown(self, show: Callable[..., _Output], *given: Any) -> _Output:
-        """What `show` returns of what is given, or a line that says why it failed: one odd output must not cost the page."""
+        """What `show` returns, or a line that says why it failed: one odd output must not cost the page."""
         try:
             return show(*given)
         except Exception as error:  # a library's, of any type
