@@ -87,8 +87,14 @@ def test_labels_are_those_of_the_images() -> None:
     assert (nearest == labels["test"]).mean() > 0.7, "the nearest mean of a class is right for four of five"
 
 
-def test_classes_are_those_of_the_images_drawn(made) -> None:
-    drawn = made(digits_per_sequence=3).drawn("val")
+@pytest.fixture
+def three(tmp_path) -> Run:
+    """An untrained run on three digits."""
+    return open_run("own", TINY, {"digits_per_sequence": 3, "store": str(tmp_path)})
+
+
+def test_classes_are_those_of_the_images_drawn(three) -> None:
+    drawn = three.drawn("val")
     for n in "123":
         np.testing.assert_array_equal(load_labels()["val"][drawn[f"image_{n}"]], drawn[f"digit_{n}"])
 
@@ -226,7 +232,7 @@ def test_a_probe_finds_what_is_there_and_not_what_is_not() -> None:
     for row in counts:
         np.add.at(row, rng.integers(0, 10, 2), 1)
     places = counts @ np.arange(10)[:, None] / 3.0
-    known = {"each digit": counts, "all digits": counts @ 3 ** np.arange(10), "positions": places, "velocities": places}
+    known = {"each digit": counts, "all digits": counts @ 3 ** np.arange(10), "positions": places}
     half = {name: of[:200] for name, of in known.items()}, {name: of[200:] for name, of in known.items()}
     told, noise = counts + 0.01 * rng.normal(size=counts.shape), rng.normal(size=counts.shape)
     assert probe_score("each digit", told[:200], half[0], told[200:], half[1]) == 1
@@ -244,9 +250,8 @@ def test_the_share_of_digits_found() -> None:
     assert share_found(scores, counts) == (2 + 1 + 2) / 6
 
 
-def test_targets_are_from_left_to_right(made) -> None:
-    run = made(digits_per_sequence=3)
-    known, drawn = what_is_seen(run, "val"), run.drawn("val", frame=5)
+def test_targets_are_from_left_to_right(three) -> None:
+    known, drawn = what_is_seen(three, "val"), three.drawn("val", frame=5)
     x = known["positions"][:, 3:]
     np.testing.assert_array_equal(x, np.sort(drawn[["x_1", "x_2", "x_3"]], axis=1))
     left = drawn[["x_1", "x_2", "x_3"]].to_numpy().argmin(1)
@@ -315,6 +320,8 @@ def test_errors_by_digits_are_of_other_sequences(run, made) -> None:
     assert two == pytest.approx(overall, rel=1e-4)
     assert made(task="recon").measured(longer_horizon).empty
     assert set(made(task="recon").measured(digit_counts).branch) == {"recon"}
+    table = measured_of([made(task="recon"), run], longer_horizon)
+    assert set(zip(table.run, table.task, table.seed, strict=True)) == {(run.name, "both", 6)}
 
 
 def test_few_labels_leave_the_run_as_it_is(run, monkeypatch) -> None:
@@ -351,7 +358,7 @@ def test_a_map_has_a_point_and_its_frames_for_each_sequence(run) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"layers": 2, "peepholes": True}, {"architecture": "convlstm", "hidden": 4, "peepholes": True}],
+    [{"layers": 2, "peepholes": True}, {"architecture": "convlstm", "hidden": 4, "peepholes": True}],
 )
 def test_gates_seen_are_those_that_make_the_state(made, given) -> None:
     run = made(**given)
@@ -444,20 +451,19 @@ def test_the_conclusion_is_computed_from_the_tables() -> None:
     assert "one seed each does not tell" in single
 
 
-def test_figures_have_units_on_their_axes(run, made, monkeypatch) -> None:
+def test_figures_have_units_on_their_axes(run, monkeypatch) -> None:
     monkeypatch.setattr("seqae.representations.labelled.UPDATES", 1)
-    runs = [run, made(task="recon"), made(task="pred")]
-    tables = {f: measured_of(runs, f) for f in (linear_probes, longer_horizon, digit_counts, few_labels)}
-    assert set(tables[longer_horizon].task) == {"both", "pred"}
+    tables = {f: run.measured(f) for f in (linear_probes, longer_horizon, digit_counts, few_labels)}
+    tasks = {f: pd.concat([table.assign(task=t) for t in ("recon", "both")]) for f, table in tables.items()}
     drawn = [
-        figures.probe_bars(run.measured(linear_probes)),
-        figures.probe_bars(tables[linear_probes], hue="task"),
-        figures.error_beyond(run.measured(longer_horizon)),
-        figures.error_beyond(tables[longer_horizon], hue="task"),
-        figures.errors_by_digits(run.measured(digit_counts)),
-        figures.errors_by_digits(tables[digit_counts], hue="task"),
-        figures.label_curves(run.measured(few_labels)),
-        figures.label_curves(tables[few_labels], panels="task"),
+        figures.probe_bars(tables[linear_probes]),
+        figures.probe_bars(tasks[linear_probes], hue="task"),
+        figures.error_beyond(tables[longer_horizon]),
+        figures.error_beyond(tasks[longer_horizon], hue="task"),
+        figures.errors_by_digits(tables[digit_counts]),
+        figures.errors_by_digits(tasks[digit_counts], hue="task"),
+        figures.label_curves(tables[few_labels]),
+        figures.label_curves(tasks[few_labels], panels="task"),
         figures.state_map(run.encode(run.sequences("val")[:, :5])["flat"], run.drawn("val", frame=5)),
     ]
     for figure in drawn:

@@ -79,8 +79,8 @@ def _gates(layer: Any, read: Tensor, map_size: Size) -> tuple[Tensor, Tensor]:
     # The gates of every step, (T, B, 4, H), and h (T, B, H), of a layer that reads (T, B, D): an LSTM step by step.
     positions = map_size[0] * map_size[1]
     bias = layer.bias.repeat_interleave(positions)
-    peepholes = (layer.peephole_i, layer.peephole_f, layer.peephole_o)
-    seen = [weight if weight is None else weight.repeat_interleave(positions) for weight in peepholes]
+    peepholes: Any = (layer.peephole_i, layer.peephole_f, layer.peephole_o)
+    seen: list[Any] = [weight if weight is None else weight.repeat_interleave(positions) for weight in peepholes]
     h = c = torch.zeros(read.shape[1], len(bias) // 4)
     gates, hidden = [], []
     for x in read:

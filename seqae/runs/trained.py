@@ -111,27 +111,16 @@ class HasModel(ABC):
         see `HasModel`. Only built-in models have a state that can be decoded.
         """
         model, p = self._loaded(device)
-        if not isinstance(model, SequenceAutoencoder):
-            raise ValueError(f"architecture {p.architecture} is your own: decode knows the states of built-in ones")
-        given = [*state.values(), *([] if last is None else [last])]
-        of_numpy = all(isinstance(array, np.ndarray) for array in given)
-        if not of_numpy and not all(isinstance(array, Tensor) for array in given):
+        given: list[Any] = [*state.values(), *([] if last is None else [last])]
+        of_torch = bool(given) and all(isinstance(array, Tensor) for array in given)
+        if not of_torch and not all(isinstance(array, np.ndarray) for array in given):
             kinds = ", ".join(sorted({type(array).__name__ for array in given}))
             raise ValueError(f"state and last must all be numpy arrays, or torch tensors; not {kinds}")
-        states = _layer_states(model, {name: _tensor(array).float() for name, array in state.items()})
-        before = torch.zeros(len(states[0].h), *p.frame_shape) if last is None else _tensor(last)
-        if before.shape != (len(states[0].h), *p.frame_shape):
-            raise ValueError(
-                f"last has shape {tuple(before.shape)}; it is the last frame of each of {len(states[0].h)} sequences, "
-                "({}, {}, {})".format(len(states[0].h), *p.frame_shape)
-            )
-        on = next(model.parameters()).device
-        with torch.inference_mode():
-            made = _decoded(model, p, [LSTMState(h.to(on), c.to(on)) for h, c in states], before.to(on))
-        copies = {branch: frames.cpu().numpy() for branch, frames in made.items()}
-        if of_numpy:
-            return copies
-        return {branch: torch.from_numpy(frames).to(given[0].device) for branch, frames in copies.items()}
+        tensors = {name: _tensor(array).float() for name, array in state.items()}
+        made: Any = {branch: of.numpy() for branch, of in _decoded(model, p, tensors, last).items()}
+        if of_torch:
+            made = {branch: torch.from_numpy(of).to(given[0].device) for branch, of in made.items()}
+        return made
 
     def _loaded(self, device: str, *, frames_out: int | None = None) -> _Loaded:
         file, on = self.model_file(), make_accelerator(device=device).device
@@ -250,14 +239,28 @@ def _layer_states(model: SequenceAutoencoder, state: Mapping[str, Tensor]) -> li
     return [LSTMState(state[h], state[c]) for h, c in zip(names[::2], names[1::2], strict=True)]
 
 
-def _decoded(model: SequenceAutoencoder, p: Parameters, states: list[LSTMState], last: Tensor) -> dict[str, Tensor]:
-    # As the model's forward, from the states on: frames of each branch in the order of time.
+def _decoded(model: nn.Module, p: Parameters, state: Mapping[str, Tensor], last: Any) -> dict[str, Tensor]:
+    # As the model's forward, from the states on: frames of each branch in the order of time, on the CPU.
+    if not isinstance(model, SequenceAutoencoder):
+        raise ValueError(f"architecture {p.architecture} is your own: decode knows the states of built-in ones")
+    states, on = _layer_states(model, state), next(model.parameters()).device
+    wanted = (len(states[0].h), *p.frame_shape)
+    before = torch.zeros(wanted) if last is None else _tensor(last)
+    if before.shape != wanted:
+        raise ValueError(f"last has shape {tuple(before.shape)}; it is the last frame of each sequence, {wanted}")
+    with torch.inference_mode():
+        on_device = [LSTMState(h.to(on), c.to(on)) for h, c in states]
+        outputs = _frames_of(model, p, on_device, seen_frames(before.to(on), p.pixel_range).flatten(1))
+    return {branch: of.cpu() for branch, of in outputs.items()}
+
+
+def _frames_of(model: SequenceAutoencoder, p: Parameters, states: list[Any], seen: Tensor) -> dict[str, Tensor]:
+    # seen: (B, H·W), the last frame seen, in the training range.
     model.eval()
     if model.row.hand_over == "top":
         top = states[-1].h
-        assert top is not None
         states = [LSTMState(top, torch.zeros_like(top))]
-    seen, outputs = seen_frames(last, p.pixel_range).flatten(1), {}
+    outputs: dict[str, Tensor] = {}
     for branch in BRANCHES[p.task]:
         before = seen if branch == "pred" else torch.zeros_like(seen)
         z = model.decode(branch, states, before, None).unflatten(2, p.frame_shape).transpose(0, 1)
