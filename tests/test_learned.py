@@ -433,7 +433,7 @@ def test_the_conclusion_is_computed_from_the_tables() -> None:
     assert "positions 38 % (best without training: PCA, 10 %)" in lines[0]
     assert "Beyond the spread of 2 seeds, the composite model knows more of all digits and of" in lines[1]
     assert "both 55 % (50 % to 60 %)" in lines[1]
-    assert "both is up to step 2 better than the mean frame" in lines[2]
+    assert "both is better than the mean frame up to step 2" in lines[2]
     assert (
         "both: with 10, 100 labels every draw from the trained encoder beats every one from random weights" in lines[3]
     )

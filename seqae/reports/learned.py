@@ -93,8 +93,10 @@ def _carries(horizon: pd.DataFrame, by: str | None) -> str:
     told = []
     for name, part in parts.items():
         frame = falls_apart(part)
-        until = f"up to step {frame - 1}" if frame else "to the end"
-        told.append(f"{name} is {'never' if frame == 1 else until} better than the mean frame")
+        until = (
+            f"better than the mean frame up to step {frame - 1}" if frame else "better than the mean frame to the end"
+        )
+        told.append(f"{name} is {'never better than the mean frame' if frame == 1 else until}")
     trained, asked = int(horizon.trained.max()), int(horizon.frame.max())
     return f"**How far it carries.** Trained on {trained} frames to come and asked for {asked}, {', '.join(told)}."
 
