@@ -472,3 +472,18 @@ def test_figures_have_units_on_their_axes(run, monkeypatch) -> None:
     assert [axis.get_xlabel() for axis in drawn[0].axes][2:] == ["error, pixels", "error, pixels/frame"]
     with pytest.raises(ValueError, match="method must be PCA or UMAP; not 'TSNE'"):
         figures.state_map(np.zeros((3, 2)), run.drawn("val", frame=5).head(3), method="TSNE")
+
+
+TABLES = {  # of each figure, the columns that it needs
+    "probe_bars": {"target": "x", "features": "state", "measure": "m", "value": 0.5, "chance": 0.1, "ceiling": 1.0},
+    "error_beyond": {"source": "model", "frame": 1, "trained": 10, "value": 0.1},
+    "errors_by_digits": {"branch": "pred", "source": "model", "digits": 2, "trained": 2, "value": 0.1},
+    "label_curves": {"start": "probe", "labels": 10, "value": 0.5, "chance": 0.1, "ceiling": 1.0},
+    "gate_bars": {"layer": 1, "gate": "input", "shut": 0.1, "between": 0.5, "open": 0.4},
+}
+
+
+@pytest.mark.parametrize(("name", "column"), [(name, column) for name, of in TABLES.items() for column in of])
+def test_a_table_that_lacks_a_column_is_refused(name: str, column: str) -> None:
+    with pytest.raises(ValueError, match=rf"^\w+ lacks {column}; the columns needed are .*\b{column}\b"):
+        getattr(figures, name)(pd.DataFrame([TABLES[name]]).drop(columns=column))
