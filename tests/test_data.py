@@ -28,7 +28,7 @@ from seqae import data
 from seqae.data import MovingMNIST, scale_digits, to_range, to_unit
 from seqae.parameters import ParameterError
 from seqae.runs import digits as digit_files
-from seqae.runs import load_digits
+from seqae.runs import load_digits, load_labels
 from seqae.runs.digits import official_test, read_idx
 from seqae.runs.experiment import sequences
 from seqae.runs.merging import resolve
@@ -403,6 +403,21 @@ def test_folder_with_files_of_another_shape(tmp_path: Path) -> None:
         load_digits("mnist", tmp_path)
 
 
+def test_labels_of_mnist_are_split_as_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = {}
+    for name, count in (("train-labels-idx1-ubyte", 60_000), ("t10k-labels-idx1-ubyte", 10_000)):
+        content = idx((np.arange(count) % 251 % 10).astype(np.uint8))
+        (tmp_path / name.replace("-idx1", ".idx1")).write_bytes(content)
+        published[name] = digit_files.IdxFile("", (count,), hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(digit_files, "MNIST_LABELS", published)
+    labels = load_labels("mnist", tmp_path)
+    assert {split: len(of) for split, of in labels.items()} == {"train": 55_000, "val": 5_000, "test": 10_000}
+    np.testing.assert_array_equal(labels["val"], np.arange(55_000, 60_000) % 251 % 10)
+    (tmp_path / "train-labels.idx1-ubyte").write_bytes(idx(np.zeros(60_000, np.uint8)))
+    with pytest.raises(ValueError, match=r"train-labels\.idx1-ubyte is not MNIST's: "):
+        load_labels("mnist", tmp_path)
+
+
 def test_other_images_of_the_same_names_and_shapes_are_not_mnist(mnist: Path, tmp_path: Path) -> None:
     """Fashion-MNIST, for example: its runs would have the names and hashes of runs on MNIST."""
     shutil.copy(mnist / f"{TEST}.gz", tmp_path)
@@ -496,6 +511,9 @@ def test_published_checksums_and_mirror() -> None:
     assert digit_files.MNIST_URL.startswith("https://ossci-datasets.s3.amazonaws.com/mnist")
     assert PUBLISHED[TRAIN].md5 == "f68b3c2dcbeaaa9fbdd348bbdeb94873"
     assert PUBLISHED[TEST].md5 == "9fb629c4189551a2d022fa330f9573f3"
+    labels = digit_files.MNIST_LABELS
+    assert labels["train-labels-idx1-ubyte"].md5 == "d53e105ee54ea40749a09fcbcd1e9432"
+    assert labels["t10k-labels-idx1-ubyte"].md5 == "ec29112dd5afa0611ce80d1b7f02629c"
     assert PUBLISHED[TRAIN].content_md5 == "6bbc9ace898e44ae57da46a324031adb"
     assert PUBLISHED[TEST].content_md5 == "2646ac647ad5339dbf082846283269ea"
 
