@@ -291,6 +291,7 @@ def test_a_terminal_of_another_encoding_shows_what_it_can(encoding):
     assert b"Sequence autoencoders on video." in told.stdout
 
 
+@pytest.mark.soak
 def test_who_reads_only_the_head_sees_no_error(project):
     command = ["check", *sorted(map(str, project.glob("params/fam/*.yaml"))) * 3, "--scale", "tiny"]
     process = subprocess.Popen(
