@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat.v4 as v4
 import numpy as np
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from conftest import fits
@@ -20,7 +21,7 @@ from nbformat import NotebookNode, write
 from PIL import Image
 
 from seqae import open_run, reports
-from seqae.reports import frames, media
+from seqae.reports import frames, media, pointed_map
 from seqae.reports.head import Facts, advice
 from seqae.reports.index import IndexRow, thumbnail, write_index
 from seqae.reports.page import render_notebook
@@ -783,6 +784,24 @@ def test_the_reader_plays_and_steps_the_animation(visit, report, tmp_path):
     page.wait_for_timeout(100)  # five frames' time
     assert told.inner_text() == stopped
     assert second.locator("output").inner_text() == "frame 1 of 6"
+
+
+def test_the_reader_points_at_a_state_and_sees_its_frames(visit, report, tmp_path):
+    drawn = pd.DataFrame({"sequence": range(3), "digit_1": [4, 5, 6], "v_y_1": [0, 1, 0], "v_x_1": [1, 0, -1]})
+    states, seen = np.eye(3)[:, :2], np.zeros((3, 4, 16, 16), np.uint8)
+    report(code("", html_output(pointed_map(states, drawn, seen).data)))
+    page = visit(tmp_path / "report.html")
+    (shown,) = page.locator(".seqae-map").all()
+    told = shown.locator("output")
+    assert told.inner_text() == "sequence 0: digits 4; the first moves at 0°"
+    shown.locator("circle").nth(2).hover()
+    assert told.inner_text() == "sequence 2: digits 6; the first moves at 180°"
+    shown.locator("svg").press("ArrowLeft")
+    assert told.inner_text() == "sequence 1: digits 5; the first moves at 90°"
+    assert "translateY(-33.3" in shown.locator("img").get_attribute("style")
+    before = shown.locator("circle").first.get_attribute("fill")
+    shown.get_by_role("combobox").select_option("digit")
+    assert shown.locator("circle").first.get_attribute("fill") != before
 
 
 def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
