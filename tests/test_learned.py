@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from test_trained import SMALL
+from test_trained import SMALL, maker
 
 from seqae.data import MovingMNIST
 from seqae.reports import falls_apart, figures, measured_of, pointed_map, representation_findings
@@ -32,16 +32,7 @@ TINY = SMALL | {"val_sequences": 40, "test_sequences": 30, "layers": 1, "epochs"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Opens and trains a run that differs from TINY by what is given; each is trained once."""
-    store, runs = tmp_path_factory.mktemp("store"), {}
-
-    def make(**given) -> Run:
-        key = str(given)
-        if key not in runs:
-            runs[key] = open_run("own", TINY, given | {"store": str(store)}).train()
-        return runs[key]
-
-    return make
+    return maker(tmp_path_factory.mktemp("store"), TINY)
 
 
 @pytest.fixture

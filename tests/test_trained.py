@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,18 +25,22 @@ SMALL = {
 SEEN, FUTURE = 5, 10
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Opens and trains a run that differs from SMALL by what is given; each is trained once."""
-    store, runs = tmp_path_factory.mktemp("store"), {}
+def maker(store: Path, defaults: dict):
+    """A function that opens and trains a run that differs from `defaults` by what is given; each is trained once."""
+    runs = {}
 
     def make(**given) -> Run:
         key = str(given)
         if key not in runs:
-            runs[key] = open_run("own", SMALL, given | {"store": str(store)}).train()
+            runs[key] = open_run("own", defaults, given | {"store": str(store)}).train()
         return runs[key]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return maker(tmp_path_factory.mktemp("store"), SMALL)
 
 
 @pytest.fixture
