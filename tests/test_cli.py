@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import filelock
 import nbformat
 import pytest
+import torch
 from rich.console import Console
 from test_sweep import DEFAULTS, SEQAE, TINY, make_project, one_run
 from typer.testing import CliRunner
@@ -354,6 +355,7 @@ def test_check_times_a_run_that_diverges_at_once(project):
     assert "timed updates" in output
 
 
+@pytest.mark.processes  # `compare` prepares a kernel before it looks at its arguments
 @pytest.mark.parametrize("command", ["status", "compare fam"])
 @pytest.mark.parametrize("option", ["--scale tiny", "-p epochs=3"])
 def test_what_is_for_parameter_files_is_refused_without_any(project, command, option):
@@ -382,6 +384,20 @@ def test_operations_and_memory_of_a_small_lstm_counted_by_hand(monkeypatch):
     assert found.recorded == ()
     assert "matrix product" in found.how
     assert found.seconds > 0
+
+
+@pytest.mark.parametrize("option", ["precision=tf32", "device=cuda"])
+def test_check_says_no_time_where_this_machine_cannot_run_it(project, monkeypatch, option):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    reason = {"precision=tf32": "cpu has no tf32", "device=cuda": "device cuda is not available"}[option]
+    output = call("check", "params/fam/a.yaml", "--scale", "tiny", "-p", option)
+    assert f"updates: no time on this machine: {reason}" in output
+    [entry] = json.loads(call("check", "params/fam/a.yaml", "--scale", "tiny", "-p", option, "--json"))
+    assert entry["cost"]["seconds"] is None
+    assert entry["cost"]["operations"] > 0
+    output = call("run", "params/fam/a.yaml", "--scale", "tiny", "-p", option, "--dry-run")
+    assert f"1 of 1 to run, 1 of them not timed: {reason}" in output
 
 
 def test_check_tells_what_it_can_where_the_digits_cannot_be_fetched(monkeypatch, project):

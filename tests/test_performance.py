@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqae.benchmark import figures, machine_lock, tables, update_timing
 from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.peers import PlainAutoencoder, sequitur_update, torch_update
+from seqae.benchmark.peers_convolutional import PlainConvLSTM
 from seqae.benchmark.peers_keras import keras_update
 from seqae.data import to_range
 from seqae.runs import experiment
@@ -55,6 +56,52 @@ def test_the_plain_network_is_the_same_network(architecture, decoder_input, whol
     ours = sum(w.numel() for w in model.parameters())
     biases = sum(w.numel() for name, w in model.named_parameters() if name.endswith("bias"))
     assert sum(w.numel() for w in plain.parameters()) == ours + biases  # torch has two a gate
+
+
+@pytest.mark.parametrize("decoder_input", ["zero", "output"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_plain_loop_of_convolutions_is_the_same_network(decoder_input, layers):
+    _p, model, frames = tiny(architecture="convlstm", decoder_input=decoder_input, layers=layers, gain=2)
+    plain, seen = PlainConvLSTM(model), frames[:, :4]
+    for branch, z in plain(seen).items():
+        torch.testing.assert_close(z, model(seen)[branch])
+    assert sum(w.numel() for w in plain.parameters()) == sum(w.numel() for w in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"architecture": "lstm_copy"}, "choose convlstm"),
+        ({"architecture": "convlstm", "peepholes": True}, "no peepholes"),
+        ({"architecture": "convlstm", "decoder_input": "truth"}, "decoder_input truth cannot"),
+    ],
+)
+def test_what_a_loop_of_convolutions_cannot_build_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        PlainConvLSTM(tiny(**given)[1])
+
+
+@pytest.mark.parametrize("architecture", ["lstm_copy", "convlstm"])
+def test_in_bf16_peers_are_timed_in_it_too(architecture):
+    p, _model, _frames = tiny(architecture=architecture, precision="bf16", decoder_input="zero")
+    table, facts = update_timing.time_update(p)
+    loop = "conv2d_loop" if architecture == "convlstm" else "lstmcell_loop"
+    assert {"seqae", loop, "gemm_floor"} <= {*table.implementation}
+    assert "float32 alone" in facts["left_out"]["keras_jax"]
+
+
+def test_a_peers_network_computes_in_the_precision_and_its_loss_in_float32():
+    _p, model, frames = tiny(architecture="convlstm", decoder_input="zero")
+    net, dtypes = PlainConvLSTM(model), []
+    net.cells["encoder"][0].register_forward_hook(lambda module, args, z: dtypes.append(z.dtype))
+
+    def loss(z, target):
+        dtypes.append(z.dtype)
+        return (z - target).square().mean()
+
+    targets = branch_targets(frames, task="both", frames_in=4)
+    torch_update(net, frames[:, :4], targets, loss, precision="bf16")()
+    assert dtypes == [torch.bfloat16] * 4 + [torch.float32] * 2
 
 
 @pytest.mark.parametrize(
@@ -114,7 +161,7 @@ def test_the_floor_is_of_every_product_of_the_update(given):
     assert {*table.H} == {*model.encoder.hidden_sizes}
 
 
-@pytest.mark.parametrize("given", [{"precision": "bf16"}, {"device": "cuda"}])
+@pytest.mark.parametrize("given", [{"precision": "tf32"}, {"precision": "fp16"}, {"device": "cuda"}])
 def test_what_is_not_timed_is_refused(given):
     (name,) = given
     with pytest.raises(ValueError, match=f"^{name} .* is not timed"):

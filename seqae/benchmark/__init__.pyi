@@ -1,5 +1,5 @@
 from .cost_estimate import estimate_cost as estimate_cost
-from .cost_estimate import estimated_seconds as estimated_seconds
+from .cost_estimate import estimate_costs as estimate_costs
 from .figures import roofline as roofline
 from .figures import speedup_bars as speedup_bars
 from .figures import update_time_bars as update_time_bars

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.machine_rates import matmul_rate
-from seqae.device import make_accelerator
+from seqae.device import make_accelerator, mixed_precision
 from seqae.parameters import EXECUTION, Parameters
 from seqae.runs import experiment
 from seqae.tasks import branch_targets
@@ -66,8 +66,8 @@ class RecordedUpdate:
 class CostEstimate(Cost):
     """What training costs and how long it takes."""
 
-    seconds: float  # of all epochs on this machine
-    how: str  # how the seconds were estimated
+    seconds: float | None  # of all epochs on this machine; None where it lacks the device or its precision
+    how: str  # how the seconds were estimated, or why not
     recorded: tuple[RecordedUpdate, ...]  # of such an update, one a card
 
 
@@ -94,19 +94,24 @@ def count_cost(p: Parameters) -> Cost:
 
 
 def estimate_cost(p: Parameters) -> CostEstimate:
-    """Count what training with these parameters takes, and time it on this machine.
+    """Count what training with these parameters takes, and time it on this machine, where it can run there.
 
-    Raises ValueError as `count_cost`, and for a device that is not available here.
+    Raises ValueError as `count_cost`.
     """
-    cost, on_gpu = count_cost(p), make_accelerator(device=p.device).device.type == "cuda"
-    update = None
+    cost, recorded, update = count_cost(p), recorded_updates(p), None
+    try:
+        device = make_accelerator(device=p.device).device
+        mixed_precision(device, p.precision)
+    except ValueError as reason:
+        return CostEstimate(**vars(cost), seconds=None, how=str(reason), recorded=recorded)
+    on_gpu = device.type == "cuda"
     if on_gpu or cost.operations < SMALL:
         with suppress(torch.OutOfMemoryError):
             update, how = _timed_update(p, _batch_of(p)), "timed updates"
     if update is None:
         rate = matmul_rate(device=p.device, precision=p.precision)
         update, how = cost.operations / rate, f"the rate of a large matrix product here, {rate / 1e9:,.0f} GFLOP/s"
-    return CostEstimate(**vars(cost), seconds=update * cost.times, how=how, recorded=recorded_updates(p))
+    return CostEstimate(**vars(cost), seconds=update * cost.times, how=how, recorded=recorded)
 
 
 def update_key(p: Parameters) -> str:
@@ -132,10 +137,10 @@ def _batch_of(p: Parameters) -> int:
     return min(p.batch_size, p.train_sequences)
 
 
-def estimated_seconds(runs: Sequence[Parameters]) -> list[float]:
-    """The `seconds` of `estimate_cost` for each run; runs that differ in nothing that takes time are timed once."""
+def estimate_costs(runs: Sequence[Parameters]) -> list[CostEstimate]:
+    """`estimate_cost` of each run; runs that differ in nothing that takes time are timed once."""
     keys = [p.model_dump_json(exclude=NO_TIME) for p in runs]
-    found = {key: estimate_cost(p).seconds for key, p in dict(zip(keys, runs, strict=True)).items()}
+    found = {key: estimate_cost(p) for key, p in dict(zip(keys, runs, strict=True)).items()}
     return [found[key] for key in keys]
 
 

@@ -1,4 +1,5 @@
-"""Peers: the training update of a run in other implementations, to time ours against. Keras is in `peers_keras`.
+"""Peers: the training update of a run in other implementations, to time ours against; Keras is in `peers_keras`, the
+loop over convolutions in `peers_convolutional`.
 
 All build the diary's networks, in which a frame is the last layer's h itself. An update returns the seconds of its
 parts: `forward_backward`, and `step`, which is that, clipping and Adam together.
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqae.device import mixed_precision
 from seqae.losses import activate
 from seqae.models import SequenceAutoencoder
 
@@ -91,18 +93,28 @@ def _layer(own: Any, whole: bool) -> nn.Module:
     return layer
 
 
-def torch_update(net: nn.Module, frames: Tensor, targets: dict[str, Tensor], loss: Callable[..., Tensor]) -> Update:
-    """An update by torch's defaults, `clip_grad_norm_` and `Adam`.
+def torch_update(
+    net: nn.Module,
+    frames: Tensor,
+    targets: dict[str, Tensor],
+    loss: Callable[..., Tensor],
+    *,
+    precision: str = "none",
+) -> Update:
+    """An update by torch's defaults, `clip_grad_norm_` and `Adam`, the network in autocast of the precision.
 
     frames: (B, frames_in, H, W) and targets: (B, T, H, W) by branch, in the training range. loss: of z and target, both
-    (B, T, H, W), a scalar.
+    (B, T, H, W), in float32, a scalar. precision: see `device.mixed_precision`.
     """
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
+    autocast, _ = mixed_precision(frames.device, precision)
 
     def update() -> dict[str, float]:
         began = time.perf_counter()
         optimizer.zero_grad()
-        sum(loss(z, targets[branch]) for branch, z in net(frames).items()).backward()  # type: ignore[union-attr]
+        with autocast:
+            outputs = net(frames)
+        sum(loss(z.float(), targets[branch]) for branch, z in outputs.items()).backward()  # type: ignore[union-attr]
         middle = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
         optimizer.step()

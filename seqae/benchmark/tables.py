@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from seqae.benchmark.update_timing import LOOPS
 from seqae.reports import compare
 from seqae.runs import Run
 
@@ -28,8 +29,8 @@ def speedup_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each run, all of the median time and of memory.
 
     Columns: D, H, B, decoder_input; `update, ms`; for each peer how many times as long its update takes; `loop, forward
-    and backward`, the same of the LSTMCell loop without clipping and optimizer; `products alone`, the share of the
-    forward and backward pass that the matrix products alone would take; `memory / loop's`.
+    and backward`, the same of the loop over LSTMCell or convolutions without clipping and optimizer; `products alone`,
+    the share of the forward and backward pass that the matrix products alone would take; `memory / loop's`.
     """
     size, rows = ["D", "H", "B", "decoder_input"], []
     for (*key, _), part in benchmark_table(runs).groupby([*size, "run"]):
@@ -38,8 +39,9 @@ def speedup_table(runs: Sequence[Run]) -> pd.DataFrame:
         memory = part[part.part == "step"].set_index("implementation").memory_mb
         row = {**dict(zip(size, key, strict=True)), "update, ms": step.seqae}
         row |= {f"× {name}": step[name] / step.seqae for name in step.index if name != "seqae"}
-        row["loop, forward and backward"] = whole.get("lstmcell_loop", float("nan")) / whole.seqae
+        loop = next((name for name in LOOPS if name in whole), "none")
+        row["loop, forward and backward"] = whole.get(loop, float("nan")) / whole.seqae
         row["products alone"] = whole.gemm_floor / whole.seqae
-        loop = memory.get("lstmcell_loop") or float("nan")  # 0 where an update takes less than a page of memory
-        rows.append(row | {"memory / loop's": memory.seqae / loop})
+        of_loop = memory.get(loop) or float("nan")  # 0 where an update takes less than a page of memory
+        rows.append(row | {"memory / loop's": memory.seqae / of_loop})
     return pd.DataFrame(rows).sort_values(size, ignore_index=True)

@@ -21,6 +21,7 @@ from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.machine_lock import machine_alone
 from seqae.benchmark.machine_rates import copy_rate, matmul_rate, processor_name
 from seqae.benchmark.peers import PlainAutoencoder, Update, sequitur_update, torch_update
+from seqae.benchmark.peers_convolutional import PlainConvLSTM
 from seqae.benchmark.peers_keras import keras_update
 from seqae.data import to_range
 from seqae.device import keep_freed_memory, mixed_precision
@@ -35,6 +36,7 @@ from seqae.updates import clip_gradients, gradients
 
 BURST = 0.3  # seconds that an implementation is timed for before the next one's turn
 OWN = ("seqae", "gemm_floor")
+LOOPS = {"lstmcell_loop": "LSTMCell", "conv2d_loop": "conv2d"}  # peers that are a plain loop over steps, of what
 TIMING_COLUMNS = [
     "implementation", "D", "H", "B", "decoder_input", "part", "median_ms", "min_ms", "repeats", "memory_mb",
 ]  # fmt: skip
@@ -73,8 +75,8 @@ def time_update(p: Parameters) -> UpdateTiming:
     """
     if p.device not in ("auto", "cpu"):
         raise ValueError(f"device {p.device} is not timed, only the CPU is: use device cpu or auto")
-    if p.precision != "none":
-        raise ValueError(f"precision {p.precision} is not timed, peers compute in float32 only: use precision none")
+    if p.precision not in ("none", "bf16"):
+        raise ValueError(f"precision {p.precision} is not timed, a CPU computes in none and bf16: use one of these")
     if own := [name for name in (p.architecture, p.training_loss) if ":" in name]:
         raise ValueError(f"{own[0]} is not timed, as its peers are made of built-in architectures and losses only")
     torch.set_num_threads(cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
@@ -108,7 +110,8 @@ def run_benchmark(run: Run) -> Run:
         replace_text(run.folder / "performance.csv", table.to_csv(index=False))
         step = table[table.part == "step"].set_index("implementation").median_ms
         whole = table[table.part == "forward_backward"].set_index("implementation").median_ms
-        line = f"{step.lstmcell_loop / step.seqae:.2g} times the LSTMCell loop, " if "lstmcell_loop" in step else ""
+        found = {f"{cell} loop": step.get(name) for name, cell in LOOPS.items()}
+        line = "".join(f"{ms / step.seqae:.2g} times the {loop}, " for loop, ms in found.items() if ms)
         line += f"{whole.gemm_floor / whole.seqae:.0%} of the speed of its matrix products alone"
         run.update(status="done", ended=now(), verdict=line, results={}, benchmark=facts)
 
@@ -145,7 +148,9 @@ def _updates(makers: Makers, measured: _Measured) -> dict[str, Update]:
             update()  # compiles, and creates the optimizer's state
             held = used_memory(torch.device("cpu"))
             update()
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, RuntimeError) as error:  # RuntimeError: torch's LSTM where a CPU has no bf16
+            if name == "seqae":
+                raise
             measured.left_out[name] = str(error)
             continue
         updates[name] = update
@@ -175,19 +180,29 @@ def _makers(p: Parameters) -> Makers:
     def loss(z: Tensor, target: Tensor) -> Tensor:
         return training_loss(z, target, kind=p.training_loss, activation=p.activation).mean()
 
-    return {
-        "seqae": lambda: _own_update(p, model, batch),
-        "lstmcell_loop": lambda: torch_update(PlainAutoencoder(model), frames, targets, loss),
-        "nn_lstm": lambda: torch_update(PlainAutoencoder(model, whole=True), frames, targets, loss),
+    data = frames, targets, loss
+    in_torch: Makers = {
+        "lstmcell_loop": lambda: torch_update(PlainAutoencoder(model), *data, precision=p.precision),
+        "nn_lstm": lambda: torch_update(PlainAutoencoder(model, whole=True), *data, precision=p.precision),
+        "conv2d_loop": lambda: torch_update(PlainConvLSTM(model), *data, precision=p.precision),
+    }
+    in_float32: Makers = {
         "keras_jax": lambda: keras_update(model, frames, targets),
         "sequitur": lambda: sequitur_update(model, frames),
     }
+    if p.precision != "none":
+        in_float32 = dict.fromkeys(in_float32, partial(_refuse_precision, p.precision))
+    return {"seqae": lambda: _own_update(p, model, batch), **in_torch, **in_float32}
+
+
+def _refuse_precision(precision: str) -> Update:
+    raise ValueError(f"this peer computes in float32 alone, not with precision {precision}")
 
 
 def _own_update(p: Parameters, model: SequenceAutoencoder, batch: Tensor) -> Update:
     """What `fit` does with a batch, uint8 (B, T, H, W)."""
     objective, optimizer = experiment.objective_of(p), experiment.optimizer_of(p)(model.parameters())
-    autocast, scaler = mixed_precision(torch.device("cpu"), "none")
+    autocast, scaler = mixed_precision(torch.device("cpu"), p.precision)
 
     def update() -> dict[str, float]:
         began = time.perf_counter()

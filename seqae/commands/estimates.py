@@ -15,18 +15,17 @@ def plan_lines(planned: "Sequence[Planned]", reasons: Sequence[str | None], coun
 
     reasons: of `Planned.reason_to_execute`, for each run. count: runs at a time.
     """
-    from seqae.benchmark import estimated_seconds
+    from seqae.benchmark import estimate_costs
 
     todo = {n: item.run for n, item in enumerate(planned) if reasons[n] and item.run.status != "done"}
-    seconds: dict[int, float] = {}
+    costs = dict(zip(todo, estimate_costs([run.parameters for run in todo.values()]), strict=True))
     left = {n: 1 - min(1, _epochs_before(planned[n]) / run.parameters.epochs) for n, run in todo.items()}
-    try:
-        whole = estimated_seconds([run.parameters for run in todo.values()])
-        seconds = {n: left[n] * all_epochs for n, all_epochs in zip(todo, whole, strict=True)}
-        least = max([sum(seconds.values()) / count, *seconds.values()])
-        total = f"about {duration(least)} of training, {count} at a time, at the speed of this machine"
-    except ValueError as error:  # for example a device that only machines of the cluster have
-        total = f"not timed: {error}"
+    seconds = {n: left[n] * cost.seconds for n, cost in costs.items() if cost.seconds is not None}
+    total = f"about {duration(max([sum(seconds.values()) / count, *seconds.values()]))} of training"
+    total = f"{total}, {count} at a time, at the speed of this machine"
+    # For example on a device that only machines of the cluster have.
+    if untimed := [cost.how for cost in costs.values() if cost.seconds is None]:
+        total = f"{len(untimed)} of them not timed: {untimed[0]}"
     for n, item in enumerate(planned):
         note = f", about {duration(seconds[n])} of training" if n in seconds else ""
         yield f"{item.run.family}/{item.run.name}: {reasons[n] or 'done'}{note}"
@@ -60,12 +59,14 @@ def check_lines(item: "Planned") -> Iterator[str]:
     from seqae.benchmark import estimate_cost
 
     cost = estimate_cost(item.run.parameters)
+    took = f"no time on this machine: {cost.how}"
+    if cost.seconds is not None:
+        took = f"about {duration(cost.seconds)} on this machine, from {cost.how}"
     yield (
         f"{item.run.family}/{item.run.name}: valid, {item.reason_to_execute() or 'done'}\n"
         f"  {cost.weights:,} weights; {cost.memory / 2**20:,.1f} MiB with gradients and optimizer state, "
         f"{(cost.memory + cost.activations) / 2**20:,.1f} MiB with the activations of an update\n"
-        f"  {cost.operations / 1e9:,.3g} GFLOP an update, {cost.updates:,} updates: about "
-        f"{duration(cost.seconds)} on this machine, from {cost.how}"
+        f"  {cost.operations / 1e9:,.3g} GFLOP an update, {cost.updates:,} updates: {took}"
     )
     for found in cost.recorded:
         whole = duration(found.ms / 1000 * cost.times)
