@@ -97,20 +97,11 @@ class SequenceAutoencoder(nn.Module):
         Decoders with `decoder_input: truth` read it in training mode; otherwise they read their own output. Raises
         ValueError for frames of another shape.
         """
-        seen, encoded, states = self._encode(frames)
-        if self.row.hand_over == "top":
-            top = encoded[-1]
-            states = [LSTMState(top, torch.zeros_like(top))]
-        outputs = {}
-        for branch in self.decoders:
-            follow = truth[branch] if truth is not None and self.training else None
-            if branch == "recon" and self.recon_truth:
-                follow = branch_targets(frames, task=self.task, frames_in=frames.shape[1])["recon"]
-            # The frame before the first prediction is the last one seen; before the first reconstruction there is none.
-            before = seen[-1] if branch == "pred" else torch.zeros_like(seen[-1])
-            z = self.decode(branch, states, before, follow)  # (T, B, H·W)
-            outputs[branch] = z.unflatten(2, frames.shape[2:]).transpose(0, 1)
-        return outputs
+        seen, states = self._encode(frames)
+        follow = dict(truth or {}) if self.training else {}
+        if self.recon_truth and "recon" in self.decoders:
+            follow["recon"] = branch_targets(frames, task=self.task, frames_in=frames.shape[1])["recon"]
+        return self.decode(states, seen[-1], follow)
 
     def encode(self, frames: Tensor) -> dict[str, Tensor]:
         """The encoder's state after the last frame, by name: h1, c1 of the first layer, h2, c2, …; each (B, units).
@@ -118,20 +109,36 @@ class SequenceAutoencoder(nn.Module):
         `flat`, (B, sum of all units), is these side by side. frames: as for `forward`, whose errors this raises. Units
         of an LSTM with convolutions are those of its maps, channel by channel.
         """
-        _, _, states = self._encode(frames)
-        of_layers = enumerate(states, start=1)
+        of_layers = enumerate(self._encode(frames)[1], start=1)
         named: Any = {f"{name}{n}": s for n, state in of_layers for name, s in zip("hc", state, strict=True)}
         return named | {"flat": torch.cat([*named.values()], dim=1)}
 
-    def _encode(self, frames: Tensor) -> tuple[Tensor, Tensor, list[LSTMState]]:
-        """The frames as (T, B, H·W), the encoder's top h at each of them (T, B, hidden), and its last states."""
+    def decode(self, states: list[LSTMState], last: Tensor, truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pre-activations z (B, T, H, W) of each branch, from the last states of all layers of the encoder.
+
+        last: (B, H·W), the last frame seen, in the training range. truth: for each branch the frames (B, T, H, W) that
+        its decoder reads with `decoder_input: truth`, or none, and it reads its own output.
+        """
+        if self.row.hand_over == "top":
+            top: Any = states[-1].h
+            states = [LSTMState(top, torch.zeros_like(top))]
+        outputs = {}
+        for branch in self.decoders:
+            # The frame before the first prediction is the last one seen; before the first reconstruction there is none.
+            before = last if branch == "pred" else torch.zeros_like(last)
+            z = self._decode_branch(branch, states, before, truth.get(branch))  # (T, B, H·W)
+            outputs[branch] = z.unflatten(2, self.frame_shape).transpose(0, 1)
+        return outputs
+
+    def _encode(self, frames: Tensor) -> tuple[Tensor, list[LSTMState]]:
+        """The frames as (T, B, H·W), and the last states of all layers of the encoder."""
         if frames.shape[1:] != (self.steps["recon"], *self.frame_shape):
             raise ValueError(
                 f"frames have shape {tuple(frames.shape)}; this model reads (batch, {self.steps['recon']}, "
                 "{}, {})".format(*self.frame_shape)
             )
         seen = frames.transpose(0, 1).flatten(2)
-        return seen, *self.encoder(self._embed(seen))
+        return seen, self.encoder(self._embed(seen))[1]
 
     def _embed(self, frames: Tensor) -> Tensor:
         """(T, B, H·W) → (T, B, D), all frames of all sequences in one batch"""
@@ -141,7 +148,7 @@ class SequenceAutoencoder(nn.Module):
         """h (T, B, hidden) → pre-activations (T, B, H·W)"""
         return self.gain * self.readouts[branch](h.flatten(0, 1)).unflatten(0, h.shape[:2])
 
-    def decode(self, branch: str, states: list[LSTMState], before: Tensor, truth: Tensor | None) -> Tensor:
+    def _decode_branch(self, branch: str, states: list[LSTMState], before: Tensor, truth: Tensor | None) -> Tensor:
         """Pre-activations (T, B, H·W) of a branch. states: of its first layers, the others begin at zero. before:
         (B, H·W), the frame before the first; truth: (B, T, H, W), read with `decoder_input: truth`.
         """
@@ -162,7 +169,7 @@ class SequenceAutoencoder(nn.Module):
         return decoder.unroll(initial, feedback, steps=steps)
 
     def _decode_own_frames(self, branch: str, states: Sequence[LSTMState | None], frame: Tensor) -> Tensor:
-        """As `decode`, without true frames: the decoder reads its own output frames, embedded as true ones were."""
+        """As `_decode_branch`, without true frames: it reads its own output frames, embedded as true ones were."""
         decoder, outputs = self.decoders[branch], []
         for _ in range(self.steps[branch]):
             h, states = decoder(self._embed(frame[None]), states)

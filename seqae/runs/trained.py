@@ -220,7 +220,10 @@ def _tensor(batch: np.ndarray | Tensor) -> Tensor:
 
 def _outputs_in_time_order(model: nn.Module, p: Parameters, batch: Tensor) -> dict[str, Tensor]:
     # The frames of each branch in the order of time.
-    outputs = predict(model, batch, activation=p.activation, pixel_range=p.pixel_range)
+    return _in_time_order(predict(model, batch, activation=p.activation, pixel_range=p.pixel_range), p)
+
+
+def _in_time_order(outputs: dict[str, Tensor], p: Parameters) -> dict[str, Tensor]:
     reverse = p.task != "recon_ordered"
     return {branch: made.flip(1) if branch == "recon" and reverse else made for branch, made in outputs.items()}
 
@@ -248,25 +251,12 @@ def _decoded(model: nn.Module, p: Parameters, state: Mapping[str, Tensor], last:
     before = torch.zeros(wanted) if last is None else _tensor(last)
     if before.shape != wanted:
         raise ValueError(f"last has shape {tuple(before.shape)}; it is the last frame of each sequence, {wanted}")
+    model.eval()
     with torch.inference_mode():
         on_device = [LSTMState(h.to(on), c.to(on)) for h, c in states]
-        outputs = _frames_of(model, p, on_device, seen_frames(before.to(on), p.pixel_range).flatten(1))
-    return {branch: of.cpu() for branch, of in outputs.items()}
-
-
-def _frames_of(model: SequenceAutoencoder, p: Parameters, states: list[Any], seen: Tensor) -> dict[str, Tensor]:
-    # seen: (B, H·W), the last frame seen, in the training range.
-    model.eval()
-    if model.row.hand_over == "top":
-        top = states[-1].h
-        states = [LSTMState(top, torch.zeros_like(top))]
-    outputs: dict[str, Tensor] = {}
-    for branch in BRANCHES[p.task]:
-        before = seen if branch == "pred" else torch.zeros_like(seen)
-        z = model.decode(branch, states, before, None).unflatten(2, p.frame_shape).transpose(0, 1)
-        made = to_unit(activate(z.float(), p.activation), p.pixel_range).clip(0, 1)
-        outputs[branch] = made.flip(1) if branch == "recon" and p.task != "recon_ordered" else made
-    return outputs
+        outputs = model.decode(on_device, seen_frames(before.to(on), p.pixel_range).flatten(1), {})
+    made = {b: to_unit(activate(z, p.activation), p.pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}
+    return _in_time_order(made, p)
 
 
 def _named(encoded: Any, batch: Tensor, p: Parameters) -> dict[str, Tensor]:
