@@ -1,6 +1,9 @@
-# Every target makes the environment it needs in .venv when it is missing, and leaves it alone when it is there.
+# Every target uses the environment that is active, where seqae is installed in it. Else it makes the one it needs in
+# .venv when that is missing, and leaves it alone when it is there.
 PYTHON ?= python3
-BIN := .venv/bin
+ACTIVE := $(filter-out $(CURDIR)/.venv,$(patsubst %/bin/seqae,%,$(firstword $(wildcard $(VIRTUAL_ENV)/bin/seqae $(CONDA_PREFIX)/bin/seqae))))
+BIN := $(or $(ACTIVE),.venv)/bin
+READY := $(if $(ACTIVE),,.venv/.ready)
 JOBS ?=
 SEEDS ?= 6
 SOAK ?=
@@ -12,36 +15,36 @@ SECTIONS ?=
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
 
-reports: .venv/.ready  ## train the 5×6 loss grid at quick scale, render every run and the comparison
+reports: $(READY)  ## train the 5×6 loss grid at quick scale, render every run and the comparison
 	@$(BIN)/seqae run params/losses --scale quick $(if $(JOBS),--jobs $(JOBS)); failed=$$?; \
 	$(BIN)/seqae compare losses params/losses --scale quick || exit 1; \
 	echo "Open reports/index.html"; exit $$failed
 
-families: .venv/.ready  ## every family at quick scale, each with its reports and comparison
+families: $(READY)  ## every family at quick scale, each with its reports and comparison
 	@$(BIN)/seqae run $(addprefix params/,$(FAMILIES)) --scale quick $(if $(JOBS),--jobs $(JOBS)); failed=$$?; \
 	for family in $(FAMILIES); do $(BIN)/seqae compare $$family params/$$family --scale quick || failed=1; done; \
 	echo "Open reports/index.html"; exit $$failed
 
-paper-cpu: .venv/.ready  ## the best recipe on full MNIST, an hour on 2 cores a seed: make paper-cpu SEEDS="6 7 8"
+paper-cpu: $(READY)  ## the best recipe on full MNIST, an hour on 2 cores a seed: make paper-cpu SEEDS="6 7 8"
 	for seed in $(SEEDS); do $(BIN)/seqae run params/best/recipe.yaml --scale cpu -p seed=$$seed || exit 1; done
 
-performance: .venv/.ready  ## time one update of each size beside its peers; leave the machine alone meanwhile
+performance: $(READY)  ## time one update of each size beside its peers; leave the machine alone meanwhile
 	$(BIN)/seqae run params/performance --scale quick --jobs 1
 	$(BIN)/seqae compare performance params/performance --scale quick
 
-lab: .venv/.ready  ## JupyterLab at the project's root: notebooks/, params/ and reports/ in its file browser
+lab: $(READY)  ## JupyterLab at the project's root: notebooks/, params/ and reports/ in its file browser
 	$(BIN)/jupyter lab
 
-gpu-check: .venv/.ready  ## is seqae right and how fast is it on this machine's GPU, in 8 minutes: docs/gpu.md
+gpu-check: $(READY)  ## is seqae right and how fast is it on this machine's GPU, in 8 minutes: docs/gpu.md
 	$(BIN)/python -m seqae.benchmark.gpu_check --limit $(LIMIT) --out gpu-check.json $(SECTIONS)
 
-test: .venv/.ready  ## the fast tests: what a change can break, in minutes
+test: $(READY)  ## the fast tests: what a change can break, in minutes
 	$(PYTEST) -m "not soak" --dist worksteal
 
-soak: .venv/.ready  ## the slow tests: kills, other machines, ssh, queues, JupyterLab, every notebook
+soak: $(READY)  ## the slow tests: kills, other machines, ssh, queues, JupyterLab, every notebook
 	$(PYTEST) -n $(SOAKING) --maxprocesses 6 --durations=60 --durations-min=10 -m soak --dist loadfile --no-loadscope-reorder $(SOAK)
 
-lint: .venv/.ready  ## ruff (notebooks too), types, stripped notebooks
+lint: $(READY)  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

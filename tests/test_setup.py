@@ -15,6 +15,12 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def _no_environment_is_active(monkeypatch):
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="module")
 def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -57,6 +63,24 @@ def test_jupyterlab_opens_at_the_projects_root():
 def test_the_license_is_there_and_named(project):
     assert project["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n"), "setuptools puts a file of this name into wheels"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
+def test_make_uses_an_active_environment_that_has_seqae(variable, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, str(tmp_path))
+
+    def planned(*targets):
+        return subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert ".venv/bin/seqae run params/losses" in planned("reports"), "it has no seqae"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "seqae").touch()
+    found = planned("reports", "families", "lab", "test", "soak", "lint", "gpu-check", "performance", "paper-cpu")
+    assert f"{tmp_path}/bin/seqae run params/losses" in found
+    assert ".venv" not in found.replace(str(tmp_path), ""), "nor is one made"
+    monkeypatch.setenv(variable, str(ROOT / ".venv"))
+    assert "\n.venv/bin/jupyter lab" in "\n" + planned("lab"), "the project's own is kept up to date"
 
 
 @pytest.mark.processes
