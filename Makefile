@@ -58,7 +58,7 @@ clean:  ## remove the environment and caches; reports/ stays
 	@echo "The environment is made in .venv, once, which takes minutes."
 	rm -rf seqae.egg-info  # one of an earlier version would hide today's entry points
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lab]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lab]'
 	touch $@
 
 # All that train; what `performance` times has no other work beside it.
