@@ -27,7 +27,20 @@ from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import cells_hash
 from seqae.runs.run import open_run
 
-COMMANDS = ["new", "run", "worker", "scheduler", "compare", "rerun", "demo", "predict", "gather", "status", "check"]
+COMMANDS = [
+    "new",
+    "run",
+    "worker",
+    "scheduler",
+    "compare",
+    "rerun",
+    "demo",
+    "predict",
+    "gather",
+    "status",
+    "check",
+    "clean",
+]
 
 
 @pytest.fixture
@@ -71,6 +84,11 @@ def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
         return
     if command == "gather":
         assert f"{arguments[0]} holds no run" in call(command, *arguments, code=2)
+        return
+    if command == "clean":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        known = [name.split("/")[0] for name in arguments]  # the family of an example is not there
+        call("clean", *known, "--store", str(tmp_path))
         return
     monkeypatch.setattr(cost_estimate, "estimate_cost", lambda p: SimpleNamespace(seconds=1.0))
     if command in ("worker", "scheduler"):  # go on until they are stopped: only their options are read

@@ -5,7 +5,7 @@ run_commands               run, worker, scheduler
 page_commands              compare, rerun, demo
 model_commands             predict
 new_command                new
-record_commands            gather, status, check
+record_commands            gather, status, check; clean_command: clean
 terminal, estimates        bars and tables of runs; what a planned run costs and can reach
 """
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from seqae.commands.clean_command import clean
 from seqae.commands.model_commands import predict_clips
 from seqae.commands.new_command import new
 from seqae.commands.page_commands import compare, demo, rerun
@@ -55,5 +56,5 @@ def about(
 
 
 # the order in --help:
-for command in (new, run, worker, scheduler, compare, rerun, demo, predict_clips, gather, status, check):
+for command in (new, run, worker, scheduler, compare, rerun, demo, predict_clips, gather, status, check, clean):
     app.command("predict" if command is predict_clips else None)(command)

@@ -4,7 +4,7 @@
     digits, drawn, clips, own_code, building    its data, what is known of them; its model, built in or one's own
     experiment, run, assignment, ranks, live    training, alone or assigned by a sweep; going_on: for more epochs
     folder, records, locks, logs, results       what its folder says, and who may change it
-    provenance, git, finding, gather            what code made it; runs found in stores; stores merged
+    provenance, git, finding, gather, cleaning  what code made it; runs found in stores; stores merged; what can go
     trained, clip_outputs, later_metrics        what its model makes of frames; explanation, facts, units: what is told
 
 The training loop and the verdict's words are in the core, figures in `reports`, kernels in `sweeps`.

@@ -1,5 +1,10 @@
 from . import experiment as experiment
 from .assignment import assign as assign
+from .cleaning import REMOVAL_COSTS as REMOVAL_COSTS
+from .cleaning import STORE_KINDS as STORE_KINDS
+from .cleaning import Removable as Removable
+from .cleaning import chosen as chosen
+from .cleaning import removables as removables
 from .clip_outputs import save_clip_outputs as save_clip_outputs
 from .clip_sets import DECIDED_BY_CLIPS as DECIDED_BY_CLIPS
 from .clip_sets import located_clips as located_clips
