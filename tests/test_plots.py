@@ -206,6 +206,26 @@ def test_error_by_frame_step():
     (axis,) = figures.error_by_frame(test, levels).axes
     assert drawn(axis) == [pytest.approx((0.01, 0.02, 0.03))], "the mean over frames is no step"
     assert axis.get_xlabel() == "frame step of the decoder"
+    assert horizontals(axis) == [0.04]
+    assert [name.get_text() for name in axis.texts] == ["recon −25 %", "mean frame"]
+
+
+def test_errors_by_frame_step_are_named_where_their_lines_end(tables):
+    curves, levels = tables
+    steps = curves[curves.decoder_input == "zero"].rename(columns={"epoch": "frame"})
+    figure = figures.error_by_frame(steps, levels, hue="run")
+    assert not figure.legends
+    assert not colliding(figure)
+    names = {"0nm-pred-zero +518 %", "0sb-both-zero −19 %", "0sm-pred-zero +249 %", "mean frame"}
+    assert names <= {name.get_text() for name in figure.axes[1].texts}
+    for axis in figure.axes:
+        for name in axis.texts:
+            assert mpl.text.Text.get_window_extent(name).x0 > axis.bbox.x1, "beside the panel, upon no curve"
+    one = steps[(steps.run == "0sb-both-zero")]
+    (axis,) = figures.error_by_frame(one, levels).axes
+    assert [name.get_text() for name in axis.texts] == ["recon −19 %", "pred −19 %", "mean frame"]
+    crowd = pd.concat([steps.assign(run=steps.run + f"-{n}") for n in range(3)])
+    assert figures.error_by_frame(crowd, levels, hue="run").legends, "too many to be named"
 
 
 # --- tables of one's own ---

@@ -16,7 +16,6 @@ from seqae.reports.figures.style import (
     axis_label,
     coloured,
     drawable,
-    level_line,
     no_values,
     ordered,
 )
@@ -59,7 +58,8 @@ def learning_curves(
 
 
 def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse", hue: str = "branch") -> Figure:
-    """How the test error grows with the horizon: by frame step, with the mean frame's error as a horizontal line.
+    """How the test error grows with the horizon: by frame step, with the mean frame's error as a horizontal line. Lines
+    are named where they end, with their last error beside the mean frame's, as in `learning_curves_of_runs`.
 
     Of one run a curve for each branch; of many, where `hue` is a column that tells them apart, a panel for each branch.
     test: as test.csv or `compare.frame_steps`; levels: as baselines.csv or `compare.levels`.
@@ -71,23 +71,21 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     levels = drawable(levels, "levels", ["branch", "baseline", *split], metric=metric)
     if not np.isfinite(data.value).any():
         return no_values(metric)
-    branches = ordered(data.branch, BRANCHES["both"])
+    levels = levels[(levels.baseline == "mean_frame") & (levels.split == "test" if split else True)]
     if many:
         data = over_seeds(data, ["run", "branch", "frame"])
-        colours = coloured(sorted(set(data[hue])))
-        grid = _lines(data, "frame", hue, colours, panels=["branch"], col_order=branches,
-                      marker="o", height=3.4, aspect=1.35)  # fmt: skip
-    else:
-        grid = sns.relplot(data, x="frame", y="value", hue=hue, kind="line", marker="o", height=3.4, aspect=1.35,
-                           hue_order=branches, palette=coloured(branches))  # fmt: skip
-    levels = levels[levels.baseline == "mean_frame"]
-    if split:
-        levels = levels[levels.split == "test"]
-    for axis, branch in zip(grid.axes.flat, grid.col_names or [None], strict=True):
-        mean = levels[levels.branch == branch] if branch else levels
-        if len(mean):
-            level_line(axis, mean.value.mean(), "mean frame", LEVEL_LINES["mean_frame"])
-    return _labelled(grid, metric, "frame step of the decoder", titles="{col_name}" if many else "")
+    else:  # in one panel, where the mean frames of the branches hardly differ
+        data = data.assign(run=data.branch, branch="", n=1)
+        levels, hue = levels.assign(branch=""), "run"
+    names = sorted(set(data[hue])) if many else ordered(data[hue], BRANCHES["both"])
+    named = _end_names(data, "frame", hue, None, coloured(names))
+    grid = _lines(data, "frame", hue, coloured(names), panels=["branch"],
+                  col_order=ordered(data.branch, BRANCHES["both"]), marker="o", height=3.4, aspect=1.35,
+                  legend="auto" if named is None else False)  # fmt: skip
+    figure = _labelled(grid, metric, "frame step of the decoder", titles="{col_name}" if many else "")
+    means = levels.groupby(["branch", "baseline"], as_index=False)["value"].mean()
+    _name_ends(grid, means, named or {}, log=None)
+    return figure
 
 
 def error_by_sequence(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str = "mse") -> Figure:
