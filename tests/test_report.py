@@ -244,6 +244,17 @@ def test_files_beside_the_report_are_linked_where_they_are(report, tmp_path):
     assert [link["href"] for link in page.select(".files a")] == ["frames.gif"]
 
 
+@pytest.mark.parametrize(("title", "file", "saved"), [
+    ("losses/0nm-pred-zero-1a2b3c4d", "frames.gif", "losses-0nm-pred-zero-1a2b3c4d-frames.gif"),
+    ("losses/0nm-pred-zero-1a2b3c4d: demo", "demo.gif", "losses-0nm-pred-zero-1a2b3c4d-demo.gif"),
+    ("losses/0nm-pred-zero-1a2b3c4d", "run.yaml", None),
+])  # fmt: skip
+def test_a_file_is_saved_under_a_name_that_says_of_what_run_it_is(report, tmp_path, title, file, saved):
+    (tmp_path / file).write_bytes(b"")
+    (link,) = report(text("# T"), facts=Facts(title, "done", None, [], files=(file,))).select(".files a")
+    assert (link["href"], link.get("download")) == (file, saved), "run.yaml is for reading"
+
+
 @pytest.mark.parametrize("torn", [None, "", '{"cells": [{"cell_ty', '{"cells": 3'])
 def test_a_missing_or_torn_notebook_still_gives_the_facts(tmp_path, torn):
     if torn is not None:
@@ -749,6 +760,58 @@ def test_the_reader_unfolds_code_and_finds_the_way(visit, report, tmp_path):
     page.get_by_text("Contents", exact=True).click()
     assert contents.is_visible()
     assert page.locator(".figure img").evaluate("e => e.complete && e.naturalWidth") == 600
+
+
+def test_the_reader_saves_a_figure_under_a_name_that_says_what_it_is(visit, report, tmp_path):
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg" width="60" height="30"><rect width="60" height="30"/></svg>'
+    shown = v4.new_output(
+        "display_data", {"image/svg+xml": drawing}, metadata={"image/svg+xml": {"alt": "Error, by frame step"}}
+    )
+    report(
+        code("draw()", shown), code("plot()", png(alt="Frames/strips " * 9)), facts=Facts("fam/run-1a2b", "done", None)
+    )
+    page = visit(tmp_path / "report.html")
+    saved = {}
+    for button in page.get_by_role("button", name="Save as").all():
+        with page.expect_download() as download:
+            button.click()
+        saved[download.value.suggested_filename] = Path(download.value.path()).read_bytes()
+    long = "fam-run-1a2b-Frames-strips-Frames-strips-Frames-strips-Frames-strips.png"
+    assert [*saved] == ["fam-run-1a2b-Error-by-frame-step.svg", "fam-run-1a2b-Error-by-frame-step.png", long]
+    assert saved["fam-run-1a2b-Error-by-frame-step.svg"].decode() == drawing
+    with Image.open(BytesIO(saved["fam-run-1a2b-Error-by-frame-step.png"])) as drawn:
+        assert (drawn.size, drawn.getpixel((20, 20))) == ((120, 60), (0, 0, 0, 255)), "sharp on slides"
+    assert saved[long] == picture()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_printed_is_whole_and_for_paper(visit, report, tmp_path, scheme):
+    cells, facts = failed_run()
+    rows = "".join(f"<tr><th>{i}</th><td>0.1</td></tr>" for i in range(80))
+    long = code("all", html_output(TABLE.replace("<tr><th>pred</th><td>{}</td></tr>", rows)), png())
+    wide = code("wide", v4.new_output("display_data", {"image/png": b64encode(picture(3000, 300)).decode()}))
+    cells[-2:-2] = [long, wide, code("print()", stream("line\n" * 200))]
+    links = {"all runs": "../../index.html"}
+    report(*cells, facts=Facts(facts.title, "failed", None, facts.rows, facts.error, links=links))
+    page = visit(tmp_path / "report.html", 688, scheme)  # the width of A4 between its margins
+    page.emulate_media(media="print")
+    assert not page.locator("nav:visible, aside:visible, button:visible, .anchor:visible, details:visible").count()
+    assert "all runs" not in page.locator("body").inner_text()
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    assert max(map(int, ink[4:-1].split(", "))) < 60
+    paper = "[...document.querySelectorAll('body, .figure, .banner')].map((e) => getComputedStyle(e).backgroundColor)"
+    assert not {*page.evaluate(paper)} & {"rgb(21, 23, 27)", "rgb(61, 26, 25)"}, "those of a dark page"
+    cut = """[...document.querySelectorAll("main *")].filter((e) => e.clientWidth && e.offsetParent &&
+      getComputedStyle(e).overflow !== "visible" &&
+      (e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 1))"""
+    assert page.evaluate(f"{cut}.length") == 0
+    assert max(page.locator("table").evaluate_all("all => all.map((e) => e.getBoundingClientRect().right)")) <= 688
+    widths = page.locator(".figure img").evaluate_all("all => all.map((image) => image.getBoundingClientRect())")
+    assert all(0 < box["width"] <= 688 and box["width"] / box["height"] == pytest.approx(2 if n < 2 else 10, rel=0.02)
+               for n, box in enumerate(widths))  # fmt: skip
+    after = page.locator(".prose a[href^=http]").evaluate("e => getComputedStyle(e, '::after').content")
+    assert after == '" (https://example.org)"' or "https://example.org" in after
+    assert page.locator("thead").first.evaluate("e => getComputedStyle(e).display") == "table-header-group"
 
 
 def test_the_reader_plays_and_steps_the_animation(visit, report, tmp_path):

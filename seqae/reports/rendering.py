@@ -31,11 +31,19 @@ def _environment() -> Environment:
     environment.filters |= {
         "tone": lambda words: TONES.get(re.split(r"\W", words.lower(), maxsplit=1)[0], "calm"),
         "path": lambda href: quote(fsencode(href.lstrip("/"))),  # a quoted path has no scheme, no host and no fragment
+        "saved_as": saved_as,
         "digits": four_digits,
         "duration": lambda seconds: duration(seconds) if seconds >= 86400 else str(timedelta(seconds=round(seconds))),
         "sha256": lambda text: b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }
     return environment
+
+
+def saved_as(file: str, title: str) -> str:
+    """The name under which a file beside a page is saved: the page's title first, since each run has a frames.gif."""
+    begins = re.sub(r"[^\w.+-]+", "-", title).strip("-")
+    stem, dot, suffix = file.rpartition(".")
+    return f"{begins}{dot}{suffix}" if begins.endswith(f"-{stem}") else f"{begins}-{file}"
 
 
 def render(template: str, **values: object) -> str:

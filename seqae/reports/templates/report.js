@@ -26,3 +26,31 @@ all.addEventListener("click", () => {
   all.setAttribute("aria-pressed", open);
   all.textContent = open ? "Hide all code" : "Show all code";
 });
+// A figure is saved under a name that says of what run it is and what it shows.
+const slug = (text) => text.replace(/[^\p{L}\p{N}.+-]+/gu, "-").replace(/^-+|-+$/g, "");
+const short = (text) => text.length > 60 ? text.slice(0, 60).replace(/-[^-]*$/, "") : text;
+for (const image of document.querySelectorAll(".figure img")) {
+  const kind = image.src.slice(11).split(/[+;]/)[0]; // data:image/svg+xml;base64,…
+  const buttons = document.createElement("p");
+  buttons.className = "save";
+  const offer = (type, address) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = `Save as ${type.toUpperCase()}`;
+    button.addEventListener("click", () => {
+      const link = document.createElement("a");
+      link.download = `${slug(document.title)}-${short(slug(image.alt)) || "figure"}.${type}`;
+      link.href = address();
+      link.click();
+    });
+    buttons.append(button, " ");
+  };
+  offer(kind, () => image.src);
+  if (kind === "svg") offer("png", () => {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [2 * image.width, 2 * image.height];
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    return canvas.toDataURL("image/png");
+  });
+  image.closest(".figure").after(buttons);
+}
