@@ -183,6 +183,28 @@ def test_a_run_is_reported_from_a_notebook_as_it_stands(tmp_path, monkeypatch):
     assert f'href="losses/{run.name}/report.html"' in (tmp_path / "store" / "index.html").read_text()
 
 
+def test_a_report_leads_to_its_familys_comparison_whenever_that_is_made(visit, tmp_path):
+    run = open_run("losses", SMALL, {"store": str(tmp_path / "store")}).train()
+    other = open_run("fam+é ly", SMALL, {"store": str(tmp_path / "store"), "loss": "0sm"}).train()
+    write(v4.new_notebook(cells=[]), tmp_path / "mine.ipynb")
+    file, index = reports.report(other, tmp_path / "mine.ipynb"), tmp_path / "store" / "index.html"
+    page = visit(file, beside=[index])
+    page.get_by_role("link", name="fam+é ly: runs and comparison").click()
+    assert page.locator(".runs tbody tr:visible").count() == 1, "the runs of this family"
+    assert f"fam+é ly/{other.name}" in page.locator(".runs tbody tr:visible").inner_text()
+    reports.report(run, tmp_path / "mine.ipynb")
+    (compared := run.folder.parent / "compare.html").write_text(
+        "<!doctype html><title>c</title><link rel=icon href=data:,>"
+    )
+    reports.report(run, tmp_path / "mine.ipynb")
+    page = visit(run.folder / "report.html", beside=[compared, index])
+    page.get_by_role("link", name="all runs").click()
+    assert page.get_by_role("navigation", name="Comparisons").get_by_role("link", name="losses").is_visible()
+    page.go_back()
+    page.get_by_role("link", name="losses: comparison").click()
+    assert page.title() == "c"
+
+
 def test_a_comparison_begins_with_its_conclusion(report):
     cells = [text("# Losses"), text("## Table"), code("1", stream("the table")), text("## Conclusion"), code("2")]
     facts = Facts("losses: comparison", "done", None, ends_first=True)

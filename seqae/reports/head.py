@@ -24,7 +24,7 @@ class Facts:
     error: str | None = None  # the first line is the reason, the others say what to do
     files: Sequence[str] = ()  # names of files beside the page; those that exist are linked
     groups: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)  # of rows, by what they are about
-    links: Mapping[str, str] = field(default_factory=dict)  # the way to other pages: relative paths by title
+    links: Mapping[str, str] = field(default_factory=dict)  # the way to other pages: a path, or PATH#FRAGMENT, by title
     ends_first: bool = False  # whether the section Conclusion, the notebook's last, stands above all others
 
 

@@ -31,12 +31,19 @@ def _environment() -> Environment:
     environment.filters |= {
         "tone": lambda words: TONES.get(re.split(r"\W", words.lower(), maxsplit=1)[0], "calm"),
         "path": lambda href: quote(fsencode(href.lstrip("/"))),  # a quoted path has no scheme, no host and no fragment
+        "way": _way,
         "saved_as": saved_as,
         "digits": four_digits,
         "duration": lambda seconds: duration(seconds) if seconds >= 86400 else str(timedelta(seconds=round(seconds))),
         "sha256": lambda text: b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }
     return environment
+
+
+def _way(href: str) -> str:
+    # A path of our own, which may have a fragment, quoted already.
+    path, mark, fragment = href.partition("#")
+    return quote(fsencode(path.lstrip("/"))) + mark + quote(fragment, safe="=&%")
 
 
 def saved_as(file: str, title: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from seqae.reports.head import Facts
 from seqae.reports.index import update_index
@@ -14,8 +15,11 @@ LINKED_FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames
 
 def run_facts(run: Run, error: str | None = None) -> Facts:
     """What stands at the top of a run's report. error: why it failed, and on further lines what to do."""
-    name = f"{run.family}/{run.name}"
-    links = {"all runs": "../../index.html", f"{run.family}: comparison": "../compare.html"}
+    name, links = f"{run.family}/{run.name}", {"all runs": "../../index.html"}
+    if (run.folder.parent / "compare.html").exists():
+        links[f"{run.family}: comparison"] = "../compare.html"
+    else:  # it may be made later than this page: the index then leads to it
+        links[f"{run.family}: runs and comparison"] = f"../../index.html#family={quote(run.family, safe='')}"
     return Facts(name, run.status, run.verdict, (), error, LINKED_FILES, facts_of(run), links)
 
 
