@@ -337,6 +337,17 @@ def test_every_picture_has_a_text_and_is_in_the_file(report, tmp_path):
     assert page.find("a", string="far")["href"] == "https://example.org/far.png"
 
 
+def test_prose_links_only_where_the_page_has_something(report, tmp_path):
+    (tmp_path / "beside.csv").write_text("a\n")
+    page = report(
+        text("[notebook](compare/losses.ipynb) [table](beside.csv) [part](#Top) [paper](https://example.org/a.pdf)")
+    )
+    assert [(a.string, a["href"]) for a in page.select("main a")] == [
+        ("table", "beside.csv"), ("part", "#Top"), ("paper", "https://example.org/a.pdf"),
+    ]  # fmt: skip
+    assert page.main.p.get_text() == "notebook table part paper"
+
+
 @pytest.mark.parametrize(
     ("chunks", "shown"),
     [

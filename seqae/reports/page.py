@@ -15,7 +15,7 @@ from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from markupsafe import Markup, escape
 from PIL import Image
@@ -87,7 +87,7 @@ def render_notebook(notebook: Path, html: Path, facts: Facts, *, beside: Path | 
         cells, trouble = [], f"{notebook.name} cannot be read: {error}"
     if facts.ends_first:
         cells = _conclusion_first(cells)
-    page = _Notebook([beside or notebook.parent, notebook.parent])
+    page = _Notebook([beside or notebook.parent, notebook.parent], html.parent)
     shown = [page.cell(cell) for cell in cells if page.wants(cell)]
     write_page(
         html,
@@ -104,12 +104,13 @@ def render_notebook(notebook: Path, html: Path, facts: Facts, *, beside: Path | 
 class _Notebook:
     """Turns cells into what the template shows, and collects the headings on the way."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], home: Path) -> None:
         from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
         from seqae.reports.formulas import FormulaRenderer
 
         self.folders = folders  # of the files that cells refer to
+        self.home = home  # the page's own folder
         self.contents: list[_Heading] = []
         self.ids: Counter[str] = Counter()
         self.figures = 0
@@ -124,7 +125,7 @@ class _Notebook:
     def cell(self, cell: "NotebookNode") -> _Cell:
         if cell.cell_type == "markdown":
             with suppress(Exception):  # a library's, of any type: then the text is shown as it was written
-                return _Cell(cell, self.markdown(cell.source, cell.get("attachments", {})), [])
+                return _Cell(cell, self.linked(self.markdown(cell.source, cell.get("attachments", {}))), [])
         if cell.cell_type in ("markdown", "raw"):
             return _Cell(cell, Markup(f"<pre>{escape(cell.source)}</pre>"), [])
         code = cell.source.removeprefix("# Parameters\n")  # papermill's own line above the parameters it injects
@@ -203,6 +204,17 @@ class _Notebook:
     def markdown(self, source: str, attachments: dict[str, dict[str, str]]) -> Markup:
         self.renderer.attachments = attachments
         return self.fragment(self.parser.render(source), headings=True)
+
+    def linked(self, html: Markup) -> Markup:
+        """Prose whose links work in the page: of one to a file that is not beside it, as to a notebook, the text."""
+        from bs4 import BeautifulSoup
+
+        soup = BeautifulSoup(html, "html.parser")
+        for link in soup.select("a[href]"):
+            target = urlsplit(str(link["href"]))
+            if not (target.scheme or target.netloc) and target.path and not beside_notebook(target.path, [self.home]):
+                link.unwrap()
+        return Markup(str(soup))
 
     def fragment(self, html: str, headings: bool = False) -> Markup:
         """HTML of a cell, made to stand alone: it loads and runs nothing, pictures have alt texts, tables scroll."""
