@@ -4,6 +4,7 @@ import ast
 import html
 import importlib
 import inspect
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -62,6 +63,25 @@ def test_form(path):
     after_parameters = kinds[kinds.index("code") :]
     assert "markdown" in after_parameters
     assert notebook.cells[-2].source.startswith("##") or notebook.cells[-3].source.startswith("##")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT / "notebooks")))
+def test_a_notebooks_links_lead_to_files_and_its_parameters_are_decoded(path):
+    notebook = nbformat.read(path, as_version=4)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", prose) if "://" not in link]
+    assert [link for link in links if not (path.parent / link.partition("#")[0]).is_file()] == []
+    for line in next(cell.source for cell in notebook.cells if tagged(cell)).splitlines():
+        if line.startswith("loss:"):
+            assert all(f"{name} " in line.replace(":", " ") for name in LOSSES), "the five codes"
+            assert all(part in line for part in ("1 (-1, 1), 0 (0, 1)", "t tanh", "s sigmoid", "m mse, b bce"))
+
+
+def test_the_notebook_models_names_every_architecture():
+    notebook = nbformat.read(ROOT / "notebooks/models.ipynb", as_version=4)
+    texts = {kind: "".join(c.source for c in notebook.cells if c.cell_type == kind) for kind in ("markdown", "code")}
+    for kind, text in texts.items():
+        assert {*ARCHITECTURES} - {*re.findall(r"\w+", text)} == set(), kind
 
 
 def lacks(code: str) -> list[str]:
