@@ -87,6 +87,26 @@ def test_an_error_without_bound_is_told_in_words(seeds, tmp_path):
     assert "infinitely far above the mean frame" in comparison_findings(runs)
 
 
+@pytest.mark.parametrize(
+    ("errors", "told"),  # mean frame: 0.04
+    [
+        ([0.03, 0.01], "25 % to 75 % below the mean frame"),
+        ([0.06, 0.05], "50 % to 25 % above the mean frame"),
+        ([0.05, 0.03], "25 % above the mean frame to 25 % below it"),
+        ([0.04, 0.03], "at the mean frame to 25 % below it"),
+        ([0.03, 0.03], "25 % below the mean frame"),
+    ],
+)
+def test_a_range_says_nothing_twice(seeds, tmp_path, errors, told):
+    run = Run.load(shutil.copytree(seeds[0].folder, tmp_path / "losses" / seeds[0].name))
+    test, levels = run.test(), run.baselines()
+    of_branch = dict(zip(("recon", "pred"), errors, strict=True))
+    test.assign(value=test.branch.map(of_branch)).to_csv(run.folder / "test.csv", index=False)
+    levels["value"] = levels["value"].mask(levels.baseline == "mean_frame", 0.04)
+    levels.to_csv(run.folder / "baselines.csv", index=False)
+    assert f"on test {told}, 2 branches." in comparison_findings([run])
+
+
 def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path):
     older = Run.load(shutil.copytree(seeds[1].folder, tmp_path / "losses" / seeds[1].name))
     older.test().drop(columns="unit").to_csv(older.folder / "test.csv", index=False)

@@ -488,7 +488,7 @@ def test_the_same_run_twice_gives_the_same_numbers(done, tmp_path):
 def test_facts_say_what_was_run_and_their_units(done):
     facts, p = dict(done.facts()), done.parameters
     assert f"{p.frame_size}×{p.frame_size} pixels" in facts["data"]
-    assert f"{p.train_sequences} sequences an epoch, by {p.batch_size}" in facts["data"]
+    assert f"{p.train_sequences} sequences an epoch, in batches of {p.batch_size}" in facts["data"]
     test = done.test().query("frame.isna() and metric == 'mse' and branch == 'recon'")["value"].item()
     assert facts["test recon mse per pixel, on [0, 1]"].startswith(f"{test:#.4g} (")
     assert "mean frame 0.0" in facts["test recon mse per pixel, on [0, 1]"]

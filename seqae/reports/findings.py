@@ -45,7 +45,7 @@ def comparison_findings(
     for group, runs in several.items():
         found = _group_findings(runs, fixes if len(several) == 1 else (), by, branch)
         lines += [f"{group}: {line}" for line in found] if len(several) > 1 else found
-    return "\n".join(f"- {line}".replace("%", " %") for line in lines)
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: str | None) -> list[str]:
@@ -65,9 +65,9 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
         count=("below", "count"),
     )
     for value, least, most, _, size, count in spans.sort_values("val", ascending=False).head(LISTED).itertuples():
-        ends = " to ".join(dict.fromkeys([_beside_mean_frame(least), _beside_mean_frame(most)]))
         lost = f", {size - count} without a number, because they diverged" if 0 < count < size else ""
-        lines.append(f"`{escape(str(value))}`: on test {ends}{f', {size} branches' if size > 1 else ''}{lost}.")
+        told = _from_to(least, most) + (f", {size} branches" if size > 1 else "")
+        lines.append(f"`{escape(str(value))}`: on test {told}{lost}.")
     fixed = _of_recipes(fixes) if fixes else below.head(0)
     for row in fixed.sort_values("val_below", ascending=False).head(LISTED).itertuples():
         told = _beside_mean_frame(row.below)
@@ -112,4 +112,14 @@ def _beside_mean_frame(share: float) -> str:
         return "infinitely far above the mean frame"
     if round(100 * share) == 0:
         return "at the mean frame"
-    return f"{abs(share):.0%} {'below' if share > 0 else 'above'} the mean frame"
+    return f"{100 * abs(share):.0f} % {'below' if share > 0 else 'above'} the mean frame"
+
+
+def _from_to(least: float, most: float) -> str:
+    # Both ends of a range of such shares, without saying anything twice.
+    first, last = _beside_mean_frame(least), _beside_mean_frame(most)
+    if first == last:
+        return first
+    if (side := first.partition(" % ")[2]) and last.endswith(f" % {side}"):
+        return f"{first.removesuffix(f' {side}')} to {last}"
+    return f"{first} to {last.replace('the mean frame', 'it')}"

@@ -56,7 +56,7 @@ def _what(run: "RunFolder") -> Rows:
             "data",
             "{} + {} frames of {}×{} pixels, ".format(p.frames_in, p.frames_out, *p.frame_shape)
             + f"{_data(p, record)}, {p.train_sequences:,} sequences an epoch{', ever new' if p.endless else ''}, "
-            f"by {p.batch_size}",
+            f"in batches of {p.batch_size}",
         ),
         ("differs from the family in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
     ]
