@@ -174,6 +174,36 @@ def test_one_run_against_its_levels():
     assert horizontals(axis) == [0.16]
 
 
+def test_a_floor_far_below_squeezes_no_curve():
+    """Such as that of a sigmoid with a gain of 10, a thousand-millionth."""
+    metrics = pd.DataFrame(
+        [(e, s, "recon", "mse", 0.1 / e) for e in (1, 2) for s in ("train", "val")],
+        columns=["epoch", "split", "branch", "metric", "value"],
+    )
+    levels = pd.DataFrame(
+        [("val", "recon", "mean_frame", "mse", 0.04), ("val", "recon", "floor", "mse", 1e-9)],
+        columns=["split", "branch", "baseline", "metric", "value"],
+    )
+    (axis,) = figures.learning_curves(metrics, levels).axes
+    assert axis.get_ylim()[0] > 0.03
+    assert not [text for text in axis.texts if "floor" in text.get_text()]
+
+
+def test_epochs_are_whole_numbers_and_the_truth_is_no_epoch():
+    bins = pd.DataFrame(
+        [("a", "recon", e, x, 0.5) for e in (1, 2) for x in (0.0, 0.5)],
+        columns=["run", "branch", "epoch", "output", "share"],
+    )
+    figure = figures.output_histograms(bins, pd.Series({0.0: 0.9, 0.5: 0.1}))
+    figure.canvas.draw()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels() if label.get_text()] == ["1", "2"]
+    assert [text.get_text().strip() for text in figure.axes[0].texts] == ["truth"]
+    ends = [("a", e, "recon", f"preactivation_{end}", e) for e in (1, 2) for end in ("min", "max")]
+    curves = pd.DataFrame(ends, columns=["run", "epoch", "branch", "metric", "value"])
+    (axis,) = figures.preactivations(curves, {}).axes
+    assert all(tick == round(tick) for tick in axis.get_xticks())
+
+
 def test_a_ranking_goes_by_the_prediction_of_those_that_have_both_branches():
     rows = [("a", "pred", 0.3), ("a", "recon", 0.1), ("b", "recon", 0.2), ("b", "pred", 0.25), ("c", "recon", 0.27)]
     table = pd.DataFrame(rows, columns=["run", "branch", "value"])

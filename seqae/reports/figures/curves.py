@@ -26,6 +26,7 @@ COLOURS = 10  # of the palette; more lines than that get other dashes
 NAMED = 12  # lines of a panel, at most, that are named where they end
 LONGEST = 40  # characters of such a name, at most
 LEVEL_COLOUR = "0.4"
+FAR = 5  # times lower than all curves: a floor down there would squeeze them, and is not drawn
 
 
 def learning_curves(
@@ -52,8 +53,9 @@ def learning_curves(
     for axis in grid.axes.flat:
         for name, epoch in (marks or {}).items():
             axis.axvline(epoch, color="0.6", linewidth=1, linestyle=(0, (5, 5)))
-            axis.text(epoch, 0.98, f"{name} ", transform=axis.get_xaxis_transform(), color="0.4", fontsize=7,
-                      ha="right", va="top", rotation=90)  # fmt: skip
+            axis.annotate(name, (epoch, 0.98), xycoords=axis.get_xaxis_transform(), xytext=(-2, 0),
+                          textcoords="offset points", color="0.4", fontsize=7, ha="right", va="top",
+                          rotation=90)  # fmt: skip
     return figure
 
 
@@ -205,6 +207,10 @@ def _name_ends(
 ) -> None:
     # Reference levels as lines, and all names at the right of their panels.
     known = pd.DataFrame(columns=["branch", "baseline", "value"]) if levels is None else levels
+    least = min(
+        [value for value in grid.data.value if value > 0] + [*known.value[known.baseline != "floor"]], default=0
+    )
+    known = known[(known.baseline != "floor") | (known.value > least / FAR)]
     axes = grid.axes_dict
     of_all: dict[str, list[EndLabel]] = {}
     for branch in axes:

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from seqae.reports.figures.style import AXIS_LABELS, drawable, level_line, no_values, ordered
 from seqae.reports.seeds import over_seeds
@@ -88,6 +89,7 @@ def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure
             for end in (-reach, reach):
                 level_line(axis, end, f"reach {end:g}", ":")
         axis.set_title(run, fontsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(fontsize=7, loc="upper left")
     return _axis_names(figure, "epoch", "pre-activation, least to largest of a frame")
 
@@ -107,8 +109,14 @@ def output_histograms(histograms: pd.DataFrame, targets: pd.Series | None = None
         grid = part.pivot(index="epoch", columns="output", values="share")
         if targets is not None:
             grid.loc[grid.index.max() + 1] = targets.reindex(grid.columns).to_numpy()
-        mesh = axis.pcolormesh(grid.columns, grid.index, np.log10(grid.clip(lower=1e-4)), cmap="viridis", vmin=-4)
+        shares = np.log10(grid.clip(lower=1e-4))
+        mesh = axis.pcolormesh(grid.columns, grid.index, shares, cmap="viridis", vmin=-4, edgecolors="face")
+        if targets is not None:
+            axis.text(grid.columns.min(), grid.index.max(), " truth", color="white", fontsize=7, va="center")
         axis.set_title(f"{run}, {branch}", fontsize=8)
+    last = histograms.epoch.max()  # above it is the truth
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda epoch, _: f"{epoch:g}" if 1 <= epoch <= last else ""))
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(mesh, ax=list(axes), label="log10 share of pixels")
     return _axis_names(figure, "output on the [0, 1] scale of the pixels", "epoch")
 
