@@ -24,7 +24,9 @@ def strip_figure(strips: Strips, *, sequences: Sequence[int] = (0,)) -> Figure:
     """
     rows = [(title, frames[i : i + 1]) for i in sequences for title, frames in strips]
     columns = max(frames.shape[1] for _, frames in strips)
-    figure, axes = plt.subplots(len(rows), 1, figsize=(0.62 * columns + 2, 0.66 * len(rows)), squeeze=False)
+    height, width = strips[0].frames.shape[2:]
+    size = (0.62 * columns + 2, (0.62 * height / width + 0.04) * len(rows))  # inches
+    figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False)
     for axis, (title, frames) in zip(axes[:, 0], rows, strict=True):
         axis.imshow(frame_rows(frames), cmap="gray", vmin=0, vmax=255)
         axis.text(-0.01, 0.5, title, transform=axis.transAxes, ha="right", va="center", fontsize=9)

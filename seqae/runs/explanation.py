@@ -22,8 +22,9 @@ def explain_head(
     low, high = reachable_pixels(reach=reach, activation=activation, pixel_range=pixel_range)
     floor = reachable_floor(targets, reach=reach, activation=activation, pixel_range=pixel_range)["mse"]
     through = "" if activation == "none" else f" through {activation}"
+    scaled = "h" if reach == 1 else f"{reach:g} · h"
     if floor < 1e-6:
-        head = "a weighted sum of h" if np.isinf(reach) else f"{reach:g} · h"
+        head = "a weighted sum of h" if np.isinf(reach) else scaled
         head = "what your architecture puts out" if own else head
         reaches = "can reach every pixel value, so this model can learn. Whether it did, see the curve."
         return f"The output is {head}{through}. It {reaches}"
@@ -39,7 +40,7 @@ def explain_head(
     return " ".join([
         f"Your architecture's pre-activations lie in ({-reach:g}, {reach:g}), so its output{through} only has"
         if own
-        else f"An LSTM's h lies in (-1, 1), so {reach:g} · h{through} only gives",
+        else f"An LSTM's h lies in (-1, 1), so {scaled}{through} only gives",
         f"values from {low:.3f} to {high:.3f} on the [0, 1] scale of the pixels.",
         *told,
         f"No weights can reach an MSE below {floor:.4f}. The mean frame, which needs no model, has {mean_frame:.4f}:",

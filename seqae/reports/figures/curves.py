@@ -276,5 +276,5 @@ def _labelled(grid: sns.FacetGrid, metric: str, x: str, titles: str = "") -> Fig
             line.set_marker("o")
     if x != TIME_LABELS["seconds"]:
         for axis in grid.axes.flat:
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return grid.figure

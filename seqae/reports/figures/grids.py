@@ -89,7 +89,7 @@ def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure
             for end in (-reach, reach):
                 level_line(axis, end, f"reach {end:g}", ":")
         axis.set_title(run, fontsize=8)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axis.legend(fontsize=7, loc="upper left")
     return _axis_names(figure, "epoch", "pre-activation, least to largest of a frame")
 
@@ -116,7 +116,7 @@ def output_histograms(histograms: pd.DataFrame, targets: pd.Series | None = None
         axis.set_title(f"{run}, {branch}", fontsize=8)
     last = histograms.epoch.max()  # above it is the truth
     axes[0].yaxis.set_major_formatter(FuncFormatter(lambda epoch, _: f"{epoch:g}" if 1 <= epoch <= last else ""))
-    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.colorbar(mesh, ax=list(axes), label="log10 share of pixels")
     return _axis_names(figure, "output on the [0, 1] scale of the pixels", "epoch")
 
