@@ -117,7 +117,7 @@ def test_reachable_pixels_by_hand() -> None:
 def test_the_explanation_says_the_numbers() -> None:
     frames = np.array([0, 0, 0, 255], np.uint8)
     text = explain_head(frames, reach=1, activation="sigmoid", pixel_range=(0, 1), mean_frame=0.0372)
-    for words in ("0.269 to 0.731", "75.0% of these pixels are black", "25.0% of these pixels are white", "0.0723",
+    for words in ("0.269 to 0.731", "75.0 % of these pixels are black", "25.0 % of these pixels are white", "0.0723",
                   "0.0372", "no optimizer can change that"):  # fmt: skip
         assert words in text
     text = explain_head(frames, reach=0.5, activation="none", pixel_range=(0, 1), mean_frame=0.2)

@@ -426,7 +426,7 @@ def test_the_conclusion_is_computed_from_the_tables() -> None:
     assert "both 55 % (50 % to 60 %)" in lines[1]
     assert "both is better than the mean frame up to step 2" in lines[2]
     assert (
-        "both: with 10, 100 labels every draw from the trained encoder beats every one from random weights" in lines[3]
+        "both: with 10, 100 labels every draw from the trained encoder beats every draw from random weights" in lines[3]
     )
     other = representation_findings(
         many(recon=(0.3, 0.55), pred=(0.2, 0.3), both=(0.5, 0.6)), horizon, labels_table(0.3, 0.3), by="task"
@@ -434,12 +434,12 @@ def test_the_conclusion_is_computed_from_the_tables() -> None:
     assert "knows no more of anything than the better of the two" in other
     assert "at no number of labels" in other
     alone = representation_findings(many(both=(0.5,)), horizon.iloc[:0], labels_table(0.5, 0.3))
-    assert "One run does not tell" in alone
+    assert "One run cannot show it" in alone
     assert "This run predicts nothing" in alone
     single = representation_findings(
         many(recon=(0.3,), pred=(0.2,), both=(0.5,)), horizon, labels_table(1, 0), by="task"
     )
-    assert "one seed each does not tell" in single
+    assert "One seed of each task cannot show it" in single
 
 
 def test_figures_have_units_on_their_axes(run, monkeypatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from test_learned import TABLES as LEARNED
 
 from seqae.reports import figures, frames
-from seqae.reports.figures.ends import apart
+from seqae.reports.figures.ends import apart, fit_axis
 from seqae.runs import Strip
 
 mpl.use("Agg")
@@ -122,6 +122,13 @@ def test_ticks_are_round_numbers(tables):
     figure = figures.losses_in_ways(*tables)
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert ticks == ["0.01", "0.015", "0.02", "0.03", "0.05", "0.07", "0.1", "0.15", "0.2"]
+
+
+def test_a_logarithmic_axis_of_a_narrow_range_has_ticks():
+    axis = plt.figure().add_subplot()
+    fit_axis([axis], [0.0079, 0.0082], log=True)
+    shown = [tick for tick in axis.get_yticks() if axis.get_ylim()[0] <= tick <= axis.get_ylim()[1]]
+    assert len(shown) >= 2
 
 
 def test_all_recons_and_all_preds(tables):

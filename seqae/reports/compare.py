@@ -191,7 +191,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     group = ["group"] if wide.group.nunique() > 1 else []
     place = wide.group.map({name: i for i, name in enumerate(groups(runs))})
     wide = wide.assign(place=place).sort_values(["place", "val mse"], ignore_index=True)
-    shown = [*group, "run", "branch", "val mse", "mse", *told, "verdict", *others]
+    shown = ["run", *group, "branch", "val mse", "mse", *told, "verdict", *others]
     return wide[shown].rename(columns=lambda name: VERDICT if name == "verdict" else label(name, units))
 
 
@@ -204,9 +204,8 @@ def table(runs: Sequence[Run], most: int = 200) -> Styler:
     if len(rows) > most:
         style.set_caption(f"The first {most} of {len(rows):,}, by error on val")
     style = style.set_properties(**{"white-space": "nowrap"}, subset=rows.columns.drop(VERDICT).to_list())
-    style = style.set_properties(
-        **{"text-align": "left"}, subset=[*(["group"] if "group" in rows else []), *TEXT_COLUMNS]
-    )
+    left = [{"selector": "", "props": "text-align: left"}]  # of cells and of their column's head
+    style = style.set_table_styles({name: left for name in ("group", *TEXT_COLUMNS) if name in rows}, overwrite=False)
     return style.set_properties(**{"min-width": "14rem"}, subset=[VERDICT])
 
 

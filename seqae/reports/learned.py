@@ -57,7 +57,7 @@ def _holds(probes: pd.DataFrame) -> str:
         parts.append(f"{target} {of['state']:.0%} (best without training: {best}, {others.max():.0%})")
     train, test = int(probes.train.iloc[0]), int(probes.test.iloc[0])
     return (
-        "**What the state holds.** Of the way from chance to ceiling, linear probes of the state go: "
+        "**What the state holds.** Linear probes of the state go this share of the way from chance to ceiling: "
         f"{', '.join(parts)}; trained on {train:,} sequences of val, tested on {test:,} of unseen digits."
     )
 
@@ -66,7 +66,7 @@ def _adds(probes: pd.DataFrame, by: str | None) -> str:
     state = probes[probes.features == "state"]
     tasks = set(state[by]) if by else set()
     if not {"recon", "pred", "both"} <= tasks:
-        return "**What prediction adds.** One run does not tell: the comparison of recon, pred and both does."
+        return "**What prediction adds.** One run cannot show it; the comparison of recon, pred and both does."
     told, more = [], []
     for target in _TARGETS:
         part = state[state.target == target]
@@ -78,11 +78,11 @@ def _adds(probes: pd.DataFrame, by: str | None) -> str:
     seeds = state[(state.target == _TARGETS[0]) & (state[by] == "both")].shape[0]
     claim = f"more of {' and of '.join(more)} than either" if more else "no more of anything than the better of the two"
     if seeds < 2:
-        why = "Whether it adds anything, one seed each does not tell"
-        return f"**What prediction adds.** {why}; of the way from chance to ceiling go {'; '.join(told)}."
+        why = "One seed of each task cannot show it"
+        return f"**What prediction adds.** {why}. Shares of the way from chance to ceiling: {'; '.join(told)}."
     return (
-        f"**What prediction adds.** Beyond the spread of {seeds} seeds, the composite model knows {claim}; of the way "
-        f"from chance to ceiling go, as mean (least to largest) of seeds: {'; '.join(told)}."
+        f"**What prediction adds.** Beyond the spread of {seeds} seeds, the composite model knows {claim}. Shares of "
+        f"the way from chance to ceiling, mean (least to largest) of seeds: {'; '.join(told)}."
     )
 
 
@@ -110,11 +110,16 @@ def _pays(labelled: pd.DataFrame, by: str | None) -> str:
         high = part[part.start == "random"].groupby("labels")["value"].max()
         pays = [int(n) for n in means.index if low[n] > high[n]]
         last = means.iloc[-1]
-        where = f"with {', '.join(f'{n:,}' for n in pays)} labels" if pays else "at no number of labels"
+        beats = "every draw from the trained encoder beat{} every draw from random weights"
+        claim = (
+            f"with {', '.join(f'{n:,}' for n in pays)} labels {beats.format('s')}"
+            if pays
+            else f"at no number of labels does {beats.format('')}"
+        )
         told.append(
-            f"{name + ': ' if name else ''}{where} every draw from the trained encoder beats every one from random "
-            f"weights (with {int(means.index[-1]):,}: {last['trained']:.0%} of digits against {last['random']:.0%}, "
-            f"a probe {last['probe']:.0%})"
+            (f"{name}: {claim}" if name else claim[0].upper() + claim[1:])
+            + f" (with {int(means.index[-1]):,}: {last['trained']:.0%} of digits found against {last['random']:.0%}, "
+            f"by a probe {last['probe']:.0%})"
         )
     chance, ceiling = labelled.chance.mean(), labelled.ceiling.mean()
     return f"**With how few labels it pays.** {'; '.join(told)}; chance is {chance:.0%}, the ceiling {ceiling:.0%}."

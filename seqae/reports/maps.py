@@ -26,8 +26,10 @@ def in_two_dimensions(states: np.ndarray, method: str = "PCA") -> tuple[np.ndarr
         from sklearn.decomposition import PCA
 
         pca = PCA(2, random_state=0).fit(states)
-        shares = pca.explained_variance_ratio_
-        return pca.transform(states), [f"component {n} ({share:.0%} of variance)" for n, share in enumerate(shares, 1)]
+        shares = 100 * pca.explained_variance_ratio_
+        return pca.transform(states), [
+            f"component {n} ({share:.0f} % of variance)" for n, share in enumerate(shares, 1)
+        ]
     if method != "UMAP":
         raise ValueError(f"method must be PCA or UMAP; not {method!r}")
     try:

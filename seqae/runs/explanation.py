@@ -31,8 +31,8 @@ def explain_head(
     ends = [("black, 0", (targets == 0).mean(), low), ("white, 1", (targets == 255).mean(), 1 - high)]
     missed = [(name, share, distance) for name, share, distance in ends if distance > 0 and round(share, 3) > 0]
     told = [
-        f"{share:.1%} of these pixels are {name}: each costs at least {distance:.3f}² = {distance**2:.4f}, which adds "
-        f"{share * distance**2:.4f} to the MSE."
+        f"{100 * share:.1f} % of these pixels are {name}: each costs at least {distance:.3f}² = {distance**2:.4f}, "
+        f"which adds {share * distance**2:.4f} to the MSE."
         for name, share, distance in missed
     ]
     if (rest := floor - sum(share * distance**2 for _, share, distance in missed)) > 5e-5:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 SIZE = 7.5  # of a name, points
 GAP = 1.25 * SIZE  # between the middles of two names, points
@@ -68,10 +68,13 @@ def fit_axis(
     low, high = low / margin, high * margin
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     ticks = [step * 10.0**decade for decade in decades for step in (ROUND if len(decades) < 5 else (1,))]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    if len(ticks) < 2:  # less than from one of them to the next
+        ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
     for axis in axes:
         axis.set_yscale("log")
         axis.set_ylim(low, high)
-        axis.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+        axis.yaxis.set_major_locator(FixedLocator(ticks))
         axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 

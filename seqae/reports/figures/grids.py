@@ -90,7 +90,8 @@ def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure
                 level_line(axis, end, f"reach {end:g}", ":")
         axis.set_title(run, fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axis.legend(fontsize=7, loc="upper left")
+        if of_run.index.get_level_values("branch").nunique() > 1:
+            axis.legend(fontsize=7, loc="upper left")
     return _axis_names(figure, "epoch", "pre-activation, least to largest of a frame")
 
 
