@@ -1,8 +1,9 @@
 """The table of architectures: how a frame becomes a vector and back, how wide and deep the LSTMs are.
 
 A model of one's own needs no row: `architecture: module:name`, see docs/your-own.md. To add one for everybody, add a
-row. A new way from frame to vector is a function of `embeddings`, which `models` chooses by the row; a new kind of
-layer goes to `lstm`.
+row. For a new way from frame to vector, write a function in `embeddings` and call it in `models._embedding` and
+`models._readout`. A new kind of layer goes to `lstm`; where its state is not h and c, `encode`, `decode` and
+`initialise` of `models` change, too.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,9 @@ class Architecture:
     """One row of `ARCHITECTURES`: sizes at 64×64 pixels and width 1.
 
     hidden, layers: width and number of the LSTM layers. linear: widths of the frame's embedding, ReLU after each.
-    channels, kernel_sizes, strides: of the embedding's convolutions, without padding, with a ReLU after each, or,
-    without relu_last, between them. readout: the frame is the top layer's h itself (that layer is then PIXELS wide), a
-    Linear of it, or the embedding mirrored.
+    channels, kernel_sizes, strides: of the embedding's convolutions, without padding. A ReLU follows each convolution;
+    relu_last=False omits the last. readout: what the output frame is: the h of the decoder's last layer (`h`), which
+    then has as many units as the frame has pixels, a Linear of it, or the embedding mirrored.
     hand_over: the decoder gets the encoder's top h alone, as the h of its first layer, or every layer's h and c.
     feedback: what `decoder_input: output` returns to the decoder, the output frame or the top h. lstm_kernel_size: of
     convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep (ConvLSTM); None: the
@@ -46,7 +47,8 @@ class Architecture:
     def reach(self, gain: float) -> float:
         """The largest |pre-activation| that any weights can give.
 
-        The frame that is h itself, which lies in (-1, 1), reaches `gain`; any other readout reaches infinity.
+        A frame that is h itself, which lies in (-1, 1), reaches `gain`; any other readout reaches infinity. With gain 1
+        sigmoid(h) lies in (0.27, 0.73), so it is never black: `runs.levels` computes what that costs.
         """
         return gain if self.readout == "h" else float("inf")
 

@@ -1,7 +1,8 @@
 """The gradients of an update as one CUDA graph, recorded once and then replayed.
 
-An update launches some 1,400 operations from Python, 10 µs each, and small ones take a GPU less. A graph launches all
-of them at once. It works on fixed memory, so a batch is copied into it, and its gradients lie where they lay before.
+An update launches some 1,400 operations from Python, 10 µs each, and a GPU finishes small ones sooner. A graph
+launches all of them at once. It reads and writes fixed addresses: each batch is copied to its input, and the gradients
+always lie in the same tensors.
 """
 
 import warnings

@@ -13,13 +13,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from seqae.files import whole
-
-Scalars = dict[str, dict[str, Tensor]]  # by branch, then by metric
+from seqae.metrics import BranchMetrics
 
 
 @dataclass
 class EpochTotals:
-    """Of the epoch under way: means so far, each update weighted by its share of the epoch's sequences.
+    """Means over the updates of an unfinished epoch, each update weighted by its share of the epoch's sequences.
 
     objective: None before the first update. grad_norm: before clipping, over the updates that were made. overflows:
     updates left out for an infinite gradient (fp16 only), left_out: their share of the epoch. learning_rate: of the
@@ -27,7 +26,7 @@ class EpochTotals:
     """
 
     objective: Tensor | None = None
-    errors: Scalars = field(default_factory=dict)
+    errors: BranchMetrics = field(default_factory=dict)
     grad_norm: Tensor | None = None
     overflows: int = 0
     left_out: float = 0.0
@@ -35,7 +34,7 @@ class EpochTotals:
     update_ratio: float = 0.0
 
     def divide(self, ranks: int, device: torch.device) -> None:
-        """Leave each of `ranks` its part of the means, on its device."""
+        """Divide the means of a checkpoint, which one process made, among `ranks`, each on its device."""
         self.objective, self.grad_norm, self.errors = recursively_apply(
             lambda mean: (mean / ranks).to(device), [self.objective, self.grad_norm, self.errors]
         )
@@ -46,9 +45,9 @@ class TrainingState:
     """All that training carries from update to update, besides model, optimizer, schedule and gradient scaler.
 
     best: the weights with the least objective on val so far, on the model's device, whose memory holds one more copy of
-    them; loaded from a checkpoint, on the CPU. step: updates made. seconds: of training,
-    before this process as well. objectives: on val, one for each finished epoch. diverged_at: the epoch of a NaN or
-    infinite loss. epoch: of the epoch under way.
+    them; loaded from a checkpoint, on the CPU. step: updates made. seconds: of training, before this process as well.
+    objectives: on val, one for each finished epoch. diverged_at: the epoch of a NaN or infinite loss. totals: of the
+    unfinished epoch.
     """
 
     best: dict[str, Tensor]
@@ -56,7 +55,7 @@ class TrainingState:
     seconds: float = 0.0
     objectives: list[float] = field(default_factory=list)
     diverged_at: int | None = None
-    epoch: EpochTotals = field(default_factory=EpochTotals)
+    totals: EpochTotals = field(default_factory=EpochTotals)
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class Stateful:
-    """What an update changes: each has a `state_dict`, which a checkpoint holds."""
+    """The objects that an update changes. Each has a `state_dict`, which a checkpoint holds."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -97,7 +96,7 @@ def checkpoint_content(state: TrainingState, stateful: Stateful) -> dict[str, An
         "scaler": stateful.scaler.state_dict(),
         # not asdict, which would copy every weight
         "progress": {name: getattr(state, name) for name in ("step", "seconds", "objectives", "diverged_at")},
-        "epoch": asdict(state.epoch),
+        "epoch": asdict(state.totals),
         "weights": state.best,  # the best on val; `model` has the current ones
     }
 
@@ -116,8 +115,8 @@ def save_checkpoint(file: Path, state: TrainingState, stateful: Stateful) -> Non
 def load_checkpoint(file: Path, stateful: Stateful) -> TrainingState:
     """Load model, optimizer, schedule and scaler in place and return the rest.
 
-    Everything is read to the CPU: load_state_dict copies to the device what belongs there, and Adam's counters, read
-    at each update, do not. Raises ValueError where the file is damaged or too old.
+    The file is loaded to the CPU. load_state_dict copies weights and moments to the device. Adam's step counters stay
+    on the CPU, because every update reads them. Raises ValueError where the file is damaged or too old.
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -131,7 +130,7 @@ def load_checkpoint(file: Path, stateful: Stateful) -> TrainingState:
         if stateful.scheduler:
             stateful.scheduler.load_state_dict(content["scheduler"])
         stateful.scaler.load_state_dict(content["scaler"])
-        return TrainingState(content["weights"], **content["progress"], epoch=EpochTotals(**content["epoch"]))
+        return TrainingState(content["weights"], **content["progress"], totals=EpochTotals(**content["epoch"]))
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:

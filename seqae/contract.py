@@ -1,11 +1,11 @@
 """What `fit` needs of a model, a training loss and metrics, built in or your own, and the check before training.
 
 A model is a `torch.nn.Module`. Its forward(frames, truth=None) takes the frames seen, (B, frames_in, H, W) float32 in
-the training range, and returns a dict with a tensor for each branch of the task: pre-activations (B, T, H, W), to which
-the activation is applied outside. T is frames_in for `recon`, the last frame first but in task
-`recon_ordered`, and frames_out for `pred`. truth has the true frames of each
-branch, (B, T, H, W), in training mode; otherwise it is None. Nothing else of a model is needed. `reach`, a number, is
-read where a run's floor is computed: the largest |pre-activation| that any weights can give; infinity if it is missing.
+the training range, and returns a dict with a tensor for each branch of the task: pre-activations (B, T, H, W). The
+activation is applied to them outside. For `recon`, T is frames_in, and the frames are in reverse order; in task
+`recon_ordered` they are in order. For `pred`, T is frames_out. truth has the true frames of each branch, (B, T, H, W),
+in training mode; otherwise it is None. Nothing else of a model is needed. `reach`, a number, is read where a run's
+floor is computed: the largest |pre-activation| that any weights can give; infinity if it is missing.
 
 A training loss is a function of (z, target, *, activation): z and target are (B, T, H, W), pre-activations and true
 frames in the training range; it returns (B,), one value for each sequence. It may have the attribute

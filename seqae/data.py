@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from seqae.tasks import FRAME_SIZES
+
 SPLITS = ("train", "val", "test")
-FRAME_SIZES = (64, 32, 16)  # pixels; the digits are 28, 14, 7
 STEP = 0.1  # the paper's speed of a digit: the share of the free canvas, frame minus digit, that it crosses in a frame
 CHUNK = 32  # sequences drawn at a time: 2.6 MB at 64×64, which stays in the processor's cache
 FAR = 100  # indices further apart than this get a generator each: cheaper than the random numbers between them

@@ -1,6 +1,6 @@
 """What this machine computes on: its devices and their precisions.
 
-Accelerate does devices and trackers, torch mixed precision and gradient scaling.
+Devices are Accelerate's; mixed precision and gradient scaling are torch's.
 """
 
 import ctypes
@@ -84,9 +84,10 @@ def resident(frames: Any, device: torch.device) -> Any:
 
 
 def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocast, torch.amp.GradScaler]:
-    """The context of the forward pass and the scaler of its loss (Micikevicius et al., 2018, §3.2); both do nothing
-    for `none` and `tf32`, float32 whose products have 10 bits of mantissa on NVIDIA's tensor cores, which this sets for
-    the process. Accelerate would train fp16 on a CPU in float32.
+    """The context of the forward pass and the scaler of its loss (Micikevicius et al., 2018, §3.2).
+
+    For `none` and `tf32` both do nothing. tf32 is float32 whose products have 10 bits of mantissa on NVIDIA's tensor
+    cores; this function switches it on or off for the whole process. (Accelerate would train fp16 on a CPU in float32.)
 
     Raises ValueError where the device cannot compute in it: never falls back silently.
     """

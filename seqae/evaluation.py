@@ -5,18 +5,16 @@ Nothing here changes a weight: that is `training`.
 
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
-from seqae.data import to_range, to_unit
+from seqae.data import to_range
 from seqae.device import seeded
-from seqae.losses import activate
-from seqae.metrics import frame_errors, histogram, image_quality, preactivation_range
-from seqae.objective import BranchOutput, Objective, branch_outputs, objective_value, unit_frames
-
-Errors = dict[str, dict[str, Tensor]]  # by branch, then by metric
+from seqae.metrics import BranchMetrics, frame_errors, histogram, image_quality, preactivation_range
+from seqae.objective import BranchOutput, Objective, branch_outputs, objective_value, output_frames, unit_frames
 
 
 @dataclass(frozen=True)
@@ -27,15 +25,15 @@ class Evaluation:
     """
 
     objective: Tensor
-    errors: Errors = field(default_factory=dict)
+    errors: BranchMetrics = field(default_factory=dict)
     histograms: dict[str, Tensor] = field(default_factory=dict)
 
 
-def branch_errors(outputs: Mapping[str, BranchOutput], objective: Objective, *, quality: bool = False) -> Errors:
+def branch_errors(outputs: Mapping[str, BranchOutput], objective: Objective, *, quality: bool = False) -> BranchMetrics:
     """MSE and, where the output is a probability, BCE of each frame, (B, T); quality adds `metrics.image_quality`."""
     # On another range than (0, 1) a pixel is not the sigmoid itself, so the output is no probability.
     probability = objective.activation == "sigmoid" and objective.pixel_range == (0, 1)
-    found: Errors = {}
+    found: BranchMetrics = {}
     for branch, out in outputs.items():
         output, target = unit_frames(out, objective)
         found[branch] = frame_errors(output, target, out.z if probability else None)
@@ -62,7 +60,7 @@ def evaluate(
     """
     device = next(model.parameters()).device
     means: dict[str, Tensor] = {}
-    sums: Errors = {}
+    sums: BranchMetrics = {}
     histograms: dict[str, Tensor] = {}
     model.eval()
     with seeded(0, device), torch.inference_mode():  # a model may draw random numbers
@@ -108,4 +106,5 @@ def predict(
     model.eval()
     with seeded(0, device), torch.inference_mode():
         outputs = model(seen_frames(frames.to(device), pixel_range))
-    return {b: to_unit(activate(z.float(), activation), pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}
+    to_frames = partial(output_frames, activation=activation, pixel_range=pixel_range)
+    return {branch: to_frames(z.float()).clip(0, 1).cpu() for branch, z in outputs.items()}

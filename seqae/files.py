@@ -1,4 +1,4 @@
-"""Files that a killed process leaves whole, because they are replaced at once. Also the project and the cache."""
+"""Files that a killed process leaves whole, because they are replaced at once. Also the user's cache."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
 from os import environ, fsync, getpid
-from os.path import abspath, expanduser, expandvars
+from os.path import expanduser, expandvars
 from pathlib import Path
 from threading import get_ident
 
@@ -57,27 +57,6 @@ def expanded(path: str) -> str:
     if unknown := re.match("~[^/]*", full) or re.search(r"\$(\w+|{.*?})", full):
         raise ValueError(f"path {path!r}: {unknown[0]} is not known on this machine: write the path out, or set it")
     return full
-
-
-def project_path(path: str, root: Path | None = None) -> Path:
-    """A path as parameters give it: `expanded`; a relative one is relative to the project, by default the one here."""
-    return (root or project_root()) / expanded(path)
-
-
-def unlinked(path: Path) -> Path:
-    """The absolute path without `..`; links are not followed."""
-    return Path(abspath(path))  # noqa: PTH100 `resolve` follows links
-
-
-def project_root(start: Path | None = None) -> Path:
-    """The nearest folder with notebooks/ and params/, from `start` (the working directory) upward; else `start`.
-
-    Links on the way are not followed: a linked folder in params/ is in the project that the link is in. A run's folder
-    is never a project: it may be somebody else's.
-    """
-    start = unlinked(start or Path.cwd())
-    asked = (p for p in [start, *start.parents] if not (p / "run.yaml").exists())
-    return next((p for p in asked if (p / "notebooks").is_dir() and (p / "params").is_dir()), start)
 
 
 def cache_folder() -> Path:

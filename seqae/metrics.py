@@ -3,7 +3,7 @@
 SSIM is that of torchmetrics.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from seqae.losses import pixel_cross_entropy
 if TYPE_CHECKING:  # who needs units only does not import torch
     from torch import Tensor
 
+BranchMetrics: TypeAlias = "dict[str, dict[str, Tensor]]"  # by branch, then by metric
 MORE_IS_BETTER = {"ssim", "psnr"}
 SSIM_WINDOW = 11  # pixels
 HISTOGRAM_EDGES = np.linspace(-0.25, 1.25, 61)  # of bins, on the [0, 1] scale; the end bins take what lies beyond

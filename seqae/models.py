@@ -94,8 +94,8 @@ class SequenceAutoencoder(nn.Module):
         """Pre-activations z (B, T, H, W) of each branch; `activate(z, activation)` are the output frames.
 
         frames: (B, frames_in, H, W) in the training range. truth: for each branch what it should output, (B, T, H, W).
-        Decoders with `decoder_input: truth` read it in training mode; otherwise they read their own output. Raises
-        ValueError for frames of another shape.
+        Decoders with `decoder_input: truth` read it in training mode. In evaluation mode they read their own output;
+        with recon_truth the recon decoder reads the frames seen. Raises ValueError for frames of another shape.
         """
         seen, states = self._encode(frames)
         follow = dict(truth or {}) if self.training else {}
@@ -124,7 +124,8 @@ class SequenceAutoencoder(nn.Module):
             states = [LSTMState(top, torch.zeros_like(top))]
         outputs = {}
         for branch in self.decoders:
-            # The frame before the first prediction is the last one seen; before the first reconstruction there is none.
+            # A decoder that reads frames (`truth`) begins with the one before its first: of a prediction the last one
+            # seen, of a reconstruction none, which is zeros.
             before = last if branch == "pred" else torch.zeros_like(last)
             z = self._decode_branch(branch, states, before, truth.get(branch))  # (T, B, H·W)
             outputs[branch] = z.unflatten(2, self.frame_shape).transpose(0, 1)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
-from seqae.tasks import Activation, DecoderInput, Size, Task, frame_shape
+from seqae.tasks import FRAME_SIZES, Activation, DecoderInput, Size, Task, frame_shape
 
 Paths = str | tuple[str, ...] | None
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
@@ -25,24 +25,25 @@ _NUMBER = re.compile(r"\s*[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", 
 MODULE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # code of one's own, module:name
 
 
-def _as_number(value: Any, *, truth: bool = True, text: re.Pattern[str] = re.compile(r"(?s).*")) -> Any:
-    # PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both have one hash. Where there is no
-    # `truth`, only a number or a word, True (YAML's yes, on) becomes text: pydantic would take it for 1. text: that may
-    # be a number; of arguments, which have no types here, only such as 1e-3: 010, inf and nan in quotes are texts.
+def _as_number(value: Any, *, allow_bool: bool = True, pattern: re.Pattern[str] = re.compile(r"(?s).*")) -> Any:
+    # Texts become numbers, because PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both
+    # have one hash. allow_bool: keep True and False; otherwise they become text, because pydantic would read True
+    # (YAML's yes, on) as 1. pattern: the texts that are tried as numbers. A dict of arguments has no types here, so
+    # only plain numerals are converted in it, and '010', 'inf' and 'nan' stay text.
     match value:
-        case str() if text.fullmatch(value):
+        case str() if pattern.fullmatch(value):
             try:
                 return _as_number(float(value))
             except ValueError:
                 return value
         case bool():
-            return value if truth else str(value)
+            return value if allow_bool else str(value)
         case float():
             return int(value) if value.is_integer() else value
         case dict():
-            return {key: _as_number(item, text=_NUMBER) for key, item in value.items()}
+            return {key: _as_number(item, pattern=_NUMBER) for key, item in value.items()}
         case list() | tuple():
-            return [_as_number(item, truth=truth, text=text) for item in value]
+            return [_as_number(item, allow_bool=allow_bool, pattern=pattern) for item in value]
     return value
 
 
@@ -150,8 +151,8 @@ class Parameters(BaseModel):
             annotation = cls.__annotations__.get(name)
             null = value == "none" and type(None) in get_args(annotation)  # `none` is accepted for null
             as_given = null or annotation in (str, str | None, Paths)
-            truth = annotation in (bool, bool | None, dict[str, Any])
-            given[name] = (None if null else value) if as_given else _as_number(value, truth=truth)
+            allow_bool = annotation in (bool, bool | None, dict[str, Any])
+            given[name] = (None if null else value) if as_given else _as_number(value, allow_bool=allow_bool)
         return given
 
     @field_validator("frame_size", mode="before")
@@ -178,7 +179,7 @@ class Parameters(BaseModel):
         own = [name for name in (self.architecture, self.training_loss) if ":" in name]
         odd = [name for name in (*own, *self.metrics) if not MODULE_NAME.fullmatch(name)]
         faults += [f"{name!r} must be module:name, such as my_models:GRU" for name in odd]
-        if not (self.clips or self.clips_digest) and self.frame_size not in (16, 32, 64):
+        if not (self.clips or self.clips_digest) and self.frame_size not in FRAME_SIZES:
             faults.append(f"frame_size: Moving MNIST has frames of 16, 32 or 64 pixels a side; not {self.frame_size}")
         if self.training_loss not in [*TRAINING_LOSSES, *own]:
             faults.append(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {self.training_loss!r}")
@@ -193,12 +194,12 @@ class Parameters(BaseModel):
                 f"training_loss {self.training_loss} needs pixels in (0, 1), not ({low:g}, {high:g}): "
                 "set pixel_range: [0, 1]"
             )
-        elif (reach := {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(self.activation)) and not (
-            reach[0] <= low and high <= reach[1]
+        elif (interval := {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(self.activation)) and not (
+            interval[0] <= low and high <= interval[1]
         ):
             faults.append(
                 f"pixel_range ({low:g}, {high:g}) lies outside what {self.activation} can output, "
-                f"({reach[0]:g}, {reach[1]:g}): choose a range inside it, or activation: none"
+                f"({interval[0]:g}, {interval[1]:g}): choose a range inside it, or activation: none"
             )
         if self.optimizer == "LBFGS" and self.precision == "fp16":
             faults.append("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")

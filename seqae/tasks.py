@@ -10,6 +10,7 @@ Branch = Literal["recon", "pred"]
 DecoderInput = Literal["zero", "output", "truth"]
 Activation = Literal["none", "tanh", "sigmoid"]
 Size = tuple[int, int]  # height and width, of frames in pixels
+FRAME_SIZES = (64, 32, 16)  # of Moving MNIST, pixels a side; the digits are 28, 14, 7
 
 BRANCHES: dict[str, tuple[Branch, ...]] = {  # of each task, in the order of its decoders
     "recon": ("recon",),

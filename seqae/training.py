@@ -78,17 +78,19 @@ def fit(
     epoch's last update over that of the weights) and, in fp16, `overflows` (updates left out for an infinite gradient).
     `histograms`: epoch, branch, output, share on val, see `metrics.histogram`.
 
-    The order of sequences is a function of (seed, epoch) alone, so that training resumed from a checkpoint comes to the
-    numbers of an unbroken one, on a CPU to the last bit. Val is measured in float32, or tf32, whatever the precision.
+    Training resumed from a checkpoint comes to the numbers of unbroken training, on a CPU to the last bit: the order of
+    sequences is a function of (seed, epoch); torch is seeded before each update by (seed, step, rank), and before val;
+    the checkpoint holds all state of model, optimizer, schedule and scaler, the best weights and the totals of the
+    unfinished epoch, which goes on at its next batch. Val is measured in float32, or tf32, whatever the precision.
 
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
-    and leave a checkpoint in the middle of the epoch.
+    and leave a checkpoint of the unfinished epoch.
 
     Every rank of `runs.ranks.launch` calls this, and all train one model: each takes its share of every batch and of
     val, gradients and numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do
     nothing in the other ranks. Signals go to the launcher, which stops the ranks; their checkpoints are those of whole
-    epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used, and
-    for a model that is not what `contract` says.
+    epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used, and for a model that is not
+    what `contract` says.
     """
     keep_freed_memory()
     accelerator = make_accelerator(device=device)
@@ -98,7 +100,7 @@ def fit(
     net = accelerator.prepare_model(model)
     check_contract(model, made[torch.tensor([0, len(made) - 1])].to(accelerator.device), objective, autocast)
     optimizer = rule.optimizer(list(model.parameters()))
-    if scaler.is_enabled():  # else fused SGD, whose first update was left out, reads uninitialised momentum
+    if scaler.is_enabled():  # inside SGD's fused kernel a skipped first update leaves the momentum uninitialised
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     scheduler = rule.schedule(optimizer)
     stateful = Stateful(model, optimizer, scheduler, scaler)
@@ -109,7 +111,7 @@ def fit(
     state = TrainingState(best=_copy(model))
     if checkpoint and checkpoint.file.exists():
         state = load_checkpoint(checkpoint.file, stateful)
-        state.epoch.divide(ranks, accelerator.device)  # what was saved is of all; each rank keeps its part
+        state.totals.divide(ranks, accelerator.device)
         checkpoint.resume(len(state.objectives))
 
     began, due = time.monotonic() - state.seconds, time.monotonic() + (checkpoint.seconds if checkpoint else 0)
@@ -125,7 +127,7 @@ def fit(
                 break
             epoch = done + 1
             if (new := train(epoch)) is not made:
-                made = frames = new  # so that the device has no epoch before it is given this one
+                made = frames = new  # frees the last epoch on the device before this one is copied to it
                 frames = resident(made, accelerator.device)
             order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
             order = order.to(getattr(frames, "device", "cpu"))
@@ -142,11 +144,11 @@ def fit(
                     accelerator=accelerator, watched=last, differentiate=differentiate,
                 )  # fmt: skip
                 part = len(indices) / len(frames)
-                _add(state.epoch, result, part * share)
-                state.epoch.learning_rate = float(optimizer.param_groups[0]["lr"])
+                _add(state.totals, result, part * share)
+                state.totals.learning_rate = float(optimizer.param_groups[0]["lr"])
                 if result.grad_norm is None:  # overflowed
-                    state.epoch.overflows += 1
-                    state.epoch.left_out += part
+                    state.totals.overflows += 1
+                    state.totals.left_out += part
                 elif scheduler and rule.schedule_per == "update":
                     scheduler.step()
                 state.step += 1
@@ -156,15 +158,16 @@ def fit(
 
             # The end of the epoch: val, the best weights, the schedule, the rows, a checkpoint.
             found = evaluate(model, val, batch_size, objective, statistics=True, stop=stop)
-            if stop:  # in the middle of an epoch
+            if stop:  # the epoch is unfinished, or was not measured
                 state.seconds = time.monotonic() - began
                 if file:
                     save_checkpoint(file, state, stateful)
                 break
-            found, totals = _over_ranks(found, state.epoch, val_share, accelerator)
-            state.epoch = EpochTotals()
+            found, totals = _over_ranks(found, state.totals, val_share, accelerator)
+            state.totals = EpochTotals()
             state.objectives.append(float(found.objective))
-            if not (math.isfinite(float(totals.objective or 0)) and math.isfinite(state.objectives[-1])):
+            assert totals.objective is not None
+            if not (math.isfinite(float(totals.objective)) and math.isfinite(state.objectives[-1])):
                 state.diverged_at = epoch
             elif all(state.objectives[-1] < earlier for earlier in state.objectives[:-1]):
                 state.best = _copy(model)
@@ -176,7 +179,7 @@ def fit(
             state.seconds = time.monotonic() - began
             at = {"epoch": epoch, "step": state.step, "seconds": round(state.seconds, 3)}
             record("histograms", _histogram_rows(epoch, found))
-            # The last thing that an epoch leaves: where this is, the epoch is whole.
+            # The last rows of an epoch: where they are, its other rows are, too.
             record("metrics", _metric_rows(at, totals, found, overflows=rule.precision == "fp16"))
             bar.set_postfix(epoch=f"{epoch}/{epochs}", val=f"{state.objectives[-1]:.4g}", refresh=False)
             if file and checkpoint and (stop or time.monotonic() >= due):
@@ -199,8 +202,8 @@ def plateau_begins(objectives: Sequence[float]) -> int:
 
 
 def _share(batch: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:
-    # This rank's part of a batch's first axis, and how large a part of it that is. Where a batch has fewer sequences
-    # than there are ranks, the last ranks take one that counts nothing, as all have to go through the model.
+    # Returns this rank's sequences of a batch, and their share of it. Where a batch has fewer sequences than there are
+    # ranks, the last ranks take one that counts nothing, as all have to go through the model.
     mine = batch[accelerator.process_index :: accelerator.num_processes]
     return (mine, len(mine) / len(batch)) if len(mine) else (batch[:1], 0.0)
 

@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from seqae.checkpoint import Stateful
-from seqae.evaluation import Errors, branch_errors
+from seqae.evaluation import branch_errors
+from seqae.metrics import BranchMetrics
 from seqae.objective import Objective, branch_outputs, objective_value
 
 
@@ -35,24 +36,24 @@ class UpdateRule:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of one batch: differentiated, what the gradients are of, a scalar; objective, its mean, a scalar; errors, (B, T)
-    for each branch and metric.
+    """The result of differentiating one batch. differentiated: the scalar whose gradients these are. objective: the
+    mean over the batch, a scalar. errors: (B, T) for each branch and metric.
     """
 
     differentiated: Tensor
     objective: Tensor
-    errors: Errors
+    errors: BranchMetrics
 
 
 @dataclass(frozen=True)
 class Updated:
-    """Of one update: objective and errors of its batch, as `Gradients`; grad_norm, the norm before clipping, a scalar,
-    None where an infinite gradient (fp16) left the update out; ratio, the norm of the update over that of the weights,
-    None where it was not asked for.
+    """The result of one update. objective, errors: of its batch, as in `Gradients`. grad_norm: the norm before
+    clipping, a scalar; None where an infinite gradient (fp16) left the update out. ratio: the norm of the update over
+    that of the weights; None where it was not asked for.
     """
 
     objective: Tensor
-    errors: Errors
+    errors: BranchMetrics
     grad_norm: Tensor | None
     ratio: float | None
 
@@ -118,7 +119,7 @@ def update(
         scaler.update()
     if rule.clip_update:
         limit_update(optimizer, parameters, before, rule.clip_update)
-    overflowed = scaler.is_enabled() and not math.isfinite(norm)  # the one wait of fp16 besides that of its step
+    overflowed = scaler.is_enabled() and not math.isfinite(norm)  # reads the norm, so fp16 waits for the device here
     ratio = update_ratio(parameters, before) if watched else None
     return Updated(found.objective, found.errors, None if overflowed else norm, ratio)
 
@@ -128,7 +129,7 @@ def clip_gradients(parameters: Iterable[Tensor], most: float | None) -> Tensor:
     """Scale all gradients so that their common norm is at most `most` (None: leave them); return the norm before."""
     found = [weight.grad for weight in parameters if weight.grad is not None]
     norm = _norm(found)
-    # Where the answer costs no waiting for the device, a pass over all gradients is left out.
+    # On a CPU a small norm saves the multiplication. A GPU always multiplies, because a comparison would wait for it.
     if most is not None and (norm.device.type != "cpu" or not norm <= most):
         torch._foreach_mul_(found, (most / (norm + 1e-6)).clamp(max=1))
     return norm
@@ -136,8 +137,8 @@ def clip_gradients(parameters: Iterable[Tensor], most: float | None) -> Tensor:
 
 @torch.no_grad()
 def limit_update(optimizer: Optimizer, parameters: Sequence[Tensor], before: Sequence[Tensor], most: float) -> None:
-    """Let no weight be further than `most` from its value before the update; nor any of SGD's momentum, which in the
-    code of Srivastava et al. is the update itself.
+    """Let no weight be further than `most` from its value before the update. SGD's momentum is limited, too, to most /
+    lr: in the code of Srivastava et al. the momentum is the update.
     """
     for weight, old in zip(parameters, before, strict=True):
         torch.clamp(weight, old - most, old + most, out=weight)

@@ -11,7 +11,6 @@ import yaml
 from own import LAYERS, METRICS, MODELS, write_modules
 from test_sweep import TINY
 
-from seqae.files import project_root
 from seqae.parameters import ParameterError
 from seqae.runs import logs
 from seqae.runs.experiment import load_model
@@ -20,6 +19,7 @@ from seqae.runs.identity import run_hash
 from seqae.runs.merging import resolve
 from seqae.runs.own_code import OwnCodeError, code_for
 from seqae.runs.run import Run, open_run
+from seqae.stores.project import project_root
 
 SMALL = {"frame_size": 16, "frames_in": 3, "frames_out": 2, "batch_size": 4, "checkpoint_seconds": 0.0, "task": "pred"}
 OWN = {"architecture": "own_models:Forecaster", "architecture_arguments": {"hidden": 6}}

@@ -8,12 +8,13 @@ from test_sweep import DEFAULTS, TINY, make_project
 from typer.testing import CliRunner
 
 from seqae.commands import main
-from seqae.files import expanded, project_path
+from seqae.files import expanded
 from seqae.reports.demo import shown_run
 from seqae.runs import load_digits
 from seqae.runs.finding import find_runs, recorded_run
 from seqae.runs.run import Run, open_run
 from seqae.stores import store_folder, store_location
+from seqae.stores.project import project_path
 from seqae.sweeps.parameter_files import files_below
 from seqae.sweeps.planning import plan
 

@@ -18,7 +18,6 @@ import torch
 import yaml
 
 from seqae.evaluation import predict
-from seqae.files import project_root
 from seqae.parameters import ParameterError
 from seqae.reports import demo
 from seqae.runs import duration, experiment, logs, rough_figures
@@ -31,6 +30,7 @@ from seqae.runs.notebook_cells import parameter_cells
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
 from seqae.stores import store_folder
+from seqae.stores.project import project_root
 
 TINY = {
     "loss": "0nm",

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqae.files import project_path, project_root
 from seqae.parameters import Parameters
 from seqae.runs.assignment import current_assignment
 from seqae.runs.clips import Clip, Windows, common_size, read_clips, set_digest, split_clips
+from seqae.stores import project_path, project_root
 
 CLIP_PATHS = ("clips", "clips_val", "clips_test")
 # What the clips decide of a run's parameters, see `with_clips`.

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seqae.data import SPLITS, MovingMNIST
-from seqae.files import project_path
 from seqae.parameters import Parameters
 from seqae.runs import clip_sets, experiment
 from seqae.runs.digits import load_labels
+from seqae.stores import project_path
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,6 @@ from seqae.checkpoint import Checkpointing
 from seqae.data import Frames, Sequences
 from seqae.device import make_accelerator
 from seqae.evaluation import evaluate
-from seqae.files import project_path
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
@@ -35,6 +34,7 @@ from seqae.runs.memory import used_memory
 from seqae.runs.old_checkpoints import upgrade_checkpoint
 from seqae.runs.own_code import OwnCode, code_for
 from seqae.runs.ranks import launch
+from seqae.stores import project_path
 from seqae.tasks import BRANCHES, branch_targets
 from seqae.training import Fitted, Row, fit
 from seqae.updates import UpdateRule

@@ -5,12 +5,12 @@ from collections.abc import Collection
 from glob import escape
 from pathlib import Path
 
-from seqae.files import expanded, project_path
+from seqae.files import expanded
 from seqae.parameters import ParameterError, Parameters
 from seqae.runs.folder import family_of
 from seqae.runs.records import RunError, read_record, remembered
 from seqae.runs.run import Run
-from seqae.stores import fetch, store_folder
+from seqae.stores import fetch, project_path, store_folder
 
 
 def find_runs(store: str | Path | None = None, family: str | None = None, *, names: Collection[str] = ()) -> list[Run]:

@@ -12,13 +12,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqae.files import project_root
 from seqae.parameters import ParameterError
 from seqae.runs.assignment import current_assignment
 from seqae.runs.git import git_trouble, run_git
 from seqae.runs.merging import merge, resolve
 from seqae.runs.own_code import find_code
 from seqae.runs.own_modules import imported_modules, module_files
+from seqae.stores import project_root
 
 
 class FamilyNotebook(NamedTuple):

@@ -20,10 +20,11 @@ from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from seqae.files import project_root, replace_text
+from seqae.files import replace_text
 from seqae.parameters import Parameters
 from seqae.runs.own_modules import import_text, imported_modules, module_files, path_among
 from seqae.runs.records import outside_runs, read_record
+from seqae.stores import project_root
 
 CELL = "cell"  # the module of a class of a notebook's cell, in parameters cell:NAME
 CODE_FOLDER = "code"  # the folder of the copies, in a run folder

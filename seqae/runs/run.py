@@ -41,7 +41,7 @@ from seqae.runs.provenance import code_entries, now, provenance_of
 from seqae.runs.records import RunError, read_record
 from seqae.runs.results import write_results
 from seqae.runs.trackers import check_tracker, tracking
-from seqae.stores import RECORD_FORMAT, BusyError, fetch, store_folder, unpublished, working
+from seqae.stores import RECORD_FORMAT, BusyError, fetch, project_root, store_folder, unpublished, working
 from seqae.training import Row
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def open_run(
 
 
 def _say_where(folder: Path) -> None:
-    if not environ.get("SEQAE_STORE") and not (files.project_root() / "params").is_dir():
+    if not environ.get("SEQAE_STORE") and not (project_root() / "params").is_dir():
         outside = f"{Path.cwd()} is in no project, which has notebooks/ and params/"
         told = f"{outside}: this run's results will lie in {folder}; to keep them elsewhere, set store or SEQAE_STORE"
         warnings.warn(told, stacklevel=3)

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqae.data import to_unit
 from seqae.device import make_accelerator, mixed_precision
 from seqae.evaluation import predict, seen_frames
-from seqae.losses import activate
 from seqae.lstm import LSTMState
 from seqae.models import SequenceAutoencoder
+from seqae.objective import output_frames
 from seqae.parameters import Parameters
 from seqae.runs.building import build_model, load_model
 from seqae.runs.own_code import OwnCode
@@ -255,7 +254,10 @@ def _decoded(model: nn.Module, p: Parameters, state: Mapping[str, Tensor], last:
     with torch.inference_mode():
         on_device = [LSTMState(h.to(on), c.to(on)) for h, c in states]
         outputs = model.decode(on_device, seen_frames(before.to(on), p.pixel_range).flatten(1), {})
-    made = {b: to_unit(activate(z, p.activation), p.pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}
+    made = {
+        branch: output_frames(z, activation=p.activation, pixel_range=p.pixel_range).clip(0, 1).cpu()
+        for branch, z in outputs.items()
+    }
     return _in_time_order(made, p)
 
 

@@ -1,6 +1,6 @@
 """Remote stores: folders of runs at any URL of fsspec, such as s3://bucket/runs.
 
-    location    where the store is; its URL without credentials
+    location    where the store is; its URL without credentials; project: the project around it
     mirror      the local copy of a store that all other code reads and writes; fetching and publishing
     transfer    one run copied between the mirror and the store
     states      how far a copy of a run is, and which of two is further along

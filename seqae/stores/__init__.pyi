@@ -19,6 +19,9 @@ from .mirror import publish_run_folder as publish_run_folder
 from .mirror import refresh as refresh
 from .mirror import unpublished as unpublished
 from .mirror import working as working
+from .project import project_path as project_path
+from .project import project_root as project_root
+from .project import unlinked as unlinked
 from .record import RECORD_FORMAT as RECORD_FORMAT
 from .record import NewerFormatError as NewerFormatError
 from .record import RecordError as RecordError

@@ -9,7 +9,8 @@ from urllib.parse import quote, unquote
 
 from yaml import YAMLError
 
-from seqae.files import cache_folder, expanded, project_path, project_root
+from seqae.files import cache_folder, expanded
+from seqae.stores.project import project_path, project_root
 from seqae.stores.yaml_text import load_yaml
 
 _WEB = r"(?i:https?|(?:web)?davs?)"

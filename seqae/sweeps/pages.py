@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqae.device import make_accelerator
-from seqae.files import project_root
 from seqae.reports import Facts, comparable_runs, render_notebook
 from seqae.runs import Run, family_defaults, outside_runs, recorded_run, without_effect
-from seqae.stores import fetch
+from seqae.stores import fetch, project_root
 from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import nearest, parameter_files
 from seqae.sweeps.shipped_files import SHIPPED, page_notebook

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from seqae.files import expanded, project_root, unlinked
+from seqae.files import expanded
 from seqae.parameters import ParameterError
-from seqae.stores import UnfitYamlError, load_yaml
+from seqae.stores import UnfitYamlError, load_yaml, project_root, unlinked
 
 SUFFIXES = (".yaml", ".yml")
 _SCALES = Path(__file__).with_name("shipped") / "scale"

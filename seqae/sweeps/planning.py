@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from seqae.files import expanded, project_path
+from seqae.files import expanded
 from seqae.parameters import EXECUTION
 from seqae.runs import (
     DECIDED_BY_CLIPS,
@@ -31,7 +31,7 @@ from seqae.runs import (
     unused,
     without_effect,
 )
-from seqae.stores import fetch, public_url, store_location, unpublished
+from seqae.stores import fetch, project_path, public_url, store_location, unpublished
 from seqae.sweeps.parameter_files import files_below, place_of, read_yaml, scale_files
 
 BUSY = "another process trains it"

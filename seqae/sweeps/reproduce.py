@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import yaml
 
 import seqae
-from seqae.files import project_path
 from seqae.parameters import EXECUTION
 from seqae.runs import (
     CODE_FOLDER,
@@ -41,6 +40,7 @@ from seqae.runs import (
     sources_hash,
     without_effect,
 )
+from seqae.stores import project_path
 from seqae.sweeps.interrupts import STOP_SIGNALS, interrupt_once
 from seqae.sweeps.pages import is_trusted, project_around
 

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from seqae.files import project_root
 from seqae.parameters import Parameters
 from seqae.runs import family_defaults, resolve
-from seqae.stores import load_yaml
+from seqae.stores import load_yaml, project_root
 
 PASS, FAIL, SKIP = "PASS", "FAIL", "SKIP"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from seqae.benchmark.gpu_check.checks import Checks
-from seqae.files import project_root
 from seqae.runs import Run, find_runs, whole_lines
+from seqae.stores import project_root
 
 SEQAE = [sys.executable, "-c", "from seqae.commands import app; app()"]
 RUNS = 33  # of params/losses

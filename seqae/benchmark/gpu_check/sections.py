@@ -14,7 +14,7 @@ from threading import Thread
 from typing import IO, Any
 
 from seqae.benchmark.gpu_check.checks import FAIL, SKIP
-from seqae.files import project_root
+from seqae.stores import project_root
 
 GRACE = 10.0  # seconds that a section has to end by itself, after its time and before it is killed
 PATIENCE = 2.0  # seconds between Ctrl-C and the end by force
