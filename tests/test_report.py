@@ -4,6 +4,7 @@ import importlib
 import json
 import mimetypes
 import os
+import shutil
 import struct
 import zlib
 from base64 import b64decode, b64encode
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
+import filelock
 import nbformat.v4 as v4
 import numpy as np
 import pandas as pd
@@ -203,6 +205,35 @@ def test_a_report_leads_to_its_familys_comparison_whenever_that_is_made(visit, t
     page.go_back()
     page.get_by_role("link", name="losses: comparison").click()
     assert page.title() == "c"
+
+
+def test_a_finished_run_without_a_report_gets_a_page_that_a_person_can_read(visit, tmp_path):
+    run = open_run("losses", SMALL, {"store": str(tmp_path), "task": "both"}).train()
+    report, index = run.folder / "report.html", tmp_path / "index.html"
+    shutil.copytree(run.folder, left := run.folder.with_name("failed-12345678"))
+    (left / "run.yaml").write_text((left / "run.yaml").read_text().replace("status: done", "status: failed"))
+    with filelock.FileLock(run.folder / ".execution.lock"):  # a worker is about to render it
+        reports.give_pages(tmp_path)
+        assert not report.exists()
+    reports.give_pages(tmp_path)
+    reports.update_index(tmp_path)
+    assert not (left / "report.html").exists(), "it goes on, and the page would be out of date"
+    page = visit(index, beside=[report])
+    page.get_by_role("link", name=run.name).click()
+    assert page.locator("h1").inner_text() == f"losses/{run.name}"
+    assert page.locator("h3").all_inner_texts() == [
+        "Frames of val#",
+        "Error by epoch#",
+        "Error by frame step, on test#",
+    ]
+    assert page.locator(".figure.themed img").count() == 3
+    assert "report(run) in its notebook makes that notebook its report" in page.locator("main").inner_text()
+    before = report.stat().st_mtime_ns
+    reports.give_pages(tmp_path)
+    assert report.stat().st_mtime_ns == before
+    write(v4.new_notebook(cells=[text("# Mine")]), tmp_path / "mine.ipynb")
+    reports.report(run, tmp_path / "mine.ipynb")
+    assert "Mine" in report.read_text()
 
 
 def test_a_comparison_begins_with_its_conclusion(report):

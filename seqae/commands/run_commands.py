@@ -97,9 +97,10 @@ def _begin(todo: int, planned: int, stores: set[Path], *, at_once: int | None) -
 
 def _write_index(folder: Path, *, needed: bool) -> None:
     # needed: otherwise a store that cannot be written keeps its index.
-    from seqae.reports import publish_index
+    from seqae.reports import give_pages, publish_index
 
     try:
+        give_pages(folder)
         publish_index(folder)
     except OSError as error:
         if needed:

@@ -19,5 +19,6 @@ from .learned import representation_findings as representation_findings
 from .maps import pointed_map as pointed_map
 from .page import render_notebook as render_notebook
 from .reproduction import rerun_findings as rerun_findings
+from .run_page import give_pages as give_pages
 from .run_page import report as report
 from .run_page import run_facts as run_facts

@@ -87,7 +87,17 @@ def render_notebook(notebook: Path, html: Path, facts: Facts, *, beside: Path | 
         cells, trouble = [], f"{notebook.name} cannot be read: {error}"
     if facts.ends_first:
         cells = _conclusion_first(cells)
-    page = _Notebook([beside or notebook.parent, notebook.parent], html.parent)
+    render_cells(cells, html, facts, folders=[beside or notebook.parent, notebook.parent], trouble=trouble)
+
+
+def render_cells(
+    cells: "Sequence[NotebookNode]", html: Path, facts: Facts, *, folders: Sequence[Path], trouble: str | None = None
+) -> None:
+    """Write the cells of a notebook as one HTML page.
+
+    folders: where the files that cells show are looked for. trouble: why cells are missing, if they are.
+    """
+    page = _Notebook(folders, html.parent)
     shown = [page.cell(cell) for cell in cells if page.wants(cell)]
     write_page(
         html,

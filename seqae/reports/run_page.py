@@ -1,13 +1,23 @@
 """The report of a run: its facts above its notebook, and the way to the index and to its family's comparison."""
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
+from glob import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+import filelock
 
 from seqae.reports.head import Facts
 from seqae.reports.index import update_index
-from seqae.reports.page import render_notebook
-from seqae.runs import Run, facts_of
+from seqae.reports.page import render_cells, render_notebook
+from seqae.runs import Run, RunError, executing, facts_of, read_record, remembered, sample_strips
+from seqae.stores import publish
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 # The files that a report links to.
 LINKED_FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
@@ -27,7 +37,8 @@ def report(run: Run, notebook: str | Path | None = None) -> Path:
     """Render the report of a run from a notebook as it stands on the disk, without executing it. Returns the page.
 
     notebook: by default the one that is open in JupyterLab: save it first. Outside Jupyter, the one in the run's
-    folder. The index then shows the page. Raises ValueError where there is no such file.
+    folder. The index then leads to the page, and to those that `give_pages` makes. Raises ValueError where there is no
+    such file.
     """
     there = [Path(os.environ.get("JPY_SESSION_NAME") or "none"), run.folder / "notebook.ipynb"]
     source = Path(notebook) if notebook else next((file for file in there if file.is_file()), there[-1])
@@ -37,5 +48,58 @@ def report(run: Run, notebook: str | Path | None = None) -> Path:
         raise ValueError(f"{run.family}/{run.name} has not begun: call run.train() first")
     page = run.folder / "report.html"
     render_notebook(source, page, run_facts(run))
+    give_pages(run.folder.parents[1])
     update_index(run.folder.parents[1])
     return page
+
+
+WITHOUT_NOTEBOOK = (
+    "This page was made from what the run's folder holds, because the run was trained without a report, as in Jupyter. "
+    "`report(run)` in its notebook makes that notebook its report."
+)
+
+
+def give_pages(store: Path, family: str | None = None) -> None:
+    """Render a page for each finished run of a store that has no report, from what its folder holds.
+
+    So every run opens something that a person can read. Left out are runs that another process works on, damaged ones,
+    and those whose folder cannot be written. family: only runs of this one. Pages of a mirror are published; raises
+    StoreError as `publish`.
+    """
+    made = []
+    with remembered(store) as root:
+        for folder in [file.parent for file in sorted(root.glob(f"{escape(family) if family else '*'}/*/run.yaml"))]:
+            page = folder / "report.html"
+            with suppress(RunError, ValueError, OSError, filelock.Timeout):
+                if page.exists() or read_record(folder).get("status") != "done":
+                    continue
+                run = Run.load(folder)
+                with executing(folder):  # else a worker may be about to render it
+                    if not page.exists():
+                        render_cells([*_cells_of(run)], page, run_facts(run), folders=[folder])
+                        made.append(page.relative_to(root).as_posix())
+    if made:
+        publish(root, *made)
+
+
+def _cells_of(run: Run) -> "Iterator[NotebookNode]":
+    import matplotlib.pyplot as plt
+    from nbformat import v4
+
+    from seqae.reports import figures
+    from seqae.reports.frames import strip_figure
+
+    yield v4.new_markdown_cell(WITHOUT_NOTEBOOK)
+    if not (run.folder / "test.csv").exists():  # a benchmark trains nothing
+        return
+    p = run.parameters
+    drawn = {
+        "Frames of val": strip_figure(sample_strips(run.samples(), task=p.task, frames_in=p.frames_in)),
+        "Error by epoch": figures.learning_curves(run.metrics(), run.baselines(), run.marks()),
+        "Error by frame step, on test": figures.error_by_frame(run.test(), run.baselines()),
+    }
+    for title, figure in drawn.items():
+        data, metadata = figures.as_output(figure, title)
+        plt.close(figure)
+        yield v4.new_markdown_cell(f"## {title}")
+        yield v4.new_code_cell(outputs=[v4.new_output("display_data", data, metadata=metadata)])

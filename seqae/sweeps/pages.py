@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqae.device import make_accelerator
-from seqae.reports import Facts, comparable_runs, render_notebook
+from seqae.reports import Facts, comparable_runs, give_pages, render_notebook
 from seqae.runs import Run, family_defaults, outside_runs, recorded_run, without_effect
 from seqae.stores import fetch, project_root
 from seqae.sweeps.notebooks import execute_notebook
@@ -53,6 +53,7 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
         raise ValueError(f"no run of family {family!r} in {folder.parent}{nearest(family, known)}")
     if others := [run.name for run in runs if run.family != family]:
         raise ValueError(f"{others[0]} is no run of family {family}")
+    give_pages(folder.parent, family)  # the comparison links them
     return execute_page(
         source,
         folder / "compare.html",
@@ -98,11 +99,12 @@ def demo_page(
         raise ValueError(f"-p {next(iter(idle.values()))}: leave it out")
     if unknown := [key for key in parameters if key not in family_defaults(source)]:
         raise ValueError(f"-p {unknown[0]}: no parameter of {source}; it has {', '.join(family_defaults(source))}")
+    own = {"this run": "report.html"} if (run.folder / "report.html").exists() else {}
     return execute_page(
         source,
         run.folder / "demo.html",
         title=f"{run.family}/{run.name}: demo",
-        links={"all runs": "../../index.html", "this run": "report.html"},
+        links={"all runs": "../../index.html", **own},
         rows=[("verdict on val", run.verdict or "none"), ("device", device), ("sequences", "of the test split")],
         store=run.folder.parents[1],
         parameters=parameters,

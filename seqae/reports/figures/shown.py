@@ -3,6 +3,7 @@
 import re
 from html import escape
 from io import StringIO
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -26,14 +27,16 @@ def show(figure: Figure, alt: str, group: str = "") -> None:
     if group:
         figure.suptitle(group, y=1.0, va="bottom", fontsize=9)
         alt = f"{alt}, {group}"
+    data, metadata = as_output(figure, alt)
+    display(data, raw=True, metadata=metadata)
+    plt.close(figure)
+
+
+def as_output(figure: Figure, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The data and the metadata of a cell's output that shows the figure."""
     text = themed_svg(figure, alt)
     width, height = (round(float(number) * 4 / 3) for number in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
-    display(
-        {"image/svg+xml": text, "text/plain": alt},
-        raw=True,
-        metadata={"image/svg+xml": {"alt": alt, "width": width, "height": height}},
-    )
-    plt.close(figure)
+    return {"image/svg+xml": text, "text/plain": alt}, {"image/svg+xml": {"alt": alt, "width": width, "height": height}}
 
 
 def themed_svg(figure: Figure, alt: str) -> str:
