@@ -231,13 +231,14 @@ def test_figures_show_a_metric_of_ones_own_with_its_unit(project) -> None:
     levels = run.baselines()
     later = figures.learning_curves(run.metrics(), levels, run.marks(), metric="iou")
     many = figures.learning_curves_of_runs(compare.by_epoch([run]), metric="iou", hue="run")
-    for figure in (later, many, figures.error_by_frame(run.test(), levels, metric="iou")):
-        assert figure.axes[0].get_ylabel() == "iou, of 1"
+    by_frame = figures.error_by_frame(run.test(), levels, metric="iou")
+    for figure, split in ((later, "val"), (many, "val"), (by_frame, "test")):
+        assert figure.axes[0].get_ylabel() == f"{split} iou, of 1"
     for figure in (later, many):  # one point, that of the best epoch, has no line
         curve = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 1)
         assert curve.get_marker() == "o"
     assert "iou, of 1" in compare.summary([run])
     assert "unit" not in built_in(seed=9).train().metrics()
     odd = run.metrics().assign(unit="$\\frac$")
-    assert figures.learning_curves(odd, levels, metric="iou").axes[0].get_ylabel() == r"iou, \$\frac\$"
+    assert figures.learning_curves(odd, levels, metric="iou").axes[0].get_ylabel() == r"val iou, \$\frac\$"
     plt.close("all")

@@ -131,6 +131,37 @@ def test_a_logarithmic_axis_of_a_narrow_range_has_ticks():
     assert len(shown) >= 2
 
 
+@pytest.mark.parametrize("most", [0.0017, 0.017, 1.7, 24.0, 1700.0])
+def test_ticks_of_any_figure_that_is_shown_are_round_numbers(most):
+    figure, axes = plt.subplots(1, 3)
+    for axis, least in zip(axes, (0, most / 2, 0.99999 * most), strict=True):
+        axis.plot([least, most], [least, most])
+    axes[2].set_xticks([least, most])
+    figures.as_output(figure, "a line")
+    for axis in (*(a.yaxis for a in axes), axes[0].xaxis):
+        ticks = axis.get_majorticklocs()
+        assert float(f"{ticks[1] - ticks[0]:.3e}"[:5]) in (1, 2, 5)
+        assert axis.get_offset_text().get_text() == ""
+    assert [*axes[2].get_xticks()] == [least, most], "these were chosen"
+
+
+def test_the_split_is_said_where_percentages_stand(tables):
+    curves, levels = tables
+    drawn_on_val = [
+        figures.losses_in_ways(curves.assign(split="val"), levels),
+        figures.learning_curves_of_runs(curves.assign(split="val"), levels, hue="loss"),
+    ]
+    steps = curves[curves.loss == "0nm"].rename(columns={"epoch": "frame"})
+    on_test = figures.error_by_frame(steps.assign(split="mine"), levels, hue="run")
+    assert [f.axes[0].get_ylabel() for f in drawn_on_val] == ["val MSE per pixel, on [0, 1]"] * 2
+    assert on_test.axes[0].get_ylabel() == "test MSE per pixel, on [0, 1]"
+    both = pd.concat([curves.assign(split=split) for split in ("train", "val")])
+    told = figures.learning_curves(both[both.run == "0nm-recon-zero"], levels.assign(split="val").head(0))
+    assert told.axes[0].get_ylabel() == "MSE per pixel, on [0, 1]"
+    norms = curves.assign(split="train", metric="grad_norm", branch="all")
+    assert figures.learning_curves_of_runs(norms, metric="grad_norm").axes[0].get_ylabel().startswith("gradient norm")
+
+
 def test_all_recons_and_all_preds(tables):
     curves, levels = tables
     figure = figures.learning_curves_of_runs(curves[curves.loss == "0nm"], levels)

@@ -464,5 +464,5 @@ def test_differences_and_what_only_one_has(original, changed):
     (axis,) = figures.then_and_again(curves).axes
     drawn = [line.get_ydata() for line in axis.lines if len(line.get_xdata())]
     assert [len(y) for y in drawn] == [2, 1]
-    assert axis.get_ylabel() == "MSE per pixel, on [0, 1]"
+    assert axis.get_ylabel() == "val MSE per pixel, on [0, 1]"
     plt.close("all")

@@ -81,7 +81,8 @@ class SweepView:
             self.bar.remove_task(bar)
         left = sum(self.seconds) / len(self.seconds) * (self.total - len(self.seconds)) / self.slots
         self.bar.update(self.all, advance=1, note=f"{len(self.failed)} failed, {duration(left)} left")
-        ending = f"failed: {outcome.reason}" if outcome.reason else run.verdict
+        verdict = f"{run.verdict}, on val" if "%" in (run.verdict or "") else run.verdict
+        ending = f"failed: {outcome.reason}" if outcome.reason else verdict
         self._print(f"{run.family}/{run.name}: {ending}, {outcome.seconds:.0f} s")
 
     def show_failed(self) -> None:

@@ -57,7 +57,7 @@ def _holds(probes: pd.DataFrame) -> str:
         parts.append(f"{target} {of['state']:.0%} (best without training: {best}, {others.max():.0%})")
     train, test = int(probes.train.iloc[0]), int(probes.test.iloc[0])
     return (
-        "**What the state holds.** Linear probes of the state go this share of the way from chance to ceiling: "
+        "**What the state holds.** On test, linear probes of the state go this share of the way from chance to ceiling: "
         f"{', '.join(parts)}; trained on {train:,} sequences of val, tested on {test:,} of unseen digits."
     )
 
@@ -79,10 +79,10 @@ def _adds(probes: pd.DataFrame, by: str | None) -> str:
     claim = f"more of {' and of '.join(more)} than either" if more else "no more of anything than the better of the two"
     if seeds < 2:
         why = "One seed of each task cannot show it"
-        return f"**What prediction adds.** {why}. Shares of the way from chance to ceiling: {'; '.join(told)}."
+        return f"**What prediction adds.** {why}. Shares of the way from chance to ceiling, on test: {'; '.join(told)}."
     return (
         f"**What prediction adds.** Beyond the spread of {seeds} seeds, the composite model knows {claim}. Shares of "
-        f"the way from chance to ceiling, mean (least to largest) of seeds: {'; '.join(told)}."
+        f"the way from chance to ceiling, on test, mean (least to largest) of seeds: {'; '.join(told)}."
     )
 
 
@@ -118,7 +118,7 @@ def _pays(labelled: pd.DataFrame, by: str | None) -> str:
         )
         told.append(
             (f"{name}: {claim}" if name else claim[0].upper() + claim[1:])
-            + f" (with {int(means.index[-1]):,}: {last['trained']:.0%} of digits found against {last['random']:.0%}, "
+            + f" (with {int(means.index[-1]):,}: {last['trained']:.0%} of test's digits found against {last['random']:.0%}, "
             f"by a probe {last['probe']:.0%})"
         )
     chance, ceiling = labelled.chance.mean(), labelled.ceiling.mean()

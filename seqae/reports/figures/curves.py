@@ -74,6 +74,7 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     if not np.isfinite(data.value).any():
         return no_values(metric)
     levels = levels[(levels.baseline == "mean_frame") & (levels.split == "test" if split else True)]
+    data = data.assign(split="test")
     if many:
         data = over_seeds(data, ["run", "branch", "frame"])
     else:  # in one panel, where the mean frames of the branches hardly differ

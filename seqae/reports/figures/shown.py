@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
+from seqae.reports.figures.style import round_ticks
+
 PAPER, DARK_PAPER = "#fdfdfc", "#15171b"  # as of the pages, so that a figure is no card upon them
 INK = {  # in the dark: black and greys, and the colours of the palette that are too dark there
     "#000000": "#dcdfe4", "#4c4c4c": "#b4bbc5", "#666666": "#9aa3ae",
@@ -33,7 +35,8 @@ def show(figure: Figure, alt: str, group: str = "") -> None:
 
 
 def as_output(figure: Figure, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The data and the metadata of a cell's output that shows the figure."""
+    """The data and the metadata of a cell's output that shows the figure. Its ticks become round numbers."""
+    round_ticks(figure)
     text = themed_svg(figure, alt)
     width, height = (round(float(number) * 4 / 3) for number in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
     return {"image/svg+xml": text, "text/plain": alt}, {"image/svg+xml": {"alt": alt, "width": width, "height": height}}

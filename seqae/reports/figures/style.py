@@ -8,16 +8,18 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator, MaxNLocator, ScalarFormatter
 
 from seqae.metrics import UNITS
 from seqae.runs import label
 
-AXIS_LABELS = {metric: label(metric).replace(metric, metric.upper(), 1) for metric in UNITS} | {
+OF_TRAINING = {
     "grad_norm": "gradient norm before clipping",
     "update_ratio": "norm of an update / norm of the weights",
     "overflows": "updates skipped for overflow, per epoch",
     "learning_rate": "learning rate",
 }
+AXIS_LABELS = {metric: label(metric).replace(metric, metric.upper(), 1) for metric in UNITS} | OF_TRAINING
 TIME_LABELS = {"epoch": "epoch", "seconds": "training time, seconds"}
 LEVEL_LINES = {"mean_frame": "--", "copy_last": "-.", "black": (0, (1, 3)), "floor": ":"}
 
@@ -74,10 +76,23 @@ def drawable(
 
 
 def axis_label(metric: str, table: pd.DataFrame) -> str:
-    """A metric with its unit: a built-in one's, or what the column unit of the table says of one of your own."""
+    """A metric with its unit: a built-in one's, or what the column unit of the table says of one of your own. Where all
+    rows are of one split, the label begins with it.
+    """
     units = table["unit"].dropna() if "unit" in table else pd.Series()
     of_own = label(metric, {metric: str(units.iloc[0])} if len(units) else {})
-    return AXIS_LABELS.get(metric, of_own.replace("$", r"\$"))  # else matplotlib sets formulas
+    told = AXIS_LABELS.get(metric, of_own.replace("$", r"\$"))  # else matplotlib sets formulas
+    splits = set(table["split"]) if "split" in table and metric not in OF_TRAINING else set()
+    return f"{splits.pop()} {told}" if len(splits) == 1 else told
+
+
+def round_ticks(figure: Figure) -> None:
+    """Ticks of all linear axes at 1, 2 or 5 times a power of ten, where nothing else was chosen, and written whole."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_locator(), AutoLocator):
+            axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
+        if isinstance(formatter := axis.get_major_formatter(), ScalarFormatter):
+            formatter.set_useOffset(False)
 
 
 def no_values(metric: str) -> Figure:
