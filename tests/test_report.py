@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import filelock
+import fsspec
 import nbformat.v4 as v4
 import numpy as np
 import pandas as pd
@@ -234,6 +235,20 @@ def test_a_finished_run_without_a_report_gets_a_page_that_a_person_can_read(visi
     write(v4.new_notebook(cells=[text("# Mine")]), tmp_path / "mine.ipynb")
     reports.report(run, tmp_path / "mine.ipynb")
     assert "Mine" in report.read_text()
+
+
+def test_a_page_in_a_store_at_a_url_is_published_and_replaces_no_report_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fs, url = fsspec.filesystem("memory"), "memory://pages/runs"
+    run = open_run("losses", SMALL, {"store": url}).train()
+    store, there = run.folder.parents[1], f"/pages/runs/losses/{run.name}/report.html"
+    assert not fs.exists(there)
+    reports.give_pages(store, "losses")
+    assert fs.cat_file(there) == (run.folder / "report.html").read_bytes()
+    fs.pipe_file(there, b"of the notebook, by another machine")
+    (run.folder / "report.html").unlink()
+    reports.give_pages(store)
+    assert fs.cat_file(there) == (run.folder / "report.html").read_bytes() == b"of the notebook, by another machine"
 
 
 def test_a_comparison_begins_with_its_conclusion(report):

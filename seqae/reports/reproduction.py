@@ -10,7 +10,7 @@ from seqae.runs import Run
 
 def paired_verdicts(then: Run, again: Run) -> str:
     """Which run this is, and the verdicts of both, in a line of Markdown."""
-    return escape(f"{then.family}/{then.name}, on val, then: {then.verdict}; again: {again.verdict}.")
+    return escape(f"{then.family}/{then.name}, verdicts on val, then: {then.verdict}; again: {again.verdict}.")
 
 
 def paired_curves(then: Run, again: Run) -> pd.DataFrame:

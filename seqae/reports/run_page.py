@@ -14,7 +14,7 @@ from seqae.reports.head import Facts
 from seqae.reports.index import update_index
 from seqae.reports.page import render_cells, render_notebook
 from seqae.runs import Run, RunError, executing, facts_of, read_record, remembered, sample_strips
-from seqae.stores import publish
+from seqae.stores import StoreError, leased_elsewhere, publish, refresh
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -48,7 +48,8 @@ def report(run: Run, notebook: str | Path | None = None) -> Path:
         raise ValueError(f"{run.family}/{run.name} has not begun: call run.train() first")
     page = run.folder / "report.html"
     render_notebook(source, page, run_facts(run))
-    give_pages(run.folder.parents[1])
+    with suppress(StoreError):  # the page is made, whatever becomes of others
+        give_pages(run.folder.parents[1])
     update_index(run.folder.parents[1])
     return page
 
@@ -64,14 +65,17 @@ def give_pages(store: Path, family: str | None = None) -> None:
 
     So every run opens something that a person can read. Left out are runs that another process works on, damaged ones,
     and those whose folder cannot be written. family: only runs of this one. Pages of a mirror are published; raises
-    StoreError as `publish`.
+    StoreError as `refresh`.
     """
     made = []
     with remembered(store) as root:
-        for folder in [file.parent for file in sorted(root.glob(f"{escape(family) if family else '*'}/*/run.yaml"))]:
+        runs = sorted(file.parent for file in root.glob(f"{escape(family) if family else '*'}/*/run.yaml"))
+        if lacking := [folder for folder in runs if not (folder / "report.html").exists()]:
+            refresh(root, family or "")  # of a mirror: another machine may have rendered some of them meanwhile
+        for folder in lacking:
             page = folder / "report.html"
             with suppress(RunError, ValueError, OSError, filelock.Timeout):
-                if page.exists() or read_record(folder).get("status") != "done":
+                if read_record(folder).get("status") != "done" or leased_elsewhere(folder):
                     continue
                 run = Run.load(folder)
                 with executing(folder):  # else a worker may be about to render it
