@@ -118,8 +118,8 @@ def _pays(labelled: pd.DataFrame, by: str | None) -> str:
         )
         told.append(
             (f"{name}: {claim}" if name else claim[0].upper() + claim[1:])
-            + f" (with {int(means.index[-1]):,}: {last['trained']:.0%} of test's digits found against {last['random']:.0%}, "
-            f"by a probe {last['probe']:.0%})"
+            + f" (with {int(means.index[-1]):,}: {last['trained']:.0%} of test's digits found against "
+            f"{last['random']:.0%}, by a probe {last['probe']:.0%})"
         )
     chance, ceiling = labelled.chance.mean(), labelled.ceiling.mean()
     return f"**With how few labels it pays.** {'; '.join(told)}; chance is {chance:.0%}, the ceiling {ceiling:.0%}."
