@@ -187,8 +187,9 @@ def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_name
     assert len(compare.gallery(same, "pred")) == 4
     assert comparison_data(other)["sequences"] != comparison_data(runs[0])["sequences"]
     lines = comparison_findings(mixed, by="run").splitlines()
-    assert sum(line.startswith(f"- {second}: Best") for line in lines) == 2, "of each group, its own"
-    assert sum(line.startswith(f"- {first}: Best") for line in lines) == 2
+    heads = [n for n, line in enumerate(lines) if line in (f"- {first}:", f"- {second}:")]
+    for of_group in (lines[heads[0] + 1 : heads[1]], lines[heads[1] + 1 :]):  # a list in the list
+        assert sum(line.startswith("    - Best ") for line in of_group) == 2, "of each group, its own"
     rows = compare.summary(mixed)
     assert rows.group.to_list() == [first] * 6 + [second] * 2
 

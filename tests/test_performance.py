@@ -221,7 +221,7 @@ def test_a_benchmark_is_a_run_like_any_other(tmp_path):
     assert {*table.H} == {8}
     assert {*table.B} == {3}
     assert run.status == "done"
-    assert "times the LSTMCell loop" in run.verdict
+    assert "times as fast as the LSTMCell loop" in run.verdict
     before = (run.folder / "performance.csv").read_bytes()
     assert update_timing.run_benchmark(run).folder == run.folder
     assert (run.folder / "performance.csv").read_bytes() == before

@@ -19,6 +19,7 @@ def update_time_bars(table: pd.DataFrame) -> Figure:
     )
     for axis in grid.axes.flat:
         axis.bar_label(axis.containers[0], fmt="%.4g", padding=2, fontsize=8)
+        axis.set_xlim(right=1.15 * table.median_ms[table.part == axis.get_title().removeprefix("part = ")].max())
     grid.set_axis_labels("milliseconds", "")
     grid.set_titles("{col_name}")
     return grid.figure

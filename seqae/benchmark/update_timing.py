@@ -111,8 +111,8 @@ def run_benchmark(run: Run) -> Run:
         step = table[table.part == "step"].set_index("implementation").median_ms
         whole = table[table.part == "forward_backward"].set_index("implementation").median_ms
         found = {f"{cell} loop": step.get(name) for name, cell in LOOPS.items()}
-        line = "".join(f"{ms / step.seqae:.2g} times the {loop}, " for loop, ms in found.items() if ms)
-        line += f"{whole.gemm_floor / whole.seqae:.0%} of the speed of its matrix products alone"
+        line = "".join(f"{ms / step.seqae:.2g} times as fast as the {loop}, " for loop, ms in found.items() if ms)
+        line += f"{100 * whole.gemm_floor / whole.seqae:.0f} % of the speed of its matrix products alone"
         run.update(status="done", ended=now(), verdict=line, results={}, benchmark=facts)
 
     return run.once(work)

@@ -203,10 +203,11 @@ def table(runs: Sequence[Run], most: int = 200) -> Styler:
     style = style.format(lambda name: f'<a href="{escape(hrefs[name])}">{escape(name)}</a>', subset=["run"])
     if len(rows) > most:
         style.set_caption(f"The first {most} of {len(rows):,}, by error on val")
-    style = style.set_properties(**{"white-space": "nowrap"}, subset=rows.columns.drop(VERDICT).to_list())
+    wraps = [name for name in ("group", VERDICT) if name in rows]
+    style = style.set_properties(**{"white-space": "nowrap"}, subset=rows.columns.drop(wraps).to_list())
     left = [{"selector": "", "props": "text-align: left"}]  # of cells and of their column's head
     style = style.set_table_styles({name: left for name in ("group", *TEXT_COLUMNS) if name in rows}, overwrite=False)
-    return style.set_properties(**{"min-width": "14rem"}, subset=[VERDICT])
+    return style.set_properties(**{"min-width": "14rem"}, subset=wraps)
 
 
 def gallery(runs: Sequence[Run], branch: str) -> Strips:

@@ -40,12 +40,13 @@ def comparison_findings(
     of `compare.by_epoch`, the best on val first, then each of `fixes`. A figure of a recipe is the mean over its seeds.
     branch: the only one to report; None: all.
     """
-    lines = []
-    several = groups(grid)
+    several, lines = groups(grid), []
     for group, runs in several.items():
         found = _group_findings(runs, fixes if len(several) == 1 else (), by, branch)
-        lines += [f"{group}: {line}" for line in found] if len(several) > 1 else found
-    return "\n".join(f"- {line}" for line in lines)
+        indent = "    " if len(several) > 1 else ""
+        lines += [f"- {group}:"] if indent else []
+        lines += [f"{indent}- {line}" for line in found]
+    return "\n".join(lines)
 
 
 def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: str | None) -> list[str]:
