@@ -57,7 +57,7 @@ def _holds(probes: pd.DataFrame) -> str:
         parts.append(f"{target} {of['state']:.0%} (best without training: {best}, {others.max():.0%})")
     train, test = int(probes.train.iloc[0]), int(probes.test.iloc[0])
     return (
-        "**What the state holds.** Share of the way from chance to ceiling that linear probes of the state go, on test: "
+        "**What the state holds.** How far linear probes of the state go from chance to ceiling, on test: "
         f"{', '.join(parts)}; trained on {train:,} sequences of val, tested on {test:,} of unseen digits."
     )
 
