@@ -25,6 +25,7 @@ class Facts:
     files: Sequence[str] = ()  # names of files beside the page; those that exist are linked
     groups: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)  # of rows, by what they are about
     links: Mapping[str, str] = field(default_factory=dict)  # the way to other pages: a path, or PATH#FRAGMENT, by title
+    introduction: str | None = None  # a sentence below the title
     ends_first: bool = False  # whether the section Conclusion, the notebook's last, stands above all others
 
 

@@ -13,7 +13,7 @@ import filelock
 from seqae.reports.head import Facts
 from seqae.reports.index import update_index
 from seqae.reports.page import render_cells, render_notebook
-from seqae.runs import Run, RunError, executing, facts_of, read_record, remembered, sample_strips
+from seqae.runs import Run, RunError, executing, facts_of, introduction, read_record, remembered, sample_strips
 from seqae.stores import StoreError, leased_elsewhere, publish, refresh
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def run_facts(run: Run, error: str | None = None) -> Facts:
         links[f"{run.family}: comparison"] = "../compare.html"
     else:  # it may be made later than this page: the index then leads to it
         links[f"{run.family}: runs and comparison"] = f"../../index.html#family={quote(run.family, safe='')}"
-    return Facts(name, run.status, run.verdict, (), error, LINKED_FILES, facts_of(run), links)
+    return Facts(
+        name, run.status, run.verdict, (), error, LINKED_FILES, facts_of(run), links, introduction(run.parameters)
+    )
 
 
 def report(run: Run, notebook: str | Path | None = None) -> Path:

@@ -1,5 +1,6 @@
 """What a reader wants to know first of a run, as labels and values."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,22 @@ def rough_figures(p: Parameters) -> str:
 Rows = list[tuple[str, str]]  # labels and values
 
 
+_OUTPUTS = {
+    "recon": "gives them back, in reverse order",
+    "recon_ordered": "gives them back",
+    "pred": "predicts the next {}",
+    "both": "gives them back, in reverse order, and predicts the next {}",
+}
+
+
+def introduction(p: Parameters) -> str:
+    """One sentence for a reader who knows nothing of the run: what its model sees and what it puts out."""
+    digits = f"{p.digits_per_sequence} moving digit{'s' * (p.digits_per_sequence > 1)} (Moving MNIST)"
+    source = "video clips" if p.clips_digest or p.clips else digits
+    seen = "{} frames of {}×{} pixels".format(p.frames_in, *p.frame_shape)
+    return f"A sequence autoencoder on {source}. It sees {seen} and {_OUTPUTS[p.task].format(p.frames_out)}."
+
+
 def facts_of(run: "RunFolder") -> dict[str, Rows]:
     """What a reader wants to know first, each fact once, by what it is about: the run, its results, its making."""
     found = {"the run": _what(run), "result": _results(run, run.record()), "made": _made(run)}
@@ -55,10 +72,10 @@ def _what(run: "RunFolder") -> Rows:
         (
             "data",
             "{} + {} frames of {}×{} pixels, ".format(p.frames_in, p.frames_out, *p.frame_shape)
-            + f"{_data(p, record)}, {p.train_sequences:,} sequences an epoch{', ever new' if p.endless else ''}, "
-            f"in batches of {p.batch_size}",
+            + f"{_data(p, record)}, {p.train_sequences:,} sequences an epoch, in batches of {p.batch_size}, "
+            + ("new ones every epoch" if p.endless else "the same ones every epoch"),
         ),
-        ("differs from the family in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
+        ("differs from the family's defaults in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
     ]
 
 
@@ -67,7 +84,10 @@ def _made(run: "RunFolder") -> Rows:
     if "started" in record:
         facts.append(("started", f"{record['started'][:16].replace('T', ' ')} UTC"))
     if "seconds" in record:
-        facts.append(("trained for", f"{duration(record['seconds'])}, {record.get('epochs', p.epochs)} epochs"))
+        epochs = record.get("epochs", p.epochs)
+        facts.append(("trained for", f"{duration(record['seconds'])}, {epochs} epochs"))
+        if epochs and p.train_sequences:
+            facts.append(("updates", f"{epochs * math.ceil(p.train_sequences / p.batch_size):,}"))
     if went_on := record.get("went_on"):
         made = f", made with code {went_on['commit']}" if "commit" in went_on else ""
         lacks = f", without {', '.join(went_on['without'])} of these epochs" if "without" in went_on else ""
@@ -80,6 +100,8 @@ def _made(run: "RunFolder") -> Rows:
         then = _told(CodeVersion(record["commit"], dirty, sources, record.get("git")))
         same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
         facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
+        place = "/".join(run.folder.parts[-3:])
+        facts.append(("to make it again", f"seqae rerun {place}, in the project's folder"))
     return facts
 
 
@@ -91,12 +113,21 @@ def _results(run: "RunFolder", record: Mapping[str, Any]) -> Rows:
     for key, value in results.items():
         branch, metric = key.split()
         beside = levels[(levels.branch == branch) & (levels.metric == metric)].sort_values("value")
-        told = ", ".join(f"{row.baseline.replace('_', ' ')} {four_digits(row.value)}" for row in beside.itertuples())
+        told = ", ".join(_beside(row.baseline, row.value, value) for row in beside.itertuples())
         figure = "no number, because it diverged" if diverged(record) else four_digits(value)
         facts.append((f"test {branch} {label(metric, units)}", figure + (f" ({told})" if told else "")))
     if results and (rough := rough_figures(run.parameters)):
         facts.append(("note", rough))
     return facts
+
+
+def _beside(baseline: str, level: float, value: float) -> str:
+    # A baseline, and of the mean frame how far the figure is from it.
+    told = f"{baseline.replace('_', ' ')} {four_digits(level)}"
+    if baseline != "mean_frame" or not (level > 0 and math.isfinite(value)):
+        return told
+    share = 1 - value / level
+    return f"{abs(100 * share):.0f} % {'below' if share > 0 else 'above'} {told}"
 
 
 def _own_architecture(p: Parameters, weights: int | None) -> str:

@@ -152,6 +152,8 @@ def execute_page(
     folder = project_root() if source.is_relative_to(SHIPPED) else source.parent
     reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment, folder=folder)
     beside = (notebook.name, page.with_suffix(".gif").name)
-    facts = Facts(title, "failed" if reason else "done", None, rows, reason, beside, {}, links or {}, ends_first)
+    facts = Facts(
+        title, "failed" if reason else "done", None, rows, reason, beside, {}, links or {}, ends_first=ends_first
+    )
     render_notebook(notebook, page, facts, beside=source.parent)
     return Page(page, reason)
