@@ -11,6 +11,7 @@ from test_learned import TABLES as LEARNED
 
 from seqae.reports import figures, frames
 from seqae.reports.figures.ends import apart, fit_axis
+from seqae.reports.figures.shown import as_output
 from seqae.runs import Strip
 
 mpl.use("Agg")
@@ -137,7 +138,7 @@ def test_ticks_of_any_figure_that_is_shown_are_round_numbers(most):
     for axis, least in zip(axes, (0, most / 2, 0.99999 * most), strict=True):
         axis.plot([least, most], [least, most])
     axes[2].set_xticks([least, most])
-    figures.as_output(figure, "a line")
+    as_output(figure, "a line")
     for axis in (*(a.yaxis for a in axes), axes[0].xaxis):
         ticks = axis.get_majorticklocs()
         assert float(f"{ticks[1] - ticks[0]:.3e}"[:5]) in (1, 2, 5)

@@ -93,6 +93,7 @@ def _cells_of(run: Run) -> "Iterator[NotebookNode]":
     from nbformat import v4
 
     from seqae.reports import figures
+    from seqae.reports.figures.shown import as_output
     from seqae.reports.frames import strip_figure
 
     yield v4.new_markdown_cell(WITHOUT_NOTEBOOK)
@@ -105,7 +106,7 @@ def _cells_of(run: Run) -> "Iterator[NotebookNode]":
         "Error by frame step, on test": figures.error_by_frame(run.test(), run.baselines()),
     }
     for title, figure in drawn.items():
-        data, metadata = figures.as_output(figure, title)
+        data, metadata = as_output(figure, title)
         plt.close(figure)
         yield v4.new_markdown_cell(f"## {title}")
         yield v4.new_code_cell(outputs=[v4.new_output("display_data", data, metadata=metadata)])

@@ -13,7 +13,6 @@ from .learned import errors_by_digits as errors_by_digits
 from .learned import label_curves as label_curves
 from .learned import probe_bars as probe_bars
 from .learned import state_map as state_map
-from .shown import as_output as as_output
 from .shown import show as show
 from .style import coloured as coloured
 from .style import drawable as drawable
