@@ -352,6 +352,14 @@ def test_a_conclusion_shows_names_as_text(seeds):
     assert escape("<script>0</script>") in html
 
 
+def test_heads_of_a_table_stand_over_their_texts_and_the_run_is_first(seeds):
+    table = compare.table(seeds)
+    assert next(iter(table.data)) == "run"
+    for n, name in enumerate(table.data):
+        both = re.search(rf"\.col{n} {{\s*text-align: left", table.to_html())  # a head's class as well as a cell's
+        assert bool(both) == (name in compare.TEXT_COLUMNS), name
+
+
 def test_a_comparison_links_every_run_that_it_names(seeds):
     html = compare.table(seeds).to_html()
     for run, name in zip(seeds, compare.labels(seeds), strict=True):

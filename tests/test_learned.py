@@ -434,7 +434,7 @@ def test_the_conclusion_is_computed_from_the_tables() -> None:
     assert "knows no more of anything than the better of the two" in other
     assert "at no number of labels" in other
     alone = representation_findings(many(both=(0.5,)), horizon.iloc[:0], labels_table(0.5, 0.3))
-    assert "One run cannot show it" in alone
+    assert "It takes runs of recon, pred and both to show it" in alone
     assert "This run predicts nothing" in alone
     single = representation_findings(
         many(recon=(0.3,), pred=(0.2,), both=(0.5,)), horizon, labels_table(1, 0), by="task"

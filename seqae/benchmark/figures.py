@@ -32,10 +32,10 @@ def speedup_bars(table: pd.DataFrame) -> Figure:
     """
     table = figures.drawable(table, "table", ["D", "H", "B", "decoder_input"], numbers=[])
     named = table.assign(size=table.D.astype(str) + ", " + table.H.astype(str) + ", " + table.B.astype(str))
-    ratios = named.melt(["size", "decoder_input"], [name for name in table if name.startswith("× ")]).dropna()
-    grid = sns.catplot(
-        ratios, x="value", y="size", hue="variable", col="decoder_input", kind="bar", palette="colorblind", height=4
-    )
+    others = [name for name in table if name.startswith("× ")]
+    ratios = named.melt(["size", "decoder_input"], others, var_name="implementation").dropna()
+    grid = sns.catplot(ratios, x="value", y="size", hue="implementation", col="decoder_input", kind="bar",
+                       palette="colorblind", height=4)  # fmt: skip
     grid.set(xscale="log")
     for axis in grid.axes.flat:
         axis.axvline(1, color="0.3", linewidth=1, linestyle="--")

@@ -191,7 +191,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     group = ["group"] if wide.group.nunique() > 1 else []
     place = wide.group.map({name: i for i, name in enumerate(groups(runs))})
     wide = wide.assign(place=place).sort_values(["place", "val mse"], ignore_index=True)
-    shown = ["run", *group, "branch", "val mse", "mse", *told, "verdict", *others]
+    shown = ["run", "branch", "val mse", "mse", *told, "verdict", *group, *others]
     return wide[shown].rename(columns=lambda name: VERDICT if name == "verdict" else label(name, units))
 
 

@@ -66,7 +66,7 @@ def _adds(probes: pd.DataFrame, by: str | None) -> str:
     state = probes[probes.features == "state"]
     tasks = set(state[by]) if by else set()
     if not {"recon", "pred", "both"} <= tasks:
-        return "**What prediction adds.** One run cannot show it; the comparison of recon, pred and both does."
+        return "**What prediction adds.** It takes runs of recon, pred and both to show it: see the comparison."
     told, more = [], []
     for target in _TARGETS:
         part = state[state.target == target]
