@@ -26,7 +26,7 @@ COLOURS = 10  # of the palette; more lines than that get other dashes
 NAMED = 12  # lines of a panel, at most, that are named where they end
 LONGEST = 40  # characters of such a name, at most
 LEVEL_COLOUR = "0.4"
-FAR = 5  # times lower than all curves: a floor down there would squeeze them, and is not drawn
+FAR_BELOW = 5  # times lower than all curves: a floor down there would squeeze them, and is not drawn
 
 
 def learning_curves(
@@ -211,7 +211,7 @@ def _name_ends(
     least = min(
         [value for value in grid.data.value if value > 0] + [*known.value[known.baseline != "floor"]], default=0
     )
-    known = known[(known.baseline != "floor") | (known.value > least / FAR)]
+    known = known[(known.baseline != "floor") | (known.value > least / FAR_BELOW)]
     axes = grid.axes_dict
     of_all: dict[str, list[EndLabel]] = {}
     for branch in axes:
