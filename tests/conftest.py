@@ -95,6 +95,14 @@ def fits(page) -> bool:
     )
 
 
+def barriers(page) -> list[str]:
+    """What axe-core finds on a page that a keyboard, a screen reader or weak eyes stumble over."""
+    from axe_playwright_python.sync_playwright import Axe  # what that imports reads half a megabyte
+
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {node['html'][:200]}" for one in found for node in one["nodes"]]
+
+
 @pytest.fixture
 def started():
     """Starts a sweep, see `sweeps.Sweep`; whatever becomes of the test, nothing of it lives on."""

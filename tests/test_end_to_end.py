@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from conftest import fits
+from conftest import barriers, fits
 from typer.testing import CliRunner
 
 from seqae.commands.main import app
@@ -91,4 +91,5 @@ def test_its_pages_ask_for_nothing_and_fit_the_screen(store, visit):
             assert page.locator("img:not([alt]), img[alt='']").count() == 0
             assert page.locator("details.code[open]").count() == 0
             assert page.locator("h1").count() == 1
+            assert barriers(page) == [], file
             page.close()

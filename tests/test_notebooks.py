@@ -14,7 +14,7 @@ import papermill
 import pytest
 import torch
 import yaml
-from conftest import fits
+from conftest import barriers, fits
 from typer.testing import CliRunner
 
 from seqae.architectures import ARCHITECTURES
@@ -337,5 +337,6 @@ def test_real_reports_ask_for_nothing_and_say_what_they_show(smoke_store, visit)
             assert page.locator("img:not([alt]), img[alt='']").count() == 0
             assert page.locator("details.code[open]").count() == 0
             assert page.locator("h1").count() == 1
+            assert barriers(page) == [], file
             assert file.name == "index.html" or page.locator(".contents a").count() > 3
             page.close()

@@ -24,7 +24,7 @@ from seqae.reports.head import Facts
 from seqae.reports.media import beside as beside_notebook
 from seqae.reports.media import data_uri
 from seqae.reports.rendering import write_page
-from seqae.reports.screen import screen
+from seqae.reports.screen import screen, terminal_html
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -147,18 +147,16 @@ class _Notebook:
         return _Cell(cell, html, outputs)
 
     def outputs(self, cell: "NotebookNode") -> Iterator[_Output]:
-        from nbconvert.filters.ansi import ansi2html
-
         # All of a cell's stderr is one text, so that prints between two steps of a progress bar do not split the bar.
         ordered = sorted(cell.outputs, key=lambda output: output.get("name") != "stderr")
         for stream, group in groupby(ordered, key=lambda output: output.get("name")):
             if stream:
                 text = "".join(output.text for output in group)
-                yield self.shown(lambda text, kind=stream: _Output(kind, Markup(ansi2html(screen(text)))), text)
+                yield self.shown(lambda text, kind=stream: _Output(kind, terminal_html(screen(text))), text)
                 continue
             for output in group:
                 if output.output_type == "error":
-                    yield _Output("error", Markup(ansi2html("\n".join(output.traceback))))
+                    yield _Output("error", terminal_html("\n".join(output.traceback)))
                 else:
                     yield self.shown(self.richest, output.get("data", {}), {**cell.metadata, **output.metadata})
 
@@ -172,8 +170,6 @@ class _Notebook:
 
     def richest(self, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> _Output:
         """The richest form of an output that the page can show; else a line that says what was left out."""
-        from nbconvert.filters.ansi import ansi2html
-
         if "text/html" in data and (html := self.fragment(data["text/html"])):
             return _Output("html", html)
         for mime in ("text/markdown", "text/latex"):
@@ -192,7 +188,7 @@ class _Notebook:
         left_out = Markup(escape(f"left out, since a page cannot show it: {', '.join(lost)}"))
         if lost and says_little:
             return _Output("lost", left_out)
-        return _Output("text", Markup(ansi2html(plain)) + (Markup("\n({})").format(left_out) if lost else ""))
+        return _Output("text", terminal_html(plain) + (Markup("\n({})").format(left_out) if lost else ""))
 
     def figure(self, mime: str, data: str, metadata: Mapping[str, Any]) -> _Picture:
         own = {**metadata, **(metadata.get(mime) or {})}
@@ -241,6 +237,8 @@ class _Notebook:
                 self.heading(tag, text, soup)
         for tag in soup.select(UNWANTED):
             tag.decompose()
+        for tag in soup.select("th"):  # pandas leaves corners empty, which a screen reader would read as a heading
+            tag.name = "th" if tag.get_text(strip=True) or tag.find(True) else "td"
         for tag in soup.select("*"):
             for name in [name for name in tag.attrs if name.startswith("on")]:
                 del tag[name]
@@ -279,7 +277,8 @@ class _Notebook:
 
     def heading(self, tag: "Tag", text: str, soup: "BeautifulSoup") -> None:
         """Gives a heading its id and a link to it, and notes it for the table of contents."""
-        level, anchor = int(tag.name[1]), "-".join(text.split())  # Jupyter's ids, so links work in both
+        above = self.contents[-1].level if self.contents else 0  # a heading is at most one level below the one before
+        level, anchor = min(int(tag.name[1]), above + 1), "-".join(text.split())  # Jupyter's ids: links work in both
         self.ids[anchor] += 1
         anchor += f"-{self.ids[anchor]}" if self.ids[anchor] > 1 else ""
         self.contents.append(_Heading(level, text, anchor))

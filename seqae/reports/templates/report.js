@@ -7,11 +7,11 @@ if (contents) {
   fit();
 }
 // What scrolls sideways fades at the side where more of it lies, and the keyboard scrolls it.
-for (const box of document.querySelectorAll(".figure, .html, .scroll")) {
+for (const box of document.querySelectorAll(".figure, .html, .scroll, pre")) {
   const mark = () => {
     const left = box.scrollWidth - box.clientWidth - box.scrollLeft;
     box.classList.toggle("more", left > 1);
-    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+    if (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
   };
   box.addEventListener("scroll", mark, { passive: true });
