@@ -22,7 +22,7 @@ def comparison(browser: Browser, store: Path) -> None:
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto((store / "index.html").as_uri())
     page.get_by_label("Filter").fill("learned")
-    for pick in page.locator("tr:visible .pick").all()[:7]:
+    for pick in page.locator("tr:visible :is(.pick, .pick-seeds)").all()[:5]:
         pick.check()
     page.get_by_role("button", name="Compare", exact=True).click()
     save(page, "comparison.png")

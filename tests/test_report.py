@@ -8,7 +8,9 @@ import shutil
 import struct
 import zlib
 from base64 import b64decode, b64encode
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from conftest import fits
+from conftest import barriers, fits
 from nbformat import NotebookNode, write
 from PIL import Image
 
@@ -119,13 +121,13 @@ def failed_run() -> tuple[list[NotebookNode], Facts]:
 
 
 def comparison_data(i: int) -> dict:
-    """Runs 0 to 2 differ only by seed; run 9 has other sequences."""
+    """Run 3 reconstructs as well; run 9 has other sequences."""
     steps = {"pred": [0.01 * (i + 1), 0.02 * (i + 1)]} | ({"recon": [0.5, 0.6]} if i == 3 else {})
-    return {"steps": steps, "mean_frame": dict.fromkeys(steps, 0.1), "sequences": "32×32" if i == 9 else "16×16",
-            "recipe": f"losses {max(i, 2)}", "seed": i}  # fmt: skip
+    return {"steps": steps, "mean_frame": dict.fromkeys(steps, 0.1), "sequences": "32×32" if i == 9 else "16×16"}
 
 
-def an_index(folder: Path, runs: int = 30) -> Path:
+def an_index(folder: Path, runs: int = 30, alike: Collection[int] = ()) -> Path:
+    """alike: runs that differ only by seed."""
     (folder / "frames.png").write_bytes(picture(640, 200))
     words = (
         "learned (41 % below mean frame)",
@@ -140,6 +142,7 @@ def an_index(folder: Path, runs: int = 30) -> Path:
             picture=thumbnail(folder / "frames.png"), started=f"2025-11-23 22:{i % 60:02d}", duration_s=float(i),
             parameters={"learning_rate": f"0.00{i}", "task": "pred"},
             comparison=None if i == 7 else comparison_data(i),
+            setting="alike" if i in alike else f"setting {i}", seed=i,
         )
         for i in range(runs)
     ]  # fmt: skip
@@ -660,7 +663,7 @@ def test_everything_from_outside_is_escaped_in_a_report(report):
 
 
 def test_everything_from_outside_is_escaped_in_the_index(tmp_path):
-    told = {"steps": {EVIL: [1.0]}, "mean_frame": {EVIL: 1.0}, "sequences": EVIL, "recipe": EVIL, "seed": 1}
+    told = {"steps": {EVIL: [1.0]}, "mean_frame": {EVIL: 1.0}, "sequences": EVIL}
     row = IndexRow(
         EVIL,
         EVIL,
@@ -674,16 +677,19 @@ def test_everything_from_outside_is_escaped_in_the_index(tmp_path):
         {EVIL: EVIL},
         told,
         {EVIL: EVIL, "a": EVIL},
+        setting=EVIL,
+        seed=6,
     )
     other = IndexRow("b", "b", "javascript:alert(1)", "done")
-    write_index(tmp_path / "index.html", [row, other], {EVIL: "//evil.example/x", "b": EVIL})
+    again = replace(row, verdict=EVIL[::-1], seed=7)
+    write_index(tmp_path / "index.html", [row, again, other], {EVIL: "//evil.example/x", "b": EVIL})
     page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
     assert len(page.select("script")) == 1
     assert not page.select("[onerror]")
-    assert [image["src"] for image in page.select("img")] == [EVIL]
+    assert [image["src"] for image in page.select("img")] == [EVIL, EVIL]
     links = [a["href"] for a in page.select("a")]
     assert links[0] == "evil.example/x"
-    assert links[3] == "javascript%3Aalert%281%29"
+    assert links[-1] == "javascript%3Aalert%281%29"
     assert not any(set(link) & set(":<>\"'") for link in links)
 
 
@@ -808,7 +814,7 @@ def test_pages_fit_the_screen_and_ask_for_nothing(visit, report, tmp_path, kind,
     elif kind == "index":
         an_index(tmp_path).rename(tmp_path / "report.html")
     else:
-        told = {"steps": {"pred": [1.0]}, "mean_frame": {"pred": 1.0}, "sequences": EVIL, "recipe": EVIL, "seed": 1}
+        told = {"steps": {"pred": [1.0]}, "mean_frame": {"pred": 1.0}, "sequences": EVIL}
         row = IndexRow(
             EVIL, EVIL * 9, EVIL, EVIL, EVIL, {EVIL: 1.0}, None, EVIL, 1.0, {EVIL: EVIL}, told, {EVIL: EVIL, "a": EVIL}
         )
@@ -950,9 +956,9 @@ def test_the_reader_points_at_a_state_and_sees_its_frames(visit, report, tmp_pat
 
 def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     (tmp_path / "store").mkdir()
-    an_index(tmp_path / "store")
+    an_index(tmp_path / "store", alike=(0, 2, 4))
     files = [
-        tmp_path / "moved" / f"losses/run-{i}" / name for i in (0, 1, 2, 3) for name in ("frames.png", "frames.gif")
+        tmp_path / "moved" / f"losses/run-{i}" / name for i in (0, 2, 3, 4) for name in ("frames.png", "frames.gif")
     ]
     (tmp_path / "store").rename(tmp_path / "moved")  # the links of a moved store still work
     for file in files:
@@ -961,8 +967,8 @@ def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     page = visit(tmp_path / "moved" / "index.html", beside=files)
     assert page.get_by_label("Compare losses/run-7").count() == 0, "a failed run has nothing to compare"
     compared, table = page.get_by_role("region", name="Comparison of the runs picked"), page.get_by_role("table")
-    for name in ("losses/run-0", "models/run-1", "losses/run-2", "models/run-3"):
-        table.get_by_label(f"Compare {name}", exact=True).check()
+    table.get_by_label("Compare all seeds of losses/run-0").check()
+    table.get_by_label("Compare models/run-3", exact=True).check()
     assert not compared.is_visible()
     page.get_by_role("button", name="Compare", exact=True).click()
 
@@ -973,9 +979,12 @@ def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     assert [chart.get_attribute("aria-label").split(":")[0] for chart in charts.all()] == ["recon", "pred"]
     assert [chart.locator("path.mean").count() for chart in charts.all()] == [1, 2]
     assert [chart.locator("path.band").count() for chart in charts.all()] == [0, 1]
-    assert compared.locator("figcaption").nth(1).inner_text() == "models/run-1 stuck at the mean frame"
+    assert (
+        compared.locator("figcaption").nth(1).inner_text()
+        == "losses/run-2 cannot learn: floor 0.072 > mean frame 0.037"
+    )
     shown = compared.locator("figure img")
-    assert [image.get_attribute("src") for image in shown.all()] == [f"losses/run-{i}/frames.png" for i in range(4)]
+    assert [image.get_attribute("src") for image in shown.all()] == [f"losses/run-{i}/frames.png" for i in (0, 2, 4, 3)]
     assert [image.evaluate("e => e.decode().then(() => e.naturalWidth)") for image in shown.all()] == [600] * 4
     assert "16×16" in compared.inner_text()
     assert "Not the same" not in compared.inner_text()
@@ -986,6 +995,7 @@ def test_the_reader_picks_runs_and_sees_them_side_by_side(visit, tmp_path):
     assert compared.locator("figure").count() == 4
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    table.get_by_role("button", name="Seeds of losses/run-0").click()
     table.get_by_label("Compare losses/run-2", exact=True).uncheck()
     assert "n = 2 seeds" in compared.locator(".key").inner_text()
     page.get_by_role("button", name="Clear").click()
@@ -999,9 +1009,8 @@ def test_a_seed_counts_once_and_one_that_diverged_is_told(visit, tmp_path):
                         "lost": [(1, 0.1), (2, 0.4), (3, None)]}.items():  # fmt: skip
         rows = [
             IndexRow("f", f"run-{i}", f"f/run-{i}/report.html", "done", comparison={
-                "steps": {"pred": [error, 2 * error]} if error else {}, "mean_frame": {"pred": 0.3},
-                "sequences": "16×16", "recipe": "r", "seed": seed,
-            })
+                "steps": {"pred": [error, 2 * error]} if error else {}, "mean_frame": {"pred": 0.3}, "sequences": "16",
+            }, setting="s", seed=seed)
             for i, (seed, error) in enumerate(seeds)
         ]  # fmt: skip
         (tmp_path / name).mkdir()
@@ -1011,6 +1020,7 @@ def test_a_seed_counts_once_and_one_that_diverged_is_told(visit, tmp_path):
             file.parent.mkdir(parents=True)
             file.write_bytes(picture())
         page = visit(tmp_path / name / "index.html", beside=pictures)
+        page.get_by_role("button", name="Seeds apart").click()
         for pick in page.locator(".pick").all():
             pick.check()
         page.get_by_role("button", name="Compare", exact=True).click()
@@ -1031,7 +1041,202 @@ def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit,
     for name in ("losses/run-8", "models/run-9"):
         page.get_by_label(f"Compare {name}", exact=True).check()
     page.get_by_role("button", name="Compare", exact=True).click()
-    assert page.locator(".notice").inner_text().startswith("Not the same data and budget: 16×16; 32×32.")
+    assert page.locator("#compare .notice").inner_text().startswith("Not the same data and budget: 16×16; 32×32.")
+
+
+def compared(name: str, seed: int, sequences: str = "16×16", **metrics: float | None) -> IndexRow:
+    """A finished run; of a metric without a value, it diverged. Underscores in names of metrics stand for blanks."""
+    return IndexRow(
+        "f",
+        f"{name}-seed{seed}-0123abcd",
+        f"f/{name}{seed}/report.html",
+        "done",
+        f"learned ({seed} % below)",
+        {key.replace("_", " "): float("nan") if x is None else x for key, x in metrics.items()},
+        duration_s=2.0 * seed,
+        comparison={"steps": {"pred": [0.01 * seed, 0.02]}, "mean_frame": {"pred": 0.1}, "sequences": sequences},
+        defined={"gain": "1", "seed": str(seed), "words": 'a, "b"'},
+        setting=name,
+        seed=seed,
+    )
+
+
+SEEDS = [
+    compared("a", 1, pred_mse=0.1, pred_ssim=0.5),
+    compared("b", 1, pred_mse=0.15, pred_ssim=0.6),
+    compared("a", 2, pred_mse=0.2, pred_ssim=0.7),
+    compared("a", 2, pred_mse=0.4, pred_ssim=0.9),  # the same seed again
+    compared("a", 3, pred_mse=None, pred_ssim=None),
+    compared("c", 1, pred_mse=0.25, pred_ssim=0.4),
+    compared("c", 2, pred_mse=0.35, pred_ssim=0.4),
+    compared("d", 1, sequences="32×32", pred_mse=0.01, pred_ssim=0.99),
+]
+
+
+def frames_of(folder: Path, *runs: str) -> list[Path]:
+    """Pictures in these run folders of family f."""
+    files = [folder / f"f/{run}/frames.png" for run in runs]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(picture())
+    return files
+
+
+def shown_names(page) -> list[str]:
+    return [" ".join(text.split()) for text in page.locator("tbody tr:visible th > :is(a, span)").all_text_contents()]
+
+
+def test_runs_that_differ_only_by_seed_are_one_line_of_their_mean(visit, tmp_path):
+    write_index(tmp_path / "index.html", SEEDS, {})
+    page = visit(tmp_path / "index.html")
+    assert shown_names(page) == ["f/a", "f/b-seed1-0123abcd", "f/c", "f/d-seed1-0123abcd"]
+    a = page.locator("tr.setting").first
+    assert a.locator("th p").first.inner_text() == "n = 3 seeds in 4 runs: 1, 2, 3"
+    assert [" ".join(cell.split()) for cell in a.locator("td.number").all_inner_texts()] == [
+        "0.2000 0.1000 – 0.3000 n = 2",
+        "0.6500 0.5000 – 0.8000 n = 2",
+        "0:00:04",
+    ]
+    assert a.locator(".badge").all_inner_texts() == ["done", "learned"]
+    page.get_by_role("button", name="pred mse").click()
+    assert shown_names(page) == ["f/d-seed1-0123abcd", "f/b-seed1-0123abcd", "f/a", "f/c"], "0.1 does not stand for 0.2"
+    page.get_by_role("button", name="Seeds of f/a").press("Enter")
+    assert shown_names(page)[2:6] == ["f/a", *(f"f/a-seed{i}-0123abcd" for i in (1, 2, 2))]
+    page.get_by_role("button", name="Seeds apart").click()
+    assert shown_names(page)[:4] == [f"f/{run}-0123abcd" for run in ("d-seed1", "a-seed1", "b-seed1", "a-seed2")]
+    assert len(shown_names(page)) == 8
+    page.get_by_role("button", name="Seeds apart").click()
+    page.get_by_label("Filter").fill("seed=3")
+    assert shown_names(page) == ["f/a", "f/a-seed3-0123abcd"]
+    assert a.locator("td.number").first.inner_text().startswith("0.2000"), "of all its seeds, whatever is filtered"
+
+
+def test_the_reader_sees_the_difference_to_a_baseline(visit, tmp_path):
+    write_index(tmp_path / "index.html", SEEDS, {})
+    page = visit(tmp_path / "index.html", beside=frames_of(tmp_path, "c1", "c2"))
+    page.get_by_label("Compare all seeds of f/c").check()
+    page.get_by_label("Compare f/b-").check()
+    button = page.get_by_role("button", name="Difference to it")
+    assert button.is_disabled(), "to one only"
+    page.get_by_label("Compare f/b-").uncheck()
+    button.click()
+    assert page.locator("#baseline strong").inner_text() == "f/c (mean of 2 seeds)"
+    shown = """rows => rows.map(row => Array.from(row.querySelectorAll(".difference"),
+        e => `${e.className.replace("difference ", "")} ${e.textContent}`))"""
+    found = page.locator("tbody tr:visible").evaluate_all(shown)
+    # c: 0.3 in 0.25 to 0.35 and 0.4; a: 0.2 in 0.1 to 0.3, and 0.65; b: 0.15 and 0.6; d was shown other data.
+    assert found == [["better (−0.1000)", "better +0.2500"], ["better −0.1500", "better +0.2000"], [], []]
+    page.reload()
+    assert page.locator("tbody tr:visible").evaluate_all(shown) == found
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_label("Compare f/b-").check()
+    button.click()
+    assert page.locator("tbody tr:visible").evaluate_all(shown)[2] == ["worse +0.1500", "worse −0.2000"]
+    page.get_by_role("button", name="Hide differences").click()
+    assert page.locator(".difference").count() == 0
+
+
+def test_a_link_restores_filter_order_and_choice_and_says_what_is_gone(visit, tmp_path):
+    write_index(tmp_path / "index.html", SEEDS, {})
+    pictures = frames_of(tmp_path, "b1", "c1", "c2", "d1")
+    page = visit(tmp_path / "index.html", beside=pictures)
+    page.get_by_label("Filter").fill("gain=1")
+    page.get_by_role("button", name="pred ssim").click()
+    page.get_by_label("Compare f/b-").check()
+    page.get_by_role("button", name="Difference to it").click()
+    page.get_by_label("Compare all seeds of f/c").check()
+    link, order = page.get_by_role("link", name="Link to this view").get_attribute("href"), shown_names(page)
+    assert order == ["f/d-seed1-0123abcd", "f/a", "f/b-seed1-0123abcd", "f/c"]
+    for other in (page.context.new_page(), page):  # opened anew; and in a page that shows another view
+        other.goto((tmp_path / "index.html").as_uri() + "#seeds=apart&sort=run&compare=f/d-seed1-0123abcd")
+        assert shown_names(other)[0] == "f/a-seed1-0123abcd"
+        assert other.locator(".key li").all_inner_texts() == ["f/d-seed1-0123abcd", "mean frame"]
+        other.goto((tmp_path / "index.html").as_uri() + link)
+        other.wait_for_function("document.querySelector('#filter').value === 'gain=1'")
+        assert shown_names(other) == order
+        assert other.locator(".pick:checked").count() == 3
+        assert other.locator(".key li").all_inner_texts() == [
+            "f/b-seed1-0123abcd",
+            "f/c: mean and range, n = 2 seeds",
+            "mean frame",
+        ]
+        assert other.locator("#baseline strong").inner_text() == "f/b-seed1-0123abcd"
+        assert not other.locator("#lost").is_visible()
+    write_index(tmp_path / "index.html", SEEDS[5:], {})
+    page.reload()
+    told = page.locator("#lost").inner_text()
+    assert told == "In this link, but not among the finished runs here: f/b-seed1-0123abcd."
+
+
+def saved(page, name: str) -> Path:
+    with page.expect_download() as download:
+        page.get_by_role("button", name=name).click()
+    return download.value.path().rename(download.value.path().with_name(download.value.suggested_filename))
+
+
+def test_the_runs_chosen_are_saved_as_csv(visit, tmp_path):
+    precise = replace(SEEDS[0], metrics={"pred mse": 0.012345678, "recon val mse": 3.0})
+    write_index(tmp_path / "index.html", [precise, *SEEDS[1:]], {})
+    page = visit(tmp_path / "index.html")
+    file = saved(page, "CSV of 8 runs")
+    assert file.name == "seqae-runs.csv"
+    table = pd.read_csv(file)
+    names = "a-seed1 a-seed2 a-seed2 a-seed3 b-seed1 c-seed1 c-seed2 d-seed1"
+    assert list(table.run) == [f"f/{name}-0123abcd" for name in names.split()]
+    assert list(table.setting) == ["f/a"] * 4 + ["f/b"] + ["f/c"] * 2 + ["f/d"], "each run alone, whether folded or not"
+    assert table["pred test mse"].to_list()[:3] == [0.01234568, 0.2, 0.4]
+    assert table["pred test mse"].isna().to_list() == [False, False, False, True, *[False] * 4]
+    assert {*table.words} == {'a, "b"'}
+    assert {"recon val mse", "pred test ssim", "gain", "seed", "seconds", "verdict"} < {*table}
+    page.get_by_label("Compare all seeds of f/c").check()
+    assert list(pd.read_csv(saved(page, "CSV of 2 picked")).seconds) == [2, 4]
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_label("Filter").fill("b-seed1")
+    assert list(pd.read_csv(saved(page, "CSV of 1 shown"))["pred test mse"]) == [0.15]
+
+
+def test_the_figure_is_saved_with_its_key(visit, tmp_path):
+    write_index(tmp_path / "index.html", SEEDS, {})
+    files = frames_of(tmp_path, "b1", "c1", "c2")
+    page = visit(tmp_path / "index.html", scheme="dark", beside=files)
+    for name in ("f/b-", "all seeds of f/c"):
+        page.get_by_label(f"Compare {name}").check()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    drawn = saved(page, "SVG")
+    assert drawn.name == "seqae-error-by-frame-step.svg"
+    svg = BeautifulSoup(drawn.read_text(), "html.parser").svg
+    texts = [text.get_text() for text in svg.select("text")]
+    assert texts[-3:] == ["f/b-seed1-0123abcd", "f/c: mean and range, n = 2 seeds", "mean frame"]
+    assert "pred: MSE per pixel on [0, 1], by frame step, on test" in texts
+    assert texts[:5] == ["0.02", "0.04", "0.06", "0.08", "0.10"], "round numbers"
+    with Image.open(saved(page, "PNG")) as image:
+        assert image.size == (2 * int(svg["width"]), 2 * int(svg["height"]))
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255), "on paper, though the page is dark"
+        assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} < colours
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_keyboard_and_screen_reader_find_no_barrier(visit, report, tmp_path, scheme):
+    files = frames_of(tmp_path, "c1", "c2")
+    write_index(
+        tmp_path / "index.html",
+        [*SEEDS, *(replace(row, family="g", status="failed") for row in SEEDS)],
+        {"f": "c.html"},
+    )
+    page = visit(tmp_path / "index.html", scheme=scheme, beside=files)
+    page.get_by_label("Compare all seeds of f/c").check()
+    page.get_by_role("button", name="Difference to it").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.get_by_role("button", name="Seeds of f/a").click()
+    assert barriers(page) == []
+
+    cells, facts = failed_run()
+    corner = TABLE.format(1).replace("<th></th>", '<th class="blank">&nbsp;</th>')
+    for ends_first in (False, True):
+        end = [text("### A step too deep"), code("1", html_output(corner)), text("## Conclusion")]
+        report(*cells, *end, facts=replace(facts, ends_first=ends_first))
+        assert barriers(visit(tmp_path / "report.html", scheme=scheme)) == []
 
 
 def test_a_parameter_is_filtered_by_its_whole_value_whoever_differs(visit, tmp_path):

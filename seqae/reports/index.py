@@ -3,12 +3,11 @@
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from PIL import Image
@@ -16,6 +15,7 @@ from PIL import Image
 from seqae.metrics import MORE_IS_BETTER, UNITS
 from seqae.reports.compare import best_on_val
 from seqae.reports.groups import data_and_budget
+from seqae.reports.index_lines import ComparisonData, IndexRow, figures, lines
 from seqae.reports.rendering import write_page
 from seqae.runs import (
     Run,
@@ -34,18 +34,8 @@ from seqae.runs import (
 from seqae.stores import publish, refresh
 
 THUMBNAIL = (240, 96)  # pixels; shown at half that size, so that it is sharp on screens of high density
-SUMMARY = 3  # version of `FolderSummary`: what is kept of another is computed again
+SUMMARY = 4  # version of `FolderSummary`: what is kept of another is computed again
 STALE_SECONDS = 3600  # a temporary index file of that age was left by a process that was killed
-
-
-class ComparisonData(TypedDict):
-    """What the index page needs to compare a finished run with others."""
-
-    steps: dict[str, list[float]]  # by branch: test MSE of each frame step
-    mean_frame: dict[str, float]  # by branch: test MSE of the mean frame
-    sequences: str  # its data and budget, see `groups`: equal for runs that are comparable
-    recipe: str  # equal for runs that differ only by seed
-    seed: int
 
 
 class FolderSummary(TypedDict):
@@ -55,25 +45,8 @@ class FolderSummary(TypedDict):
     val: dict[str, float]  # "recon val mse" for example: by which runs are chosen
     beside: ComparisonData | None
     picture: str | None
-
-
-@dataclass(frozen=True)
-class IndexRow:
-    """One run in the index. `href` is an unquoted path relative to the index."""
-
-    family: str
-    name: str
-    href: str
-    status: str
-    verdict: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    picture: str | None = None  # a data URI, see `thumbnail`
-    started: str = ""
-    duration_s: float | None = None
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    comparison: ComparisonData | None = None  # with it, the run can be selected for comparison
-    defined: Mapping[str, str] = field(default_factory=dict)  # all parameters, for the filter
-    own_metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # unit, more_is_better
+    setting: str | None
+    seed: int | None
 
 
 def update_index(store: Path) -> None:
@@ -103,22 +76,32 @@ def write_index(html: Path, rows: Sequence[IndexRow], comparisons: Mapping[str, 
     own = {name: of for row in rows for name, of in row.own_metrics.items()}
     units = UNITS | {name: of["unit"] for name, of in own.items()}
     more = MORE_IS_BETTER | {name for name, of in own.items() if of.get("more_is_better")}
-    pairs = {pair for row in rows for pair in row.defined.items()}
-    varying = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
-    shared = sorted(pair for pair in pairs if pair[0] not in varying)
-    defined = ["".join(f"{key}={value}\n" for key, value in r.defined.items() if key in varying) for r in rows]
+    shared, defined = _defined(rows)
+    budgets = list(dict.fromkeys(row.comparison["sequences"] for row in rows if row.comparison))
     write_page(
         html,
         "index.html.j2",
-        runs=list(zip(rows, defined, strict=True)),
+        lines=lines(rows),
+        figures=figures,
+        count=len(rows),
         columns={column: label(metric, units) for column, metric in columns.items()},
         families=sorted(Counter(row.family for row in rows).items()),
         best={column for column, metric in columns.items() if metric in more},
-        shared="".join(f"{key}={value}\n" for key, value in shared),
+        shared=shared,
+        defined=defined,
+        budgets=budgets,
         comparisons=comparisons,
         pictured=any(row.picture for row in rows),
         states=Counter(row.status for row in rows),
     )
+
+
+def _defined(rows: Sequence[IndexRow]) -> tuple[str, Callable[[IndexRow], str]]:
+    # The parameters that are the same in all rows, and for each row the others: a line for each.
+    pairs = {pair for row in rows for pair in row.defined.items()}
+    varying = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
+    shared = "".join(f"{key}={value}\n" for key, value in sorted(pairs) if key not in varying)
+    return shared, lambda row: "".join(f"{key}={value}\n" for key, value in row.defined.items() if key in varying)
 
 
 def _metric_columns(rows: Sequence[IndexRow]) -> dict[str, str]:
@@ -153,6 +136,8 @@ def _row(folder: Path) -> IndexRow:
         parameters={key: str(value) for key, value in record.get("differs", {}).items()},
         comparison=known["beside"],
         defined=defined | ({"loss": known["loss"]} if known["loss"] else {}),
+        setting=known["setting"],
+        seed=known["seed"],
     )
 
 
@@ -162,12 +147,12 @@ def _folder_summary(folder: Path, record: Mapping[str, Any]) -> FolderSummary:
     state = [SUMMARY, *([stat.st_size, stat.st_mtime_ns] for file in files if file.exists() and (stat := file.stat()))]
     kept = notes(folder)
     if kept.get("files") == state and FolderSummary.__required_keys__ <= kept.keys():
-        return FolderSummary(loss=kept["loss"], val=kept["val"], beside=kept["beside"], picture=kept["picture"])
-    known = FolderSummary(loss=None, val={}, beside=None, picture=thumbnail(files[0]))
+        return cast(FolderSummary, {key: kept[key] for key in FolderSummary.__required_keys__})
+    known = FolderSummary(loss=None, val={}, beside=None, picture=thumbnail(files[0]), setting=None, seed=None)
     # A run of another version still shows its record. A folder that is being copied is read again at the next index.
     with suppress(RunError, ValueError, TypeError, LookupError):
         run = Run.load(folder)
-        known["loss"] = run.parameters.loss
+        known["loss"], known["setting"], known["seed"] = run.parameters.loss, setting(run), run.parameters.seed
         if record.get("status") == "done":
             check_tables(folder)
             known["val"] = _errors_on_val(run)
@@ -192,9 +177,12 @@ def comparison_data(run: Run) -> ComparisonData | None:
         "steps": {b: values for b, values in steps.items() if np.isfinite(values).all() and not run.diverged},
         "mean_frame": mean,
         "sequences": data_and_budget(p),
-        "seed": p.seed,
-        "recipe": f"{run.family} {run_hash(p.model_copy(update={'seed': 0}))}",
     }
+
+
+def setting(run: Run) -> str:
+    """8 hex digits that are equal for runs of a family that differ only by seed."""
+    return run_hash(run.parameters.model_copy(update={"seed": 0}))
 
 
 def _errors_on_val(run: Run) -> dict[str, float]:
