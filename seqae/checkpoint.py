@@ -35,9 +35,8 @@ class EpochTotals:
 
     def divide(self, ranks: int, device: torch.device) -> None:
         """Divide the means of a checkpoint, which one process made, among `ranks`, each on its device."""
-        self.objective, self.grad_norm, self.errors = recursively_apply(
-            lambda mean: (mean / ranks).to(device), [self.objective, self.grad_norm, self.errors]
-        )
+        means = [self.objective, self.grad_norm, self.errors]
+        self.objective, self.grad_norm, self.errors = recursively_apply(lambda mean: (mean / ranks).to(device), means)
 
 
 @dataclass

@@ -61,11 +61,10 @@ def _check_pass(told: str, net: nn.Module, frames: Tensor, targets: Mapping[str,
         wanted = f"task {objective.task} needs a dict of {_seen(targets)}"
         raise ContractError(f"{told} returned {_seen(outputs)} for frames {_seen(seen)}; {wanted}")
     for branch, target in targets.items():
-        z = _checked(f"{told}, branch {branch},", outputs[branch], "(B, T, H, W)", target.shape).float()
+        what = f"{told}, branch {branch},"
+        z = _checked(what, outputs[branch], "(B, T, H, W)", target.shape).float()
         if net.training and not z.requires_grad:
-            raise ContractError(
-                f"{told}, branch {branch}, returned what no weight has an effect on: it has no gradient"
-            )
+            raise ContractError(f"{what} returned what no weight has an effect on: it has no gradient")
         told_loss = f"training_loss {getattr(objective.loss, '__name__', objective.loss)}"
         known = {"kind": objective.loss, "activation": objective.activation}
         _checked(told_loss, _called(told_loss, training_loss, z, target, **known), "(B,)", z.shape[:1])

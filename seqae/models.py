@@ -133,11 +133,9 @@ class SequenceAutoencoder(nn.Module):
 
     def _encode(self, frames: Tensor) -> tuple[Tensor, list[LSTMState]]:
         """The frames as (T, B, H·W), and the last states of all layers of the encoder."""
-        if frames.shape[1:] != (self.steps["recon"], *self.frame_shape):
-            raise ValueError(
-                f"frames have shape {tuple(frames.shape)}; this model reads (batch, {self.steps['recon']}, "
-                "{}, {})".format(*self.frame_shape)
-            )
+        if frames.shape[1:] != (wanted := (self.steps["recon"], *self.frame_shape)):
+            reads = "this model reads (batch, {}, {}, {})".format(*wanted)
+            raise ValueError(f"frames have shape {tuple(frames.shape)}; {reads}")
         seen = frames.transpose(0, 1).flatten(2)
         return seen, self.encoder(self._embed(seen))[1]
 

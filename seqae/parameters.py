@@ -165,9 +165,7 @@ class Parameters(BaseModel):
     @classmethod
     def _drawable(cls, label: str | None) -> str | None:
         if label is not None and (not label.strip() or label.startswith("_") or "$" in label):
-            raise ValueError(
-                f"label {label!r} cannot be drawn in a figure: it must not be blank, begin with _ or contain $"
-            )
+            raise ValueError(f"label {label!r} cannot be drawn in a figure: it is blank, begins with _ or has a $")
         return label
 
     @model_validator(mode="after")

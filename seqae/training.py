@@ -237,9 +237,8 @@ def _over_ranks(
     objective, errors, histograms = accelerator.reduce(ours, "sum")
     norm = None if totals.grad_norm is None else accelerator.reduce(totals.grad_norm, "sum")
     objective_on_train, of_branches = accelerator.reduce([totals.objective, totals.errors], "sum")
-    return Evaluation(objective, errors, histograms), replace(
-        totals, objective=objective_on_train, errors=of_branches, grad_norm=norm
-    )
+    on_train = replace(totals, objective=objective_on_train, errors=of_branches, grad_norm=norm)
+    return Evaluation(objective, errors, histograms), on_train
 
 
 def _metric_rows(at: Row, totals: EpochTotals, found: Evaluation, *, overflows: bool) -> list[Row]:

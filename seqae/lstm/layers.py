@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqae.lstm.linear import LARGE, ONEDNN_LINEAR, map_format
-from seqae.lstm.recurrence import Recurrence
+from seqae.lstm.linear import map_format
+from seqae.lstm.recurrence import Recurrence, runs_in_c
 from seqae.lstm.unrolled import LayerTensors, Unrolling
 from seqae.tasks import ACTIVATIONS, Size
 
@@ -132,15 +132,17 @@ class LSTMStack(nn.Module):
             _check("inputs", inputs, steps, None, self.input_size)
             steps, batch = inputs.shape[:2]
         tensors, batch = self._tensors(states, steps, batch)
-        positions, top, final = self.positions, inputs, []
-        for own in tensors:
-            if _torch_is_faster(own):
-                top, *last = _torch_lstm(top, own, steps or 0, batch)
+        positions, in_c, top = self.positions, runs_in_c(tensors), inputs
+        final: list[LSTMState] = []
+        for group in [tensors] if in_c else [[own] for own in tensors]:
+            if group[0].bias.is_cuda and group[0].peepholes is None and group[0].weight_hh.dim() == 2:
+                top, *last = _torch_lstm(top, group[0], steps or 0, batch)  # by cuDNN, which knows no peepholes
             else:
-                x = None if top is None else _features_first(top.flatten(0, 1), positions).to(own.bias.dtype)
-                how = Unrolling(steps or 0, batch * positions, self.map_size)
-                top, *last = (_batch_first(s, batch) for s in Recurrence.apply(how, x, None, None, *own))
-            final.append(LSTMState(*last))
+                x = None if top is None else _features_first(top.flatten(0, 1), positions).to(tensors[0].bias.dtype)
+                how = Unrolling(steps or 0, batch * positions, self.map_size, in_c=in_c)
+                found = Recurrence.apply(how, x, None, None, *itertools.chain(*group))
+                top, *last = (_batch_first(s, batch) for s in found)
+            final.extend(map(LSTMState, last[::2], last[1::2]))
         assert top is not None
         return top, final
 
@@ -153,21 +155,20 @@ class LSTMStack(nn.Module):
         weight, bias, gain = feedback.weight, feedback.bias, feedback.gain
         if weight is not None and self.positions > 1:
             raise ValueError(f"maps (of {self.map_size}) can feed back h itself only: the feedback weight must be None")
-        if weight is None and self.hidden_sizes[-1] != self.input_size:
+        if weight is None and (top := self.hidden_sizes[-1]) != self.input_size:
             raise ValueError(
-                f"without a feedback weight h (={self.hidden_sizes[-1]} wide) must be as wide as inputs "
-                f"(={self.input_size})"
+                f"without a feedback weight h (={top} wide) must be as wide as inputs (={self.input_size})"
             )
         tensors, batch = self._tensors(states, steps, None)
         if weight is not None:
             _check("feedback weight", weight, self.input_size, self.hidden_sizes[-1])
-            weight = (weight if gain == 1 else weight * gain).to(tensors[0].weight_ih.dtype)
+            weight = (weight if gain == 1 else weight * gain).to(tensors[0].weight_ih.dtype).contiguous()
         if bias is not None:
             _check("feedback bias", bias, self.input_size)
             bias = (bias * gain).unsqueeze(1)
-        how = Unrolling(steps, batch * self.positions, self.map_size, True, gain, feedback.activation)
-        z, _, _ = Recurrence.apply(how, None, weight, bias, *itertools.chain(*tensors))
-        return _batch_first(z, batch)
+        columns, in_c = batch * self.positions, runs_in_c(tensors)
+        how = Unrolling(steps, columns, self.map_size, True, gain, feedback.activation, in_c)
+        return _batch_first(Recurrence.apply(how, None, weight, bias, *itertools.chain(*tensors))[0], batch)
 
     def _tensors(self, states: InitialStates, steps: int | None, batch: int | None) -> tuple[list[LayerTensors], int]:
         """The tensors of every layer, and the number of sequences B, from states (B, H) where `batch` is None."""
@@ -188,18 +189,6 @@ class LSTMStack(nn.Module):
             dtype = torch.get_autocast_dtype(device)
         own = zip(self.layers, known, strict=True)
         return [layer.tensors(state, dtype, self.positions) for layer, state in own], batch
-
-
-def _torch_is_faster(own: LayerTensors) -> bool:
-    """Whether cuDNN, or oneDNN on a CPU, has the whole layer, and runs it faster than `Recurrence`.
-
-    Both know no peepholes. On two cores of a Zen 4, oneDNN was up to 1.2 times as fast as `Recurrence` in layers of up
-    to 1,024, but half as fast in layers of 4,096.
-    """
-    weight, bias = own.weight_hh, own.bias
-    small = bias.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() < LARGE
-    has = bias.is_cuda or (small and ONEDNN_LINEAR is not None and bool(torch.backends.mkldnn.enabled))
-    return has and own.peepholes is None and weight.dim() == 2
 
 
 def _torch_lstm(x: Tensor | None, own: LayerTensors, steps: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,8 +216,8 @@ def _check(name: str, tensor: Tensor, *shape: int | None) -> None:
 
 
 def _features_first(x: Tensor, positions: int) -> Tensor:
-    """(N, features · positions) → (features, N · positions)"""
-    return x.unflatten(1, (-1, positions)).transpose(0, 1).flatten(1)
+    """(N, features · positions) → (features, N · positions), contiguous"""
+    return x.unflatten(1, (-1, positions)).transpose(0, 1).flatten(1).contiguous()
 
 
 def _batch_first(x: Tensor, batch: int) -> Tensor:
