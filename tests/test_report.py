@@ -227,7 +227,7 @@ def test_a_finished_run_without_a_report_gets_a_page_that_a_person_can_read(visi
     page = visit(index, beside=[report])
     page.get_by_role("link", name=run.name).click()
     assert page.locator("h1").inner_text() == f"losses/{run.name}"
-    assert page.locator("h3").all_inner_texts() == [
+    assert page.locator("h2").all_inner_texts() == [
         "Frames of val#",
         "Error by epoch#",
         "Error by frame step, on test#",
@@ -1020,7 +1020,8 @@ def test_a_seed_counts_once_and_one_that_diverged_is_told(visit, tmp_path):
             file.parent.mkdir(parents=True)
             file.write_bytes(picture())
         page = visit(tmp_path / name / "index.html", beside=pictures)
-        page.get_by_role("button", name="Seeds apart").click()
+        if name != "one":
+            page.get_by_role("button", name="Seeds apart").click()
         for pick in page.locator(".pick").all():
             pick.check()
         page.get_by_role("button", name="Compare", exact=True).click()

@@ -83,10 +83,9 @@ class Setting:
     @property
     def told(self) -> str:
         """How many seeds, and which."""
-        several = f"n = {len(self.seeds)} seed{'s' if len(self.seeds) != 1 else ''}"
         again = f" in {len(self.runs)} runs" if len(self.runs) > len(self.seeds) else ""
         which = f": {', '.join(map(str, self.seeds))}" if len(self.seeds) <= SEEDS_NAMED else ""
-        return several + again + which
+        return f"n = {len(self.seeds)} seeds{again}{which}"
 
     @property
     def differs(self) -> dict[str, str]:
@@ -113,17 +112,21 @@ class Setting:
 
 
 class Line(NamedTuple):
-    """A setting with several runs, or a run that is alone."""
+    """A setting with several seeds, or a run that is alone."""
 
     setting: Setting | None
     runs: Sequence[IndexRow]
 
 
 def lines(rows: Sequence[IndexRow]) -> list[Line]:
-    """Runs of one setting together, in the order of the first run of each; within a setting by seed."""
-    together: dict[tuple[str, str], list[IndexRow]] = {}
+    """Runs of one setting together, by seed, at the place of the first of them; where there are several seeds."""
+    seeds: dict[tuple[str, str | None], set[int | None]] = {}
+    for row in rows:
+        seeds.setdefault((row.family, row.setting), set()).add(row.seed)
+    together: dict[object, list[IndexRow]] = {}
     for i, row in enumerate(rows):
-        together.setdefault((row.family, row.setting or f"row {i}"), []).append(row)
+        several = row.setting is not None and len(seeds[row.family, row.setting]) > 1
+        together.setdefault((row.family, row.setting) if several else i, []).append(row)
     found = [sorted(runs, key=lambda row: row.seed or 0) for runs in together.values()]
     spreads = _spreads([runs for runs in found if len(runs) > 1])
     return [Line(Setting(runs, next(spreads)) if len(runs) > 1 else None, runs) for runs in found]

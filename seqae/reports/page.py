@@ -123,6 +123,7 @@ class _Notebook:
         self.home = home  # the page's own folder
         self.contents: list[_Heading] = []
         self.ids: Counter[str] = Counter()
+        self.above: list[int] = []  # the levels of the headings that the next one may stand under
         self.figures = 0
         self.reduced = False  # whether the last fragment had something that a page cannot have
         self.renderer = FormulaRenderer(escape=False, exclude_anchor_links=True)
@@ -277,8 +278,9 @@ class _Notebook:
 
     def heading(self, tag: "Tag", text: str, soup: "BeautifulSoup") -> None:
         """Gives a heading its id and a link to it, and notes it for the table of contents."""
-        above = self.contents[-1].level if self.contents else 0  # a heading is at most one level below the one before
-        level, anchor = min(int(tag.name[1]), above + 1), "-".join(text.split())  # Jupyter's ids: links work in both
+        level = int(tag.name[1])
+        self.above = [*(one for one in self.above if one < level), level]  # so that no level is left out
+        level, anchor = len(self.above), "-".join(text.split())  # Jupyter's ids, so links work in both
         self.ids[anchor] += 1
         anchor += f"-{self.ids[anchor]}" if self.ids[anchor] > 1 else ""
         self.contents.append(_Heading(level, text, anchor))
