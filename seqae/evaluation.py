@@ -5,7 +5,6 @@ Nothing here changes a weight: that is `training`.
 
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from accelerate.utils import recursively_apply
@@ -106,5 +105,4 @@ def predict(
     model.eval()
     with seeded(0, device), torch.inference_mode():
         outputs = model(seen_frames(frames.to(device), pixel_range))
-    to_frames = partial(output_frames, activation=activation, pixel_range=pixel_range)
-    return {branch: to_frames(z.float()).clip(0, 1).cpu() for branch, z in outputs.items()}
+    return {b: output_frames(z.float(), activation, pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}

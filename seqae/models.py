@@ -120,8 +120,7 @@ class SequenceAutoencoder(nn.Module):
         its decoder reads with `decoder_input: truth`, or none, and it reads its own output.
         """
         if self.row.hand_over == "top":
-            top: Any = states[-1].h
-            states = [LSTMState(top, torch.zeros_like(top))]
+            states = [LSTMState(states[-1].h, None)]
         outputs = {}
         for branch in self.decoders:
             # A decoder that reads frames (`truth`) begins with the one before its first: of a prediction the last one

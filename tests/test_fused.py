@@ -62,16 +62,20 @@ def test_c_makes_all_steps_only_of_what_it_can():
         pytest.skip("no C compiler here")
     dense, maps = LSTMStack(3, [4, 2]), LSTMStack(8, [8], kernel_size=3, map_size=(2, 2))
 
-    def in_c(stack: LSTMStack, dtype: torch.dtype = torch.float32) -> bool:
+    def in_c(stack: LSTMStack, dtype: torch.dtype = torch.float32, columns: int = 1) -> bool:
         return recurrence.runs_in_c(
-            stack._tensors([LSTMState(torch.ones(1, n).to(dtype), None) for n in stack.hidden_sizes], 1, 1)[0]
+            stack._tensors([LSTMState(torch.ones(1, n).to(dtype), None) for n in stack.hidden_sizes], 1, 1)[0], columns
         )
 
     assert in_c(dense)
+    most = recurrence.IN_C // (16 * (3 + 4))  # the first layer has more weights than the second
+    assert in_c(dense, columns=most)
+    assert not in_c(dense, columns=most + 1)
     assert not in_c(maps)
     with torch.autocast("cpu", torch.bfloat16):
         assert not in_c(dense)
-    with DispatchCounter() as counter:  # it sees every product
+    # It sees every product, but for those of oneDNN's whole layers.
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), DispatchCounter() as counter:
         assert not in_c(dense)
         dense(torch.ones(1, 1, 3))
     assert counter.operations == 2 * (16 * 3 + 8 * 4)

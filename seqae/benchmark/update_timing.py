@@ -122,7 +122,8 @@ def _time_group(makers: Makers, repeats: int, measured: _Measured) -> None:
     """Time these implementations in turn; their updates, and what they hold, are gone afterwards."""
     updates = _updates(makers, measured)
     if "seqae" in updates:
-        with DispatchCounter(keep_products=True) as made:  # watched, torch makes the products that else C makes
+        # Watched, torch makes the products that else C makes. Those of oneDNN's whole layers cannot be seen.
+        with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), DispatchCounter(keep_products=True) as made:
             updates["seqae"]()
         updates["gemm_floor"] = partial(_products_alone, made.products)
         measured.work |= {"operations": made.operations, "bytes": made.bytes}

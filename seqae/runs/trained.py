@@ -254,10 +254,7 @@ def _decoded(model: nn.Module, p: Parameters, state: Mapping[str, Tensor], last:
     with torch.inference_mode():
         on_device = [LSTMState(h.to(on), c.to(on)) for h, c in states]
         outputs = model.decode(on_device, seen_frames(before.to(on), p.pixel_range).flatten(1), {})
-    made = {
-        branch: output_frames(z, activation=p.activation, pixel_range=p.pixel_range).clip(0, 1).cpu()
-        for branch, z in outputs.items()
-    }
+    made = {b: output_frames(z, p.activation, p.pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}
     return _in_time_order(made, p)
 
 
