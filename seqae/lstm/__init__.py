@@ -2,7 +2,8 @@
 
 `layers` has the modules, `recurrence` several layers over all time steps, `unrolled` one of them, `linear` the products
 with weights and their gradients. `step.c`, which `compiled` compiles and loads, has all steps of dense layers that are
-not large, and the pointwise half of a step. The architectures that are built of these are in `seqae.models`.
+not large, and the pointwise half of a step. The table of architectures that are built of these is in
+`seqae.architectures`.
 """
 
 import lazy_loader

@@ -1,8 +1,8 @@
 """LSTM stacks over whole sequences: the recurrent part of every model.
 
-The result is that of a plain loop over `torch.nn.LSTMCell`, with a backward pass written by hand (`unrolled`), and
-inputs that are zero are never multiplied. With a kernel size the products are convolutions over maps of features
-(ConvLSTM; Shi et al., 2015, §3.1).
+The result is that of a plain loop over `torch.nn.LSTMCell`, with a backward pass written by hand (`unrolled`). Inputs
+that are zero are not multiplied, except where torch runs a whole layer. With a kernel size the products are
+convolutions over maps of features (ConvLSTM; Shi et al., 2015, §3.1).
 """
 
 import itertools

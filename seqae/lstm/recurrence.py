@@ -95,6 +95,7 @@ class Recurrence(torch.autograd.Function):
         if how.in_c:
             _all_steps_in_c("backward_stack", how, layers, x, weight, None, read, read, d_out)
         for t in reversed(range(0 if how.in_c else how.steps)):
+            # A view of d_out. What is added to it below makes d_out whole, for d_weight and d_bias.
             outer: Any = None if d_out is None else d_out[t]
             if how.feeds_back:
                 if t + 1 < how.steps:

@@ -167,30 +167,30 @@ class UnrolledLayer:
     def _backward_in_torch(self) -> Callable[[int], Any]:
         """A function of t that makes d_z of step t, and d_c of the step before, from d_h and d_c of step t.
 
-        All factors of all steps are computed at once, those of z in the memory of d_z. At each step d_c grows by
-        d_h · `through`; d_z is then its factor times d_c (i, f, g) or d_h (o), and d_c of the step before is d_c ·
-        `keep`.
+        The local derivatives of all steps are computed at once, those of the gates in the memory of d_z. At each step
+        d_c grows by d_h · `dh_to_dc`. Then d_z is its local derivative times d_c (i, f, g) or d_h (o), in place, and
+        d_c of the step before is d_c · `dc_to_before`.
         """
         (i, f, tanh_c, o), g = self.gates.unbind(1), self.candidate
-        through, keep = torch.empty_like(g), f
+        dh_to_dc, dc_to_before = torch.empty_like(g), f
         s_i, s_f, s_g, s_o = self.d_gates.unbind(1)
         _sigmoid_backward(g, i, grad_input=s_i)
         _sigmoid_backward(self.cell[:-1], f, grad_input=s_f)
         _tanh_backward(i, g, grad_input=s_g)
         _sigmoid_backward(tanh_c, o, grad_input=s_o)
-        _tanh_backward(o, tanh_c, grad_input=through)
+        _tanh_backward(o, tanh_c, grad_input=dh_to_dc)
         if self.peepholes is not None:
             p_i, p_f, p_o = self.peepholes
-            through.addcmul_(s_o, p_o)
-            keep = torch.addcmul(f, s_i, p_i).addcmul_(s_f, p_f)
-        factors, d_h, d_c = _steps(self.d_gates[:, :3], s_o, through, keep), self.d_h, self.d_c
+            dh_to_dc.addcmul_(s_o, p_o)
+            dc_to_before = torch.addcmul(f, s_i, p_i).addcmul_(s_f, p_f)
+        factors, d_h, d_c = _steps(self.d_gates[:, :3], s_o, dh_to_dc, dc_to_before), self.d_h, self.d_c
 
         def pointwise(t: int) -> None:
-            s_ifg, s_o, through, keep = factors[t]
-            d_c.addcmul_(d_h, through)
+            s_ifg, s_o, dh_to_dc, dc_to_before = factors[t]
+            d_c.addcmul_(d_h, dh_to_dc)
             s_ifg.mul_(d_c)
             s_o.mul_(d_h)
-            d_c.mul_(keep)
+            d_c.mul_(dc_to_before)
 
         return pointwise
 
