@@ -7,9 +7,8 @@ import weakref
 import pytest
 import torch
 
-from seqae.benchmark.dispatch_counter import DispatchCounter
-from seqae.lstm import compiled, recurrence, unrolled
-from seqae.lstm.layers import Feedback, LSTMStack, LSTMState
+from seqae.lstm import compiled, unrolled
+from seqae.lstm.layers import Feedback, LSTMStack
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +32,12 @@ def read_and_unroll(*, peepholes: bool, batch: int = 3) -> list[torch.Tensor]:
             weight.copy_(torch.randn(weight.shape))
     x = torch.randn(4, batch, 5, requires_grad=True)
     top, states = encoder(x)
-    initial, readout, bias = [states[-1], None], torch.randn(9, 9, requires_grad=True), torch.randn(9)
-    out = decoder.unroll(initial, Feedback(gain=2.0, activation="sigmoid"), steps=5)
-    read_out = decoder.unroll(initial, Feedback(readout / 9, bias, activation="tanh"), steps=3)
-    of_zeros, ends = decoder(None, initial, steps=4)
-    results = [top, out, read_out, of_zeros, *ends[0], *ends[1]]
-    sum(result.sin().sum() for result in results).backward()
-    return [*results, x.grad, readout.grad, *(weight.grad for weight in weights)]
+    out = decoder.unroll([states[-1], None], Feedback(gain=2.0, activation="sigmoid"), steps=5)
+    (top.square().sum() + out.sin().sum()).backward()
+    return [top, out, x.grad, *(weight.grad for weight in weights)]
 
 
-@pytest.mark.parametrize(
-    "batch", [1, 3, 15, 47, 300, 2000]
-)  # more than C takes of a row at once; than one thread is given
+@pytest.mark.parametrize("batch", [1, 3, 300, 2000])  # more than C takes of a row at once; than one thread is given
 @pytest.mark.parametrize("peepholes", [False, True])
 def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes, batch):
     if compiled.step_library() is None:
@@ -55,31 +48,6 @@ def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes, batch):
     assert compiled.step_library() is None
     for ours, plain in zip(in_c, read_and_unroll(peepholes=peepholes, batch=batch), strict=True):
         assert (ours - plain).norm() <= 1e-5 * plain.norm()
-
-
-def test_c_makes_all_steps_only_of_what_it_can():
-    if compiled.step_library() is None:
-        pytest.skip("no C compiler here")
-    dense, maps = LSTMStack(3, [4, 2]), LSTMStack(8, [8], kernel_size=3, map_size=(2, 2))
-
-    def in_c(stack: LSTMStack, dtype: torch.dtype = torch.float32, columns: int = 1) -> bool:
-        return recurrence.runs_in_c(
-            stack._tensors([LSTMState(torch.ones(1, n).to(dtype), None) for n in stack.hidden_sizes], 1, 1)[0], columns
-        )
-
-    assert in_c(dense)
-    most = recurrence.IN_C // (16 * (3 + 4))  # the first layer has more weights than the second
-    assert in_c(dense, columns=most)
-    assert not in_c(dense, columns=most + 1)
-    assert not in_c(maps)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not in_c(dense)
-    # It sees every product, but for those of oneDNN's whole layers.
-    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), DispatchCounter() as counter:
-        assert not in_c(dense)
-        dense(torch.ones(1, 1, 3))
-    assert counter.operations == 2 * (16 * 3 + 8 * 4)
-    assert not in_c(dense.double(), torch.float64)
 
 
 def test_without_a_compiler_torch_and_one_line_of_log(monkeypatch, caplog):
@@ -137,7 +105,7 @@ def test_nothing_outlives_the_backward_pass(monkeypatch, in_c):
     gc.disable()
     try:
         read_and_unroll(peepholes=True)
-        assert len(kept) == 8
-        assert [layer() for layer in kept] == [None] * 8
+        assert len(kept) == 4
+        assert [layer() for layer in kept] == [None] * 4
     finally:
         gc.enable()

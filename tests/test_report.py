@@ -776,6 +776,16 @@ def test_the_index_holds_all_runs_and_the_union_of_their_metrics(tmp_path):
     assert Image.open(BytesIO(thumbnail)).size == (240, 75)
 
 
+@pytest.mark.parametrize("status", ["running", "failed", "waiting"])
+def test_seeds_of_which_none_is_done_are_a_line_too(tmp_path, status):
+    rows = [IndexRow("f", f"run-seed{n}-1a2b3c4d", "r.html", status, setting="one", seed=n) for n in (6, 7)]
+    write_index(tmp_path / "index.html", rows, {})
+    page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+    (line,) = page.select("tr.setting")
+    assert "n = 2 seeds: 6, 7" in line.get_text()
+    assert not line.select("input"), "there is nothing to compare"
+
+
 def test_an_unknown_metric_and_a_broken_picture_leave_an_empty_cell(tmp_path):
     (tmp_path / "torn.png").write_bytes(picture()[:60])
     row = IndexRow(

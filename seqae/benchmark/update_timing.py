@@ -122,7 +122,7 @@ def _time_group(makers: Makers, repeats: int, measured: _Measured) -> None:
     """Time these implementations in turn; their updates, and what they hold, are gone afterwards."""
     updates = _updates(makers, measured)
     if "seqae" in updates:
-        # Watched, torch makes the products that else C makes. Those of oneDNN's whole layers cannot be seen.
+        # oneDNN's whole layers, whose products cannot be seen, are made of the same ones.
         with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), DispatchCounter(keep_products=True) as made:
             updates["seqae"]()
         updates["gemm_floor"] = partial(_products_alone, made.products)

@@ -1,9 +1,8 @@
 """The recurrent core: stacks of LSTM layers over whole sequences, dense or convolutional, and their backward pass.
 
 `layers` has the modules, `recurrence` several layers over all time steps, `unrolled` one of them, `linear` the products
-with weights and their gradients. `step.c`, which `compiled` compiles and loads, has all steps of dense layers that are
-not large, and the pointwise half of a step. The table of architectures that are built of these is in
-`seqae.architectures`.
+with weights and their gradients, `step.c` the pointwise half of a step, which `compiled` compiles and loads. The
+architectures that are built of these are in `seqae.models`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""`step.c`, compiled and loaded: stacks of small layers over all steps, and the pointwise half of a step of others.
+"""`step.c`, the pointwise half of an LSTM step, compiled and loaded: it passes over memory once, torch seven times.
 
 It is compiled on first use and kept in the user's cache. That needs Linux (glibc's vector functions) and a C compiler.
 Elsewhere `step_library` returns None, and `unrolled` makes the same steps with torch, slower where layers are narrow.
@@ -27,16 +27,18 @@ STEP_SOURCE = (Path(__file__).parent / "step.c").read_text(encoding="utf-8")
 
 @lru_cache(maxsize=1)
 def step_library() -> Any:
-    """The loaded library with the functions of step.c, or None, logged with its reason, where there is none.
+    """The loaded library with `forward` and `backward` of step.c, or None, logged with its reason, where there is none.
 
-    They take what `unrolled.fields_in_c` makes of contiguous float32 tensors. $SEQAE_FUSED=0 turns the library off,
-    $CC names the compiler.
+    Both functions take addresses of contiguous float32 data, see step.c for the shapes. $SEQAE_FUSED=0 turns the
+    library off, $CC names the compiler.
     """
     try:
         return _load()
     except (ImportError, OSError, subprocess.CalledProcessError, AttributeError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip() or repr(error)
-        logging.getLogger("seqae").warning("LSTM steps are made by torch, not in C: %s", reason.splitlines()[0])
+        reason = getattr(error, "stderr", None) or str(error)
+        logging.getLogger("seqae").warning(
+            "LSTM steps are made by torch, not in C: %s", (reason.strip() or repr(error)).splitlines()[0]
+        )
         return None
 
 
@@ -62,8 +64,7 @@ def _load() -> Any:
             built.replace(file)  # other processes see the whole file or none
     library = ctypes.CDLL(str(file))
     address, size = ctypes.c_void_p, ctypes.c_long
-    library.forward.argtypes = [address, size, address, address, size, size]
-    library.backward.argtypes = [address, size]
-    library.forward_stack.argtypes = library.backward_stack.argtypes = [address, ctypes.c_float]
-    library.prepare.argtypes, library.prepare.restype = [address, address], size
+    library.forward.argtypes = [address, address, size, size, *[address] * 6, size, size]
+    library.backward.argtypes = [*[address] * 7, size, address, size, size]
+    library.forward.restype = library.backward.restype = None
     return library

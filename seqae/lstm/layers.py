@@ -1,8 +1,8 @@
 """LSTM stacks over whole sequences: the recurrent part of every model.
 
-The result is that of a plain loop over `torch.nn.LSTMCell`, with a backward pass written by hand (`unrolled`). Inputs
-that are zero are not multiplied, except where torch runs a whole layer. With a kernel size the products are
-convolutions over maps of features (ConvLSTM; Shi et al., 2015, §3.1).
+The result is that of a plain loop over `torch.nn.LSTMCell`, with a backward pass written by hand (`unrolled`), and
+inputs that are zero are never multiplied. With a kernel size the products are convolutions over maps of features
+(ConvLSTM; Shi et al., 2015, §3.1).
 """
 
 import itertools
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seqae.lstm.linear import LARGE, ONEDNN_LINEAR, map_format
-from seqae.lstm.recurrence import Recurrence, runs_in_c
+from seqae.lstm.recurrence import Recurrence
 from seqae.lstm.unrolled import LayerTensors, Unrolling
 from seqae.tasks import ACTIVATIONS, Size
 
@@ -132,17 +132,15 @@ class LSTMStack(nn.Module):
             _check("inputs", inputs, steps, None, self.input_size)
             steps, batch = inputs.shape[:2]
         tensors, batch = self._tensors(states, steps, batch)
-        positions, in_c, top = self.positions, runs_in_c(tensors, batch), inputs
-        final: list[LSTMState] = []
-        for group in [tensors] if in_c else [[own] for own in tensors]:
-            if not in_c and _torch_is_faster(group[0]):
-                top, *last = _torch_lstm(top, group[0], steps or 0, batch)
+        positions, top, final = self.positions, inputs, []
+        for own in tensors:
+            if _torch_is_faster(own):
+                top, *last = _torch_lstm(top, own, steps or 0, batch)
             else:
-                x = None if top is None else _features_first(top.flatten(0, 1), positions).to(tensors[0].bias.dtype)
-                how = Unrolling(steps or 0, batch * positions, self.map_size, in_c=in_c)
-                found = Recurrence.apply(how, x, None, None, *itertools.chain(*group))
-                top, *last = (_batch_first(s, batch) for s in found)
-            final.extend(map(LSTMState, last[::2], last[1::2]))
+                x = None if top is None else _features_first(top.flatten(0, 1), positions).to(own.bias.dtype)
+                how = Unrolling(steps or 0, batch * positions, self.map_size)
+                top, *last = (_batch_first(s, batch) for s in Recurrence.apply(how, x, None, None, *own))
+            final.append(LSTMState(*last))
         assert top is not None
         return top, final
 
@@ -155,18 +153,21 @@ class LSTMStack(nn.Module):
         weight, bias, gain = feedback.weight, feedback.bias, feedback.gain
         if weight is not None and self.positions > 1:
             raise ValueError(f"maps (of {self.map_size}) can feed back h itself only: the feedback weight must be None")
-        if weight is None and (top := self.hidden_sizes[-1]) != self.input_size:
-            raise ValueError(f"without a feedback weight h (={top} wide) must fit inputs (={self.input_size})")
+        if weight is None and self.hidden_sizes[-1] != self.input_size:
+            raise ValueError(
+                f"without a feedback weight h (={self.hidden_sizes[-1]} wide) must be as wide as inputs "
+                f"(={self.input_size})"
+            )
         tensors, batch = self._tensors(states, steps, None)
         if weight is not None:
             _check("feedback weight", weight, self.input_size, self.hidden_sizes[-1])
-            weight = (weight if gain == 1 else weight * gain).to(tensors[0].weight_ih.dtype).contiguous()
+            weight = (weight if gain == 1 else weight * gain).to(tensors[0].weight_ih.dtype)
         if bias is not None:
             _check("feedback bias", bias, self.input_size)
             bias = (bias * gain).unsqueeze(1)
-        columns, in_c = batch * self.positions, runs_in_c(tensors, batch)
-        how = Unrolling(steps, columns, self.map_size, True, gain, feedback.activation, in_c)
-        return _batch_first(Recurrence.apply(how, None, weight, bias, *itertools.chain(*tensors))[0], batch)
+        how = Unrolling(steps, batch * self.positions, self.map_size, True, gain, feedback.activation)
+        z, _, _ = Recurrence.apply(how, None, weight, bias, *itertools.chain(*tensors))
+        return _batch_first(z, batch)
 
     def _tensors(self, states: InitialStates, steps: int | None, batch: int | None) -> tuple[list[LayerTensors], int]:
         """The tensors of every layer, and the number of sequences B, from states (B, H) where `batch` is None."""
@@ -190,14 +191,15 @@ class LSTMStack(nn.Module):
 
 
 def _torch_is_faster(own: LayerTensors) -> bool:
-    """Whether cuDNN, or oneDNN on a CPU, has the whole layer, and runs it faster than `Recurrence` without C.
+    """Whether cuDNN, or oneDNN on a CPU, has the whole layer, and runs it faster than `Recurrence`.
 
-    Both know no peepholes. On two cores of a Zen 4, oneDNN was up to 1.2 times as fast in layers of up to 1,024, but
-    half as fast in layers of 4,096.
+    Both know no peepholes. On two cores of a Zen 4, oneDNN was up to 1.2 times as fast as `Recurrence` in layers of up
+    to 1,024, but half as fast in layers of 4,096.
     """
-    weight, on_cpu = own.weight_hh, own.bias.device.type == "cpu" and ONEDNN_LINEAR is not None
-    small = weight.dtype == torch.float32 and weight.numel() < LARGE and bool(torch.backends.mkldnn.enabled)
-    return (own.bias.is_cuda or (on_cpu and small)) and own.peepholes is None and weight.dim() == 2
+    weight, bias = own.weight_hh, own.bias
+    small = bias.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() < LARGE
+    has = bias.is_cuda or (small and ONEDNN_LINEAR is not None and bool(torch.backends.mkldnn.enabled))
+    return has and own.peepholes is None and weight.dim() == 2
 
 
 def _torch_lstm(x: Tensor | None, own: LayerTensors, steps: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,8 +227,8 @@ def _check(name: str, tensor: Tensor, *shape: int | None) -> None:
 
 
 def _features_first(x: Tensor, positions: int) -> Tensor:
-    """(N, features · positions) → (features, N · positions), contiguous"""
-    return x.unflatten(1, (-1, positions)).transpose(0, 1).flatten(1).contiguous()
+    """(N, features · positions) → (features, N · positions)"""
+    return x.unflatten(1, (-1, positions)).transpose(0, 1).flatten(1)
 
 
 def _batch_first(x: Tensor, batch: int) -> Tensor:

@@ -31,7 +31,7 @@ def apply_weight(
     """
     if weight.dim() == 2:
         return _matrix_product(weight, x, add, out)
-    return _plus(_maps_to_columns(F.conv2d(_as_maps(x, size, weight.dtype), weight, padding="same"), x.dtype), add, out)
+    return _plus(_as_columns(F.conv2d(_as_maps(x, size, weight.dtype), weight, padding="same"), x.dtype), add, out)
 
 
 def input_gradient(
@@ -46,7 +46,7 @@ def input_gradient(
     maps = _as_maps(d_z, size, weight.dtype)
     like: Any = {"dtype": maps.dtype, "device": maps.device, "memory_format": map_format(maps)}
     shape_of_x = torch.empty((len(maps), weight.shape[1], *size), **like)
-    return _plus(_maps_to_columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype), add, out)
+    return _plus(_as_columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype), add, out)
 
 
 def weight_gradient(d_z: Tensor, x: Tensor, weight: Tensor, *, size: Size = (1, 1)) -> Tensor:
@@ -97,7 +97,7 @@ def _as_maps(x: Tensor, size: Size, dtype: torch.dtype) -> Tensor:
     return maps.to(dtype, memory_format=map_format(x))
 
 
-def _maps_to_columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
+def _as_columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
     """(batch, channels, H, W) → (channels, batch · H · W)"""
     return maps.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1)
 

@@ -8,17 +8,15 @@ In the shapes below T is the number of steps, B the number of columns (sequences
 all sequences), D the number of inputs and H the number of hidden features of a layer.
 """
 
-import ctypes
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from seqae.lstm.compiled import step_library
 from seqae.lstm.linear import apply_weight, input_gradient, weight_gradient
-from seqae.tasks import ACTIVATIONS, Size
+from seqae.tasks import Size
 
 _tanh_backward: Any = torch.ops.aten.tanh_backward.grad_input  # (a, t) → a · (1 - t²)
 _sigmoid_backward: Any = torch.ops.aten.sigmoid_backward.grad_input  # (a, s) → a · s · (1 - s)
@@ -43,7 +41,6 @@ class Unrolling(NamedTuple):
     """How layers are unrolled: T steps of B columns, on maps of map_size (H, W) where the weights are kernels.
 
     With feeds_back the layers read activation(z) of the step before, where z = gain · h or W h + b is their output.
-    in_c: see `recurrence.runs_in_c`.
     """
 
     steps: int
@@ -52,33 +49,17 @@ class Unrolling(NamedTuple):
     feeds_back: bool = False
     gain: float = 1.0
     activation: str = "none"
-    in_c: bool = False
 
 
 def as_columns(x: Tensor, first: Tensor | None = None) -> Tensor:
-    """(T, features, B), or columns already, → (features, T·B), preceded by `first` (features, B)."""
-    columns = x if x.dim() == 2 else x.transpose(0, 1).flatten(1)
+    """(T, features, B) → (features, T·B), preceded by `first` (features, B)."""
+    columns = x.transpose(0, 1).flatten(1)
     return columns if first is None else torch.cat([first, columns], 1)
 
 
 def _steps(*tensors: Any) -> list[tuple[Tensor, ...]]:
     """Tensors (T, …) or sequences of T tensors → for each step a tuple of one tensor (…) of each."""
     return list(zip(*(t.unbind() if isinstance(t, Tensor) else t for t in tensors), strict=True))
-
-
-def fields_in_c(layers: "Sequence[UnrolledLayer]", how: Unrolling | None = None, *tensors: Any) -> Any:
-    """`struct stack` of step.c, with the `struct layer` of every layer: numbers, and addresses of tensors, which must
-    outlive it. tensors: from x to d_out; without them and `how` it does for single steps.
-    """
-    steps, _, columns = layers[-1].hidden.shape
-    how, shape = how or Unrolling(steps, columns), tensors[4].shape if tensors else (0, 0)
-    fields: list[Any] = [len(layers), steps, columns, how.feeds_back, [*ACTIVATIONS].index(how.activation)]
-    fields += [*(tensors or (None,) * 6), shape[1], None, None]
-    for own in layers:
-        fields += [*own.tensors[:5], *own.buffers, own.d_z, own.d_h, own.d_c, *(own.made or (None,) * 3)]
-        fields += [own.weight_ih.shape[1], own.hidden.shape[1], None, None, None]
-    numbers = (field.data_ptr() if isinstance(field, Tensor) else int(field or 0) for field in fields)
-    return (ctypes.c_long * len(fields))(*numbers)
 
 
 class UnrolledLayer:
@@ -89,14 +70,12 @@ class UnrolledLayer:
     """
 
     hidden_steps: Sequence[Tensor]  # T views (H, B) of hidden
-    d_z = d_h = d_c = cast(Tensor, None)  # of all steps, and of the step at hand; `start_backward` makes them
-    made: Sequence[Tensor] = ()  # the gradients of weight_ih, weight_hh and bias, where C makes them
     pointwise: Callable[..., Any]  # the part of a step that is no matrix product, forward or backward
 
     def __init__(self, tensors: LayerTensors, buffers: Sequence[Tensor], map_size: Size):
         """buffers: hidden, cell, gates and candidate, in the shapes that the class describes."""
         self.map_size = map_size
-        self.weight_ih, self.weight_hh, self.bias, self.peepholes, self.h, self.c = self.tensors = tensors
+        self.weight_ih, self.weight_hh, self.bias, self.peepholes, self.h, self.c = tensors
         self.hidden, self.cell, self.gates, self.candidate = self.buffers = buffers
         fits = self.hidden.device.type == "cpu" and self.hidden.dtype == torch.float32
         self.library = step_library() if fits else None
@@ -145,14 +124,26 @@ class UnrolledLayer:
 
     def _forward_in_c(self, library: Any) -> Callable[..., Any]:
         """The same function as `_forward_in_torch` makes, in C."""
-        fields = fields_in_c([self])
+        z, g, cell, h, p, size, features, columns = self._addresses()
+        flat = columns == 1 and p is None  # one row of H elements, which C can take many of at once
+        shape = (1, features) if flat else (features, columns)
 
         def pointwise(t: int, recurrent: Tensor | None, known: Tensor) -> None:
-            product = None if recurrent is None else recurrent.contiguous()
-            add = known.data_ptr(), known.stride(0), known.stride(1) if known.shape[1] > 1 else 0
-            library.forward(fields, t, None if product is None else product.data_ptr(), *add)
+            row, column = known.stride(0), known.stride(1) if known.shape[1] > 1 else 0
+            add = known.data_ptr(), row * features if flat else row, row if flat else column
+            at = size * t
+            if recurrent is not None:
+                recurrent = recurrent.contiguous()
+            product = None if recurrent is None else recurrent.data_ptr()
+            library.forward(product, *add, z + 4 * at, g + at, cell + at, cell + at + size, h + at, p, *shape)
 
         return pointwise
+
+    def _addresses(self) -> list[Any]:
+        """Addresses of gates, candidate, cell, hidden and peepholes (or None); bytes of one (H, B) matrix; H; B."""
+        starts = [buffer.data_ptr() for buffer in (self.gates, self.candidate, self.cell, self.hidden)]
+        peepholes = None if self.peepholes is None else self.peepholes.data_ptr()
+        return [*starts, peepholes, 4 * self.hidden[0].numel(), *self.hidden.shape[1:]]
 
     def start_backward(self, d_h: Tensor | None = None, d_c: Tensor | None = None) -> None:
         """Prepare the backward steps from the gradients of the last h and c, each (H, B); None is zero."""
@@ -160,37 +151,51 @@ class UnrolledLayer:
         self.d_z = self.gates.new_empty(4 * features, steps * columns)  # the gradient of z = W_ih x + W_hh h + b
         self.d_gates = self.d_z.view(4, features, steps, columns).permute(2, 0, 1, 3)  # the same memory, (T, 4, H, B)
         self.d_z_steps = self.d_gates.flatten(1, 2).unbind()  # T views (4 H, B)
-        self.d_h, self.d_c = (torch.zeros_like(self.hidden[0]).add_(0 if d is None else d) for d in (d_h, d_c))
-        in_c = self.library and partial(self.library.backward, fields_in_c([self]))
-        self.pointwise = in_c or self._backward_in_torch()
+        self.d_h, self.d_c = torch.zeros(2, *self.hidden.shape[1:], dtype=self.hidden.dtype, device=self.hidden.device)
+        for own, given in ((self.d_h, d_h), (self.d_c, d_c)):
+            if given is not None:
+                own.copy_(given)
+        self.pointwise = self._backward_in_torch() if self.library is None else self._backward_in_c(self.library)
 
     def _backward_in_torch(self) -> Callable[[int], Any]:
         """A function of t that makes d_z of step t, and d_c of the step before, from d_h and d_c of step t.
 
-        The local derivatives of all steps are computed at once, those of the gates in the memory of d_z. At each step
-        d_c grows by d_h · `dh_to_dc`. Then d_z is its local derivative times d_c (i, f, g) or d_h (o), in place, and
-        d_c of the step before is d_c · `dc_to_before`.
+        All factors of all steps are computed at once, those of z in the memory of d_z. At each step d_c grows by
+        d_h · `through`; d_z is then its factor times d_c (i, f, g) or d_h (o), and d_c of the step before is d_c ·
+        `keep`.
         """
         (i, f, tanh_c, o), g = self.gates.unbind(1), self.candidate
-        dh_to_dc, dc_to_before = torch.empty_like(g), f
+        through, keep = torch.empty_like(g), f
         s_i, s_f, s_g, s_o = self.d_gates.unbind(1)
         _sigmoid_backward(g, i, grad_input=s_i)
         _sigmoid_backward(self.cell[:-1], f, grad_input=s_f)
         _tanh_backward(i, g, grad_input=s_g)
         _sigmoid_backward(tanh_c, o, grad_input=s_o)
-        _tanh_backward(o, tanh_c, grad_input=dh_to_dc)
+        _tanh_backward(o, tanh_c, grad_input=through)
         if self.peepholes is not None:
             p_i, p_f, p_o = self.peepholes
-            dh_to_dc.addcmul_(s_o, p_o)
-            dc_to_before = torch.addcmul(f, s_i, p_i).addcmul_(s_f, p_f)
-        factors, d_h, d_c = _steps(self.d_gates[:, :3], s_o, dh_to_dc, dc_to_before), self.d_h, self.d_c
+            through.addcmul_(s_o, p_o)
+            keep = torch.addcmul(f, s_i, p_i).addcmul_(s_f, p_f)
+        factors, d_h, d_c = _steps(self.d_gates[:, :3], s_o, through, keep), self.d_h, self.d_c
 
         def pointwise(t: int) -> None:
-            s_ifg, s_o, dh_to_dc, dc_to_before = factors[t]
-            d_c.addcmul_(d_h, dh_to_dc)
+            s_ifg, s_o, through, keep = factors[t]
+            d_c.addcmul_(d_h, through)
             s_ifg.mul_(d_c)
             s_o.mul_(d_h)
-            d_c.mul_(dc_to_before)
+            d_c.mul_(keep)
+
+        return pointwise
+
+    def _backward_in_c(self, library: Any) -> Callable[[int], Any]:
+        """The same function as `_backward_in_torch` makes, in C."""
+        z, g, cell, _, p, size, *shape = self._addresses()
+        d_h, d_c, d = (tensor.data_ptr() for tensor in (self.d_h, self.d_c, self.d_z))
+        row, step = self.d_z.shape[1], 4 * shape[1]
+
+        def pointwise(t: int) -> None:
+            at = size * t
+            library.backward(z + 4 * at, g + at, cell + at, cell + at + size, d_h, d_c, d + t * step, row, p, *shape)
 
         return pointwise
 
@@ -204,26 +209,20 @@ class UnrolledLayer:
         return self.d_z_steps[t]
 
     def gradients(self, x: Tensor | None, needs: Sequence[bool]) -> list[Tensor | None]:
-        """The gradients of the six `LayerTensors`, in their shapes.
-
-        x: (D, n · B) or (n, D, B), what the last n steps have read.
-        """
+        """The gradients of the six `LayerTensors`, in their shapes. x: (D, n · B), what the last n steps have read."""
         d_peepholes, size = None, self.map_size
         if self.peepholes is not None:
             seen = torch.stack([self.cell[:-1], self.cell[:-1], self.cell[1:]], 1)
             # Not indexed with a list, which would be copied from the host while a device waits. (H, 3, T, B)
             ifo = torch.stack([self.d_gates[:, n].transpose(0, 1) for n in (0, 1, 3)], 1)
             d_peepholes = (ifo.permute(2, 1, 0, 3) * seen).sum((0, 3)).unsqueeze(-1)
-
-        made: Any = [*self.made] or [None, None, self.d_z.sum(1, keepdim=True)]
-        known = (self.weight_ih, x, None), (self.weight_hh, self.hidden[:-1], self.h)
-        for n, (weight, read, first) in enumerate(known):
-            if read is None or not needs[n]:
-                made[n] = None
-            elif not self.made:
-                made[n] = weight_gradient(self.d_z, as_columns(read, first), weight, size=size)
+        d_weight_hh = None
+        if needs[1]:
+            d_weight_hh = weight_gradient(self.d_z, as_columns(self.hidden[:-1], self.h), self.weight_hh, size=size)
         return [
-            *made,
+            weight_gradient(self.d_z, x, self.weight_ih, size=size) if needs[0] and x is not None else None,
+            d_weight_hh,
+            self.d_z.sum(1, keepdim=True),
             d_peepholes,
             input_gradient(self.weight_hh, self.d_z_steps[0], size=size) if needs[4] else None,
             self.d_c if needs[5] else None,
