@@ -13,13 +13,13 @@ from matplotlib.ticker import AutoLocator, MaxNLocator, ScalarFormatter
 from seqae.metrics import UNITS
 from seqae.runs import label
 
-OF_TRAINING = {
+AXIS_LABELS = {metric: label(metric).replace(metric, metric.upper(), 1) for metric in UNITS} | {
     "grad_norm": "gradient norm before clipping",
     "update_ratio": "norm of an update / norm of the weights",
     "overflows": "updates skipped for overflow, per epoch",
     "learning_rate": "learning rate",
 }
-AXIS_LABELS = {metric: label(metric).replace(metric, metric.upper(), 1) for metric in UNITS} | OF_TRAINING
+OF_TRAINING = {*AXIS_LABELS} - {*UNITS}  # they are of no split
 TIME_LABELS = {"epoch": "epoch", "seconds": "training time, seconds"}
 LEVEL_LINES = {"mean_frame": "--", "copy_last": "-.", "black": (0, (1, 3)), "floor": ":"}
 
