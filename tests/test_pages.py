@@ -97,6 +97,7 @@ def copied(project: Path, name: str) -> None:
 @pytest.mark.soak
 def test_the_commands_do_what_the_pages_say(project):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "SEQAE_STORE": ""}
+    environment["XDG_CACHE_HOME"] = str(project / "cache")  # what `seqae clean` removes
     np.save(project / "clips.npy", np.zeros((2, 20, 16, 16), np.uint8))
     every = [command for page in PAGES for command in commands(page) if elsewhere(command) is None]
     # What is shown has to be trained.
