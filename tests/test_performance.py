@@ -127,7 +127,7 @@ def test_the_loops_update_learns_and_step_is_the_whole():
         losses.append((z - target).square().mean())
         return losses[-1]
 
-    update = torch_update(net, frames[:, :4], targets, loss)
+    update = torch_update(net, frames[:, :4], targets, loss, precision="none")
     for _ in range(5):
         parts = update()
         assert parts["step"] > parts["forward_backward"] > 0

@@ -99,7 +99,7 @@ def torch_update(
     targets: dict[str, Tensor],
     loss: Callable[..., Tensor],
     *,
-    precision: str = "none",
+    precision: str,
 ) -> Update:
     """An update by torch's defaults, `clip_grad_norm_` and `Adam`, the network in autocast of the precision.
 

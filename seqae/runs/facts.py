@@ -100,8 +100,8 @@ def _made(run: "RunFolder") -> Rows:
         then = _told(CodeVersion(record["commit"], dirty, sources, record.get("git")))
         same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
         facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
-        place = "/".join(run.folder.parts[-3:])
-        facts.append(("to make it again", f"seqae rerun {place}, in the project's folder"))
+        if not record["commit"].startswith("seqae "):  # an installed package has no commit to check out
+            facts.append(("to make it again", "seqae rerun FOLDER, this page's folder, in a clone of the project"))
     return facts
 
 

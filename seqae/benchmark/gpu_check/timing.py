@@ -218,7 +218,8 @@ def _peers(p: Parameters, ready: Prepared, device: str, seconds: float) -> dict[
     for name, whole in (("lstmcell_loop", False), ("nn_lstm", True)):
         with suppress(ValueError), torch.device(device):  # what these layers cannot build
             net = PlainAutoencoder(ready.model, whole=whole)  # type: ignore[arg-type]
-            found[name] = milliseconds(torch_update(net, seen, targets, loss), device, seconds)
+            update = torch_update(net, seen, targets, loss, precision=p.precision)
+            found[name] = milliseconds(update, device, seconds)
     return found
 
 
