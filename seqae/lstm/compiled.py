@@ -64,7 +64,7 @@ def _load() -> Any:
             built.replace(file)  # other processes see the whole file or none
     library = ctypes.CDLL(str(file))
     address, size = ctypes.c_void_p, ctypes.c_long
-    library.forward.argtypes = [address, address, size, size, *[address] * 6, size, size]
-    library.backward.argtypes = [*[address] * 7, size, address, size, size]
+    library.forward.argtypes = [address, address, size, size, *[address] * 6, size, size, ctypes.c_int]
+    library.backward.argtypes = [*[address] * 7, size, address, size, size, ctypes.c_int]
     library.forward.restype = library.backward.restype = None
     return library

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqae.lstm.linear import LARGE, ONEDNN_LINEAR, map_format
+from seqae.lstm.linear import LARGE, ONEDNN_LINEAR
 from seqae.lstm.recurrence import Recurrence
 from seqae.lstm.unrolled import LayerTensors, Unrolling
 from seqae.tasks import ACTIVATIONS, Size
@@ -79,7 +79,7 @@ class LSTMLayer(nn.Module):
         if self.kernel_size is not None:
             square = (-1, self.kernel_size, self.kernel_size)
             kernels: Any = (weight.unflatten(1, square) for weight in (weight_ih, weight_hh))
-            weight_ih, weight_hh = (weight.contiguous(memory_format=map_format(weight)) for weight in kernels)
+            weight_ih, weight_hh = (weight.contiguous(memory_format=torch.channels_last) for weight in kernels)
         return LayerTensors(weight_ih, weight_hh, self.bias.unsqueeze(1), peepholes, h, c)
 
 
@@ -227,8 +227,8 @@ def _check(name: str, tensor: Tensor, *shape: int | None) -> None:
 
 
 def _features_first(x: Tensor, positions: int) -> Tensor:
-    """(N, features · positions) → (features, N · positions)"""
-    return x.unflatten(1, (-1, positions)).transpose(0, 1).flatten(1)
+    """(N, features · positions) → (features, N · positions), one column after the other in memory"""
+    return x.unflatten(1, (-1, positions)).transpose(1, 2).flatten(0, 1).t()
 
 
 def _batch_first(x: Tensor, batch: int) -> Tensor:

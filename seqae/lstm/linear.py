@@ -44,7 +44,7 @@ def input_gradient(
     if weight.dim() == 2:
         return _matrix_product(weight.t(), d_z, add, out)
     maps = _as_maps(d_z, size, weight.dtype)
-    like: Any = {"dtype": maps.dtype, "device": maps.device, "memory_format": map_format(maps)}
+    like: Any = {"dtype": maps.dtype, "device": maps.device, "memory_format": torch.channels_last}
     shape_of_x = torch.empty((len(maps), weight.shape[1], *size), **like)
     return _plus(_as_columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype), add, out)
 
@@ -86,20 +86,14 @@ def _is_large(left: Tensor, columns: int) -> bool:
     return fits and left.numel() * columns >= LARGE
 
 
-def map_format(tensor: Tensor) -> torch.memory_format:
-    """The order of maps and kernels in memory: channels last on CUDA, or its tensor cores would need a copy of each."""
-    return torch.channels_last if tensor.is_cuda else torch.contiguous_format
-
-
 def _as_maps(x: Tensor, size: Size, dtype: torch.dtype) -> Tensor:
-    """(channels, batch · H · W) → (batch, channels, H, W)"""
-    maps = x.unflatten(1, (-1, *size)).transpose(0, 1)
-    return maps.to(dtype, memory_format=map_format(x))
+    """(channels, batch · H · W), one column after the other in memory → (batch, channels, H, W), channels last"""
+    return x.unflatten(1, (-1, *size)).transpose(0, 1).to(dtype, memory_format=torch.channels_last)
 
 
 def _as_columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
-    """(batch, channels, H, W) → (channels, batch · H · W)"""
-    return maps.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1)
+    """The inverse of `_as_maps`."""
+    return maps.transpose(0, 1).to(dtype).flatten(1)
 
 
 def _convolution_backward(d_z: Tensor, x: Tensor, weight: Tensor, *mask: bool) -> list[Any]:

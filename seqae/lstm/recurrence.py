@@ -32,8 +32,9 @@ class Recurrence(torch.autograd.Function):
         if x is not None:
             known = apply_weight(first.weight_ih, x, first.bias, size=how.map_size)
             known = known.unflatten(1, (how.steps, how.columns)).unbind(1)
-        shape = how.steps, first.weight_ih.shape[1], how.columns
-        out = last.hidden.new_empty(shape) if how.feeds_back else last.hidden
+        out = last.hidden[1:]
+        if how.feeds_back:
+            out = torch.empty_like(out) if weight is None else out.new_empty(how.steps, len(weight), how.columns)
         read = out if how.activation == "none" else torch.empty_like(out)
         for t in range(how.steps):
             h = first.forward_step(t, fed, known[t])
@@ -64,7 +65,7 @@ class Recurrence(torch.autograd.Function):
         for layer in layers:
             layer.start_backward(*((d_h, d_c) if layer is layers[-1] else ()))
         if d_out is not None:
-            d_out = d_out.clone(memory_format=torch.contiguous_format)
+            d_out = torch.empty_like(read).copy_(d_out)
         for t in reversed(range(len(read))):
             outer: Any = None if d_out is None else d_out[t]
             if how.feeds_back:
@@ -80,7 +81,7 @@ class Recurrence(torch.autograd.Function):
         inputs, grads = as_columns(read[:-1]) if how.feeds_back else x, []
         for n, layer in enumerate(layers):
             grads += layer.gradients(inputs, needs[3 + 6 * n :])
-            inputs = as_columns(layer.hidden)
+            inputs = as_columns(layer.hidden[1:])
         d_x = input_gradient(layers[0].weight_ih, layers[0].d_z, size=how.map_size) if needs[0] else None
         d_weight = weight_gradient(as_columns(d_out), inputs, weight) if needs[1] else None
         d_bias = d_out.sum((0, 2)).unsqueeze(1) if needs[2] else None

@@ -1,8 +1,9 @@
 """One LSTM layer unrolled over all time steps, with its backward pass written by hand (backpropagation through time).
 
 Each weight's gradient is one matrix product over all steps, not one accumulation a step. Inputs that are known in
-advance are multiplied by their weights before the loop over time. A step is a contiguous (features, columns) matrix: on
-two cores, `W @ h` is up to 1.5 times as fast as `h @ W.t()` at small batches.
+advance are multiplied by their weights before the loop over time. A step is a (features, columns) matrix. It lies row
+by row in memory: on two cores, `W @ h` is up to 1.5 times as fast as `h @ W.t()` at small batches. With kernels it lies
+column by column, which is a map's order with channels last: convolutions are fastest there, and nothing is copied.
 
 In the shapes below T is the number of steps, B the number of columns (sequences; with kernels, positions of the maps of
 all sequences), D the number of inputs and H the number of hidden features of a layer.
@@ -51,10 +52,9 @@ class Unrolling(NamedTuple):
     activation: str = "none"
 
 
-def as_columns(x: Tensor, first: Tensor | None = None) -> Tensor:
-    """(T, features, B) → (features, T·B), preceded by `first` (features, B)."""
-    columns = x.transpose(0, 1).flatten(1)
-    return columns if first is None else torch.cat([first, columns], 1)
+def as_columns(x: Tensor) -> Tensor:
+    """(T, features, B) → (features, T·B)"""
+    return x.transpose(0, 1).flatten(1)
 
 
 def _steps(*tensors: Any) -> list[tuple[Tensor, ...]]:
@@ -65,16 +65,16 @@ def _steps(*tensors: Any) -> list[tuple[Tensor, ...]]:
 class UnrolledLayer:
     """One layer over T steps: the buffers that its forward pass fills and its backward pass reads.
 
-    `hidden` is (T, H, B); `cell` (T + 1, H, B) begins with the initial c. `gates` (T, 4, H, B) ends as i, f, tanh(c),
-    o: g moves to `candidate` (T, H, B), so that one sigmoid can run over all four.
+    `hidden` and `cell` (T + 1, H, B) begin with the initial h and c. `gates` (T, 4, H, B) ends as i, f, tanh(c), o: g
+    moves to `candidate` (T, H, B), so that one sigmoid can run over all four.
     """
 
-    hidden_steps: Sequence[Tensor]  # T views (H, B) of hidden
+    hidden_steps: Sequence[Tensor]  # T + 1 views (H, B) of hidden
     pointwise: Callable[..., Any]  # the part of a step that is no matrix product, forward or backward
 
     def __init__(self, tensors: LayerTensors, buffers: Sequence[Tensor], map_size: Size):
         """buffers: hidden, cell, gates and candidate, in the shapes that the class describes."""
-        self.map_size = map_size
+        self.map_size, self.maps = map_size, tensors.weight_hh.dim() == 4
         self.weight_ih, self.weight_hh, self.bias, self.peepholes, self.h, self.c = tensors
         self.hidden, self.cell, self.gates, self.candidate = self.buffers = buffers
         fits = self.hidden.device.type == "cpu" and self.hidden.dtype == torch.float32
@@ -83,27 +83,33 @@ class UnrolledLayer:
     @classmethod
     def allocate(cls, tensors: LayerTensors, how: Unrolling) -> "UnrolledLayer":
         """A layer with new buffers, ready for its first forward step."""
-        shapes, features = [(how.steps,), (how.steps + 1,), (how.steps, 4), (how.steps,)], tensors.weight_hh.shape[1]
-        buffers = [tensors.bias.new_empty(*shape, features, how.columns) for shape in shapes]
+        steps, features, empty = how.steps, tensors.weight_hh.shape[1], tensors.bias.new_empty
+        shapes = [(steps + 1, features), (steps + 1, features), (steps, 4, features), (steps, features)]
+        if tensors.weight_hh.dim() == 4:
+            buffers = [empty(first, how.columns, *rest).movedim(1, -1) for first, *rest in shapes]
+        else:
+            buffers = [empty(*shape, how.columns) for shape in shapes]
         layer = cls(tensors, buffers, how.map_size)
         layer.cell[0] = 0 if layer.c is None else layer.c
+        if layer.h is not None:
+            layer.hidden[0] = layer.h
         layer.hidden_steps = layer.hidden.unbind()
         layer.pointwise = layer._forward_in_torch() if layer.library is None else layer._forward_in_c(layer.library)
         return layer
 
     def forward_step(self, t: int, x: Tensor | None, known: Tensor | None = None) -> Tensor:
         """h (H, B) of step t. The layer reads x (D, B), or `known` (4 H, B), which is W_ih x + b already, or zeros."""
-        h_before = self.hidden_steps[t - 1] if t else self.h
         if known is None:
             known = self.bias if x is None else apply_weight(self.weight_ih, x, self.bias, size=self.map_size)
-        recurrent = None if h_before is None else apply_weight(self.weight_hh, h_before, size=self.map_size)
+        first = t == 0 and self.h is None
+        recurrent = None if first else apply_weight(self.weight_hh, self.hidden_steps[t], size=self.map_size)
         self.pointwise(t, recurrent, known)
-        return self.hidden_steps[t]
+        return self.hidden_steps[t + 1]
 
     def _forward_in_torch(self) -> Callable[..., Any]:
         """A function that fills the buffers of step t from W_hh h (4 H, B), or None, and W_ih x + b (4 H, B or 1)."""
         z, cells = self.gates.flatten(1, 2), (self.cell[:-1], self.cell[1:])
-        steps = _steps(z, *self.gates.unbind(1), self.candidate, *cells, self.hidden)
+        steps = _steps(z, *self.gates.unbind(1), self.candidate, *cells, self.hidden[1:])
         peepholes, gates = self.peepholes, self.gates  # not the layer itself: a cycle would outlive the backward pass
 
         def pointwise(t: int, recurrent: Tensor | None, known: Tensor) -> None:
@@ -124,34 +130,37 @@ class UnrolledLayer:
 
     def _forward_in_c(self, library: Any) -> Callable[..., Any]:
         """The same function as `_forward_in_torch` makes, in C."""
-        z, g, cell, h, p, size, features, columns = self._addresses()
-        flat = columns == 1 and p is None  # one row of H elements, which C can take many of at once
-        shape = (1, features) if flat else (features, columns)
+        z, g, cell, h, p, size, *shape, maps = self._addresses()
 
         def pointwise(t: int, recurrent: Tensor | None, known: Tensor) -> None:
-            row, column = known.stride(0), known.stride(1) if known.shape[1] > 1 else 0
-            add = known.data_ptr(), row * features if flat else row, row if flat else column
+            add = known.data_ptr(), known.stride(0), known.stride(1) if known.shape[1] > 1 else 0
             at = size * t
             if recurrent is not None:
-                recurrent = recurrent.contiguous()
+                recurrent = (recurrent.t() if maps else recurrent).contiguous()
             product = None if recurrent is None else recurrent.data_ptr()
-            library.forward(product, *add, z + 4 * at, g + at, cell + at, cell + at + size, h + at, p, *shape)
+            c = cell + at
+            library.forward(product, *add, z + 4 * at, g + at, c, c + size, h + at + size, p, *shape, maps)
 
         return pointwise
 
     def _addresses(self) -> list[Any]:
-        """Addresses of gates, candidate, cell, hidden and peepholes (or None); bytes of one (H, B) matrix; H; B."""
+        """Addresses of gates, candidate, cell, hidden and peepholes (or None); bytes of one (H, B) matrix; H; B;
+        whether such a matrix lies column by column, as a single column does.
+        """
         starts = [buffer.data_ptr() for buffer in (self.gates, self.candidate, self.cell, self.hidden)]
-        peepholes = None if self.peepholes is None else self.peepholes.data_ptr()
-        return [*starts, peepholes, 4 * self.hidden[0].numel(), *self.hidden.shape[1:]]
+        peepholes, shape = None if self.peepholes is None else self.peepholes.data_ptr(), self.hidden.shape[1:]
+        return [*starts, peepholes, 4 * self.hidden[0].numel(), *shape, self.maps or shape[1] == 1]
 
     def start_backward(self, d_h: Tensor | None = None, d_c: Tensor | None = None) -> None:
         """Prepare the backward steps from the gradients of the last h and c, each (H, B); None is zero."""
         steps, _, features, columns = self.gates.shape
-        self.d_z = self.gates.new_empty(4 * features, steps * columns)  # the gradient of z = W_ih x + W_hh h + b
-        self.d_gates = self.d_z.view(4, features, steps, columns).permute(2, 0, 1, 3)  # the same memory, (T, 4, H, B)
-        self.d_z_steps = self.d_gates.flatten(1, 2).unbind()  # T views (4 H, B)
-        self.d_h, self.d_c = torch.zeros(2, *self.hidden.shape[1:], dtype=self.hidden.dtype, device=self.hidden.device)
+        if self.maps:
+            self.d_gates = torch.empty_like(self.gates)
+        else:
+            self.d_gates = self.gates.new_empty(4, features, steps, columns).permute(2, 0, 1, 3)
+        # The gradient of z = W_ih x + W_hh h + b: the same memory as (4 H, T·B) and as T views (4 H, B).
+        self.d_z, self.d_z_steps = as_columns(self.d_gates.flatten(1, 2)), self.d_gates.flatten(1, 2).unbind()
+        self.d_h, self.d_c = torch.zeros_like(self.cell[:2])
         for own, given in ((self.d_h, d_h), (self.d_c, d_c)):
             if given is not None:
                 own.copy_(given)
@@ -189,13 +198,14 @@ class UnrolledLayer:
 
     def _backward_in_c(self, library: Any) -> Callable[[int], Any]:
         """The same function as `_backward_in_torch` makes, in C."""
-        z, g, cell, _, p, size, *shape = self._addresses()
+        z, g, cell, _, p, size, *shape, _ = self._addresses()
         d_h, d_c, d = (tensor.data_ptr() for tensor in (self.d_h, self.d_c, self.d_z))
-        row, step = self.d_z.shape[1], 4 * shape[1]
+        step, line = 4 * self.d_gates.stride(0), self.d_gates.stride(3 if self.maps else 2)
 
         def pointwise(t: int) -> None:
             at = size * t
-            library.backward(z + 4 * at, g + at, cell + at, cell + at + size, d_h, d_c, d + t * step, row, p, *shape)
+            c = cell + at
+            library.backward(z + 4 * at, g + at, c, c + size, d_h, d_c, d + t * step, line, p, *shape, self.maps)
 
         return pointwise
 
@@ -218,7 +228,8 @@ class UnrolledLayer:
             d_peepholes = (ifo.permute(2, 1, 0, 3) * seen).sum((0, 3)).unsqueeze(-1)
         d_weight_hh = None
         if needs[1]:
-            d_weight_hh = weight_gradient(self.d_z, as_columns(self.hidden[:-1], self.h), self.weight_hh, size=size)
+            read = self.hidden[1 if self.h is None else 0 : -1]
+            d_weight_hh = weight_gradient(self.d_z, as_columns(read), self.weight_hh, size=size)
         return [
             weight_gradient(self.d_z, x, self.weight_ih, size=size) if needs[0] and x is not None else None,
             d_weight_hh,
