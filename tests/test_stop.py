@@ -105,6 +105,28 @@ def test_asked_to_end_it_ends_with_a_checkpoint_and_the_next_goes_on(long, tmp_p
     same(folder, expected)
 
 
+SLEEPLESS = """
+import sys
+from seqae.sweeps import cluster
+cluster.CONFIG["distributed.scheduler.worker-ttl"] = "1s"  # a minute is long for a test
+from seqae.commands import app
+sys.argv = ["seqae", *sys.argv[sys.argv.index("run"):]]
+app()
+"""
+
+
+def test_a_sweep_that_slept_as_a_laptop_does_goes_on(long, tmp_path, started):
+    project, expected = long
+    sweep = started(project, *LONG, store=tmp_path, jobs=1, before=[sys.executable, "-c", SLEEPLESS])
+    in_an_epoch(sweep, tmp_path, 1)
+    to_all(sweep, signal.SIGSTOP)
+    time.sleep(5)
+    to_all(sweep, signal.SIGCONT)
+    sweep.ended(0)
+    (folder,) = records(tmp_path)
+    same(folder, expected)
+
+
 @pytest.mark.parametrize(("lasts", "result"), [(0.5, "done"), (60, "")], ids=["ends", "hangs"])
 def test_what_is_not_to_be_interrupted_ends_first_unless_it_hangs(lasts, result):
     source = f"""if True:

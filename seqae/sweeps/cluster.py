@@ -123,18 +123,13 @@ def _local(workers: int, *, threads: int) -> Iterator[LocalCluster]:
     before = {name: os.environ[name] for name in shares if name in os.environ}
     os.environ.update(shares)  # kernels inherit them
     start_fork_server()
+    # The only worker is this process. It is not lost when it has not answered for a while, as after a laptop's sleep.
+    forever = {"distributed.scheduler.worker-ttl": None}
+    local: Any = {"n_workers": 1, "threads_per_worker": workers, "processes": False, "worker_dashboard_address": None}
+    local["memory_limit"] = 0  # kernels use the memory, not workers
     try:
         # a Dask cluster that is interrupted while it starts ends with a traceback
-        with uninterrupted(
-            lambda: LocalCluster(
-                n_workers=1,
-                threads_per_worker=workers,
-                processes=False,
-                worker_dashboard_address=None,
-                memory_limit=0,  # kernels use the memory, not workers
-                **UNSEEN,
-            )
-        ) as cluster:
+        with dask.config.set(forever), uninterrupted(lambda: LocalCluster(**local, **UNSEEN)) as cluster:
             yield cluster
     finally:
         for name in shares:
