@@ -50,8 +50,8 @@ class UpdateTiming(NamedTuple):
     table: columns TIMING_COLUMNS, a row for each implementation and part: `forward_backward`, and `step`, which is
     that, clipping and optimizer together. memory_mb is what an update takes at most beside weights and optimizer state.
     facts: operations and bytes of the update's products, in_turn (whether all implementations took turns),
-    matmul_gflops and copy_gbs (the machine's rates in GFLOP/s and GB/s), processor, cores, steps_in_c, and left_out:
-    why an implementation was not timed, by name.
+    matmul_gflops (the machine's rate in the run's precision, GFLOP/s), copy_gbs (GB/s), processor, cores, steps_in_c,
+    and left_out: why an implementation was not timed, by name.
     """
 
     table: pd.DataFrame
@@ -89,7 +89,7 @@ def time_update(p: Parameters) -> UpdateTiming:
             _time_group(group, p.repeats, measured)
         facts = measured.work | {
             "in_turn": together,
-            "matmul_gflops": round(matmul_rate(device="cpu") / 1e9, 1),
+            "matmul_gflops": round(matmul_rate(device="cpu", precision=p.precision) / 1e9, 1),
             "copy_gbs": round(copy_rate() / 1e9, 1),
             "processor": processor_name(),
             "cores": cores,
