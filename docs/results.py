@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from seqae import Run, find_runs, resolve
-from seqae.reports import compare, figures
+from seqae.reports import compare
 from seqae.reports.groups import data_and_budget
 from seqae.reports.published import standing
 from seqae.runs import family_defaults, sample_strips, save_strips
@@ -130,15 +130,6 @@ if __name__ == "__main__":
     if chosen:
         p = chosen[0].parameters
         save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
-    if compared:
-        nats = compare.finals(compared).query("metric == 'bce'")
-        nats = nats.assign(value=4096 * nats.value, val=4096 * nats.val)
-        known = compare.levels(compared, "test").query(
-            "metric == 'bce' and baseline == 'mean_frame' and branch == 'pred'"
-        )
-        mean = known["value"].mean()
-        figure = figures.ranking(nats, unit="BCE on test, nats/frame", levels={"mean frame": 4096 * mean})
-        figure.savefig(HERE / "ablation.png", dpi=100, bbox_inches="tight")
     for page, name, runs_of_it, write in (
         (HERE.parent / "README.md", "results", chosen, lambda runs: f"{table(runs)}\n\n{protocol(runs)}"),
         (HERE / "results.md", "ablation", compared, side_by_side),

@@ -6,11 +6,8 @@ row. For a new way from frame to vector, write a function in `embeddings` and ca
 `initialise` of `models` change, too.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from seqae.lstm import LSTMStack
+from typing import Literal
 
 PIXELS = -1  # as wide as the frame has pixels
 HIDDEN = -2  # as wide as the LSTM layers
@@ -27,7 +24,7 @@ class Architecture:
     hand_over: the decoder gets the encoder's top h alone, as the h of its first layer, or every layer's h and c.
     feedback: what `decoder_input: output` returns to the decoder, the output frame or the top h. lstm_kernel_size: of
     convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep (ConvLSTM); None: the
-    LSTMs are fully connected. stack: what builds the recurrent layers.
+    LSTMs are fully connected. Raises ValueError for a row that would build another network than it says.
     """
 
     hidden: int
@@ -40,9 +37,13 @@ class Architecture:
     readout: Literal["h", "linear", "mirror"] = "h"
     hand_over: Literal["top", "all"] = "top"
     feedback: Literal["frame", "top_h"] = "frame"
-    peepholes: bool = False
     lstm_kernel_size: int | None = None
-    stack: Callable[..., Any] = LSTMStack
+
+    def __post_init__(self) -> None:
+        embedded, unread = bool(self.channels or self.linear), bool(self.channels) and self.readout == "h"
+        if unread or (self.readout == "mirror" and not embedded) or embedded != (self.feedback == "top_h"):
+            given = f"channels {self.channels}, linear {self.linear}, readout {self.readout}, feedback {self.feedback}"
+            raise ValueError(f"{given}: feedback is top_h where frames are embedded, and only then, as is a mirror")
 
     def reach(self, gain: float) -> float:
         """The largest |pre-activation| that any weights can give.
@@ -53,7 +54,8 @@ class Architecture:
         return gain if self.readout == "h" else float("inf")
 
 
-_CNN = Architecture(hidden=1024, layers=3, readout="mirror", feedback="top_h")
+_CNN = Architecture(hidden=1024, layers=3, channels=(128, 512, HIDDEN), kernel_sizes=(10, 10, 10), strides=(2, 2, 1),
+                    readout="mirror", feedback="top_h")  # fmt: skip
 ARCHITECTURES = {
     "lstm": Architecture(hidden=PIXELS, layers=1),  # in the diary built with torch.nn.LSTM
     "lstmcell": Architecture(hidden=PIXELS, layers=1),  # the same network, in the diary built with torch.nn.LSTMCell
@@ -63,9 +65,9 @@ ARCHITECTURES = {
         _CNN, hidden=512, channels=(128, 256, 256, 256, HIDDEN), kernel_sizes=(4, 5, 4, 4, 3), strides=(2, 2, 2, 1, 1),
         relu_last=False,
     ),
-    "cnn_v2": replace(_CNN, channels=(128, 512, HIDDEN), kernel_sizes=(10, 10, 10), strides=(2, 2, 1)),
-    "cnn_v3": replace(_CNN, hidden=128, channels=(64, 64, HIDDEN), kernel_sizes=(10, 10, 10), strides=(2, 2, 1)),
-    "cnn_flatten": replace(_CNN, channels=(128, 512, HIDDEN), kernel_sizes=(10, 10, 3), strides=(2, 2, 1)),
+    "cnn_v2": _CNN,
+    "cnn_v3": replace(_CNN, hidden=128, channels=(64, 64, HIDDEN)),
+    "cnn_flatten": replace(_CNN, kernel_sizes=(10, 10, 3)),
     # Srivastava et al. (2015), §2.2-2.4; two layers and peepholes by parameter.
     "srivastava": Architecture(hidden=2048, layers=1, readout="linear", hand_over="all"),
     # Shi et al. (2015), on patches of 8×8 pixels; one layer of 64 channels, theirs has three of 128, 64 and 64.

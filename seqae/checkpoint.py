@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,11 @@ class TrainingState:
     best: the weights with the least objective on val so far, on the model's device, whose memory holds one more copy of
     them; loaded from a checkpoint, on the CPU. step: updates made. seconds: of training, before this process as well.
     objectives: on val, one for each finished epoch. diverged_at: the epoch of a NaN or infinite loss. totals: of the
-    unfinished epoch.
+    unfinished epoch. steps: updates an epoch; None in checkpoints of before 29 November 2026.
     """
 
     best: dict[str, Tensor]
+    steps: int | None = None
     step: int = 0
     seconds: float = 0.0
     objectives: list[float] = field(default_factory=list)
@@ -61,9 +62,9 @@ class TrainingState:
 class Checkpointing:
     """Where and how often `fit` saves its state.
 
-    file: replaced atomically; where it exists, training goes on from it, after resume(the number of epochs in it).
-    seconds: the least time between two, see `pause`; 0 saves after every epoch. at_end: whether the state after the
-    last epoch is saved in any case.
+    file: replaced atomically; where it exists, training goes on from it, after resume(the number of epochs in it),
+    which has to drop what was recorded of later ones. seconds: the least time between two, see `pause`; 0 saves after
+    every epoch. at_end: whether the state after the last epoch is saved in any case.
     """
 
     file: Path
@@ -94,7 +95,7 @@ def checkpoint_content(state: TrainingState, stateful: Stateful) -> dict[str, An
         "scheduler": stateful.scheduler.state_dict() if stateful.scheduler else None,
         "scaler": stateful.scaler.state_dict(),
         # not asdict, which would copy every weight
-        "progress": {name: getattr(state, name) for name in ("step", "seconds", "objectives", "diverged_at")},
+        "progress": {f.name: getattr(state, f.name) for f in fields(state) if f.name not in ("best", "totals")},
         "epoch": asdict(state.totals),
         "weights": state.best,  # the best on val; `model` has the current ones
     }
@@ -102,11 +103,10 @@ def checkpoint_content(state: TrainingState, stateful: Stateful) -> dict[str, An
 
 def save_checkpoint(file: Path, state: TrainingState, stateful: Stateful) -> None:
     """Replace `file` at once with `checkpoint_content`. Raises OSError where the disk is full."""
-    content = checkpoint_content(state, stateful)
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with whole(file) as temporary:
-            torch.save(content, temporary)
+            torch.save(checkpoint_content(state, stateful), temporary)
     except RuntimeError as error:  # what torch's writer makes of a full disk
         raise OSError(errno.ENOSPC, f"checkpoint not written: {error}") from error
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from seqae.tasks import FRAME_SIZES
+from seqae.tasks import FRAME_SIZES, check_choice
 
 SPLITS = ("train", "val", "test")
 STEP = 0.1  # the paper's speed of a digit: the share of the free canvas, frame minus digit, that it crosses in a frame
@@ -39,8 +39,7 @@ def scale_digits(digits: np.ndarray, frame_size: int) -> np.ndarray:
     Frame and digit scale together, so motion and share of white are those of the paper. Raises ValueError for another
     frame_size.
     """
-    if frame_size not in FRAME_SIZES:
-        raise ValueError(f"frame_size must be one of {FRAME_SIZES}; not {frame_size!r}")
+    check_choice("frame_size", frame_size, FRAME_SIZES)
     block = 64 // frame_size
     shifts = [digits[:, y::block, x::block] for y in range(block) for x in range(block)]
     total = sum(shifts, start=np.zeros(1, np.uint16))  # at most 16 × 255
@@ -87,8 +86,7 @@ class MovingMNIST:
     ) -> None:
         if digits.dtype != np.uint8 or digits.shape[1:] != (28, 28) or len(digits) == 0:
             raise ValueError(f"digits must be uint8 (n, 28, 28), n >= 1; not {digits.dtype} {digits.shape}")
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}; not {split!r}")
+        check_choice("split", split, SPLITS)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in [0, 2**64); not {seed!r}")
         for name, value in (("frames", frames), ("digits_per_sequence", digits_per_sequence)):

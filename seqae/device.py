@@ -16,6 +16,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
+from seqae.tasks import check_choice
+
 # The name of a variable by which a launcher, such as srun or mpirun, tells a process that it is one of several.
 LAUNCHER = re.compile("(LOCAL_)?(RANK|WORLD_SIZE)$|(MASTER|ACCELERATE|FSDP|FORK|OMPI|PMI|MV2|MPI)_").match
 NVIDIA_GPU = "/dev/nvidia0"  # what a process opens that may use the first GPU
@@ -91,8 +93,7 @@ def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocas
 
     Raises ValueError where the device cannot compute in it: never falls back silently.
     """
-    if precision not in DTYPES:
-        raise ValueError(f"precision must be one of {', '.join(DTYPES)}; not {precision!r}")
+    check_choice("precision", precision, DTYPES)
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(f"{torch.cuda.get_device_name(device)} has no bf16: use precision: fp16, or none")
     if precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):

@@ -78,8 +78,8 @@ def evaluate(
                     _add_mean(histograms, branch, histogram(output), share)
                 for metric, values in errors[branch].items():
                     _add_mean(sums.setdefault(branch, {}), metric, values, share)
-    found = recursively_apply(Tensor.cpu, (means.get("objective", torch.zeros(())).double(), sums, histograms))
-    return Evaluation(*found)
+    mean = means.get("objective", torch.zeros(())).double()
+    return Evaluation(*recursively_apply(Tensor.cpu, (mean, sums, histograms)))
 
 
 def _add_mean(totals: dict[str, Tensor], name: str, values: Tensor, share: float) -> None:

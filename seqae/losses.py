@@ -8,7 +8,7 @@ torch is imported inside the functions, so that parameters are checked without i
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from seqae.tasks import ACTIVATIONS
+from seqae.tasks import ACTIVATIONS, check_choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +36,7 @@ def activate(z: "Tensor", activation: str) -> "Tensor":
 
     Raises ValueError for an activation that is not in `tasks.ACTIVATIONS`.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; not {activation!r}")
+    check_choice("activation", activation, ACTIVATIONS)
     return z if activation == "none" else getattr(z, activation)()
 
 
@@ -79,8 +78,8 @@ def training_loss(z: "Tensor", target: "Tensor", *, kind: "str | Callable[..., T
     z: (B, T, H, W) pre-activations; target: (B, T, H, W) in the training range. The unit is that function's. Raises
     ValueError for an unknown kind, and for one that needs a probability with another activation than sigmoid.
     """
-    if isinstance(kind, str) and kind not in TRAINING_LOSSES:
-        raise ValueError(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {kind!r}")
+    if isinstance(kind, str):
+        check_choice("training_loss", kind, TRAINING_LOSSES)
     if getattr(kind, "needs_probability", kind in NEEDS_PROBABILITY) and activation != "sigmoid":
         name = getattr(kind, "__name__", kind)
         raise ValueError(f"{name} needs a probability, so activation must be sigmoid; not {activation!r}")

@@ -16,7 +16,7 @@ BranchMetrics: TypeAlias = "dict[str, dict[str, Tensor]]"  # by branch, then by 
 MORE_IS_BETTER = {"ssim", "psnr"}
 SSIM_WINDOW = 11  # pixels
 HISTOGRAM_EDGES = np.linspace(-0.25, 1.25, 61)  # of bins, on the [0, 1] scale; the end bins take what lies beyond
-HISTOGRAM_CENTRES = [round(-0.2375 + 0.025 * i, 4) for i in range(60)]
+HISTOGRAM_CENTRES = ((HISTOGRAM_EDGES[1:] + HISTOGRAM_EDGES[:-1]) / 2).round(4).tolist()
 UNITS = {  # of every metric, as written in test.csv; tables and axes read them here, and tables their order of metrics
     "mse": "per pixel, on [0, 1]",
     "bce": "nats/pixel",

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from seqae.architectures import ARCHITECTURES, HIDDEN, PIXELS, Architecture
 from seqae.embeddings import convolutional, map_sizes, mirrored_convolutional, perceptron
 from seqae.losses import activate
-from seqae.lstm import Feedback, LSTMLayer, LSTMState
-from seqae.tasks import ACTIVATIONS, BRANCHES, DECODER_INPUTS, Size, branch_targets, frame_shape
+from seqae.lstm import Feedback, LSTMLayer, LSTMStack, LSTMState
+from seqae.tasks import ACTIVATIONS, BRANCHES, DECODER_INPUTS, Size, branch_targets, check_choice, frame_shape
 
 
 class SequenceAutoencoder(nn.Module):
@@ -48,7 +48,10 @@ class SequenceAutoencoder(nn.Module):
         recon_truth: bool = False,
     ) -> None:
         super().__init__()
-        _check_choices(architecture, task, decoder_input, activation)
+        check_choice("architecture", architecture, ARCHITECTURES)
+        check_choice("task", task, BRANCHES)
+        check_choice("decoder_input", decoder_input, DECODER_INPUTS)
+        check_choice("activation", activation, ACTIVATIONS)
         row = ARCHITECTURES[architecture]
         if hidden is not None and row.hidden == PIXELS:
             raise ValueError(
@@ -73,16 +76,16 @@ class SequenceAutoencoder(nn.Module):
                 f"as wide as the frame has pixels, {pixels}: use layers 2 or more, or the architecture lstmcell"
             )
         widths = [pixels, *(top if n == HIDDEN else _scaled(n, width) for n in row.linear)]
-        cells: Any = {"peepholes": row.peepholes if peepholes is None else peepholes}
+        cells: Any = {"peepholes": bool(peepholes)}
         if row.lstm_kernel_size is not None:
             cells |= {"kernel_size": row.lstm_kernel_size, "map_size": sizes[-1]}
 
         self.embedding = _embedding(row, channels, sizes, widths)
-        self.encoder = row.stack(top if row.channels or row.linear else pixels, [top] * depth, **cells)
+        self.encoder = LSTMStack(top if row.channels or row.linear else pixels, [top] * depth, **cells)
         self.decoders, self.readouts = nn.ModuleDict(), nn.ModuleDict()
         hidden_sizes = [*[top] * (depth - 1), pixels if row.readout == "h" else top]
         for branch in BRANCHES[task]:
-            self.decoders[branch] = row.stack(top if row.feedback == "top_h" else pixels, hidden_sizes, **cells)
+            self.decoders[branch] = LSTMStack(top if row.feedback == "top_h" else pixels, hidden_sizes, **cells)
             self.readouts[branch] = _readout(row, channels, sizes, widths, top)
 
     @property
@@ -174,17 +177,6 @@ class SequenceAutoencoder(nn.Module):
             outputs.append(self._read(branch, h)[0])
             frame = activate(outputs[-1], self.activation)
         return torch.stack(outputs)
-
-
-def _check_choices(architecture: str, task: str, decoder_input: str, activation: str) -> None:
-    for name, value, known in (
-        ("architecture", architecture, ARCHITECTURES),
-        ("task", task, BRANCHES),
-        ("decoder_input", decoder_input, DECODER_INPUTS),
-        ("activation", activation, ACTIVATIONS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}; not {value!r}")
 
 
 def _scaled(size: int, width: float) -> int:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from seqae.data import to_range, to_unit
-from seqae.losses import activate, training_loss
-from seqae.tasks import branch_targets
+from seqae.losses import NEEDS_PROBABILITY, activate, training_loss
+from seqae.tasks import BRANCHES, branch_targets, check_choice
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Objective:
     see `contract`. activation: of the last layer. pixel_range: what uint8 frames are scaled to. recon_weight: with two
     branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
     frames and pixels, or of its sum; the mean is what is reported, in both cases. metrics: functions of your own, by
-    name, which `evaluate` measures.
+    name, which `evaluate` measures. Raises ValueError for other names, and for `bce` on another range than (0, 1).
     """
 
     task: str
@@ -31,6 +31,12 @@ class Objective:
     recon_weight: float = 1.0
     reduction: str = "mean"
     metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choice("task", self.task, BRANCHES)
+        check_choice("reduction", self.reduction, ("mean", "sum"))
+        if getattr(self.loss, "needs_probability", self.loss in NEEDS_PROBABILITY) and self.pixel_range != (0, 1):
+            raise ValueError(f"a loss of probabilities needs pixel_range (0, 1), not {self.pixel_range}: choose mse")
 
 
 @dataclass(frozen=True)

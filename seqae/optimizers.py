@@ -103,7 +103,8 @@ class _MuonAndAdamW(Optimizer):
         matrices = [weight for weight in parameters if weight.dim() == 2]
         others = [weight for weight in parameters if weight.dim() != 2]
         shared = {key: value for key, value in given.items() if key in ("lr", "weight_decay")}
-        self.parts = [torch.optim.Muon(matrices, **given), torch.optim.AdamW(others, **shared)]
+        wanted: Any = [(torch.optim.Muon, matrices, given), (torch.optim.AdamW, others, shared)]
+        self.parts: list[Optimizer] = [kind(weights, **own) for kind, weights, own in wanted if weights]
         # The groups are the same objects as the parts' own, so the parts read what a schedule sets here.
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 

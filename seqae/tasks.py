@@ -1,5 +1,6 @@
 """Tasks, branches, decoder inputs and activations: the one list of each, and the targets of each branch; sizes."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:  # parameters are checked without importing torch
@@ -20,6 +21,12 @@ BRANCHES: dict[str, tuple[Branch, ...]] = {  # of each task, in the order of its
 }
 DECODER_INPUTS: tuple[str, ...] = get_args(DecoderInput)
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+
+
+def check_choice(name: str, value: object, known: Collection[object]) -> None:
+    """Raise ValueError unless the value, of an argument of this name, is one of those known."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, known))}; not {value!r}")
 
 
 def frame_shape(frame_size: Any) -> Size:

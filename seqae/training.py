@@ -49,7 +49,7 @@ class Fitted:
 
 def fit(
     model: nn.Module,
-    train: Callable[[int], Frames],
+    train: Callable[[int], Frames] | Tensor,
     val: Tensor,
     *,
     objective: Objective,
@@ -67,7 +67,8 @@ def fit(
     model: any module that is what `contract` says; it is checked on two sequences before training. Random numbers that
     it draws in training (dropout) are a function of seed, update and rank.
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
-    always equally many, as a tensor or as `Frames` that are read when a batch indexes them. val: a tensor of fixed
+    always equally many, as a tensor or as `Frames` that are read when a batch indexes them; or a tensor for all epochs.
+    val: a tensor of fixed
     sequences of the same shape. objective: what is trained; the best weights are those with the least objective on val.
     batch_size: sequences in an update. patience: training ends after so many epochs without a gain of 1 % on val
     (`plateau_begins`).
@@ -94,11 +95,15 @@ def fit(
     """
     keep_freed_memory()
     accelerator = make_accelerator(device=device)
-    made = train(1)
+    draw = (lambda epoch: train) if isinstance(train, Tensor) else train
+    made = draw(1)
     ranks, steps = accelerator.num_processes, -(-len(made) // batch_size)
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)
-    check_contract(model, made[torch.tensor([0, len(made) - 1])].to(accelerator.device), objective, autocast)
+    sample = made[torch.tensor([0, len(made) - 1])].to(accelerator.device)
+    if not isinstance(val, Tensor) or val.dtype != torch.uint8 or not len(val) or val.shape[1:] != sample.shape[1:]:
+        raise ValueError(f"val must be a uint8 tensor of sequences {tuple(sample.shape[1:])}, as those of train are")
+    check_contract(model, sample, objective, autocast)
     optimizer = rule.optimizer(list(model.parameters()))
     if scaler.is_enabled():  # inside SGD's fused kernel a skipped first update leaves the momentum uninitialised
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -108,9 +113,11 @@ def fit(
     differentiate = CapturedGradients(min(batch_size, len(made))) if captured else gradients
     file = checkpoint.file if checkpoint and accelerator.is_main_process else None
 
-    state = TrainingState(best=_copy(model))
+    state = TrainingState(best=_copy(model), steps=steps)
     if checkpoint and checkpoint.file.exists():
         state = load_checkpoint(checkpoint.file, stateful)
+        if state.steps not in (None, steps):
+            raise ValueError(f"{checkpoint.file} has {state.steps} updates an epoch, not {steps}: another batch_size?")
         state.totals.divide(ranks, accelerator.device)
         checkpoint.resume(len(state.objectives))
 
@@ -126,7 +133,9 @@ def fit(
             if patience and done and done - plateau_begins(state.objectives) >= patience:
                 break
             epoch = done + 1
-            if (new := train(epoch)) is not made:
+            if (new := draw(epoch)) is not made:
+                if len(new) != len(made):
+                    raise ValueError(f"train({epoch}) has {len(new)} sequences, not {len(made)} as the epoch before")
                 made = frames = new  # frees the last epoch on the device before this one is copied to it
                 frames = resident(made, accelerator.device)
             order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
@@ -135,7 +144,8 @@ def fit(
             for indices in order.split(batch_size)[state.step - done * steps :]:
                 mine, share = _share(indices, accelerator)
                 batch = frames[mine].to(accelerator.device)  # (B, T, H, W) uint8
-                # DDP averages gradients over the ranks, so each takes `ranks` times its part of the mean or the sum.
+                # DDP averages gradients over the ranks, so each takes `ranks` times its part of the mean or the sum. A
+                # rank's own sum is that of its sequences; one that counts nothing has share 0.
                 factor = ranks * (share if objective.reduction == "mean" else float(share > 0))
                 last = state.step + 1 == epoch * steps
                 torch.manual_seed((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
@@ -149,7 +159,7 @@ def fit(
                 if result.grad_norm is None:  # overflowed
                     state.totals.overflows += 1
                     state.totals.left_out += part
-                elif scheduler and rule.schedule_per == "update":
+                elif scheduler and rule.schedule_per == "update" and not isinstance(scheduler, ReduceLROnPlateau):
                     scheduler.step()
                 state.step += 1
                 bar.update()
@@ -173,7 +183,7 @@ def fit(
                 state.best = _copy(model)
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(state.objectives[-1])
-            elif scheduler and rule.schedule_per == "epoch" and totals.overflows < steps:
+            elif scheduler and rule.schedule_per == "epoch" and totals.overflows < steps:  # some update was made
                 scheduler.step()
 
             state.seconds = time.monotonic() - began

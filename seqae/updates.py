@@ -14,6 +14,7 @@ from seqae.checkpoint import Stateful
 from seqae.evaluation import branch_errors
 from seqae.metrics import BranchMetrics
 from seqae.objective import Objective, branch_outputs, objective_value
+from seqae.tasks import check_choice
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class UpdateRule:
     """How the weights are changed.
 
     optimizer: takes the weights, returns a torch optimizer. schedule: takes that, returns its scheduler, or None;
-    schedule_per: `epoch` or `update`, how often the scheduler takes a step. clip_norm: largest gradient norm, of all
-    weights together. clip_update: largest change of one weight in an update. precision: of matrix products, see
-    `device.mixed_precision`.
+    schedule_per: `epoch` or `update`, how often the scheduler takes a step (ReduceLROnPlateau, which reads the
+    objective on val: every epoch). clip_norm: largest gradient norm, of all weights together. clip_update: largest
+    change of one weight in an update. precision: of matrix products, see `device.mixed_precision`.
     """
 
     optimizer: Callable[[Iterable[Tensor]], Optimizer]
@@ -32,6 +33,9 @@ class UpdateRule:
     clip_norm: float | None = None
     clip_update: float | None = None
     precision: str = "none"
+
+    def __post_init__(self) -> None:
+        check_choice("schedule_per", self.schedule_per, ("epoch", "update"))
 
 
 @dataclass(frozen=True)

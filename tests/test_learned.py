@@ -1,5 +1,8 @@
 """What was drawn, and what was learned of it: tables aligned with sequences, probes, few labels, errors elsewhere."""
 
+import importlib
+import linecache
+import sys
 from base64 import b64decode
 from io import BytesIO
 
@@ -161,6 +164,7 @@ def test_a_file_of_labels_that_does_not_fit_is_told(moving, tmp_path) -> None:
         ("file,way\nall.npy,left\nall.npy,right\n", r"has 2 rows for clip"),
         ("name,way\nall.npy,left\n", "has the columns name, way: it needs file, and a label or more"),
         ("file\nall.npy\n", "it needs file, and a label"),
+        ("file,way\nall.npy,left\n,right\n", "names no file in line 3: write there which clip its labels are of"),
     ):
         (tmp_path / "labels.csv").write_text(text)
         with pytest.raises(ValueError, match=told):
@@ -277,6 +281,21 @@ def test_a_table_is_measured_once_and_read_from_then_on(run, monkeypatch) -> Non
     with pytest.raises(RunError, match=r"digit_counts.csv is damaged .*: delete it, and it is made again"):
         run.measured(digit_counts)
     (run.folder / "digit_counts.csv").unlink()
+
+
+def test_a_table_is_measured_again_when_its_function_has_changed(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for number in (1, 22):  # sources of other lengths, which linecache tells apart
+        (tmp_path / "measures.py").write_text(
+            f"import pandas\ndef one(run): return pandas.DataFrame({{'a': [{number}]}})\n"
+        )
+        sys.modules.pop("measures", None)
+        importlib.invalidate_caches()
+        linecache.checkcache()
+        assert run.measured(importlib.import_module("measures").one).a.item() == number
+    (run.folder / "one.csv").write_text("a\n3\n")
+    assert run.measured(sys.modules["measures"].one).a.item() == 3, "read, not measured"
+    (run.folder / "one.csv").unlink()
 
 
 def test_what_is_not_trained_has_no_table(tmp_path) -> None:

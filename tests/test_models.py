@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqae.architectures import ARCHITECTURES
+from seqae.architectures import ARCHITECTURES, HIDDEN, Architecture
 from seqae.data import to_range
 from seqae.losses import LOSSES, activate, training_loss
 from seqae.models import SequenceAutoencoder, initialise
@@ -42,6 +42,20 @@ def sequences(model: SequenceAutoencoder, batch: int = 2, seed: int = 0) -> Tens
 
 def run(model: SequenceAutoencoder, frames: Tensor, task: str) -> dict[str, Tensor]:
     return model(frames[:, :SEEN], branch_targets(frames, task=task, frames_in=SEEN))
+
+
+# ---- rows that would build another network than they say ----
+
+
+@pytest.mark.parametrize("row", [
+    {"channels": (8, HIDDEN), "kernel_sizes": (4, 2), "strides": (4, 2), "feedback": "top_h"},
+    {"readout": "mirror"},
+    {"readout": "mirror", "linear": (8, HIDDEN)},
+    {"readout": "linear", "feedback": "top_h"},
+])  # fmt: skip
+def test_a_row_of_parts_that_do_not_go_together_is_refused(row: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="feedback is top_h where frames are embedded, and only then, as is a mirror"):
+        Architecture(hidden=8, layers=1, **row)
 
 
 # ---- every architecture in every way with every loss ----

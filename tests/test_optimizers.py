@@ -137,6 +137,15 @@ def test_muon_trains_matrices_and_adamw_the_rest() -> None:
     assert [g["lr"] for g in again.param_groups] == [0.1 * 0.5**3] * 2
 
 
+@pytest.mark.parametrize("kept", [slice(1), slice(1, None)], ids=["matrices", "no matrix"])
+def test_muon_trains_a_model_of_matrices_alone_and_one_without(kept: slice) -> None:
+    parameters = weights()[kept]
+    optimizer, before = optimizer_factory("Muon", learning_rate=0.1)(parameters), [p.clone() for p in parameters]
+    descend(optimizer, parameters)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert not any(torch.equal(p, q) for p, q in zip(parameters, before, strict=True))
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_optimizer_that_cannot_train_these_models_says_why(name: str) -> None:
     with pytest.raises(ValueError, match=rf"optimizer {name} does not fit: .*{REFUSED[name]}"):

@@ -77,6 +77,17 @@ def test_clips_of_another_size_are_resized_as_in_training(run, clips) -> None:
         np.testing.assert_array_equal(arrays["pred"], run.predict(clips[0, :5]))
 
 
+@pytest.mark.parametrize("time_first", [False, True])
+def test_colours_become_grey_as_in_training(run, clips, time_first: bool) -> None:
+    coloured = clips[..., None].repeat(3, axis=-1)
+    np.save("colours.npy", coloured.swapaxes(0, 1) if time_first else coloured)
+    np.save("one.npy", coloured[0, ..., :1])
+    for name, grey in (("colours", clips), ("one", clips[0])):
+        call(run.folder, f"{name}.npy", "-o", "out.npz")
+        with np.load("out.npz") as arrays:
+            np.testing.assert_array_equal(arrays["pred"], run.predict(grey[..., :5, :, :]))
+
+
 def test_a_run_of_one_branch(store, clips) -> None:
     pred, recon = (open_run("own", QUICK, {"task": task, "store": str(store)}).train() for task in ("pred", "recon"))
     call(pred.folder, "clips.npy", "--steps", 12, "-o", "out.gif")

@@ -304,10 +304,43 @@ def test_a_checkpoint_of_an_older_version_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "state.pt"
     fitted(epochs=1, checkpoint=file)
     state = torch.load(file, weights_only=True)
-    step, seconds, objectives, diverged_at = state["progress"]
-    torch.save(state | {"progress": (1, step, seconds, min(objectives), 1, diverged_at)}, file)
+    torch.save(state | {"progress": (1, 3, 0.5, 0.1, 1, None)}, file)
     with pytest.raises(ValueError, match=r"state\.pt is of an older version: delete it, and the run starts anew"):
         upgrade_checkpoint(file)
+
+
+def test_a_checkpoint_of_other_batches_is_refused(tmp_path: Path) -> None:
+    fitted(epochs=1, checkpoint=tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"state.pt has 3 updates an epoch, not 5: another batch_size\?"):
+        fitted(epochs=2, batch_size=2, checkpoint=tmp_path / "state.pt")
+
+
+def test_train_may_be_a_tensor_and_has_equally_many_sequences_in_every_epoch() -> None:
+    assert fitted(train=TRAIN).log.curve("val", "objective") == fitted().log.curve("val", "objective")
+    with pytest.raises(ValueError, match=r"train\(2\) has 4 sequences, not 10 as the epoch before"):
+        fitted(train=lambda epoch: TRAIN[: 10 if epoch == 1 else 4])
+
+
+@pytest.mark.parametrize("val", [VAL / 255, VAL.numpy(), VAL[:, :-1], VAL[:0]], ids=["float", "numpy", "short", "none"])
+def test_val_is_looked_at_before_anything_is_trained(val: Any) -> None:
+    log = Log()
+    with pytest.raises(ValueError, match=r"val must be a uint8 tensor of sequences \(\d+, 16, 16\), as those of train"):
+        fitted(val=val, record=log)
+    assert not log.rows
+
+
+def test_choices_that_are_none_of_those_known_are_refused() -> None:
+    for refused, told in (
+        (
+            lambda: UpdateRule(torch.optim.SGD, schedule_per="step"),
+            "schedule_per must be one of epoch, update; not",
+        ),
+        (lambda: Objective("predict", 6, "mse", "none"), "task must be one of recon, recon_ordered, pred, both"),
+        (lambda: Objective("pred", 6, "mse", "none", reduction="total"), "reduction must be one of mean, sum"),
+        (lambda: Objective("pred", 6, "bce", "sigmoid", (-1.0, 1.0)), r"probabilities needs pixel_range \(0, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            refused()
 
 
 def test_checkpoints_keep_their_distance(tmp_path: Path) -> None:
@@ -735,6 +768,16 @@ def test_the_update_ratio_by_hand() -> None:
         assert len(ratios) == 6
         assert run.log.curve("train", "update_ratio") == pytest.approx([ratios[2], ratios[5]], rel=1e-4)  # the last
     assert fitted(epochs=1, optimizer=still).log.curve("train", "update_ratio") == [0]
+
+
+def test_a_plateau_that_is_stepped_by_update_looks_at_every_epoch() -> None:
+    def rates(schedule_per: str) -> list[float]:
+        plateau = schedule_factory("ReduceLROnPlateau", steps=4, arguments={"patience": 0, "threshold": 1e9})
+        run = fitted(epochs=4, schedule=plateau, schedule_per=schedule_per)
+        return run.log.curve("train", "learning_rate")
+
+    assert rates("update") == rates("epoch")
+    assert len(set(rates("epoch"))) > 1
 
 
 # First steps that change the loss by more than float32 can miss: of other last bits a line search makes other steps.

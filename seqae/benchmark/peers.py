@@ -35,6 +35,7 @@ class PlainAutoencoder(nn.Module):
         self.steps, self.gain, self.activation = model.steps, model.gain, model.activation
         self.own_output = model.decoder_input == "output"
         self.stacks = nn.ModuleDict()
+        stack: Any
         for name, stack in (("encoder", model.encoder), *model.decoders.items()):
             self.stacks[name] = nn.ModuleList(_layer(own, whole) for own in stack.layers)
 

@@ -26,6 +26,7 @@ class PlainConvLSTM(nn.Module):
         self.feeds_back = model.decoder_input == "output"
         self.embedding, self.readouts = deepcopy(model.embedding), deepcopy(model.readouts)
         self.cells = nn.ModuleDict()
+        stack: Any
         for name, stack in (("encoder", model.encoder), *model.decoders.items()):
             self.cells[name] = nn.ModuleList(_convolution(layer) for layer in stack.layers)
 

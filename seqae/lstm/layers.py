@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seqae.lstm.linear import LARGE, ONEDNN_LINEAR
 from seqae.lstm.recurrence import Recurrence
 from seqae.lstm.unrolled import LayerTensors, Unrolling
-from seqae.tasks import ACTIVATIONS, Size
+from seqae.tasks import ACTIVATIONS, Size, check_choice
 
 # cuDNN says at every call that it copies our weights into its own order: they are parameters of their own names.
 warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
@@ -43,8 +43,7 @@ class Feedback:
     activation: str = "none"
 
     def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; not {self.activation!r}")
+        check_choice("activation", self.activation, ACTIVATIONS)
         if self.bias is not None and self.weight is None:
             raise ValueError(f"feedback bias of shape {tuple(self.bias.shape)} needs a weight; not None")
 
@@ -77,9 +76,8 @@ class LSTMLayer(nn.Module):
         h, c = (None if s is None else _features_first(s, positions).to(self.bias.dtype) for s in state)
         weight_ih, weight_hh = self.weight_ih.to(dtype), self.weight_hh.to(dtype)
         if self.kernel_size is not None:
-            square = (-1, self.kernel_size, self.kernel_size)
-            kernels: Any = (weight.unflatten(1, square) for weight in (weight_ih, weight_hh))
-            weight_ih, weight_hh = (weight.contiguous(memory_format=torch.channels_last) for weight in kernels)
+            kernels: Any = (w.unflatten(1, (-1, *[self.kernel_size] * 2)) for w in (weight_ih, weight_hh))
+            weight_ih, weight_hh = (kernel.contiguous(memory_format=torch.channels_last) for kernel in kernels)
         return LayerTensors(weight_ih, weight_hh, self.bias.unsqueeze(1), peepholes, h, c)
 
 

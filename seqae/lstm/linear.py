@@ -44,8 +44,7 @@ def input_gradient(
     if weight.dim() == 2:
         return _matrix_product(weight.t(), d_z, add, out)
     maps = _as_maps(d_z, size, weight.dtype)
-    like: Any = {"dtype": maps.dtype, "device": maps.device, "memory_format": torch.channels_last}
-    shape_of_x = torch.empty((len(maps), weight.shape[1], *size), **like)
+    shape_of_x = torch.empty_like(maps[:, :1].expand(-1, weight.shape[1], *size), memory_format=torch.channels_last)
     return _plus(_as_columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype), add, out)
 
 

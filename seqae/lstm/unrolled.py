@@ -85,14 +85,12 @@ class UnrolledLayer:
         """A layer with new buffers, ready for its first forward step."""
         steps, features, empty = how.steps, tensors.weight_hh.shape[1], tensors.bias.new_empty
         shapes = [(steps + 1, features), (steps + 1, features), (steps, 4, features), (steps, features)]
-        if tensors.weight_hh.dim() == 4:
-            buffers = [empty(first, how.columns, *rest).movedim(1, -1) for first, *rest in shapes]
-        else:
-            buffers = [empty(*shape, how.columns) for shape in shapes]
+        by_column = (empty(first, how.columns, *rest).movedim(1, -1) for first, *rest in shapes)
+        by_row = (empty(*shape, how.columns) for shape in shapes)
+        buffers = [*by_column] if tensors.weight_hh.dim() == 4 else [*by_row]
         layer = cls(tensors, buffers, how.map_size)
         layer.cell[0] = 0 if layer.c is None else layer.c
-        if layer.h is not None:
-            layer.hidden[0] = layer.h
+        layer.hidden[0] = 0 if layer.h is None else layer.h
         layer.hidden_steps = layer.hidden.unbind()
         layer.pointwise = layer._forward_in_torch() if layer.library is None else layer._forward_in_c(layer.library)
         return layer
@@ -154,10 +152,8 @@ class UnrolledLayer:
     def start_backward(self, d_h: Tensor | None = None, d_c: Tensor | None = None) -> None:
         """Prepare the backward steps from the gradients of the last h and c, each (H, B); None is zero."""
         steps, _, features, columns = self.gates.shape
-        if self.maps:
-            self.d_gates = torch.empty_like(self.gates)
-        else:
-            self.d_gates = self.gates.new_empty(4, features, steps, columns).permute(2, 0, 1, 3)
+        rows = 4, features, steps, columns
+        self.d_gates = torch.empty_like(self.gates) if self.maps else self.gates.new_empty(rows).permute(2, 0, 1, 3)
         # The gradient of z = W_ih x + W_hh h + b: the same memory as (4 H, T·B) and as T views (4 H, B).
         self.d_z, self.d_z_steps = as_columns(self.d_gates.flatten(1, 2)), self.d_gates.flatten(1, 2).unbind()
         self.d_h, self.d_c = torch.zeros_like(self.cell[:2])
@@ -226,13 +222,10 @@ class UnrolledLayer:
             # Not indexed with a list, which would be copied from the host while a device waits. (H, 3, T, B)
             ifo = torch.stack([self.d_gates[:, n].transpose(0, 1) for n in (0, 1, 3)], 1)
             d_peepholes = (ifo.permute(2, 1, 0, 3) * seen).sum((0, 3)).unsqueeze(-1)
-        d_weight_hh = None
-        if needs[1]:
-            read = self.hidden[1 if self.h is None else 0 : -1]
-            d_weight_hh = weight_gradient(self.d_z, as_columns(read), self.weight_hh, size=size)
+        before = self.hidden[1 if self.h is None else 0 : -1]  # what the steps have read
         return [
             weight_gradient(self.d_z, x, self.weight_ih, size=size) if needs[0] and x is not None else None,
-            d_weight_hh,
+            weight_gradient(self.d_z, as_columns(before), self.weight_hh, size=size) if needs[1] else None,
             self.d_z.sum(1, keepdim=True),
             d_peepholes,
             input_gradient(self.weight_hh, self.d_z_steps[0], size=size) if needs[4] else None,

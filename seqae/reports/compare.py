@@ -87,18 +87,18 @@ def by_epoch(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
 
 
 def frame_steps(runs: Sequence[Run]) -> pd.DataFrame:
-    """Test metrics of each frame step: branch, frame, metric, value, unit, sequences, and the columns of `curves`."""
+    """Test metrics of each frame step: branch, frame, metric, value, unit, sequences, and the columns of `by_epoch`."""
     return stack(runs, "test").dropna(subset="frame").astype({"frame": int}).reset_index(drop=True)
 
 
 def histograms(runs: Sequence[Run]) -> pd.DataFrame:
-    """Outputs on val by epoch: epoch, branch, output, share, and the columns of `curves`."""
+    """Outputs on val by epoch: epoch, branch, output, share, and the columns of `by_epoch`."""
     return stack(runs, "histograms")
 
 
 def budgets(runs: Sequence[Run]) -> pd.DataFrame:
     """What each run took: seconds, training sequences per second (with evaluation on val), peak memory in MiB, updates
-    skipped for overflow (fp16 only), device, and the columns of `curves`.
+    skipped for overflow (fp16 only), device, and the columns of `by_epoch`.
     """
     rows = []
     for number, run in enumerate(runs):
@@ -118,7 +118,7 @@ def budgets(runs: Sequence[Run]) -> pd.DataFrame:
 
 def best_on_val(runs: Sequence[Run]) -> pd.DataFrame:
     """The metrics on val of the weights that each run kept, those with the least objective: epoch, branch, metric, val,
-    and the columns of `curves`. A run that diverged has none.
+    and the columns of `by_epoch`. A run that diverged has none.
     """
     table = by_epoch(runs)
     table = table[~table.run.map(dict(zip(_facets(tuple(runs)).run, [run.diverged for run in runs], strict=True)))]
@@ -128,7 +128,7 @@ def best_on_val(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def finals(runs: Sequence[Run]) -> pd.DataFrame:
-    """Test metrics, means over frames: branch, metric, value, unit, sequences, verdict, val; the columns of `curves`.
+    """Test metrics, means over frames: branch, metric, value, unit, sequences, verdict, val; the columns of `by_epoch`.
     val: the same metric on val, by which runs are ordered and chosen; NaN where it was not measured.
     """
     table = stack(runs, "test").query("frame.isna()").reset_index(drop=True)
@@ -138,14 +138,14 @@ def finals(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def levels(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
-    """Baselines and floors on one split: branch, baseline, metric, value, and the columns of `curves`."""
+    """Baselines and floors on one split: branch, baseline, metric, value, and the columns of `by_epoch`."""
     return stack(runs, "baselines").query(f"split == '{split}'").reset_index(drop=True)
 
 
 def below_mean_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """Where each branch ends, in MSE per pixel on [0, 1]: branch, and on test reached, mean_frame, floor and below, the
     share by which it is below the mean frame (1: no error, negative: above it); on val, by which runs are ordered and
-    chosen, val and val_below; verdict, and the columns of `curves`.
+    chosen, val and val_below; verdict, and the columns of `by_epoch`.
     """
     keys = ["run", "branch", "recipe", "group", *FACETS]
     known = levels(runs, "test").query("metric == 'mse' and baseline in ['mean_frame', 'floor']")
@@ -240,7 +240,7 @@ def counterparts(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
 
 
 def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
-    """NAME.csv of all run folders in one table, with the columns of `curves` added.
+    """NAME.csv of all run folders in one table, with the columns of `by_epoch` added.
 
     All files are parsed at once: parsing each by itself took ten times as long.
     """

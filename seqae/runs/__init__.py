@@ -7,7 +7,7 @@
     provenance, git, finding, gather, cleaning  what code made it; runs found in stores; stores merged; what can go
     trained, clip_outputs, later_metrics        what its model makes of frames; explanation, facts, units: what is told
 
-The training loop and the verdict's words are in the core, figures in `reports`, kernels in `sweeps`.
+verdicts has the verdict's words. The training loop is in the core, figures in `reports`, kernels in `sweeps`.
 """
 
 import lazy_loader

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from seqae.files import whole
-from seqae.runs.clip_files import time_first
+from seqae.runs.clip_files import grey, time_first
 from seqae.runs.clips import ARRAYS, read_clips, resized
 from seqae.runs.folder import RunFolder
 from seqae.runs.pictures import Strip, Strips, difference, save_columns
@@ -73,19 +73,21 @@ def clips_of(file: Path) -> np.ndarray:
         raise FileNotFoundError(f"{file} is not a file: give an .npy or .npz file, a video, or a folder of pictures")
     try:
         if file.suffix.lower() == ".npy":
-            return _clips_first(np.lib.format.open_memmap(file, mode="r"))  # never unpickles
+            return _clips_first(np.lib.format.open_memmap(file, mode="r"), file)  # never unpickles
         with np.load(file, allow_pickle=False) as arrays:
             names = arrays.files if len(arrays.files) == 1 else [name for name in arrays.files if name == "frames"]
             if names:
-                return _clips_first(arrays[names[0]])
+                return _clips_first(arrays[names[0]], file)
             held = ", ".join(arrays.files) or "nothing"
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file} is not a whole {file.suffix} file of numbers: {error}") from error
     raise ValueError(f"{file} holds {held}: give a file with one array, or with one that is named frames")
 
 
-def _clips_first(array: np.ndarray) -> np.ndarray:
-    # By the rule of `clips`: the official test file, for example, has time first.
+def _clips_first(array: np.ndarray, file: Path) -> np.ndarray:
+    # By the rules of `clips`: colours become grey, and the official test file, for example, has time first.
+    if array.ndim in (4, 5) and array.shape[-1] in (1, 3) and array.size and array.dtype.kind in "uf":
+        array = grey(array.reshape(-1, *array.shape[-3:]), file).reshape(array.shape[:-1])
     return array.swapaxes(0, 1) if array.ndim == 4 and array.dtype.kind in "uif" and time_first(array) else array
 
 

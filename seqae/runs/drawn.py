@@ -103,6 +103,8 @@ def labels_of_clips(p: Parameters, split: str, file: str | Path) -> "pd.DataFram
     table = pd.read_csv(path, dtype={"file": str})
     if "file" not in table or len(table.columns.difference(["file", "index"])) == 0:
         raise ValueError(f"{path} has the columns {', '.join(table.columns)}: it needs file, and a label or more")
+    if unnamed := [number for number, empty in enumerate(table["file"].isna(), start=2) if empty]:
+        raise ValueError(f"{path} names no file in line {unnamed[0]}: write there which clip its labels are of")
     windows = clip_sets.windows(p, split)
     names = ["/" + name.strip().replace("\\", "/").lstrip("./") for name in table["file"]]
     rows = []

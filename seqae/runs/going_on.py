@@ -1,9 +1,9 @@
 """Going on: a run that differs from a finished one by more epochs alone begins from a copy of its checkpoint.
 
-Only where that is exact: the numbers are those of an unbroken run of all epochs, on a CPU to the last bit. What was
-made before, rows of metrics and the best weights among it, is part of the new run. The finished one stays as it is.
-Metrics of your own do not define a run: those that the finished one lacks, or has of other code, are measured in the
-new epochs only.
+Only where that is exact: the numbers are those of an unbroken run of all epochs, on the same CPU with as many threads
+to the last bit. What was made before, rows of metrics and the best weights among it, is part of the new run. The
+finished one stays as it is. Metrics of your own do not define a run: those that the finished one lacks, or has of other
+code, are measured in the new epochs only.
 """
 
 import logging
@@ -56,7 +56,7 @@ def finished_by_recipe(family: Path) -> Mapping[str, Sequence[RunFolder]]:
             with suppress(RunError, ValueError):  # ValueError: parameters of another version
                 if read_record(file.parent).get("status") == "done":
                     run = RunFolder.load(file.parent)
-                    found[_recipe(run.parameters)].append(run)
+                    found[_but_epochs(run.parameters)].append(run)
     return found
 
 
@@ -68,7 +68,7 @@ def shorter_run(run: RunFolder, finished: Mapping[str, Sequence[RunFolder]] | No
     if run.parameters.fresh:
         return None
     finished = finished_by_recipe(run.folder.parent) if finished is None else finished
-    runs = [other for other in finished.get(_recipe(run.parameters), ()) if _epochs(other) < _epochs(run)]
+    runs = [other for other in finished.get(_but_epochs(run.parameters), ()) if _epochs(other) < _epochs(run)]
     found = [_compared(run, other) for other in runs]
     return max(found, key=lambda shorter: (shorter.hindrance is None, shorter.epochs), default=None)
 
@@ -128,7 +128,7 @@ def _copy(source: Path, target: Path, others: set[str]) -> None:
                 forget_metrics(target, others)
 
 
-def _recipe(p: Parameters) -> str:
+def _but_epochs(p: Parameters) -> str:
     return run_hash(p.model_copy(update={"epochs": 1}))
 
 

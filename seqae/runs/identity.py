@@ -49,8 +49,7 @@ def _own(p: Parameters) -> bool:
 
 
 def _peepholes(p: Parameters) -> bool:
-    row = ARCHITECTURES.get(p.architecture)
-    return _built_in(p) and (row is None or (row.peepholes if p.peepholes is None else p.peepholes))
+    return _built_in(p) and bool(p.peepholes)
 
 
 def _architecture(test: Callable[[Any], bool]) -> Callable[[Parameters], bool]:
@@ -215,7 +214,7 @@ def own_sizes(parameters: Parameters) -> dict[str, Any]:
     """What a built-in architecture has by itself, where the parameters that say so are none."""
     if (row := ARCHITECTURES.get(parameters.architecture)) is None:
         return {}
-    sizes = {"hidden": row.hidden, "layers": row.layers, "peepholes": row.peepholes}
+    sizes = {"hidden": row.hidden, "layers": row.layers, "peepholes": False}
     return {name: size for name, size in sizes.items() if size != PIXELS}
 
 

@@ -1,5 +1,7 @@
 """Tables that are made of a finished run, kept in its folder."""
 
+import hashlib
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from io import StringIO
@@ -24,23 +26,26 @@ def kept_table(
 ) -> "pd.DataFrame":
     """What `measure(run)` returns, read from the run's folder if it is there, as NAME.csv, by the function's name.
 
-    Otherwise it is measured and written there, if the folder can be written and no other process changes it. published:
-    entered while it is written. Raises ValueError for a function whose name is that of another table of runs or no name
-    at all, RunError for a damaged file, and what `measure` raises.
+    Otherwise, or where the function's own source is another than when it was measured, it is measured and written
+    there, if the folder can be written and no other process changes it. published: entered while it is written. Raises
+    ValueError for a function whose name is that of another table of runs or no name at all, RunError for a damaged
+    file, and what `measure` raises.
     """
     import pandas as pd
 
     name = measure.__name__
     if not name.isidentifier() or name in {*TABLE_COLUMNS, "samples"}:
         raise ValueError(f"a table cannot be named {name!r} after the function that makes it: give it another name")
-    file = run.folder / f"{name}.csv"
+    file, source = run.folder / f"{name}.csv", _source_hash(measure)
     if not file.exists():
         run.model_file()  # of a store at a URL: fetches the whole folder
-    if not file.exists():
+    known = run.record().get("measured", {})
+    if not file.exists() or known.get(name, source) != source:
         text = measure(run).to_csv(index=False)
         try:
             with published, changing(run.folder):
                 replace_text(file, text)
+                run.update(measured=known | {name: source})
         except (BusyError, filelock.Timeout):
             pass
         except OSError as error:
@@ -52,3 +57,10 @@ def kept_table(
         return pd.read_csv(StringIO(text))
     except ValueError as error:  # of pandas
         raise RunError(f"{file} is damaged ({error}): delete it, and it is made again") from None
+
+
+def _source_hash(measure: Callable[..., object]) -> str | None:
+    try:
+        return hashlib.sha256(inspect.getsource(measure).encode()).hexdigest()[:12]
+    except (OSError, TypeError):  # typed at a prompt
+        return None

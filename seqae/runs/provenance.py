@@ -60,6 +60,18 @@ def provenance_of(*, device: str, devices: int) -> dict[str, Any]:
     }
 
 
+def resumed_by(made: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resumed run's record says of what resumed it. made: as `provenance_of`. A warning is logged where the
+    numbers will not be those of an unbroken run to the last bit.
+    """
+    if (before := record.get("threads", made["threads"])) != made["threads"]:
+        logging.getLogger("seqae").warning(
+            "the run goes on with %s threads, before it had %s: it is not that of an unbroken one to the last bit",
+            made["threads"], before,
+        )  # fmt: skip
+    return {key: made[key] for key in ("commit", "dirty", "sources", "versions", "machine", "device", "threads")}
+
+
 def code_entries() -> dict[str, Any]:
     """`code_version` with the keys of run.yaml; a warning is logged where git fails."""
     found = code_version()

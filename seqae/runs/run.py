@@ -37,7 +37,7 @@ from seqae.runs.merging import resolve
 from seqae.runs.naming import differing, existing_name, run_name
 from seqae.runs.own_code import CODE_FOLDER, OwnCode, recorded_code
 from seqae.runs.own_runs import code_entry, with_code
-from seqae.runs.provenance import code_entries, now, provenance_of
+from seqae.runs.provenance import code_entries, now, provenance_of, resumed_by
 from seqae.runs.records import RunError, read_record
 from seqae.runs.results import write_results
 from seqae.runs.trackers import check_tracker, tracking
@@ -156,7 +156,7 @@ class Run(RunFolder):
             elif "code" in before:  # of metrics that are no longer asked for
                 asked["code"] = {}
             if self._checkpoint.exists():  # keep what began the run on record
-                resumed = [*before.get("resumed", []), {key: made[key] for key in ("commit", "dirty", "sources")}]
+                resumed = [*before.get("resumed", []), resumed_by(made, before)]
                 self.update(**asked, resumed=resumed)
                 forget_metrics(self.folder, outdated(before, self.record()))
             else:

@@ -11,7 +11,7 @@ RECORD_FORMAT = 1  # of run.yaml, its entry `format`; records without one are of
 STATUSES = ("running", "done", "failed")  # what a record says; others are found out by looking at the run's folder
 NUMBER, NONE = (int, float), type(None)  # tuples, which isinstance takes in half the time that unions take
 _TYPES: Mapping[Any, str] = {
-    dict: "parameters differs versions results benchmark code went_on",
+    dict: "parameters differs versions results benchmark code went_on measured",
     str: "family started ended commit sources git machine device explanation explained cells began_anew",
     NUMBER: "format seconds weights epochs threads",
     (str, NONE): "reason verdict",

@@ -173,11 +173,12 @@ def serve_workers(address: str, *, count: int, security: Security | None, tell: 
     """Run `count` workers, each in a process, for the scheduler at this address, until SIGINT or SIGTERM.
 
     While no scheduler answers, they try again every second. Raises ValueError as `check_address`. tell: called with a
-    line when a worker has connected.
+    line at the beginning and when a worker has connected.
     """
     check_address(address, security)
     _quiet()
     host = address_towards(address)
+    tell(f"waiting for the scheduler at {address}")
 
     async def serve_slot(number: int) -> None:
         while True:
