@@ -11,7 +11,8 @@ what it trained: `run.predict(frames, steps=30)`, `run.reconstruct(frames)`, `ru
     comparable_runs      those of a family at the same data and budget; RunError says what is wrong with a folder
     build_model          an untrained SequenceAutoencoder for parameters, of one of ARCHITECTURES
     load_model           a trained one, from a run's model.safetensors, on any device
-    fit                  the training loop alone, for a model, data and a loss of your own
+    fit                  the training loop alone, for a model, data and a loss of your own: what is trained is an
+                         Objective, how an UpdateRule, what it resumes from a Checkpointing; predict makes frames
     load_digits          digit images of a split; MovingMNIST makes sequences of them
 """
 

@@ -1,6 +1,9 @@
 from .architectures import ARCHITECTURES as ARCHITECTURES
+from .checkpoint import Checkpointing as Checkpointing
 from .data import MovingMNIST as MovingMNIST
+from .evaluation import predict as predict
 from .models import SequenceAutoencoder as SequenceAutoencoder
+from .objective import Objective as Objective
 from .parameters import ParameterError as ParameterError
 from .parameters import Parameters as Parameters
 from .reports import comparable_runs as comparable_runs
@@ -32,3 +35,4 @@ from .runs import (
     resolve as resolve,
 )
 from .training import fit as fit
+from .updates import UpdateRule as UpdateRule

@@ -458,6 +458,16 @@ def two_workers():
 
 
 @pytest.mark.processes("uname, which Dask asks once")
+def test_a_run_that_its_worker_wrote_to_a_disk_of_its_own_is_not_done(project, two_workers, monkeypatch):
+    planned = plan(project, "fam", scale="tiny")
+    monkeypatch.setattr(dispatch, "execute", lambda item, per_gpu: Outcome(item.run, None, 0.0))
+    monkeypatch.setattr(dispatch, "SHARED_SECONDS", 0.3)
+    for item, outcome in zip(planned, dispatch.sweep(planned, two_workers, jobs=1), strict=True):
+        assert outcome.reason is not None
+        assert f"it is done, but {item.run.folder} is not here: all workers have to see it" in outcome.reason
+
+
+@pytest.mark.processes("uname, which Dask asks once")
 @pytest.mark.parametrize(
     ("older", "has"),
     [
@@ -478,6 +488,7 @@ def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypat
         return Outcome(item.run, None, 0.0)
 
     monkeypatch.setattr(dispatch, "execute", executed)
+    monkeypatch.setattr(dispatch, "SHARED_SECONDS", 0.0)  # nothing is written here
     options = {
         "refused": lambda told: (said.append(told), view.refused(told)),
         "finished": lambda outcome: done.append(outcome.run),

@@ -48,6 +48,18 @@ def test_the_page_does_what_it_says(project) -> None:
     assert isinstance(run.model(), torch.nn.Module)
 
 
+def test_the_training_loop_stands_alone_as_the_page_says(project) -> None:
+    (alone,) = [cell for cell in CELLS if "seqae.fit(" in cell]
+    names: dict[str, Any] = {}
+    exec(alone, names)
+    assert names["frames"].shape == (40, 6, 16, 16)
+    assert {row["epoch"] for row in names["rows"]["metrics"]} == {1, 2, 3}
+    first = names["fitted"].weights
+    exec(alone, names)  # from its checkpoint: nothing is left to train
+    assert {row["epoch"] for row in names["rows"]["metrics"]} == set()
+    assert all(torch.equal(first[name], weight) for name, weight in names["fitted"].weights.items())
+
+
 class Notebook:
     """Cells that were executed, as a kernel's __main__: names, and sources where Python looks for them."""
 
@@ -142,5 +154,5 @@ def test_a_value_that_cannot_be_written_is_named(project, notebook, value: str, 
 
 def test_the_cell_of_the_page_names_what_the_package_offers() -> None:
     assert {"open_run", "parameter_cells"} <= set(dir(seqae))
-    compile(CELLS[-1], "cell", "exec")
-    assert "model=GRUForecaster" in CELLS[-1]
+    compile(CELLS[-2], "cell", "exec")
+    assert "model=GRUForecaster" in CELLS[-2]

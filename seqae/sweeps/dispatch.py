@@ -4,6 +4,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -21,6 +22,7 @@ from seqae.sweeps.planning import BUSY, Planned
 KILLED = "its worker process died twice: killed, or out of memory"
 TRIES: Mapping[str | None, int] = {KILLED: 2, NOT_STARTED: 3, STOPPED: 10}  # reason -> executions; 1 for others
 OTHERWISE = "install the same there; if the code was edited since this command began, start this command again"
+SHARED_SECONDS = 5.0  # until a shared folder shows what another machine wrote
 BUSY_SECONDS = 2.0  # between two tries of a run that another process trains
 
 
@@ -79,8 +81,7 @@ def sweep(
                 elif tried[item.run.folder, outcome.reason] < TRIES.get(outcome.reason, 1):
                     waiting.appendleft(item)  # it resumes from its checkpoint
                 else:
-                    with suppress(StoreError):  # the next command reports it
-                        refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
+                    outcome = _as_seen_here(outcome, item)
                     outcomes.append(outcome)
                     finished(outcome)
     return outcomes
@@ -119,6 +120,20 @@ def _outcome(future: Future, item: Planned, *, killed_before: bool) -> Outcome:
         return Outcome(item.run, record_lost(item, str(error)), 0.0)
     outcome = future.result()
     future.release()  # else Dask computes the result again if the worker that holds it dies
+    return outcome
+
+
+def _as_seen_here(outcome: Outcome, item: Planned) -> Outcome:
+    # A worker may have written to a disk of its own. A shared one may show it a little later (NFS).
+    with suppress(StoreError):  # the next command reports it
+        refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
+    deadline = time.monotonic() + SHARED_SECONDS
+    while outcome.reason is None and "://" not in item.store and item.run.status != "done":
+        if time.monotonic() > deadline:
+            where = f"its worker says that it is done, but {item.run.folder} is not here"
+            remedy = "all workers have to see it at this path, or give --store the URL of a store that all reach"
+            return replace(outcome, reason=f"{where}: {remedy}")
+        time.sleep(0.2)
     return outcome
 
 
