@@ -178,7 +178,7 @@ def test_a_scheduler_that_dies_loses_nothing_and_its_workers_wait_for_the_next(p
         ("run --cluster tcp://head:8786 --tls-ca pem --tls-cert pem --tls-key pem", "tls:// needs --tls-ca"),
         ("run --tls-ca pem --tls-cert pem --tls-key pem", "need --cluster"),
         ("run --cluster tcp://127.0.0.1:9", "no scheduler answers"),
-        ("run --cluster ssh:no.txt", "no.txt: "),
+        ("run --cluster ssh:no.txt", "no.txt is no file: ssh: takes a file that names a machine a line"),
         ("run --cluster ssh:empty.txt", "empty.txt: names no machine"),
         ("run --cluster ssh:wrong.txt", "wrong.txt: a line is HOST, or HOST PATH/TO/seqae; not '-p 22 node'"),
         ("run --cluster slurm:no.yaml", "no parameter file no.yaml"),
@@ -271,6 +271,14 @@ def test_a_machine_whose_connection_ends_is_connected_again_and_its_run_goes_on(
         assert "1 of 1 runs done" in sweep.communicate(timeout=LIMIT)[0]
     assert len(sshd.read_text().split()) == 2
     assert one_run(project / "reports", "fam").record()["resumed"]
+
+
+@pytest.mark.soak
+def test_a_machine_that_lacks_seqae_is_told_with_the_remedy(project, sshd):
+    (project / "hosts.txt").write_text("node /nowhere/seqae\n")
+    told = "node: there is no /nowhere/seqae: write the path of seqae there after the machine's name"
+    with command(*RUN, "--cluster", "ssh:hosts.txt", told=told):
+        pass
 
 
 @pytest.mark.soak

@@ -36,6 +36,8 @@ def read_hosts(file: Path) -> list[Host]:
     """
     try:
         lines = [line.partition("#")[0].split() for line in file.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise ValueError(f"{file} is no file: ssh: takes a file that names a machine a line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: {error}") from None
     here = str(Path(sys.executable).with_name("seqae"))
@@ -101,6 +103,8 @@ class _Kept:
                     print(credentials, file=self.process.stdin, flush=True)
                 for line in self.process.stderr:  # until the process ends
                     last = line.strip() or last
+            if self.process.returncode == 127:  # of the shell there
+                last = f"there is no {self.command[0]}: write the path of seqae there after the machine's name"
             if not self.closing.is_set() and last != told:  # the same message only once
                 logging.getLogger("seqae").warning("%s: %s", self.host, last)
                 told = last
