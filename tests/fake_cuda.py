@@ -34,8 +34,8 @@ from seqae import training  # noqa: E402
 from seqae.architectures import ARCHITECTURES  # noqa: E402
 from seqae.device import DTYPES  # noqa: E402
 from seqae.evaluation import evaluate  # noqa: E402
-from seqae.optimizers import optimizer_factory  # noqa: E402
 from seqae.runs import experiment, resolve  # noqa: E402
+from seqae.runs.optimizers import optimizer_factory  # noqa: E402
 from seqae.updates import UpdateRule, clip_gradients, gradients  # noqa: E402
 
 for module in (seqae.contract, seqae.evaluation):

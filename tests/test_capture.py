@@ -16,7 +16,7 @@ from seqae.capture import WARM_UP, CapturedGradients, can_capture
 from seqae.checkpoint import Stateful
 from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
-from seqae.optimizers import optimizer_factory
+from seqae.runs.optimizers import optimizer_factory
 from seqae.training import fit
 from seqae.updates import Gradients, UpdateRule
 

@@ -14,7 +14,7 @@ from seqae.contract import ContractError, check_contract
 from seqae.evaluation import evaluate, predict
 from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
-from seqae.optimizers import optimizer_factory
+from seqae.runs.optimizers import optimizer_factory
 from seqae.training import Fitted, fit
 from seqae.updates import UpdateRule
 

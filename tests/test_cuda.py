@@ -21,7 +21,7 @@ from seqae.files import cache_folder
 from seqae.lstm import layers
 from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
-from seqae.optimizers import optimizer_factory
+from seqae.runs.optimizers import optimizer_factory
 from seqae.sweeps import fork_server
 from seqae.training import fit
 from seqae.updates import UpdateRule

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from seqae.benchmark import cost_estimate
 from seqae.commands.main import app
-from seqae.optimizers import UNFIT
 from seqae.runs import facts, going_on, logs
 from seqae.runs.going_on import shorter_run
 from seqae.runs.merging import resolve
+from seqae.runs.optimizers import UNFIT
 from seqae.runs.run import Run, open_run
 from seqae.sweeps.planning import plan
 

@@ -73,7 +73,7 @@ def test_every_case_of_a_gpu_has_valid_parameters(in_project):
 
 
 def test_every_optimizer_of_torch_is_tried():
-    from seqae.optimizers import UNFIT
+    from seqae.runs.optimizers import UNFIT
 
     kinds = {name for name, kind in vars(torch.optim).items() if isinstance(kind, type)} - {"Optimizer"}
     assert {*training.OPTIMIZERS} == kinds - {*UNFIT}

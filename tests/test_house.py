@@ -44,7 +44,6 @@ for package, prefix in ((seqae, "seqae."), (seqae.lstm, "seqae.lstm.")):
 from seqae import MovingMNIST, SequenceAutoencoder, fit
 from seqae.evaluation import evaluate
 from seqae.objective import Objective
-from seqae.optimizers import optimizer_factory
 from seqae.updates import UpdateRule
 import numpy as np
 digits = np.full((4, 28, 28), 255, np.uint8)
@@ -55,7 +54,7 @@ model = SequenceAutoencoder(architecture="srivastava", task="both", decoder_inpu
 objective = Objective(task="both", frames_in=3, loss="bce", activation="sigmoid")
 rows = []
 fitted = fit(model, lambda epoch: frames["train"], frames["val"], objective=objective, epochs=2, batch_size=4,
-             rule=UpdateRule(optimizer_factory("Adam", learning_rate=0.01)), device="cpu",
+             rule=UpdateRule(lambda weights: torch.optim.Adam(weights, lr=0.01)), device="cpu",
              record=lambda table, found: rows.extend(found))
 found = evaluate(model, frames["test"], 4, objective)
 print(fitted.epochs, sorted(found.errors), sorted(found.errors["pred"]), len(rows) > 20)

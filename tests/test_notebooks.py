@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from seqae.architectures import ARCHITECTURES
 from seqae.commands.main import app
 from seqae.losses import LOSSES
-from seqae.optimizers import UNFIT
 from seqae.reports.index import update_index
 from seqae.runs.finding import find_runs
 from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import family_defaults
+from seqae.runs.optimizers import UNFIT
 from seqae.runs.run import Run, open_run
 from seqae.sweeps import execution
 from seqae.sweeps.notebooks import execute_notebook

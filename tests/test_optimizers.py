@@ -1,4 +1,4 @@
-"""seqae.optimizers: every torch optimizer and scheduler by name; what is refused, and why, before training."""
+"""seqae.runs.optimizers: every torch optimizer and scheduler by name; what is refused, and why, before training."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim import Optimizer, lr_scheduler
 
-from seqae.optimizers import optimizer_factory, schedule_factory
+from seqae.runs.optimizers import Muon, optimizer_factory, orthogonal, schedule_factory
 
 REFUSED = {"SparseAdam": "dense"}
 OPTIMIZERS = sorted(
@@ -115,11 +115,51 @@ def test_another_implementation_may_be_asked_for() -> None:
         assert not optimizer_factory("Adam", arguments=other)(weights()).defaults["fused"]
 
 
+SHAPES = [(5, 3), (3, 5), (4, 4), (5, 3), (12, 2)]
+
+
+@pytest.mark.parametrize("given", [{}, {"nesterov": False, "weight_decay": 0.0}, {"adjust_lr_fn": "match_rms_adamw"},
+                                   {"momentum": 0.5, "ns_steps": 3, "lr": 0.2}])  # fmt: skip
+def test_muon_is_torchs_in_another_dtype(given: dict[str, Any]) -> None:
+    made = torch.Generator().manual_seed(1)
+    ours, theirs = ([torch.randn(shape, generator=made).requires_grad_() for shape in SHAPES] for _ in range(2))
+    before = [weight.detach().clone() for weight in ours]
+    for own, other in zip(ours, theirs, strict=True):
+        other.data.copy_(own.data)
+    pair = Muon(ours, **given), torch.optim.Muon(theirs, **given)
+    for step in range(4):
+        for own, other in zip(ours, theirs, strict=True):
+            own.grad = torch.randn(own.shape, generator=made)
+            other.grad = own.grad.clone()
+        if step == 2:  # a matrix that was not read
+            ours[1].grad = theirs[1].grad = None
+        for optimizer in pair:
+            optimizer.step()
+    for own, other, old in zip(ours, theirs, before, strict=True):  # torch's rounds to bfloat16, 8 bits
+        assert (own - other).norm() < 0.05 * (other - old).norm()
+    pair[0].load_state_dict(pair[1].state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonal_brings_singular_values_near_one(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr("seqae.runs.optimizers.fast_dtype", lambda device: dtype)
+    made = torch.Generator().manual_seed(1)
+    for shape in ((3, 20, 7), (3, 7, 20)):
+        x = torch.randn(shape, generator=made)
+        found = orthogonal(x, (3.4445, -4.7750, 2.0315), 5, eps=1e-7)
+        assert found.dtype == dtype
+        assert found.shape == x.shape
+        values = torch.linalg.svdvals(found.float())
+        assert 0.6 < values.min() <= values.max() < 1.3
+        u, _, v = torch.linalg.svd(x, full_matrices=False)
+        assert ((u.mT @ found.float() @ v.mT) - torch.diag_embed(values)).abs().max() < 0.6, "the singular vectors stay"
+
+
 def test_muon_trains_matrices_and_adamw_the_rest() -> None:
     parameters = weights()
     optimizer = optimizer_factory("Muon", learning_rate=0.1, arguments={"nesterov": False})(parameters)
     alone, others = weights()[:1], weights()[1:]
-    muon, adamw = torch.optim.Muon(alone, lr=0.1, nesterov=False), torch.optim.AdamW(others, lr=0.1)
+    muon, adamw = Muon(alone, lr=0.1, nesterov=False), torch.optim.AdamW(others, lr=0.1)
     schedule = schedule_factory("ExponentialLR", steps=3, gamma=0.5)(optimizer)
     for step in range(3):
         descend(optimizer, parameters)

@@ -23,8 +23,8 @@ from seqae.losses import activate, binary_cross_entropy, squared_error
 from seqae.metrics import HISTOGRAM_EDGES, UNITS
 from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
-from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.runs.old_checkpoints import upgrade_checkpoint
+from seqae.runs.optimizers import optimizer_factory, schedule_factory
 from seqae.tasks import branch_targets
 from seqae.training import Fitted, Row, fit
 from seqae.updates import UpdateRule

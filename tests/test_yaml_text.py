@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from seqae.commands.options import given_parameters
-from seqae.optimizers import optimizer_factory
 from seqae.parameters import ParameterError, Parameters
 from seqae.runs.merging import resolve
+from seqae.runs.optimizers import optimizer_factory
 from seqae.runs.records import RunError, read_record
 from seqae.stores.transfer import read_run_state
 from seqae.stores.yaml_text import UnfitYamlError, load_yaml

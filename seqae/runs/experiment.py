@@ -20,7 +20,6 @@ from seqae.evaluation import evaluate
 from seqae.metrics import UNITS
 from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
-from seqae.optimizers import optimizer_factory, schedule_factory
 from seqae.parameters import Parameters
 from seqae.runs import clip_sets, own_models
 from seqae.runs.building import build_model as build_model
@@ -32,6 +31,7 @@ from seqae.runs.digits import DIGITS, OFFICIAL_FRAMES, official_test, open_strea
 from seqae.runs.levels import baselines, reachable_floor
 from seqae.runs.memory import used_memory
 from seqae.runs.old_checkpoints import upgrade_checkpoint
+from seqae.runs.optimizers import optimizer_factory, schedule_factory
 from seqae.runs.own_code import OwnCode, code_for
 from seqae.runs.ranks import launch
 from seqae.stores import project_path

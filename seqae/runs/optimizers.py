@@ -2,6 +2,8 @@
 
 import difflib
 import inspect
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -96,6 +98,64 @@ def schedule_factory(
     return build
 
 
+class Muon(torch.optim.Muon):
+    """`torch.optim.Muon` (Jordan, 2024), which makes updates orthogonal in bfloat16, one by one: here in the dtype that
+    the device multiplies fast, all matrices of one shape together. Arguments and state are torch's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Change the matrices once. closure: not called; what asks for the loss again is `LBFGS` alone."""
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    by_shape[weight.shape].append(weight)
+            for weights in by_shape.values():
+                self._step(weights, group)
+
+    def _step(self, weights: list[Tensor], group: Mapping[str, Any]) -> None:
+        """Change matrices of one shape."""
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        gradients: Any = [weight.grad for weight in weights]
+        momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        found = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
+        update = orthogonal(
+            torch.stack([*found]), group["ns_coefficients"], group["ns_steps"], eps=group["eps"]
+        ).to(weights[0].dtype)  # fmt: skip
+        rows, columns = weights[0].shape
+        ratio = math.sqrt(max(1, rows / columns))
+        if group["adjust_lr_fn"] == "match_rms_adamw":
+            ratio = 0.2 * math.sqrt(max(rows, columns))
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, [*update], alpha=-group["lr"] * ratio)
+
+
+def orthogonal(matrices: Tensor, coefficients: Sequence[float], steps: int, *, eps: float) -> Tensor:
+    """Matrices (n, rows, columns) with their singular values brought near 1, in the dtype of `fast_dtype`.
+
+    coefficients: of the quintic Newton-Schulz iteration, which is made `steps` times (Jordan, 2024).
+    """
+    a, b, c = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)).to(fast_dtype(x.device))
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it faster than float32."""
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = device.type == "cuda" or able.get("avx512_bf16") or able.get("amx_bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
 class _MuonAndAdamW(Optimizer):
     """Muon on matrices; AdamW on biases, peepholes and convolutions, with the same rate and decay (Jordan, 2024)."""
 
@@ -103,7 +163,7 @@ class _MuonAndAdamW(Optimizer):
         matrices = [weight for weight in parameters if weight.dim() == 2]
         others = [weight for weight in parameters if weight.dim() != 2]
         shared = {key: value for key, value in given.items() if key in ("lr", "weight_decay")}
-        wanted: Any = [(torch.optim.Muon, matrices, given), (torch.optim.AdamW, others, shared)]
+        wanted: Any = [(Muon, matrices, given), (torch.optim.AdamW, others, shared)]
         self.parts: list[Optimizer] = [kind(weights, **own) for kind, weights, own in wanted if weights]
         # The groups are the same objects as the parts' own, so the parts read what a schedule sets here.
         super().__init__([group for part in self.parts for group in part.param_groups], {})
