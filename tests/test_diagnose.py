@@ -17,7 +17,7 @@ from seqae.reports.published import diary_results, published_results, standing
 from seqae.runs import load_digits
 from seqae.runs.explanation import explain_head
 from seqae.runs.levels import baselines, reachable_floor, reachable_pixels
-from seqae.runs.verdicts import plateau_since, prognosis, verdict
+from seqae.runs.verdicts import grades, plateau_since, prognosis, recorded_verdict, verdict
 from seqae.training import plateau_begins
 
 INFINITE = float("inf")
@@ -287,6 +287,57 @@ def test_learned_both() -> None:
     assert line == "learned (recon 50 %, pred 10 % below mean frame)"
 
 
+@pytest.mark.parametrize(
+    ("mse", "told"),
+    [
+        (0.0320, "learned (20 % below mean frame)"),
+        (0.0321, "learned (20 % below mean frame)"),  # the word fits the number that is shown
+        (0.0323, "learned little (19 % below mean frame)"),
+        (0.0344, "learned little (14 % below mean frame)"),
+        (0.0387, "learned little (3 % below mean frame)"),
+        (0.0389, "stuck at the mean frame"),
+    ],
+)
+def test_how_much_was_learned_has_words(mse: float, told: str) -> None:
+    assert of_recon([0.05, mse]) == told
+
+
+def test_the_better_branch_decides_how_much_was_learned() -> None:
+    given = {"mean_frame": {"recon": 0.04, "pred": 0.05}, "floor": {"recon": 0, "pred": 0}}
+    line = verdict(val([3, 2], recon=[0.04, 0.036], pred=[0.05, 0.0495]), **given)
+    assert line == "learned little (recon 10 %, pred 1 % below mean frame)"
+    line = verdict(val([3, 2], recon=[0.04, 0.036], pred=[0.05, 0.065]), **given)
+    assert line == "learned little (recon 10 % below, pred 30 % above mean frame)"
+    assert "better one" in grades(line)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        (None, None),
+        ("learned (14 % below mean frame)", "learned little (14 % below mean frame)"),
+        ("learned (20 % below mean frame), plateau since epoch 9",) * 2,
+        ("learned (recon 19 %, pred 4 % below mean frame)", "learned little (recon 19 %, pred 4 % below mean frame)"),
+        (
+            "learned (pred 9 % below, recon 40 % above mean frame)",
+            "learned little (pred 9 % below, recon 40 % above mean frame)",
+        ),
+        ("learned little (14 % below mean frame)",) * 2,
+        ("stuck at the mean frame, stopped at epoch 20",) * 2,
+        ("3.1 times as fast as the LSTMCell loop",) * 2,
+        ("learned (by hand)",) * 2,
+    ],
+)
+def test_verdicts_of_earlier_versions_are_shown_in_todays_words(recorded: str | None, told: str | None) -> None:
+    assert recorded_verdict({"verdict": recorded}) == told
+
+
+def test_the_words_are_explained_where_they_are_used() -> None:
+    told = "From 3 % below the mean frame, a run has *learned little*; from 20 %, it has *learned*."
+    assert grades(of_recon([0.05, 0.03])) == grades(of_recon([0.05, 0.04])) == told
+    assert grades("diverged at epoch 3") == grades(of_recon([0.04], floor=0.05)) == ""
+
+
 def test_stuck() -> None:
     assert of_recon([0.05, 0.041, 0.0395]) == "stuck at the mean frame"
     assert of_recon([0.05, 0.041]) == "stuck at the mean frame"
@@ -405,7 +456,8 @@ def test_the_conclusion_sets_each_branch_beside_the_mean_frame() -> None:
         columns=["split", "branch", "baseline", "metric", "value"],
     )
     assert run_findings("learned (50 % below mean frame)", test, levels).splitlines() == [
-        "**Learned (50 % below mean frame)**, on val.",
+        "**Learned (50 % below mean frame)**, on val. From 3 % below the mean frame, a run has *learned little*; from "
+        "20 %, it has *learned*.",
         "",
         "- recon: MSE 0.0100 per pixel on test, mean frame 0.0200",
         "- recon: BCE 0.0800 nats/pixel on test, mean frame 0.1600",

@@ -269,6 +269,7 @@ def test_a_comparison_begins_with_its_conclusion(report):
     ("verdict", "tone"),
     [
         ("learned (41 % below mean frame)", "good"),
+        ("learned little (14 % below mean frame)", "good"),
         ("stuck at the mean frame", "warn"),
         ("worse than the mean frame (12 % above)", "worse"),
         ("cannot learn: floor 0.072 > mean frame 0.037", "never"),

@@ -17,7 +17,16 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from seqae.commands.messages import tell
-from seqae.runs import RunError, duration, final_figures, progress, read_record, remembered, run_status
+from seqae.runs import (
+    RunError,
+    duration,
+    final_figures,
+    progress,
+    read_record,
+    recorded_verdict,
+    remembered,
+    run_status,
+)
 from seqae.stores import fetch, public_url, refresh
 
 if TYPE_CHECKING:  # these import torch, which takes seconds; the status table does not need it
@@ -119,7 +128,7 @@ def _status_row(folder: Path) -> list[str]:
     errors = [f"{branch} {value:.4f}" for branch, value in results.items() if value == value]
     seconds = f"{record['seconds']:.1f}" if "seconds" in record else ""
     name = f"{folder.parent.name}/{folder.name}"
-    return [name, status, record.get("verdict") or "", ", ".join(errors), seconds, record.get("machine", "")]
+    return [name, status, recorded_verdict(record) or "", ", ".join(errors), seconds, record.get("machine", "")]
 
 
 def status_entry(folder: Path) -> dict[str, Any]:
@@ -134,7 +143,7 @@ def status_entry(folder: Path) -> dict[str, Any]:
     return entry | {
         "status": status,
         "reason": record.get("reason"),
-        "verdict_on_val": record.get("verdict"),
+        "verdict_on_val": recorded_verdict(record),
         "epoch": logged.epoch if logged else None,
         "epochs": parameters.get("epochs"),
         "test": final_figures(record),

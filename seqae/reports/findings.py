@@ -11,18 +11,19 @@ from seqae.reports.groups import groups
 from seqae.reports.published import diary_results
 from seqae.reports.recipes import report_links
 from seqae.reports.seeds import over_seeds
-from seqae.runs import Run
+from seqae.runs import Run, grades
 
 LISTED = 20  # lines of one kind
 
 
 def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
-    """A run's verdict and, for each branch, its test error beside that of the mean frame: Markdown.
+    """A run's verdict and, for each branch, its test error beside that of the mean frame: Markdown. Says, too, from how
+    far below the mean frame on the verdict's words are used.
 
     test: as `Run.test`; levels: as `Run.baselines`. MSE per pixel on [0, 1]; BCE, where there is one, in nats/pixel.
     """
     mean = levels[(levels.split == "test") & (levels.baseline == "mean_frame")].set_index(["branch", "metric"])["value"]
-    lines = [f"**{escape(verdict[0].upper() + verdict[1:])}**, on val.", ""]
+    lines = [f"**{escape(verdict[0].upper() + verdict[1:])}**, on val. {grades(verdict)}".strip(), ""]
     for row in test[test.frame.isna() & test.metric.isin(["mse", "bce"])].itertuples():
         unit = {"mse": "per pixel", "bce": "nats/pixel"}[row.metric]
         level = f"mean frame {mean[row.branch, row.metric]:.4f}"

@@ -83,3 +83,5 @@ from .units import duration as duration
 from .units import four_digits as four_digits
 from .units import label as label
 from .units import with_units as with_units
+from .verdicts import grades as grades
+from .verdicts import recorded_verdict as recorded_verdict
