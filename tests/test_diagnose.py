@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,10 @@ from seqae.data import MovingMNIST
 from seqae.reports.compare import output_spread
 from seqae.reports.findings import run_findings
 from seqae.reports.published import diary_results, published_results, standing
-from seqae.runs import load_digits
+from seqae.runs import load_digits, resolve
 from seqae.runs.explanation import explain_head
 from seqae.runs.levels import baselines, reachable_floor, reachable_pixels
-from seqae.runs.verdicts import grades, plateau_since, prognosis, recorded_verdict, verdict
+from seqae.runs.verdicts import grades, next_step, plateau_since, prognosis, recorded_verdict, verdict
 from seqae.training import plateau_begins
 
 INFINITE = float("inf")
@@ -338,6 +339,46 @@ def test_the_words_are_explained_where_they_are_used() -> None:
     assert grades("diverged at epoch 3") == grades(of_recon([0.04], floor=0.05)) == ""
 
 
+def after(line: str, *, reach: float = float("inf"), **given: Any) -> str:
+    return next_step(line, resolve({"learning_rate": 0.009, "epochs": 7} | given), family="mine", reach=reach)
+
+
+def test_what_cannot_learn_is_told_which_losses_can() -> None:
+    told = after("cannot learn: floor 0.065 > mean frame 0.021", reach=1, loss="0sb", val_sequences=8)
+    assert "reaches every pixel value (1nm, 0nm), `seqae run FILE -p loss=0nm`" in told
+    assert "`seqae run FILE -p gain=10`" in told
+    assert "`architecture=srivastava`" in told
+    own = {"pixel_range": [0, 1], "activation": "none", "training_loss": "my_losses:focal"}
+    told = after("cannot learn: floor 0.05 > mean frame 0.04", reach=0.01, **own)
+    assert "loss=" not in told, "it would replace a loss of one's own"
+    assert "gain=" not in told, "ten times as much is not enough"
+    assert "srivastava" in told
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("stuck at the mean frame", "Train for longer: `seqae run FILE -p epochs=28`."),
+        ("learned little (14 % below mean frame)", "Train for longer: `seqae run FILE -p epochs=28`."),
+        ("worse than the mean frame (9 % above)", "`seqae run FILE -p learning_rate=0.003,0.027`"),
+        ("stuck at the mean frame, plateau since epoch 3", "will hardly help (plateau since epoch 3). Try other"),
+        ("stuck at the mean frame, stopped at epoch 3", "will hardly help (stopped at epoch 3). Try other"),
+        ("learned (41 % below mean frame), plateau since epoch 3", "`seqae compare mine`"),
+        ("learned (41 % below mean frame)", "`seqae run FILE -p seed=7,8`"),
+        ("diverged at epoch 3", "`seqae run FILE -p learning_rate=0.0009`"),
+    ],
+)
+def test_each_verdict_says_what_to_do_next(line: str, told: str) -> None:
+    assert told in after(line)
+    rough = after(line, val_sequences=16)
+    assert ("`seqae run FILE --scale quick`" in rough) == (not line.startswith("diverged"))
+
+
+def test_other_lines_say_nothing_of_what_is_next() -> None:
+    assert after("3.1 times as fast as the LSTMCell loop") == after("") == ""
+    assert "learning_rate=" not in after("stuck at the mean frame", learning_rate=None)
+
+
 def test_stuck() -> None:
     assert of_recon([0.05, 0.041, 0.0395]) == "stuck at the mean frame"
     assert of_recon([0.05, 0.041]) == "stuck at the mean frame"
@@ -455,14 +496,17 @@ def test_the_conclusion_sets_each_branch_beside_the_mean_frame() -> None:
         ],
         columns=["split", "branch", "baseline", "metric", "value"],
     )
-    assert run_findings("learned (50 % below mean frame)", test, levels).splitlines() == [
+    assert run_findings("learned (50 % below mean frame)", test, levels, "Compare it.").splitlines() == [
         "**Learned (50 % below mean frame)**, on val. From 3 % below the mean frame, a run has *learned little*; from "
         "20 %, it has *learned*.",
         "",
         "- recon: MSE 0.0100 per pixel on test, mean frame 0.0200",
         "- recon: BCE 0.0800 nats/pixel on test, mean frame 0.1600",
         "- pred: MSE 0.0300 per pixel on test, mean frame 0.0210",
+        "",
+        "**Next:** Compare it.",
     ]
+    assert "Next" not in run_findings("learned (50 % below mean frame)", test, levels)
 
 
 def test_the_published_figures_name_their_source() -> None:

@@ -16,11 +16,12 @@ from seqae.runs import Run, grades
 LISTED = 20  # lines of one kind
 
 
-def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
+def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame, next_step: str = "") -> str:
     """A run's verdict and, for each branch, its test error beside that of the mean frame: Markdown. Says, too, from how
     far below the mean frame on the verdict's words are used.
 
     test: as `Run.test`; levels: as `Run.baselines`. MSE per pixel on [0, 1]; BCE, where there is one, in nats/pixel.
+    next_step: what to do now, as `Run.next_step`.
     """
     mean = levels[(levels.split == "test") & (levels.baseline == "mean_frame")].set_index(["branch", "metric"])["value"]
     lines = [f"**{escape(verdict[0].upper() + verdict[1:])}**, on val. {grades(verdict)}".strip(), ""]
@@ -29,7 +30,7 @@ def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame) -> str:
         level = f"mean frame {mean[row.branch, row.metric]:.4f}"
         figure = f"{row.value:.4f} {unit}" if row.value == row.value else "has no number, because the run diverged,"
         lines.append(f"- {row.branch}: {row.metric.upper()} {figure} on test, {level}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(["", f"**Next:** {next_step}"] if next_step else [])])
 
 
 def comparison_findings(

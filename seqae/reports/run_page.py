@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import filelock
 
+from seqae.reports.findings import run_findings
 from seqae.reports.head import Facts
 from seqae.reports.index import update_index
 from seqae.reports.page import render_cells, render_notebook
@@ -110,3 +111,6 @@ def _cells_of(run: Run) -> "Iterator[NotebookNode]":
         plt.close(figure)
         yield v4.new_markdown_cell(f"## {title}")
         yield v4.new_code_cell(outputs=[v4.new_output("display_data", data, metadata=metadata)])
+    if run.verdict:
+        found = run_findings(run.verdict, run.test(), run.baselines(), run.next_step())
+        yield v4.new_markdown_cell(f"## Conclusion\n\n{found}")

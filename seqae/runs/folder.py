@@ -30,7 +30,7 @@ from seqae.runs.own_code import OwnCode, recorded_code
 from seqae.runs.records import RunError, diverged, read_record, run_status
 from seqae.runs.trained import HasModel
 from seqae.runs.units import with_units
-from seqae.runs.verdicts import plateau_since, prognosis, recorded_verdict
+from seqae.runs.verdicts import next_step, plateau_since, prognosis, recorded_verdict
 from seqae.stores import is_name, refresh
 from seqae.tasks import branch_targets
 
@@ -244,6 +244,10 @@ class RunFolder(HasModel, HasData):
     def verdict(self) -> str | None:
         """The verdict on a finished run, one computed line; None before."""
         return recorded_verdict(self.record())
+
+    def next_step(self) -> str:
+        """What to try or to look at after the verdict, in Markdown, with the command."""
+        return next_step(self.verdict or "", self.parameters, family=self.family, reach=self.reach)
 
     def facts(self) -> list[tuple[str, str]]:
         """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""

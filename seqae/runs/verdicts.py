@@ -5,8 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
+from seqae.losses import LOSSES
+
 if TYPE_CHECKING:
     import pandas as pd
+
+    from seqae.parameters import Parameters
 
 MARGIN = 0.03  # within 3 % of the mean frame's MSE counts as stuck at the mean frame
 LITTLE = 20  # per cent: a run that ends less than that below the mean frame has learned little
@@ -92,6 +96,63 @@ def grades(verdict: str) -> str:
         f"From {100 * MARGIN:.0f} % below the mean frame, a run has *learned little*; from {LITTLE} %, it has "
         f"*learned*.{both}"
     )
+
+
+def next_step(verdict: str, p: "Parameters", *, family: str, reach: float) -> str:
+    """What to try or to look at after this verdict, in Markdown, with the command; "" where the words are others.
+
+    verdict: as `verdict` returns it. p, family, reach: of the run.
+    """
+    from seqae.runs.facts import FEW  # needs torch, as above
+
+    if verdict.startswith("cannot learn"):
+        return _other_heads(p, reach)
+    tried = [f"{factor * p.learning_rate:.2g}" for factor in (0.1, 1 / 3, 3)] if p.learning_rate else []
+    if verdict.startswith("diverged"):
+        lower = _again(f"learning_rate={tried[0]}") if tried else "give a small `learning_rate`"
+        limit = "a lower limit" if p.clip_norm else "a limit"
+        norm = f"If that is not enough, set {limit} of the gradient norm, `clip_norm`."
+        return f"Lower the learning rate: {lower}. {norm} {_FILE}"
+    if not verdict.startswith(("learned", "stuck", "worse")):
+        return ""
+    if min(p.val_sequences, p.test_sequences) < FEW and not p.clips_digest:
+        larger = "Take a larger scale: `seqae run FILE --scale quick`, with this run's parameter file."
+        return f"So few sequences only show that a run works. {larger}"
+    if verdict.startswith("learned ("):
+        seeds = _again(f"seed={p.seed + 1},{p.seed + 2}")
+        beside = f"Compare it with the other runs of its family: `seqae compare {family}`."
+        return f"{beside} Other seeds show how far its error depends on chance: {seeds}. {_FILE}"
+    others = f"other learning rates: {_again(f'learning_rate={tried[1]},{tried[2]}')}" if tried else "a `learning_rate`"
+    if ended := re.search(r"plateau since epoch \d+|stopped at epoch \d+", verdict):
+        return f"More epochs alone will hardly help ({ended[0]}). Try {others}. {_FILE}"
+    return f"Train for longer: {_again(f'epochs={4 * p.epochs}')}. Then try {others}. {_FILE}"
+
+
+_FILE = "(FILE: this run's parameter file, at the same `--scale`; in Jupyter, change the parameters cell.)"
+
+
+def _again(given: str) -> str:
+    return f"`seqae run FILE -p {given}`"
+
+
+def _other_heads(p: "Parameters", reach: float) -> str:
+    # What else the last layer could be, where its output cannot get near enough to the pixels.
+    from seqae.runs.levels import reachable_pixels
+
+    def missed(reach: float, activation: str, pixel_range: tuple[float, float]) -> float:
+        low, high = reachable_pixels(reach=reach, activation=activation, pixel_range=pixel_range)
+        return max(low, 1 - high)
+
+    ways = []
+    whole = [name for name, of in LOSSES.items() if missed(reach, of.activation, of.pixel_range) < 1e-6]
+    if whole and ":" not in p.training_loss:
+        ways.append(
+            f"a loss whose output reaches every pixel value ({', '.join(whole)}), {_again('loss=' + whole[-1])}"
+        )
+    if missed(10 * reach, p.activation, p.pixel_range) < 0.01:
+        ways.append(f"a larger gain, which widens what the output reaches, {_again(f'gain={10 * p.gain:g}')}")
+    ways.append("an architecture with a readout, whose output has no such bound, `architecture=srivastava`")
+    return f"No optimizer can change the floor. Choose {'; or '.join(ways)}. {_FILE}"
 
 
 def _grade(below: Iterable[int]) -> str:
