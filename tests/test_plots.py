@@ -279,6 +279,28 @@ def test_error_by_frame_step():
     assert [name.get_text() for name in axis.texts] == ["recon −25 %", "mean frame"]
 
 
+@pytest.mark.parametrize("floor", [0.035, 0.001, 0.0])
+def test_error_by_frame_step_shows_all_levels(floor):
+    rows = [(branch, t, "mse", t / 100) for branch in ("recon", "pred") for t in (1, 2, 3)]
+    test = pd.DataFrame(rows, columns=["branch", "frame", "metric", "value"])
+    rows = [("test", "pred", "copy_last", "mse", 0.0405), ("val", "pred", "copy_last", "mse", 0.9)]
+    for branch in ("recon", "pred"):
+        rows += [("test", branch, name, "mse", value) for name, value in (("mean_frame", 0.04), ("black", 0.05))]
+        rows.append(("test", branch, "floor", "mse", floor))
+    levels = pd.DataFrame(rows, columns=["split", "branch", "baseline", "metric", "value"])
+    figure = figures.error_by_frame(test, levels)
+    assert not colliding(figure)
+    names = [name.get_text() for name in figure.axes[0].texts]
+    assert names[:2] == ["recon −25 %", "pred −25 %"]
+    near = ["floor"] if floor > 0.01 else []  # a floor far below the curves would squeeze them
+    assert sorted(names[2:]) == sorted(["copy last, mean of steps", "mean frame", *near])
+    of_runs = [test.assign(run=run, loss=loss) for run, loss in (("a", "0sb"), ("b", "0sm"))]
+    known = [levels.assign(run=run, loss=loss) for run, loss in (("a", "0sb"), ("b", "0sm"))]
+    figure = figures.error_by_frame(pd.concat(of_runs), pd.concat(known), hue="run")
+    assert not colliding(figure)
+    assert ("floor 0sb, 0sm" in [name.get_text() for name in figure.axes[0].texts]) == bool(near)
+
+
 def test_errors_by_frame_step_are_named_where_their_lines_end(tables):
     curves, levels = tables
     steps = curves[curves.decoder_input == "zero"].rename(columns={"epoch": "frame"})
@@ -292,7 +314,7 @@ def test_errors_by_frame_step_are_named_where_their_lines_end(tables):
             assert mpl.text.Text.get_window_extent(name).x0 > axis.bbox.x1, "beside the panel, upon no curve"
     one = steps[(steps.run == "0sb-both-zero")]
     (axis,) = figures.error_by_frame(one, levels).axes
-    assert [name.get_text() for name in axis.texts] == ["recon −19 %", "pred −19 %", "mean frame"]
+    assert [name.get_text() for name in axis.texts] == ["recon −19 %", "pred −19 %", "floor", "mean frame"]
     crowd = pd.concat([steps.assign(run=steps.run + f"-{n}") for n in range(3)])
     assert figures.error_by_frame(crowd, levels, hue="run").legends, "too many to be named"
 

@@ -26,6 +26,7 @@ COLOURS = 10  # of the palette; more lines than that get other dashes
 NAMED = 12  # lines of a panel, at most, that are named where they end
 LONGEST = 40  # characters of such a name, at most
 LEVEL_COLOUR = "0.4"
+ACROSS_STEPS = {"mean_frame": "mean_frame", "copy_last": "copy_last, mean of steps", "floor": "floor"}
 FAR_BELOW = 5  # times lower than all curves: a floor down there would squeeze them, and is not drawn
 
 
@@ -60,8 +61,9 @@ def learning_curves(
 
 
 def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "mse", hue: str = "branch") -> Figure:
-    """How the test error grows with the horizon: by frame step, with the mean frame's error as a horizontal line. Lines
-    are named where they end, with their last error beside the mean frame's, as in `learning_curves_of_runs`.
+    """How the test error grows with the horizon: by frame step. Horizontal lines are the mean frame, a copy of the last
+    frame (its mean over steps: its own error grows, too) and, hatched, the floor. Lines are named where they end, with
+    their last error beside the mean frame's, as in `learning_curves_of_runs`.
 
     Of one run a curve for each branch; of many, where `hue` is a column that tells them apart, a panel for each branch.
     test: as test.csv or `compare.frame_steps`; levels: as baselines.csv or `compare.levels`.
@@ -73,7 +75,9 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     levels = drawable(levels, "levels", ["branch", "baseline", *split], metric=metric)
     if not np.isfinite(data.value).any():
         return no_values(metric)
-    levels = levels[(levels.baseline == "mean_frame") & (levels.split == "test" if split else True)]
+    levels = levels[
+        levels.baseline.isin([*ACROSS_STEPS]) & (levels.value > 0) & (levels.split == "test" if split else True)
+    ]
     data = data.assign(split="test")
     if many:
         data = over_seeds(data, ["run", "branch", "frame"])
@@ -86,8 +90,11 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
                   col_order=ordered(data.branch, BRANCHES["both"]), marker="o", height=3.4, aspect=1.35,
                   legend="auto" if named is None else False)  # fmt: skip
     figure = _labelled(grid, metric, "frame step of the decoder", titles="{col_name}" if many else "")
-    means = levels.groupby(["branch", "baseline"], as_index=False)["value"].mean()
-    _name_ends(grid, means, named or {}, log=None)
+    several = (levels.baseline == "floor") & many  # of several losses
+    means = levels[~several].groupby(["branch", "baseline"], as_index=False)["value"].mean()
+    shown = pd.concat([means, levels[several]]) if several.any() else means
+    shown = shown.assign(baseline=shown.baseline.map(ACROSS_STEPS))
+    _name_ends(grid, shown, named or {}, log=None)
     return figure
 
 
@@ -234,7 +241,7 @@ def _name_ends(
             if label.text.startswith("floor"):
                 wall(axis, label.value, LEVEL_COLOUR)
             else:
-                line = LEVEL_LINES.get(label.text.replace(" ", "_"), "-")
+                line = LEVEL_LINES.get(label.text.partition(",")[0].replace(" ", "_"), "-")
                 axis.axhline(label.value, color=LEVEL_COLOUR, linestyle=line, linewidth=1)
         label_ends(axis, of_all[branch])
 
