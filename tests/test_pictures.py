@@ -30,6 +30,32 @@ def test_strips_are_in_true_time_order(samples):
     assert dict(pictures.sample_strips(ordered, task="recon_ordered", frames_in=3))["reconstruction"][0, 0, 0, 0] == 100
 
 
+def test_of_a_prediction_the_frames_seen_stand_first_in_no_pair(samples):
+    of_pred = {name: samples[name] for name in ("frames", "pred")}
+    strips = pictures.sample_strips(of_pred, task="pred", frames_in=3, with_seen=True)
+    assert [title for title, _ in strips] == ["seen", "future", "prediction"]
+    assert [pair.output.title for pair in pictures.branch_pairs(strips)] == ["prediction"]
+    assert pictures.sample_strips(samples, task="both", frames_in=3, with_seen=True)[2].title == "future", "seen once"
+
+
+def test_every_frame_has_a_line_at_every_edge(samples, tmp_path):
+    strips = pictures.sample_strips(samples, task="both", frames_in=3)
+    pictures.save_strips(strips, tmp_path / "frames.png", sequences=2)
+    pictures.save_gif(strips, tmp_path / "frames.gif")
+    (player,) = BeautifulSoup(frames.player(strips, frames_in=3).data, "html.parser").select(".frame:not([hidden]) img")
+    with Image.open(tmp_path / "frames.gif") as animation:
+        of_gif = np.asarray(animation.convert("L"))[pictures.TITLE_BAND :: 28, ::28]  # 112 / 4 times as large
+    for picture in (
+        np.asarray(Image.open(tmp_path / "frames.png")),
+        of_gif,
+        np.asarray(Image.open(BytesIO(b64decode(player["src"].split(",")[1])))),
+        frames.strip_figure(strips).axes[0].images[0].get_array(),
+    ):
+        edges = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+        assert (edges == pictures.GREY).all()
+        assert not (picture[1, 1:5] == pictures.GREY).any(), "one line, not two"
+
+
 def test_pictures_hold_every_frame(samples, tmp_path):
     strips = pictures.sample_strips(samples, task="both", frames_in=3)
     pictures.save_strips(strips, tmp_path / "frames.png", sequences=2)
@@ -53,9 +79,9 @@ def test_the_player_shows_truth_output_and_difference_in_true_time_order(samples
     ]
     for number, frame in enumerate(shown):
         picture = np.asarray(Image.open(BytesIO(b64decode(frame.img["src"].split(",")[1]))))
-        assert picture.shape == (10, 15)  # two rows and three columns of 4 pixels and a line
+        assert picture.shape == (11, 16)  # two rows and three columns of 4 pixels and a line, and one before the first
         truth, output = number, number + (100 if number < 3 else 200)
-        assert picture[[0, 0, 0, 5], [0, 5, 10, 0]].tolist() == [truth, output, 128 + (output - truth) // 2, truth]
+        assert picture[[1, 1, 1, 6], [1, 6, 11, 1]].tolist() == [truth, output, 128 + (output - truth) // 2, truth]
 
 
 def test_of_a_prediction_the_numbers_begin_after_what_was_seen(samples):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from seqae.reports.rendering import render
-from seqae.runs import Strips, branch_pairs, difference, frame_rows
+from seqae.runs import Strips, bordered, branch_pairs, difference, frame_rows
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -28,7 +28,7 @@ def strip_figure(strips: Strips, *, sequences: Sequence[int] = (0,)) -> Figure:
     size = (0.62 * columns + 2, (0.62 * height / width + 0.04) * len(rows))  # inches
     figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False)
     for axis, (title, frames) in zip(axes[:, 0], rows, strict=True):
-        axis.imshow(frame_rows(frames), cmap="gray", vmin=0, vmax=255)
+        axis.imshow(bordered(frame_rows(frames)), cmap="gray", vmin=0, vmax=255)
         axis.text(-0.01, 0.5, title, transform=axis.transAxes, ha="right", va="center", fontsize=9)
         axis.axis("off")
     figure.subplots_adjust(left=2 / figure.get_figwidth(), right=1, top=1, bottom=0, hspace=0.05)
@@ -48,7 +48,7 @@ def player(strips: Strips, *, frames_in: int, sequences: int = 3, milliseconds: 
         first = 1 if truth.title == "seen" else frames_in + 1
         columns = [frames[:sequences] for frames in (truth.frames, output.frames, difference(truth, output))]
         for t in range(truth.frames.shape[1]):
-            picture = np.hstack([frame_rows(frames[:, t][:, None]) for frames in columns])
+            picture = bordered(np.hstack([frame_rows(frames[:, t][:, None]) for frames in columns]))
             shown.append((first + t, (truth.title, output.title, "difference"), data_uri_of(picture)))
     return HTML(render("player.html.j2", shown=shown, milliseconds=milliseconds))
 

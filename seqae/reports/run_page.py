@@ -101,8 +101,9 @@ def _cells_of(run: Run) -> "Iterator[NotebookNode]":
     if not (run.folder / "test.csv").exists():  # a benchmark trains nothing
         return
     p = run.parameters
+    strips = sample_strips(run.samples(), task=p.task, frames_in=p.frames_in, with_seen=True)
     drawn = {
-        "Frames of val": strip_figure(sample_strips(run.samples(), task=p.task, frames_in=p.frames_in)),
+        "Frames of val": strip_figure(strips),
         "Error by epoch": figures.learning_curves(run.metrics(), run.baselines(), run.marks()),
         "Error by frame step, on test": figures.error_by_frame(run.test(), run.baselines()),
     }

@@ -57,6 +57,7 @@ from .own_code import recorded_packages as recorded_packages
 from .own_runs import takes as takes
 from .pictures import Strip as Strip
 from .pictures import Strips as Strips
+from .pictures import bordered as bordered
 from .pictures import branch_pairs as branch_pairs
 from .pictures import difference as difference
 from .pictures import frame_rows as frame_rows

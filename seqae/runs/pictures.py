@@ -28,10 +28,13 @@ class BranchPair(NamedTuple):
     output: Strip
 
 
-def sample_strips(samples: Mapping[str, np.ndarray], *, task: str, frames_in: int) -> Strips:
-    """Truth and output of each branch, in the order of time. samples: as `Run.samples` returns them."""
+def sample_strips(samples: Mapping[str, np.ndarray], *, task: str, frames_in: int, with_seen: bool = False) -> Strips:
+    """Truth and output of each branch, in the order of time. samples: as `Run.samples` returns them.
+
+    with_seen: the frames that the model sees stand first where no branch reconstructs them, in no pair with an output.
+    """
     seen, future = samples["frames"][:, :frames_in], samples["frames"][:, frames_in:]
-    strips: Strips = []
+    strips: Strips = [Strip("seen", seen)] if with_seen and "recon" not in samples else []
     if "recon" in samples:
         output = samples["recon"] if task == "recon_ordered" else samples["recon"][:, ::-1]
         strips += [Strip("seen", seen), Strip("reconstruction", output)]
@@ -41,12 +44,12 @@ def sample_strips(samples: Mapping[str, np.ndarray], *, task: str, frames_in: in
 
 
 def save_strips(strips: Strips, file: Path, *, sequences: int = 2) -> None:
-    """Write a PNG: the strips of each of the first sequences, one below the other, with grey lines between frames."""
+    """Write a PNG: the strips of each of the first sequences, one below the other, with grey lines around frames."""
     count = min(sequences, len(strips[0].frames))
     rows = [frame_rows(frames[i : i + 1]) for i in range(count) for _, frames in strips]
     width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, 1), (0, width - row.shape[1])), constant_values=GREY) for row in rows]
-    Image.fromarray(np.vstack(padded)).save(file)
+    padded = [np.pad(row, ((1, 0), (0, width - row.shape[1])), constant_values=GREY) for row in rows]
+    Image.fromarray(bordered(np.vstack(padded)[1:])).save(file)
 
 
 def save_gif(strips: Strips, file: Path, *, pixels: int = 112, milliseconds: int = 200) -> None:
@@ -67,7 +70,8 @@ def save_columns(columns: Strips, file: Path, *, pixels: int = 112, milliseconds
     pictures = []
     for t in range(max(frames.shape[1] for _, frames in columns)):
         tiles = [frame_rows(frames[:4, min(t, frames.shape[1] - 1)][:, None]) for _, frames in columns]
-        pictures.append(_titled(np.hstack(tiles).repeat(scale, 0).repeat(scale, 1), [title for title, _ in columns]))
+        picture = bordered(np.hstack(tiles)).repeat(scale, 0).repeat(scale, 1)
+        pictures.append(_titled(picture, [title for title, _ in columns]))
     pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
 
 
@@ -93,11 +97,20 @@ def _titled(picture: np.ndarray, titles: Sequence[str]) -> Image.Image:
 
 def branch_pairs(strips: Strips) -> list[BranchPair]:
     """The strips of each branch, truth and output. strips: as `sample_strips` returns them."""
-    return [BranchPair(truth, output) for truth, output in zip(strips[::2], strips[1::2], strict=True)]
+    paired = strips[len(strips) % 2 :]  # without the frames seen that no branch reconstructs
+    return [BranchPair(truth, output) for truth, output in zip(paired[::2], paired[1::2], strict=True)]
 
 
 def frame_rows(frames: np.ndarray) -> np.ndarray:
-    """One picture of frames (N, T, H, W): a row for each sequence, a grey line right of and below each frame."""
+    """One picture of frames (N, T, H, W): a row for each sequence, a grey line right of and below each frame.
+
+    Several of them can stand side by side, with one line between two frames; `bordered` adds the lines at the edge.
+    """
     padded = np.pad(frames, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=GREY)
     n, t, h, w = padded.shape
     return padded.transpose(0, 2, 1, 3).reshape(n * h, t * w)
+
+
+def bordered(rows: np.ndarray) -> np.ndarray:
+    """`frame_rows` with the grey line at the left and at the top, too, so that it has a line at every edge."""
+    return np.pad(rows, ((1, 0), (1, 0)), constant_values=GREY)
