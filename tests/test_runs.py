@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -20,6 +21,7 @@ import yaml
 from seqae.evaluation import predict
 from seqae.parameters import ParameterError
 from seqae.reports import demo
+from seqae.reports.reproduction import paired_circumstances
 from seqae.runs import duration, experiment, logs, rough_figures
 from seqae.runs.experiment import load_model, sequences
 from seqae.runs.finding import find_runs
@@ -27,6 +29,7 @@ from seqae.runs.identity import defining, run_hash
 from seqae.runs.merging import resolve
 from seqae.runs.naming import name_words
 from seqae.runs.notebook_cells import parameter_cells
+from seqae.runs.provenance import processor_name
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
 from seqae.stores import store_folder
@@ -315,12 +318,32 @@ def test_the_folder_holds_every_file_and_no_leftover(done):
     }
 
 
+def test_records_of_before_lack_the_processor(done, tmp_path):
+    shutil.copytree(done.folder, folder := tmp_path / "losses" / done.name)
+    (old := Run.load(folder)).update(threads=2)
+    record = yaml.safe_load((folder / "run.yaml").read_text())
+    del record["processor"]
+    (folder / "run.yaml").write_text(yaml.safe_dump(record))
+    assert dict(old.facts())["machine"] == f"{record['machine']}, device cpu, 2 threads"
+    table = paired_circumstances(old, done)
+    assert "processor" not in table.index, "of one of them it is not known"
+    assert "processor" in paired_circumstances(done, done).index
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="another system than Linux")
+def test_the_processors_name_is_that_of_the_system():
+    assert processor_name()
+    assert f": {processor_name()}\n" in Path("/proc/cpuinfo").read_text() or processor_name() == platform.machine()
+
+
 def test_the_record_says_what_made_it(done):
     record = done.record()
     assert record["status"] == "done"
     assert record["parameters"]["width"] == 0.01
     assert run_hash(resolve(record["parameters"])) == done.name.rsplit("-", 1)[1]
     assert {"commit", "dirty", "versions", "machine", "device", "started", "ended", "verdict", "results"} <= set(record)
+    assert record["processor"] == processor_name()
+    assert dict(done.facts())["machine"] == f"{record['machine']}, {processor_name()}, device cpu, 1 thread"
     peak = record["peak_memory_bytes"]
     assert (type(peak) is int and peak >= 0) or (peak is None and not sys.platform.startswith("linux"))
     assert record["epochs"] == 3

@@ -1,8 +1,6 @@
 """How fast this machine is: rates of a large matrix product and of a copy, the precisions of its devices."""
 
-import platform
 import timeit
-from pathlib import Path
 
 import torch
 
@@ -40,11 +38,3 @@ def precision_rates(device: str = "auto") -> dict[str, str]:
         except (ValueError, RuntimeError) as error:
             found[precision] = f"refused: {error}"
     return found
-
-
-def processor_name() -> str:
-    """The processor's name, as /proc/cpuinfo or, without that, Python's `platform` gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.machine_lock import machine_alone
-from seqae.benchmark.machine_rates import copy_rate, matmul_rate, processor_name
+from seqae.benchmark.machine_rates import copy_rate, matmul_rate
 from seqae.benchmark.peers import PlainAutoencoder, Update, sequitur_update, torch_update
 from seqae.benchmark.peers_convolutional import PlainConvLSTM
 from seqae.benchmark.peers_keras import keras_update
@@ -30,7 +30,7 @@ from seqae.losses import training_loss
 from seqae.lstm import step_library
 from seqae.models import SequenceAutoencoder
 from seqae.parameters import Parameters
-from seqae.runs import Run, experiment, now, used_memory
+from seqae.runs import Run, experiment, now, processor_name, used_memory
 from seqae.tasks import branch_targets
 from seqae.updates import clip_gradients, gradients
 

@@ -29,13 +29,15 @@ def paired_finals(then: Run, again: Run) -> pd.DataFrame:
 
 def paired_circumstances(then: Run, again: Run) -> pd.DataFrame:
     """Code, versions and machine of both runs, a row each: then, again, and same ("same" or "differs")."""
+    known = all("processor" in run.record() for run in (then, again))  # not by versions before 29 November 2026
+    machine = ["machine", *(["processor"] if known else []), "device", "threads"]
     sides = {}
     for made, run in (("then", then), ("again", again)):
         record = run.record()
         dirty = {None: None, True: "yes", False: "no"}[record.get("dirty")]
         code = {"commit": record.get("commit"), "uncommitted changes": dirty}
         code |= {"sources": record.get("sources"), **record.get("versions", {})}
-        sides[made] = code | {key: record.get(key) for key in ("machine", "device", "threads")}
+        sides[made] = code | {key: record.get(key) for key in machine}
     table = pd.DataFrame(sides).map(lambda value: "not recorded" if pd.isna(value) else str(value))
     return table.assign(same=(table.then == table.again).map({True: "same", False: "differs"}))
 

@@ -66,6 +66,7 @@ from .pictures import save_gif as save_gif
 from .pictures import save_strips as save_strips
 from .provenance import code_version as code_version
 from .provenance import now as now
+from .provenance import processor_name as processor_name
 from .provenance import sources_hash as sources_hash
 from .records import RunError as RunError
 from .records import diverged as diverged

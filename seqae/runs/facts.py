@@ -95,7 +95,7 @@ def _made(run: "RunFolder") -> Rows:
     if anew := record.get("began_anew"):
         facts.append(("training", anew))
     if {"machine", "device", "commit"} <= record.keys():
-        facts.append(("machine", f"{record['machine']}, device {record['device']}"))
+        facts.append(("machine", _machine(record)))
         dirty, sources, today = bool(record.get("dirty")), record.get("sources", ""), code_version()
         then = _told(CodeVersion(record["commit"], dirty, sources, record.get("git")))
         same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
@@ -143,6 +143,13 @@ def _data(p: Parameters, record: Mapping[str, Any]) -> str:
     many = ", ".join(f"{count:,} for {split}" for split, count in (clips.get("splits") or {}).items())
     colours = f", {clips['grey']}" if "Rec. 601" in clips.get("grey", "") else ""
     return f"clips {paths} ({p.clips_digest}{f'; {many}' if many else ''}{colours})"
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    # Its name, processor, device and threads; records of versions before 29 November 2026 lack the processor.
+    processor = f", {record['processor']}" if record.get("processor") else ""
+    threads = f", {record['threads']} thread{'s' * (record['threads'] != 1)}" if "threads" in record else ""
+    return f"{record['machine']}{processor}, device {record['device']}{threads}"
 
 
 def _told(code: CodeVersion) -> str:

@@ -4,6 +4,7 @@ import logging
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import new as new_hash
@@ -44,7 +45,7 @@ def now() -> str:
 
 
 def provenance_of(*, device: str, devices: int) -> dict[str, Any]:
-    """Commit, sources, versions, machine, device and number of threads, with the keys of run.yaml.
+    """Commit, sources, versions, machine, processor, device and number of threads, with the keys of run.yaml.
 
     device, devices: as the parameters. Raises ValueError for a device that is not there, as `make_accelerator` does.
     """
@@ -55,6 +56,7 @@ def provenance_of(*, device: str, devices: int) -> dict[str, Any]:
         **code_entries(),
         "versions": {"python": platform.python_version(), **{package: _installed(package) for package in packages}},
         "machine": platform.node(),
+        "processor": processor_name(),  # another one may have other instructions, and so other rounding errors
         "device": name if devices == 1 else f"{devices} × {name}",
         "threads": torch.get_num_threads(),  # another number gives other rounding errors
     }
@@ -69,7 +71,20 @@ def resumed_by(made: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
             "the run goes on with %s threads, before it had %s: it is not that of an unbroken one to the last bit",
             made["threads"], before,
         )  # fmt: skip
-    return {key: made[key] for key in ("commit", "dirty", "sources", "versions", "machine", "device", "threads")}
+    return {
+        key: made[key]
+        for key in ("commit", "dirty", "sources", "versions", "machine", "processor", "device", "threads")
+    }
+
+
+@lru_cache(maxsize=1)
+def processor_name() -> str:
+    """The processor's name, as /proc/cpuinfo or, without that, Python's `platform` gives it."""
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:  # a paragraph for each core; the first tells
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def code_entries() -> dict[str, Any]:

@@ -12,7 +12,7 @@ STATUSES = ("running", "done", "failed")  # what a record says; others are found
 NUMBER, NONE = (int, float), type(None)  # tuples, which isinstance takes in half the time that unions take
 _TYPES: Mapping[Any, str] = {
     dict: "parameters differs versions results benchmark code went_on measured",
-    str: "family started ended commit sources git machine device explanation explained cells began_anew",
+    str: "family started ended commit sources git machine processor device explanation explained cells began_anew",
     NUMBER: "format seconds weights epochs threads",
     (str, NONE): "reason verdict",
     (*NUMBER, NONE): "peak_memory_bytes hidden reach",
