@@ -124,6 +124,12 @@ def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path)
         assert {*told.verdict.dropna()} == {run.verdict}
 
 
+def test_a_group_that_is_alone_needs_no_title():
+    assert compare.titled({"16×16 pixels": []}) == [("", [])]
+    two = {"16×16 pixels": [], "64×64 pixels": []}
+    assert compare.titled(two) == [*two.items()]
+
+
 def test_the_index_knows_the_error_by_frame_step_beside_the_mean_frame(seeds):
     known = [comparison_data(run) for run in seeds]
     assert index.setting(seeds[0]) == index.setting(seeds[1]) != index.setting(seeds[2])

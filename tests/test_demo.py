@@ -214,8 +214,8 @@ def test_the_page_and_its_pictures_lie_in_the_run_folder(run, shown):
 def test_the_animation_shows_the_sequences_chosen(run, shown):
     outputs = run.outputs(indices=[3, 9])
     picture = pixels(run.folder / "demo.gif")[0][pictures.TITLE_BAND :]
-    side = picture.shape[1] // 6
-    scale = side // 17
+    scale = picture.shape[1] // (6 * 17 + 1)  # six frames of 16 pixels and a line, and a line before the first
+    picture, side = picture[scale:, scale:], 17 * scale
     first = picture[scale // 2 : side - scale : scale, scale // 2 : side - scale : scale]
     np.testing.assert_array_equal(first, outputs["frames"][0, 0])
     future = picture[side + scale // 2 : 2 * side - scale : scale, 3 * side + scale // 2 : 4 * side - scale : scale]

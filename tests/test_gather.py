@@ -84,7 +84,7 @@ def test_what_only_src_has_is_copied_and_told(place, tmp_path):
     assert {file.name for file in target.iterdir() if file.name[0] != "."} == {"fam", "index.html"}
 
     before = snapshot(run)
-    assert "1 runs looked at, 1 the same in both" in call("gather", str(source), str(target))
+    assert "1 run looked at, 1 the same in both" in call("gather", str(source), str(target))
     assert snapshot(run) == before
 
 

@@ -477,6 +477,25 @@ def test_show_frees_the_figure_and_keeps_the_text(monkeypatch):
     assert not plt.fignum_exists(figure.number)
 
 
+@pytest.mark.parametrize(("group", "shown"), [("16×16 pixels", False), ("16×16 pixels, 2 epochs", True)])
+def test_a_group_is_named_once(group, shown, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *given, **named: None)
+    figure, axes = plt.subplots(1, 2)
+    for axis in axes:
+        axis.set_title("pred, 16×16 pixels")
+    figures.show(figure, "two panels", group)
+    assert (figure.get_suptitle() == group) == shown
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0, 1), (0.3, 0, 0.6), (-2.0, -4, 0)])
+def test_a_constant_has_an_axis_of_its_own_size(value, low, high):
+    figure, axis = plt.subplots()
+    fit_axis([axis], [value] * 3)
+    margin = 0.06 * (high - low)
+    assert axis.get_ylim() == pytest.approx((low - margin, high + margin))
+    plt.close(figure)
+
+
 def test_where_nothing_was_recorded_a_figure_says_so() -> None:
     empty = pd.DataFrame(columns=["run", "epoch", "branch", "metric", "value"])
     (axis,) = figures.preactivations(empty, {}).axes

@@ -231,8 +231,10 @@ def test_a_finished_run_without_a_report_gets_a_page_that_a_person_can_read(visi
         "Frames of val#",
         "Error by epoch#",
         "Error by frame step, on test#",
+        "Conclusion#",
     ]
     assert page.locator(".figure.themed img").count() == 3
+    assert "Next:" in page.locator("main").inner_text()
     assert "report(run) in its notebook makes that notebook its report" in page.locator("main").inner_text()
     before = report.stat().st_mtime_ns
     reports.give_pages(tmp_path)
@@ -279,6 +281,13 @@ def test_a_comparison_begins_with_its_conclusion(report):
 def test_a_verdict_is_coloured_by_its_meaning(report, verdict, tone):
     page = report(text("# T"), facts=Facts("losses/a", "done", verdict))
     assert [badge["class"] for badge in page.select(".badge")] == [["badge", "calm"], ["badge", tone]]
+
+
+def test_a_run_in_a_sweep_does_not_repeat_the_title_of_its_page(report):
+    cells = [text("# T"), code("run", html_output("<p>losses/a</p>")), code("1", html_output("<p>losses/b</p>"))]
+    page = report(*cells, facts=Facts("losses/a", "done", None))
+    assert [shown.get_text() for shown in page.select("main .html")] == ["losses/b"]
+    assert "plain twin" not in page.get_text()
 
 
 def test_a_failed_run_starts_with_the_error_and_what_to_do(report):

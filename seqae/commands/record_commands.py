@@ -26,14 +26,14 @@ def gather(
     with errors_in_one_line():
         from seqae.commands.terminal import print_table
         from seqae.reports import publish_index
-        from seqae.runs import OUTCOMES, PROBLEMS, merge_stores
+        from seqae.runs import OUTCOMES, PROBLEMS, counted, merge_stores
 
         folder, rows = merge_stores([expanded(place) for place in places[:-1]], expanded(places[-1]))
         publish_index(folder)
         different = [row for row in rows if row.outcome != OUTCOMES["same"]]
         print_table(["run", "what", "from"], different)
         same = len(rows) - len(different)
-        typer.echo(f"{folder / 'index.html'}: {len(rows)} runs looked at, {same} the same in both")
+        typer.echo(f"{folder / 'index.html'}: {counted(len(rows), 'run')} looked at, {same} the same in both")
     if any(row.outcome.startswith(PROBLEMS) for row in rows):
         raise typer.Exit(1)
 

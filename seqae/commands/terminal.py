@@ -19,6 +19,7 @@ from rich.text import Text
 from seqae.commands.messages import tell
 from seqae.runs import (
     RunError,
+    counted,
     duration,
     final_figures,
     progress,
@@ -219,7 +220,7 @@ def print_status(rows: Callable[[], list[list[str]]], places: Iterable[str], *, 
         while True:
             now = sorted(rows(), key=lambda row: STATUS_ORDER.index(_state(row)))
             counts = Counter(map(_state, now))
-            summary = Text(f"{len(now)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+            summary = Text(f"{counted(len(now), 'run')}: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
             live.update(Group(summary, _table(STATUS_COLUMNS, now)), refresh=True)
             if not counts["running"] + counts["waiting"]:
                 return

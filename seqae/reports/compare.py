@@ -4,7 +4,7 @@ Tables of many runs have one row for each value, with the run, its recipe, its g
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from html import escape
 from io import StringIO
@@ -25,6 +25,7 @@ from seqae.runs import (
     Run,
     Strip,
     Strips,
+    counted,
     finished,
     label,
     own_metrics_of,
@@ -68,9 +69,14 @@ def describe(runs: Sequence[Run]) -> str:
     if left := sorted(finished(runs[0].folder.parent) - {run.name for run in runs}):
         others = "\n\nFinished runs of the family left out: " + ", ".join(f"`{name}`" for name in left) + "."
     if len(parts) == 1:
-        return f"**{len(runs)} runs**: {parts[0][1]}.{others}"
-    lines = [f"**{len(runs)} runs** of {len(parts)} groups, each shown apart:", ""]
+        return f"**{counted(len(runs), 'run')}**: {parts[0][1]}.{others}"
+    lines = [f"**{counted(len(runs), 'run')}** of {len(parts)} groups, each shown apart:", ""]
     return "\n".join([*lines, *(f"- {count} of {text}" for count, text in parts)]) + others
+
+
+def titled(groups: Mapping[str, Sequence[Run]]) -> list[tuple[str, Sequence[Run]]]:
+    """The title of each group's figures, and its runs. A group that is alone needs none: `describe` says it once."""
+    return [(name if len(groups) > 1 else "", runs) for name, runs in groups.items()]
 
 
 def _either(values: set[float]) -> str:

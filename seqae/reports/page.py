@@ -97,7 +97,7 @@ def render_cells(
 
     folders: where the files that cells show are looked for. trouble: why cells are missing, if they are.
     """
-    page = _Notebook(folders, html.parent)
+    page = _Notebook(folders, html.parent, facts.title)
     shown = [page.cell(cell) for cell in cells if page.wants(cell)]
     write_page(
         html,
@@ -114,13 +114,14 @@ def render_cells(
 class _Notebook:
     """Turns cells into what the template shows, and collects the headings on the way."""
 
-    def __init__(self, folders: Sequence[Path], home: Path) -> None:
+    def __init__(self, folders: Sequence[Path], home: Path, title: str) -> None:
         from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
         from seqae.reports.formulas import FormulaRenderer
 
         self.folders = folders  # of the files that cells refer to
         self.home = home  # the page's own folder
+        self.title = f"<p>{escape(title)}</p>"  # as a run in a sweep shows itself, see `Run`: the page has it above
         self.contents: list[_Heading] = []
         self.ids: Counter[str] = Counter()
         self.above: list[int] = []  # the levels of the headings that the next one may stand under
@@ -158,7 +159,7 @@ class _Notebook:
             for output in group:
                 if output.output_type == "error":
                     yield _Output("error", terminal_html("\n".join(output.traceback)))
-                else:
+                elif output.get("data", {}).get("text/html") != self.title:
                     yield self.shown(self.richest, output.get("data", {}), {**cell.metadata, **output.metadata})
 
     def shown(self, show: Callable[..., _Output], *given: Any) -> _Output:

@@ -39,6 +39,11 @@ def duration(seconds: float) -> str:
     return f"{days:,} day{'s' * (days > 1)} {hours} h"
 
 
+def counted(number: int, word: str) -> str:
+    """How many of something: "1 run", "1,200 runs"."""
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
 def four_digits(value: float) -> str:
     """A number with four significant digits, for tables and texts."""
     return f"{value:#.4g}".removesuffix(".")

@@ -59,8 +59,10 @@ def fit_axis(
     if not len(finite):
         return
     low, high = finite.min(), finite.max()
+    if low == high:  # a constant stands in the middle, between zero and twice its value; zero below one
+        low, high = min(0, 2 * low), max(0, 2 * high) or float(low == 0)
     if low <= 0 or not (log if log is not None else high / low > LOG_FROM):
-        margin = 0.06 * (high - low or abs(high) or 1)
+        margin = 0.06 * (high - low)
         for axis in axes:
             axis.set_ylim(low - margin, high + margin)
         return

@@ -22,12 +22,13 @@ INK = {  # in the dark: black and greys, and the colours of the palette that are
 def show(figure: Figure, alt: str, group: str = "") -> None:
     """Display a figure once in a notebook, with the alt text for readers who do not see it, and close it.
 
-    group: of runs, see `compare.groups`: the figure's title, and part of the alt text.
+    group: of runs, see `compare.groups`: the figure's title, unless its panels say it, and part of the alt text.
     """
     from IPython.display import display
 
     if group:
-        figure.suptitle(group, y=1.0, va="bottom", fontsize=9)
+        if not all(group in axis.get_title() for axis in figure.axes):
+            figure.suptitle(group, y=1.0, va="bottom", fontsize=9)
         alt = f"{alt}, {group}"
     data, metadata = as_output(figure, alt)
     display(data, raw=True, metadata=metadata)
