@@ -26,6 +26,7 @@ from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.optimizers import UNFIT
 from seqae.runs.run import Run, open_run
+from seqae.runs.units import counted
 from seqae.sweeps import execution
 from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import read_yaml
@@ -316,7 +317,7 @@ def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, notebook):
     assert all(output.metadata["image/svg+xml"]["alt"] for output in figures)
     assert cells[-1].outputs, "the conclusion says something"
     text = "".join(output.get("data", {}).get("text/markdown", "") for cell in cells for output in cell.outputs)
-    assert f"**{len(find_runs(smoke_store, family))} runs**" in text
+    assert f"**{counted(len(find_runs(smoke_store, family)), 'run')}**" in text
     assert "left out" not in text
     pages = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.outputs]
     assert EVIL not in text + "".join(pages)
