@@ -1,4 +1,7 @@
-"""Takes the README's screenshots of the runs of a store: python docs/screenshots.py [STORE], by default reports/."""
+"""Takes the README's screenshots of the runs of a store: python docs/screenshots.py [STORE], by default reports/.
+
+The store has the family `losses` at one scale, and some of its runs with several seeds.
+"""
 
 import shutil
 import sys
@@ -6,6 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from seqae.reports import compare, figures
+from seqae.runs import find_runs
 
 HERE = Path(__file__).parent
 
@@ -29,16 +35,27 @@ def comparison(browser: Browser, store: Path) -> None:
 
 
 def report(browser: Browser, store: Path) -> None:
-    """The animation of the first run of task both, stopped at frame 14, a predicted one."""
+    """The animation of a run of task both, stopped at frame 14, a predicted one."""
     page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="dark")
-    page.goto(next(store.glob("*/*-both-*/report.html")).as_uri())
+    page.goto(min(store.glob("*/0nm-both-*/report.html")).as_uri())
     page.get_by_role("slider").fill("13")
     page.get_by_role("heading", name="What does it see?").evaluate("e => e.scrollIntoView()")
     save(page, "report.png")
 
 
+def losses_in_ways(store: Path) -> None:
+    """The main figure of `compare/losses`, of the first seed."""
+    done = [run for run in find_runs(store, "losses") if run.status == "done"]
+    first = min(run.parameters.seed for run in done)
+    grid = compare.alike([run for run in done if run.parameters.seed == first], "loss", "task", "decoder_input")
+    figure = figures.losses_in_ways(compare.by_epoch(grid), compare.levels(grid))
+    figure.savefig(HERE / "losses-in-ways.png", dpi=110, bbox_inches="tight")
+
+
 if __name__ == "__main__":
+    given = Path(*sys.argv[1:2] or ["reports"]).resolve()
+    losses_in_ways(given)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for picture in (comparison, report):
-            picture(chromium, Path(*sys.argv[1:2] or ["reports"]).resolve())
+            picture(chromium, given)
