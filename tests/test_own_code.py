@@ -18,6 +18,7 @@ from seqae.runs.finding import find_runs
 from seqae.runs.identity import run_hash
 from seqae.runs.merging import resolve
 from seqae.runs.own_code import OwnCodeError, code_for
+from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
 from seqae.stores.project import project_root
 
@@ -98,6 +99,21 @@ def test_the_floor_follows_from_its_reach(project) -> None:
     assert "Your architecture's pre-activations lie in (-0.5, 0.5), so its output only has values" in run.explain()
     assert run.train().record()["reach"] == 0.5
     assert float(run.model()(torch.zeros(1, 3, 16, 16))["pred"].detach().abs().max()) <= 0.5
+
+
+def test_a_run_that_has_not_ended_says_so_and_what_to_do(project) -> None:
+    run = opened(epochs=2)
+    for name, read in (("test figures", run.test), ("samples", run.samples)):
+        with pytest.raises(RunError) as caught:
+            read()
+        assert str(caught.value) == f"{run.name} is waiting and has no {name} yet: run.train(), or seqae run, first"
+    run.update(status="running")
+    with pytest.raises(RunError, match="is interrupted and has no test figures yet: run"):
+        run.test()
+    run.train()
+    (run.folder / "samples.npz").unlink()
+    with pytest.raises(RunError, match=r"samples.npz is missing: copy the folder again"):
+        run.samples()
 
 
 def test_tied_and_transposed_weights_are_saved_and_loaded(project) -> None:

@@ -24,7 +24,7 @@ from seqae.runs.drawn import HasData
 from seqae.runs.explanation import explain_head
 from seqae.runs.facts import facts_of
 from seqae.runs.identity import as_used, without_effect
-from seqae.runs.logs import read_samples, read_table
+from seqae.runs.logs import SAMPLES_FILE, has_results, read_samples, read_table
 from seqae.runs.merging import resolve
 from seqae.runs.own_code import OwnCode, recorded_code
 from seqae.runs.records import RunError, diverged, read_record, run_status
@@ -150,8 +150,9 @@ class RunFolder(HasModel, HasData):
     def test(self) -> pd.DataFrame:
         """test.csv: branch, frame (1, 2, …; missing for the mean over frames), metric, value, unit, sequences.
 
-        The values of a run that diverged are NaN.
+        The values of a run that diverged are NaN. Raises RunError if the run has none yet.
         """
+        has_results(self.folder, self.status, "test.csv", "test figures")
         table = read_table(self.folder, "test").astype({"frame": "Int64"})
         return table.assign(value=float("nan")) if self.diverged else table
 
@@ -162,7 +163,11 @@ class RunFolder(HasModel, HasData):
         return experiment.reference_levels(self.parameters, self.reach)
 
     def samples(self) -> dict[str, np.ndarray]:
-        """Fixed val sequences, at most 8: `frames` (N, T, H, W) and each branch's output (N, T, H, W), uint8 0-255."""
+        """Fixed val sequences, at most 8: `frames` (N, T, H, W) and each branch's output (N, T, H, W), uint8 0-255.
+
+        Raises RunError if the run has none yet.
+        """
+        has_results(self.folder, self.status, SAMPLES_FILE, "samples")
         return read_samples(self.folder)
 
     def model_file(self) -> Path:

@@ -82,6 +82,16 @@ def read_table(folder: Path, name: str) -> "pd.DataFrame":
     return pd.read_csv(StringIO("\n".join(lines)))
 
 
+def has_results(folder: Path, status: str, name: str, what: str) -> None:
+    """Raise RunError where a run's folder lacks a file that training writes at its end. what: is in it, in words.
+
+    Of a finished run, what reads the file says that it is missing.
+    """
+    if status != "done" and not (folder / name).exists():
+        remedy = "wait for it" if status == "running" else "run.train(), or seqae run, first"
+        raise RunError(f"{folder.name} is {status} and has no {what} yet: {remedy}")
+
+
 def check_tables(folder: Path) -> None:
     """Check the tables and the samples that a finished run has. Raises RunError, which names the first damaged file.
 
