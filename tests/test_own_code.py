@@ -14,6 +14,7 @@ from test_sweep import TINY
 from seqae.parameters import ParameterError
 from seqae.runs import logs
 from seqae.runs.experiment import load_model
+from seqae.runs.explanation import NO_LIMIT
 from seqae.runs.finding import find_runs
 from seqae.runs.identity import run_hash
 from seqae.runs.merging import resolve
@@ -57,7 +58,9 @@ def test_a_model_of_ones_own_gets_all_that_built_in_ones_get(project) -> None:
     assert record["weights"] == sum(w.numel() for w in run.model().parameters())
     assert "hidden" not in record
     assert run.verdict
-    assert run.explain().startswith("The output is what your architecture puts out. It can reach every pixel")
+    assert run.explain().startswith("Your architecture does not say how large its outputs can be (`reach`), so")
+    assert record["explained"] == run.explain()
+    assert run.prognosis() == "training shows whether it learns: no limit of this model is known"
     test = run.test().query("metric == 'iou'")
     assert (set(test.unit), len(test), test.value.between(0, 1).all()) == ({"of 1"}, 3, True)
     assert set(run.metrics().query("metric == 'iou'").split) == {"val"}
@@ -99,6 +102,18 @@ def test_the_floor_follows_from_its_reach(project) -> None:
     assert "Your architecture's pre-activations lie in (-0.5, 0.5), so its output only has values" in run.explain()
     assert run.train().record()["reach"] == 0.5
     assert float(run.model()(torch.zeros(1, 3, 16, 16))["pred"].detach().abs().max()) <= 0.5
+
+
+def test_a_model_without_reach_is_not_said_to_reach_every_pixel(project) -> None:
+    run = opened(activation="sigmoid", loss="0sm")
+    assert (run.prognosis(), run.explain()[:40]) == (NO_LIMIT, "Your architecture does not say how large")
+    assert "can learn" not in run.explain()
+    far = opened(architecture="own_models:Bounded", architecture_arguments={}, gain=5)
+    assert far.prognosis().startswith("can learn: floor 0.000 < mean frame 0.")
+    assert far.explain().startswith("The output is what your architecture puts out. It can reach every pixel")
+    update = {"explained": "The output can reach every pixel value, so this model can learn."}  # by versions before
+    run.train().update(**update)
+    assert run.explain().startswith("Your architecture does not say")
 
 
 def test_a_run_that_has_not_ended_says_so_and_what_to_do(project) -> None:

@@ -1,8 +1,56 @@
 """Why a run can or cannot learn, told in a paragraph."""
 
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from seqae.runs import experiment
 from seqae.runs.levels import reachable_floor, reachable_pixels
+from seqae.runs.own_code import OwnCodeError
+from seqae.tasks import branch_targets
+
+if TYPE_CHECKING:
+    from seqae.runs.folder import RunFolder
+
+NO_LIMIT = "training shows whether it learns: no limit of this model is known"  # in place of a prognosis
+
+
+def limit_unknown(run: "RunFolder") -> bool:
+    """Whether the architecture is your own and does not say how large its outputs can be."""
+    if ":" not in run.parameters.architecture:
+        return False
+    with suppress(OwnCodeError):
+        return bool(np.isinf(run.reach))
+    return True  # a run that is not done, without its code
+
+
+def explained(run: "RunFolder") -> str:
+    """A paragraph: the reason for a run's prognosis, as recorded, or computed from the data and the last layer."""
+    p, record = run.parameters, run.record()
+    if limit_unknown(run):
+        return (
+            "Your architecture does not say how large its outputs can be (`reach`), so the least error that it can "
+            "reach is not known. Whether it learned, see the curve."
+        )
+    if "explained" in record:
+        return record["explained"]
+    try:
+        val = experiment.sequences(p, "val")
+    except OSError:  # no digits here; what versions before 28 November 2026 recorded is of all frames
+        if "explanation" in record:
+            return record["explanation"]
+        raise
+    floor, mean = run.levels_on_val()
+    branch = min(mean, key=lambda name: floor[name] - mean[name])  # the one that `prognosis` tells
+    return explain_head(
+        branch_targets(val, task=p.task, frames_in=p.frames_in)[branch].numpy(),
+        reach=run.reach,
+        activation=p.activation,
+        pixel_range=p.pixel_range,
+        mean_frame=mean[branch],
+        own=":" in p.architecture,
+    )
 
 
 def explain_head(

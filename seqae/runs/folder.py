@@ -21,7 +21,7 @@ from seqae.parameters import Parameters
 from seqae.runs import experiment
 from seqae.runs.building import load_model, reach_of
 from seqae.runs.drawn import HasData
-from seqae.runs.explanation import explain_head
+from seqae.runs.explanation import NO_LIMIT, explained, limit_unknown
 from seqae.runs.facts import facts_of
 from seqae.runs.identity import as_used, without_effect
 from seqae.runs.logs import SAMPLES_FILE, has_results, read_samples, read_table
@@ -32,7 +32,6 @@ from seqae.runs.trained import HasModel
 from seqae.runs.units import with_units
 from seqae.runs.verdicts import next_step, plateau_since, prognosis, recorded_verdict
 from seqae.stores import is_name, refresh
-from seqae.tasks import branch_targets
 
 SAMPLES = 8  # how many val sequences a run shows
 
@@ -216,29 +215,11 @@ class RunFolder(HasModel, HasData):
 
     def prognosis(self) -> str:
         """A sentence, known before training: whether this head can learn on this data at all."""
-        return prognosis(*self.levels_on_val())
+        return NO_LIMIT if limit_unknown(self) else prognosis(*self.levels_on_val())
 
     def explain(self) -> str:
-        """A paragraph: the reason for `prognosis`, computed from the data and the last layer; see `explain_head`."""
-        p, record = self.parameters, self.record()
-        if "explained" in record:
-            return record["explained"]
-        try:
-            val = experiment.sequences(p, "val")
-        except OSError:  # no digits here; what versions before 28 November 2026 recorded is of all frames
-            if "explanation" in record:
-                return record["explanation"]
-            raise
-        floor, mean = self.levels_on_val()
-        branch = min(mean, key=lambda name: floor[name] - mean[name])  # the one that `prognosis` tells
-        return explain_head(
-            branch_targets(val, task=p.task, frames_in=p.frames_in)[branch].numpy(),
-            reach=self.reach,
-            activation=p.activation,
-            pixel_range=p.pixel_range,
-            mean_frame=mean[branch],
-            own=":" in p.architecture,
-        )
+        """A paragraph: the reason for `prognosis`, computed from the data and the last layer."""
+        return explained(self)
 
     @property
     def diverged(self) -> bool:
