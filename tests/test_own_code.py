@@ -1,5 +1,6 @@
 """Code of one's own by module:name: found, hashed, copied, trusted; whatever built-in models get, it gets."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from IPython.core.interactiveshell import InteractiveShell
 from own import LAYERS, METRICS, MODELS, write_modules
 from test_sweep import TINY
 
+from seqae.contract import ContractError
 from seqae.parameters import ParameterError
-from seqae.runs import logs
+from seqae.runs import assignment, logs
 from seqae.runs.experiment import load_model
 from seqae.runs.explanation import NO_LIMIT
 from seqae.runs.finding import find_runs
@@ -260,6 +263,7 @@ def test_what_cannot_be_is_told_when_it_is_opened(project, given: dict[str, Any]
         ("import nothing_of_this_name", "module own_models cannot be imported: ModuleNotFoundError: No module named"),
         ("def f(:", "own_models.py is not Python: SyntaxError: invalid syntax, line 1"),
         ("raise KeyError('a\\nb')", "module own_models cannot be imported: KeyError"),
+        ("x = 1\n1 / 0", r"cannot be imported: ZeroDivisionError: division by zero \(own_models.py:2\)$"),
     ],
 )
 def test_a_module_that_cannot_be_imported(project, text: str, told: str) -> None:
@@ -285,6 +289,45 @@ def test_what_shows_only_when_it_is_called_ends_the_run_with_a_sentence(project,
         run.train()
     assert run.status == "failed"
     assert run.record()["reason"].startswith(("OwnCodeError", "ContractError"))
+
+
+BREAKS = MODELS.replace(
+    "top = self.dropout", "frames + 1 if truth is None else frames.nothing\n        top = self.dropout"
+)
+
+
+def test_an_error_of_ones_own_file_says_its_line_and_a_cell_shows_that_line_alone(project, monkeypatch) -> None:
+    write_modules(project, own_models=BREAKS)
+    with pytest.raises(ContractError) as caught:
+        opened().train()
+    line = 1 + BREAKS.split("\n").index("        frames + 1 if truth is None else frames.nothing")
+    assert str(caught.value).endswith(
+        f"AttributeError: 'Tensor' object has no attribute 'nothing' (own_models.py:{line})"
+    )
+    shown = "\n".join(caught.value._render_traceback_())  # all that IPython shows of it
+    assert shown.startswith(f"ContractError: {caught.value}\n\n")
+    assert f"own_models.py, line {line}, in forward\n    frames + 1 if truth is None else frames.nothing" in shown
+    assert "opened().train()" in shown, "the line of this file, as that of a cell"
+    assert not re.search("site-packages|experiment.py|contract.py|training.py", shown)
+    for name, error in (
+        ("module:name", lambda: opened(architecture="own_models:")),
+        ("no Cell", lambda: opened(architecture="own_models:Cell")),
+    ):
+        with pytest.raises((OwnCodeError, ParameterError), match=name) as other:
+            error()
+        assert len("\n".join(other.value._render_traceback_()).splitlines()) < 12
+
+
+def test_a_sweeps_notebook_keeps_the_whole_traceback(project, monkeypatch) -> None:
+    shell = InteractiveShell()
+    monkeypatch.setattr("seqae.runs.own_frames._shell", lambda: shell)
+    with pytest.raises(OwnCodeError) as caught:
+        opened(architecture="own_models:Cell")
+    short = "\n".join(caught.value._render_traceback_())
+    monkeypatch.setattr(assignment, "_current", assignment.Assignment("0nm-pred-output-01234567"))
+    whole = "\n".join(caught.value._render_traceback_())
+    assert "hasattr(found, attribute)" in re.sub(r"\x1b.*?m", "", whole)
+    assert "hasattr" not in short
 
 
 # ---- which parameters it uses ----

@@ -33,6 +33,7 @@ from seqae.runs.memory import used_memory
 from seqae.runs.old_checkpoints import upgrade_checkpoint
 from seqae.runs.optimizers import optimizer_factory, schedule_factory
 from seqae.runs.own_code import OwnCode, code_for
+from seqae.runs.own_frames import placed
 from seqae.runs.ranks import launch
 from seqae.stores import project_path
 from seqae.tasks import BRANCHES, branch_targets
@@ -218,6 +219,7 @@ def train_model(
     return model, fitted, peak
 
 
+@placed()
 def _fit(
     p: Parameters,
     val: Tensor,

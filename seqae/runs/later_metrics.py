@@ -22,6 +22,7 @@ from seqae.runs.identity import BENCHMARK
 from seqae.runs.locks import changing
 from seqae.runs.logs import whole_lines, without_metrics
 from seqae.runs.own_code import CODE_FOLDER, recorded_code
+from seqae.runs.own_frames import placed
 from seqae.runs.own_runs import code_entry
 from seqae.runs.records import RunError, diverged, own_metrics_of
 from seqae.stores import BusyError
@@ -85,7 +86,8 @@ def _measure(run: "Run", names: Collection[str]) -> None:
     device = make_accelerator(device=p.device).device
     autocast, _ = mixed_precision(device, p.precision)
     model, val, objective = run.model(str(device)), experiment.sequences(p, "val"), experiment.objective_of(p, code)
-    check_contract(model, val[[0, -1]].to(device), objective, autocast)
+    with placed():
+        check_contract(model, val[[0, -1]].to(device), objective, autocast)
     table = experiment.test_table(model, p, code, own_only=True)
     if diverged(record):
         table["value"] = float("nan")

@@ -1,4 +1,4 @@
-"""What the notebook cell that trains shows: a curve that grows, and one line where the cell is interrupted.
+"""What the notebook cell that trains shows: a curve that grows, and a few lines where it is interrupted or refused.
 
 The curve is a picture, so a saved notebook keeps the last one.
 """
@@ -10,11 +10,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from seqae.contract import ContractError
+from seqae.parameters import ParameterError
+from seqae.runs.own_code import OwnCodeError
+from seqae.runs.own_frames import rendered
 from seqae.runs.records import progress
 from seqae.training import Row
 
 SHARE = 0.05  # the largest share of the time that goes into drawing
 RecordRows = Callable[[str, list[Row]], None]
+
+for _kind in (ContractError, OwnCodeError, ParameterError):  # their sentences say what to do
+    setattr(_kind, "_render_traceback_", rendered)  # noqa: B010 IPython asks exceptions for it
 
 
 def watched(record: RecordRows, metrics: Callable[[], pd.DataFrame], *, epochs: int, assigned: bool) -> RecordRows:

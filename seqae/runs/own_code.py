@@ -22,6 +22,7 @@ from typing import Any
 
 from seqae.files import replace_text
 from seqae.parameters import Parameters
+from seqae.runs.own_frames import place
 from seqae.runs.own_modules import import_text, imported_modules, module_files, path_among
 from seqae.runs.records import outside_runs, read_record
 from seqae.stores import project_root
@@ -112,8 +113,8 @@ class OwnCode:
 
 
 def told(error: BaseException) -> str:
-    """An error of code that is not ours, in one line."""
-    where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+    """An error of code that is not ours, in one line, with the place in the user's own files."""
+    where = f", line {error.lineno}" if isinstance(error, SyntaxError) else place(error)
     reason = error.msg if isinstance(error, SyntaxError) else str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}{f': {reason}' if reason else ''}{where}"
 
