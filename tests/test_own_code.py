@@ -134,6 +134,15 @@ def test_a_run_that_has_not_ended_says_so_and_what_to_do(project) -> None:
         run.samples()
 
 
+def test_a_metric_of_an_output_that_is_not_finite_has_no_value(project) -> None:
+    run = opened(metrics=["own_metrics:iou"], epochs=3, optimizer="SGD", learning_rate=1e30, clip_norm=None).train()
+    assert run.diverged
+    val = run.metrics().query("split == 'val'")
+    last = val[val.epoch == val.epoch.max()].set_index("metric")["value"]
+    assert (last[["mse", "iou"]].isna().all(), run.test().query("metric == 'iou'").value.isna().all()) == (True, True)
+    assert set(run.test().query("metric == 'iou'").unit) == {"of 1"}
+
+
 def test_tied_and_transposed_weights_are_saved_and_loaded(project) -> None:
     run = opened(architecture="own_models:Tied", architecture_arguments={}, task="both").train()
     state = run.model().state_dict()

@@ -155,7 +155,7 @@ def objective_of(p: Parameters, code: OwnCode | None = None) -> Objective:
         pixel_range=p.pixel_range,
         recon_weight=p.recon_weight,
         reduction=p.reduction,
-        metrics=own_models.own_metrics(p, code),
+        metrics={name: own_models.finite_only(metric) for name, metric in own_models.own_metrics(p, code).items()},
     )
 
 

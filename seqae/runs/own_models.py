@@ -6,6 +6,7 @@ training.
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 from torch import Tensor, nn
@@ -82,6 +83,23 @@ def own_metrics(p: Parameters, code: OwnCode | None) -> dict[str, Callable[[Tens
             raise OwnCodeError(f"metrics {full}: there can be no metric {name}, {why}: give it another name")
         found[name] = _function(code, full, "metrics", ("output", "target"), set())
     return found
+
+
+def finite_only(metric: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The metric, but NaN for each frame whose output is not finite, whatever the metric makes of it.
+
+    A comparison, such as output > 0.5, is false for NaN, so a metric of a model that diverged may look like a result.
+    """
+
+    @wraps(metric)
+    def measured(output: Tensor, target: Tensor) -> Tensor:
+        values = metric(output, target)
+        if not isinstance(values, Tensor) or values.shape != output.shape[:2] or not values.is_floating_point():
+            return values  # `contract` says what is wrong with them
+        return values.where(output.isfinite().flatten(2).all(2), float("nan"))
+
+    vars(measured)["unit"] = getattr(metric, "unit", "1")
+    return measured
 
 
 def _arguments(p: Parameters, code: OwnCode) -> None:
