@@ -353,6 +353,16 @@ def test_parameters_of_built_in_architectures_have_no_effect_on_it(project) -> N
     assert opened(gain=2).name != plain
 
 
+def test_a_parameter_that_the_constructor_has_an_argument_for_is_not_ignored(project) -> None:
+    cell = SMALL | {"hidden": 8}
+    told = r"^hidden is an argument of own_models:Forecaster: write architecture_arguments: \{hidden: 8\}$"
+    with pytest.raises(ParameterError, match=told):
+        open_run("mine", cell, TINY | {"architecture": "own_models:Forecaster"})
+    assert open_run("mine", cell, TINY | OWN).name == opened().name, "OWN says hidden 6"
+    assert open_run("mine", cell, TINY | {"architecture": "own_models:Tied"}).name, "it has no such argument"
+    assert open_run("mine", SMALL, TINY | {"architecture": "own_models:Forecaster", "hidden": None}).name
+
+
 def test_a_factory_function_builds_a_model_too(project) -> None:
     assert opened(architecture="own_models:linear", architecture_arguments={}).train().status == "done"
 

@@ -8,7 +8,7 @@ from seqae.runs.assignment import current_assignment
 from seqae.runs.cell_classes import class_source
 from seqae.runs.identity import as_used, spelled_hashes
 from seqae.runs.own_code import CELL, CODE_FOLDER, OwnCode, OwnCodeError, code_for, own_names
-from seqae.runs.own_models import own_metrics, taken_by
+from seqae.runs.own_models import OFFERED, own_metrics, taken_by
 from seqae.stores import store_folder
 
 
@@ -20,7 +20,9 @@ def with_code(
 
     In a sweep's kernel it is the copy that the sweep's worker has put into the run's folder; otherwise the project's.
     model: a class of a notebook's cell. project: a folder, by default the project here. Raises OwnCodeError; where the
-    parameters give a hash, which a finished run can be shown by, the error is returned.
+    parameters give a hash, which a finished run can be shown by, the error is returned. Raises ParameterError for a
+    parameter that the run does not use, but the constructor has an argument for, unless it is in
+    `architecture_arguments`, too.
     """
     if model is not None:
         return _with_class(stated, family, model)
@@ -37,7 +39,7 @@ def with_code(
         if p.code is None and own_names(p, defining=True):
             raise
         return p, None, error  # metrics define no run: a finished one is shown without their code
-    return _known(p, family, code), code, None
+    return _known(p, family, code, stated), code, None
 
 
 def takes(p: Parameters, code: OwnCode | None) -> list[str] | None:
@@ -60,8 +62,17 @@ def code_entry(p: Parameters, code: OwnCode) -> dict[str, Any]:
     return {"files": sorted(code.texts), "packages": dict(code.packages), "metrics": metrics}
 
 
-def _known(p: Parameters, family: str, code: OwnCode | None) -> Parameters:
-    return as_used(p.model_copy(update={"code": code and code.defining}), family, takes(p, code))
+def _known(p: Parameters, family: str, code: OwnCode | None, stated: Parameters) -> Parameters:
+    # stated: as given, which may be meant for the constructor where p and other runs do not use it.
+    taken = takes(p, code)
+    used = as_used(p.model_copy(update={"code": code and code.defining}), family, taken)
+    for name in {*(taken or ())} & Parameters.model_fields.keys() - {*OFFERED, *p.architecture_arguments}:
+        if (value := getattr(stated, name)) != getattr(used, name):
+            text = "none" if value is None else value
+            raise ParameterError(
+                f"{name} is an argument of {p.architecture}: write architecture_arguments: {{{name}: {text}}}"
+            )
+    return used
 
 
 def _with_class(stated: Parameters, family: str, model: type) -> tuple[Parameters, OwnCode, None]:
@@ -75,4 +86,4 @@ def _with_class(stated: Parameters, family: str, model: type) -> tuple[Parameter
     p = as_used(stated.model_copy(update={"architecture": name, "code": None}), family)
     code = code_for(p, texts={f"{CELL}.py": class_source(model)}, live={name: model})
     assert code is not None
-    return _known(p, family, code), code, None
+    return _known(p, family, code, stated), code, None
