@@ -77,8 +77,8 @@ def _called(told: str, function: Callable[..., Any], *given: Any, **named: Any) 
     try:
         return function(*given, **named)
     except Exception as error:  # of any type: it is raised in code that is not ours
-        why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise ContractError(f"{told} failed on {', '.join(map(_seen, given))}: {why}") from error
+        told += f" failed on {', '.join(map(_seen, given))}".replace("None", "truth=None as in evaluation")
+        raise ContractError(f"{told}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 def _checked(told: str, value: Any, axes: str, shape: torch.Size, *, finite: bool = True) -> Tensor:

@@ -110,7 +110,7 @@ WRONG: list[tuple[Callable[[Any], Any], str]] = [
     (lambda outputs: {"pred": outputs["pred"].long()}, r"returned \(2, 2, 16, 16\) of torch.int64; it must be"),
     (lambda outputs: {"pred": outputs["pred"] / 0}, r"returned 1,024 of 1,024 values not finite, before any training"),
     (lambda outputs: {"pred": outputs["pred"].detach()}, r"in training, branch pred, returned what no weight"),
-    (lambda outputs: outputs["nothing"], r"model Forecaster failed on \(2, 3, 16, 16\), None: KeyError: 'nothing'$"),
+    (lambda outputs: outputs["nothing"], r"on \(2, 3, 16, 16\), truth=None as in evaluation: KeyError: 'nothing'$"),
 ]  # fmt: skip
 
 

@@ -211,6 +211,9 @@ def test_nothing_from_a_run_folder_runs_unasked(project) -> None:
     for look in (loaded.model, loaded.outputs, lambda: load_model(run.folder / "model.safetensors")):
         with pytest.raises(OwnCodeError, match=r"code \w{12} of .* is not run: the project's own has .* trust_code"):
             look()
+    told = "you have edited own_models.py since: --trust-code (in Python: trust_code=True) runs the copy that made it"
+    with pytest.raises(OwnCodeError, match=re.escape(told)):
+        loaded.model()
     assert isinstance(Run.load(run.folder, trust_code=True).model(), torch.nn.Module)
     model, _ = load_model(run.folder / "model.safetensors", trust_code=True)
     assert isinstance(model, torch.nn.Module)
@@ -249,6 +252,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"architecture": "own_models:SIZE"}, "architecture own_models:SIZE is a int, not a torch.nn.Module class"),
     ({"architecture": "own_models:"}, "'own_models:' must be module:name"),
     ({"architecture": "../x:y"}, r"'../x:y' must be module:name"),
+    ({"metrics": "own_metrics:iou"}, r"^metrics: give a list: \[own_metrics:iou\]$"),
+    (
+        {"architecture": "own_models.Forecaster"},
+        r"^architecture must be one of lstm, .*, convlstm, or module:name of your own; not 'own_models.Forecaster'; "
+        r"did you mean own_models:Forecaster\?$",
+    ),
+    ({"architecture": "lstm_cpy"}, r"or module:name of your own; not 'lstm_cpy'; did you mean lstm_copy\?$"),
+    ({"architecture": "nothing:Forecaster"}, r"there is no nothing.py in notebooks/ or in the project's folder \(/"),
     ({"metrics": ["iou"]}, "'iou' must be module:name"),
     ({"metrics": ["own_metrics:mse"]}, "there can be no metric mse, what is measured anyway has it"),
     ({"metrics": ["own_metrics:iou", "own_metrics:iou"]}, "there can be no metric iou, two have it"),

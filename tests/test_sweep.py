@@ -396,7 +396,7 @@ def test_plan_tells_every_fault_of_every_file(tmp_path):
         "fam/size.yaml": "does not fit frame_size 16",
         "fam/list.yaml": "must hold a mapping",
         "fam/torn.yaml": "is not YAML",
-        "lost/a.yaml": "",
+        "lost/a.yaml": "lost.ipynb: copy one, such as fam.ipynb, and write lost for fam in its cells",
         "stray.yaml": "must be in params/FAMILY/",
         "fam/missing.yaml": "no parameter file",
         "empty": "no *.yaml or *.yml in this folder",

@@ -1,5 +1,6 @@
 """Models of a run's parameters: built-in ones, and those of your own; with their first weights, or trained ones."""
 
+import difflib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from seqae.architectures import ARCHITECTURES
 from seqae.models import SequenceAutoencoder, initialise
-from seqae.parameters import Parameters
+from seqae.parameters import ParameterError, Parameters
 from seqae.runs import own_models
 from seqae.runs.merging import resolve
 from seqae.runs.own_code import OwnCode, OwnCodeError, code_for, recorded_code, told
@@ -18,6 +19,7 @@ from seqae.runs.records import RunError
 
 def meta_model(p: Parameters) -> SequenceAutoencoder:
     """A built-in model on the meta device, which costs no memory. Raises ValueError where parameters do not fit."""
+    _check_architecture(p.architecture)
     try:
         with torch.device("meta"):
             model = _built_in(p)
@@ -121,6 +123,17 @@ def reach_of(p: Parameters, code: OwnCode | None = None) -> float:
     if ":" not in p.architecture:
         return ARCHITECTURES[p.architecture].reach(p.gain)
     return own_models.stated_reach(build_model(p, code), p)
+
+
+def _check_architecture(name: str) -> None:
+    if name in ARCHITECTURES:
+        return
+    module, dot, kind = name.rpartition(".")
+    near = [f"{module}:{kind}"] if dot else difflib.get_close_matches(name, ARCHITECTURES, n=1)
+    raise ParameterError(
+        f"architecture must be one of {', '.join(ARCHITECTURES)}, or module:name of your own; not {name!r}"
+        + (f"; did you mean {near[0]}?" if near else "")
+    )
 
 
 def _built_in(p: Parameters) -> SequenceAutoencoder:

@@ -82,6 +82,8 @@ def _faults(error: ValidationError) -> Iterable[str]:
             yield f"unknown parameter {name!r}" + (
                 f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             )
+        elif name == "metrics" and isinstance(fault["input"], str):
+            yield f"metrics: give a list: [{fault['input']}]"
         elif fault["type"] == "value_error":
             yield fault["msg"].removeprefix("Value error, ")
         else:

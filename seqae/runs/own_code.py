@@ -6,7 +6,6 @@ the user says so (`trust_code`). `seqae.contract` says what such code has to be,
 """
 
 import ast
-import difflib
 import shutil
 import sys
 import warnings
@@ -23,7 +22,7 @@ from typing import Any
 from seqae.files import replace_text
 from seqae.parameters import Parameters
 from seqae.runs.own_frames import place
-from seqae.runs.own_modules import import_text, imported_modules, module_files, path_among
+from seqae.runs.own_modules import import_text, imported_modules, module_files, path_among, similar
 from seqae.runs.records import outside_runs, read_record
 from seqae.stores import project_root
 
@@ -74,7 +73,7 @@ class OwnCode:
             raise OwnCodeError(f"{name}: module {module} cannot be imported: {told(error)}") from error
         if not hasattr(found, attribute):
             known = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-            raise OwnCodeError(f"{name}: module {module} has no {attribute}{_nearest(attribute, known)}")
+            raise OwnCodeError(f"{name}: module {module} has no {attribute}{similar(attribute, known)}")
         value = getattr(found, attribute)
         # A record of somebody else must not choose among all that a module has imported.
         home = getattr(value, "__module__", None) or ""
@@ -158,13 +157,16 @@ def code_for(
     if copies is None or not copies.is_dir():
         raise OwnCodeError(f"code {p.code} is not that of this project ({why}): give the files that it is of")
     if not trust:
+        told = f"code {p.code or own_names(p)[0]} of {copies.parent.name} is not run: {why}"
+        if edited := None if missing else _edited(found, copies, root):
+            raise OwnCodeError(
+                f"{told}. Of a run of yours, you have edited {edited} since: --trust-code (in Python: trust_code=True) "
+                f"runs the copy that made it. Of a run of somebody else, read that copy first: {copies}"
+            )
         around = _around(p, copies.parent, packages)
         read = f"read its copy, {copies}, and, if you trust it"
         there = around and f"the project around it has it: do this in {around}, or, if you trust that code"
-        raise OwnCodeError(
-            f"code {p.code or own_names(p)[0]} of {copies.parent.name} is not run: {why}; {there or read}, "
-            "say --trust-code (in Python: trust_code=True)"
-        )
+        raise OwnCodeError(f"{told}; {there or read}, say --trust-code (in Python: trust_code=True)")
     if (found := _found(p, [copies], {}, packages)).defining != p.code:
         raise OwnCodeError(f"{copies} is damaged: its hash is {found.defining}, and the run was made with {p.code}")
     return _told(p, found)
@@ -198,6 +200,14 @@ def _around(p: Parameters, run: Path, packages: Mapping[str, str] | None) -> Pat
     with suppress(OwnCodeError, OSError):
         return root if _found(p, _places(root), {}, packages).defining == p.code else None
     return None
+
+
+def _edited(found: OwnCode, copies: Path, root: Path) -> str:
+    # The files of the project here, which the run's folder lies in, that differ from the run's copies of them.
+    if project_root(outside_runs(copies.parent)) != root:
+        return ""
+    there = {path: _read(copies / path) for path in found.texts if (copies / path).is_file()}
+    return ", ".join(path for path, text in there.items() if text != found.texts[path])
 
 
 def _told(p: Parameters, code: OwnCode) -> OwnCode:
@@ -240,8 +250,10 @@ def find_code(
             continue
         if not module_files(module, folders):
             known = {file.stem for folder in folders for file in folder.glob("[!.]*.py")}
-            where = " or ".join(dict.fromkeys(f"{folder.name}/" for folder in folders))
-            raise OwnCodeError(f"{name}: there is no {module.replace('.', '/')}.py in {where}{_nearest(module, known)}")
+            where = " or in ".join(
+                f"the project's folder ({folder})" if n else f"{folder.name}/" for n, folder in enumerate(folders)
+            )
+            raise OwnCodeError(f"{name}: there is no {module.replace('.', '/')}.py in {where}{similar(module, known)}")
         wanted.append(module)
     while wanted:
         module = wanted.pop()
@@ -285,9 +297,3 @@ def _parsed(text: str, path: str) -> ast.Module:
         return ast.parse(text, path)
     except SyntaxError as error:
         raise OwnCodeError(f"{path} is not Python: {told(error)}") from None
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    there = sorted(known)
-    near = difflib.get_close_matches(name, there, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; there is {', '.join(there[:30])}" if there else ""

@@ -5,10 +5,11 @@ of one text by another are written to that package when they are compiled.
 """
 
 import ast
+import difflib
 import importlib
 import linecache
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
@@ -64,6 +65,13 @@ def imported_modules(tree: ast.Module, path: str) -> Iterator[str]:
             around = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*around, *filter(None, [node.module])])
             yield from [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """What to say after a name that is not known: the most similar one that is, or all."""
+    there = sorted(known)
+    near = difflib.get_close_matches(name, there, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there is {', '.join(there[:30])}" if there else ""
 
 
 class _Finder(MetaPathFinder):

@@ -208,7 +208,10 @@ def _planned(
     root, family = place.root, place.path.parts[0]
     source = root / "notebooks" / f"{family}.ipynb"
     if not source.exists():
-        raise ValueError(f"family {family} has no notebook {source}")
+        known = {file.stem for file in source.parent.glob("*.ipynb")}
+        other = min(known & {"own", "mine"} or known, default="own")
+        how = f"copy one, such as {other}.ipynb, and write {family} for {other} in its cells"
+        raise ValueError(f"family {family} has no notebook {source}: {how}")
     notebook, defaults, edits = notebook_of(source)
     own = read_yaml(file)
     merged = merge(edits, *map(read_yaml, scale_files(place, scale)), own, given)
