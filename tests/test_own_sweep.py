@@ -80,4 +80,6 @@ def test_a_run_that_fails_the_check_has_a_report_that_says_why(tmp_path, monkeyp
     assert run.status == "failed"
     assert "branch pred, returned" in run.record()["reason"]
     assert "it must be (B, T, H, W), here (4" not in run.record()["reason"]
-    assert "it must be (B, T, H, W)" in (run.folder / "report.html").read_text()
+    page = (run.folder / "report.html").read_text()
+    assert "it must be (B, T, H, W)" in page
+    assert "Fix the cause in own_models.py and run again: that makes a new run" in page

@@ -321,6 +321,24 @@ def test_each_reason_comes_with_what_to_do(reason, what):
     assert advice(reason).endswith("The next seqae run tries this run again.")
 
 
+ANOTHER = "and run again: that makes a new run; `seqae clean failed` removes this one."
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("ContractError: model GRU failed on (2, 3): KeyError: 1 (gru.py:12)", f"Fix the cause in gru.py {ANOTHER}"),
+        ("ContractError: model GRU returned None", f"Fix the cause in gru.py or losses.py {ANOTHER}"),
+        ("ContractError: metric iou failed on (2,): KeyError: 1 (metrics.py:3)", "Fix the cause. The next seqae run"),
+        ("ContractError: metric iou returned (2,)", "Fix the cause. The next seqae run"),
+        ("RuntimeError: CUDA out of memory", "Lower batch_size, hidden or width, or"),
+        ("ZeroDivisionError: division by zero", "Fix the cause. If it is in gru.py or losses.py, run again: that"),
+    ],
+)  # fmt: skip
+def test_an_edit_of_ones_own_code_is_said_to_make_another_run(reason, told):
+    assert advice(reason, ["gru.py", "losses.py"]).startswith(told)
+
+
 def test_files_beside_the_report_are_linked_where_they_are(report, tmp_path):
     (tmp_path / "frames.gif").write_bytes(b"")
     page = report(text("# T"), facts=Facts("a", "done", None, [], files=("frames.gif", "model.safetensors")))

@@ -29,7 +29,17 @@ class Facts:
     ends_first: bool = False  # whether the section Conclusion, the notebook's last, stands above all others
 
 
-def advice(reason: str) -> str:
-    """What to do about a run that failed for this reason."""
+AGAIN = "The next seqae run tries this run again."
+ANOTHER = "that makes a new run; `seqae clean failed` removes this one"
+
+
+def advice(reason: str, files: Sequence[str] = ()) -> str:
+    """What to do about a run that failed for this reason. files: of the user's own code that defines the run."""
     known = [text for pattern, text in ADVICE.items() if re.search(pattern, reason)]
-    return " ".join([*(known or ["Fix the cause."]), "The next seqae run tries this run again."])
+    place = re.search(r"\(([^\s()]+\.py):\d+\)", reason)
+    named = re.match(r"(ContractError: (model|training_loss)|OwnCodeError: architecture) ", reason)
+    if known or not files or (place and place[1] not in files) or reason.startswith("ContractError: metric "):
+        return " ".join([*(known or ["Fix the cause."]), AGAIN])
+    if place or named:
+        return f"Fix the cause in {place[1] if place else ' or '.join(files)} and run again: {ANOTHER}."
+    return f"Fix the cause. If it is in {' or '.join(files)}, run again: {ANOTHER}. If it is elsewhere: {AGAIN}"

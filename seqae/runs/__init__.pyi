@@ -54,6 +54,7 @@ from .own_code import OwnCode as OwnCode
 from .own_code import OwnCodeError as OwnCodeError
 from .own_code import code_for as code_for
 from .own_code import recorded_packages as recorded_packages
+from .own_runs import defining_files as defining_files
 from .own_runs import takes as takes
 from .pictures import Strip as Strip
 from .pictures import Strips as Strips

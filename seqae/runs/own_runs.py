@@ -9,6 +9,7 @@ from seqae.runs.cell_classes import class_source
 from seqae.runs.identity import as_used, spelled_hashes
 from seqae.runs.own_code import CELL, CODE_FOLDER, OwnCode, OwnCodeError, code_for, own_names
 from seqae.runs.own_models import OFFERED, own_metrics, taken_by
+from seqae.runs.own_modules import path_among
 from seqae.stores import store_folder
 
 
@@ -45,6 +46,13 @@ def with_code(
 def takes(p: Parameters, code: OwnCode | None) -> list[str] | None:
     """The arguments of the constructor of an architecture of your own; None for a built-in one."""
     return taken_by(p, code) if code and ":" in p.architecture else None
+
+
+def defining_files(p: Parameters, code: OwnCode | None) -> list[str]:
+    """The files of your own that hold the architecture and the training loss: an edit makes another run."""
+    texts = code.texts if code else {}
+    paths = [path_among(texts, name.partition(":")[0]) for name in own_names(p, defining=True)]
+    return [path for path in dict.fromkeys(paths) if path]
 
 
 def code_entry(p: Parameters, code: OwnCode) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from distributed import get_worker
 
 from seqae.files import remove_leftovers, replace_text
 from seqae.reports import advice, render_notebook, run_facts
-from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, sources_hash
+from seqae.runs import CODE_FOLDER, Run, defining_files, executing, fetch_shorter, sources_hash
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
@@ -126,7 +126,7 @@ def _record_and_render(item: Planned, reason: str | None) -> str | None:
     try:
         if reason is not None and _free(run):
             run.fail(reason)
-        error = reason and f"{reason}\n{advice(reason)}"
+        error = reason and f"{reason}\n{advice(reason, defining_files(run.parameters, run.code))}"
         render_notebook(
             run.folder / "notebook.ipynb", run.folder / "report.html", run_facts(run, error), beside=item.folder
         )
