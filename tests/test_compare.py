@@ -2,16 +2,19 @@
 
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from html import escape
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import filelock
+import nbformat
 import pandas as pd
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_notebook
 
 from seqae.commands.terminal import status_rows
 from seqae.parameters import LOSS_FIELDS
@@ -53,6 +56,31 @@ def test_runs_that_differ_only_by_seed_are_called_one_and_counted(seeds):
     assert compare.labels(seeds)[0] != compare.labels(seeds)[1], "in tables each is a run of its own"
     curves = compare.by_epoch(seeds)
     assert dict(curves.groupby("recipe").run.nunique()) == {one: 2, fast: 1}
+
+
+@pytest.mark.processes
+def test_an_edit_that_renames_all_runs_is_named_where_none_of_them_is_finished(seeds, tmp_path, monkeypatch):
+    store = str(seeds[0].folder.parents[1])
+    with pytest.raises(ValueError, match=r"^no run that these files define is finished \(of 2\), but 3 others are in "):
+        compare.comparable_runs("losses", ["one", "two"], store=store)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^no finished run in .*losses: seqae run params/losses first$"):
+        compare.comparable_runs("losses", ["one"], store=str(tmp_path / "empty"))
+
+    (tmp_path / "params").mkdir()
+    (file := tmp_path / "notebooks" / "losses.ipynb").parent.mkdir()
+    cell = new_code_cell("epochs: int = 1", metadata={"tags": ["parameters"]})
+    file.write_text(nbformat.writes(new_notebook(cells=[cell])))
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    with pytest.raises(ValueError, match=r"but 3 others are in \S*/losses: seqae run params/losses first$"):
+        compare.comparable_runs("losses", ["one"], store=store)
+    file.write_text(file.read_text().replace("epochs: int = 1", "epochs: int = 5"))
+    told = (
+        "losses.ipynb is edited (epochs 5), which makes other runs of the same files: undo that, or seqae run params/"
+    )
+    with pytest.raises(ValueError, match=re.escape(told)):
+        compare.comparable_runs("losses", ["one"], store=store)
 
 
 def test_runs_of_one_label_are_told_apart_by_their_seed(seeds, tmp_path):

@@ -3,10 +3,22 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from seqae.parameters import LOSS_FIELDS, Parameters
-from seqae.runs import OF_DIGITS, Run, RunError, check_tables, find_runs, remembered, run_hash
-from seqae.stores import fetch
+from seqae.runs import (
+    OF_DIGITS,
+    Run,
+    RunError,
+    check_tables,
+    family_notebook,
+    find_runs,
+    finished,
+    remembered,
+    run_hash,
+)
+from seqae.stores import fetch, project_root
 from seqae.tasks import BRANCHES
 
 # What decides which sequences a run trains and is tested on, and how many: runs that are equal in all of it are
@@ -88,8 +100,24 @@ def comparable_runs(
         done = [run for run in find_runs(folder, family, names=names) if run.status == "done" and _sound(run)]
     done.sort(key=lambda run: (run.parameters.label or "", run.name))
     if not done:
-        raise ValueError(f"no finished run in {folder / family}: seqae run params/{family} first")
+        raise ValueError(_none_finished(folder / family, set(names)))
     return done if mixed else next(iter(groups(done).values()))
+
+
+def _none_finished(folder: Path, names: set[str]) -> str:
+    # Why there is nothing to compare. An edit of the notebook's cell of parameters makes other runs of the same files.
+    first, others = f"seqae run params/{folder.name} first", len(finished(folder) - names)
+    if not (names and others):
+        return f"no finished run in {folder}: {first}"
+    edits = dict[str, object]()
+    with suppress(ValueError, OSError):
+        edits = family_notebook(project_root() / "notebooks" / f"{folder.name}.ipynb").edits
+    listed = ", ".join(f"{name} {value}" for name, value in edits.items())
+    edited = f"; {folder.name}.ipynb is edited ({listed}), which makes other runs of the same files: undo that, or"
+    return (
+        f"no run that these files define is finished (of {len(names)}), but {others} other"
+        f"{'s are' if others > 1 else ' is'} in {folder}{edited if edits else ':'} {first}"
+    )
 
 
 def _sound(run: Run) -> bool:
