@@ -1,4 +1,4 @@
-"""Models, a loss and a metric of one's own, as parameter files name them: `architecture: own_models:GRUForecaster`.
+"""Models and a loss of one's own, as parameter files name them: `architecture: own_models:GRUForecaster`.
 
 What each has to take and to return is in docs/your-own.md.
 """
@@ -61,14 +61,3 @@ def focal(z: Tensor, target: Tensor, *, activation: str) -> Tensor:
 
 
 focal.needs_probability = True  # type: ignore[attr-defined]
-
-
-def iou(output: Tensor, target: Tensor) -> Tensor:
-    """Intersection over union of the pixels above 0.5, of each frame, (B, T). 1 where neither frame has one."""
-    ours, true = output > 0.5, target > 0.5
-    union = (ours | true).sum((2, 3))
-    return torch.where(union > 0, (ours & true).sum((2, 3)) / union.clamp(min=1), 1.0)
-
-
-iou.unit = "share of their union"  # type: ignore[attr-defined]
-iou.more_is_better = True  # type: ignore[attr-defined]

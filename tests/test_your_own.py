@@ -40,10 +40,10 @@ def test_the_page_does_what_it_says(project) -> None:
         (project / "notebooks" / f"{name}.py").write_text(text)
     given = {key: value for part in PARAMETERS for key, value in part.items()}
     assert set(given) == {
-        "architecture", "architecture_arguments", "task", "training_loss", "activation", "metrics",
+        "architecture", "architecture_arguments", "task", "label", "training_loss", "activation", "metrics",
     }  # fmt: skip
     run = open_run("mine", SMALL, TINY | given).train()
-    assert run.status == "done"
+    assert (run.status, run.parameters.label) == ("done", "GRU")
     assert {"mse", "bce", "iou"} <= set(run.test().metric)
     assert isinstance(run.model(), torch.nn.Module)
 
