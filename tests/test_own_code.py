@@ -125,6 +125,9 @@ def test_a_run_that_has_not_ended_says_so_and_what_to_do(project) -> None:
         with pytest.raises(RunError) as caught:
             read()
         assert str(caught.value) == f"{run.name} is waiting and has no {name} yet: run.train(), or seqae run, first"
+        shown = "\n".join(caught.value._render_traceback_())
+        assert "read()" in shown
+        assert "logs.py" not in shown
     run.update(status="running")
     with pytest.raises(RunError, match="is interrupted and has no test figures yet: run"):
         run.test()

@@ -14,13 +14,13 @@ from seqae.contract import ContractError
 from seqae.parameters import ParameterError
 from seqae.runs.own_code import OwnCodeError
 from seqae.runs.own_frames import rendered
-from seqae.runs.records import progress
+from seqae.runs.records import RunError, progress
 from seqae.training import Row
 
 SHARE = 0.05  # the largest share of the time that goes into drawing
 RecordRows = Callable[[str, list[Row]], None]
 
-for _kind in (ContractError, OwnCodeError, ParameterError):  # their sentences say what to do
+for _kind in (ContractError, OwnCodeError, ParameterError, RunError):  # their sentences say what to do
     setattr(_kind, "_render_traceback_", rendered)  # noqa: B010 IPython asks exceptions for it
 
 
