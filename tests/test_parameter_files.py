@@ -115,7 +115,7 @@ def test_paths_of_the_command_line_are_expanded_too(home, project) -> None:
     (home / "runs" / "fam" / "x-12345678").mkdir(parents=True)
     (home / "runs" / "fam" / "x-12345678" / "run.yaml").write_text("{torn: ")
     assert "is damaged" in call("status", "--store=~/runs")
-    assert f"{home}/all/index.html: 1 runs" in call("gather", "$HOME/runs", "~/all", code=1)
+    assert f"{home}/all/index.html: 1 run" in call("gather", "$HOME/runs", "~/all", code=1)
     (home / "p").symlink_to(project / "params")
     assert "valid, new" in call("check", "~/p/fam/a.yaml", "--scale", "~/p/scale/tiny.yaml")
     assert f"{home}/hosts" in call("run", "params/fam/a.yaml", "--cluster", "ssh:~/hosts", code=2)
