@@ -72,6 +72,9 @@ class Checkpointing:
     resume: Callable[[int], None] = lambda epochs: None
     at_end: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", Path(self.file))
+
     def pause(self, took: float) -> float:
         """Seconds until the next save after one that took so many: saving takes a twentieth of the time at most."""
         return max(self.seconds, 20 * took) if self.seconds else 0.0
@@ -123,15 +126,15 @@ def load_checkpoint(file: Path, stateful: Stateful) -> TrainingState:
         raise
     except Exception as error:  # torn bytes make torch raise any of a dozen types
         raise ValueError(f"{file} is no whole checkpoint ({error}): delete it, and the run starts anew") from error
+    name = "its content"
     try:
-        stateful.model.load_state_dict(content["model"])
-        stateful.optimizer.load_state_dict(content["optimizer"])
-        if stateful.scheduler:
-            stateful.scheduler.load_state_dict(content["scheduler"])
-        stateful.scaler.load_state_dict(content["scaler"])
+        for name, part in vars(stateful).items():
+            if part is not None:
+                part.load_state_dict(content[name])
+        name = "its progress"
         return TrainingState(content["weights"], **content["progress"], totals=EpochTotals(**content["epoch"]))
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         told = " ".join(str(error).split())[:200]
-        raise ValueError(f"{file} is of another run ({told}): delete it, and the run starts anew") from error
+        raise ValueError(f"{file} is of another run ({name}: {told}): delete it, and the run starts anew") from error

@@ -148,7 +148,8 @@ def to_range(frames_uint8: torch.Tensor, pixel_range: tuple[float, float]) -> to
     Raises TypeError for another dtype: frames that are scaled already would become almost black.
     """
     if frames_uint8.dtype != torch.uint8:
-        raise TypeError(f"frames must be torch.uint8; not {frames_uint8.dtype}")
+        remedy = "scale those in [0, 1] back, (255 * frames).round().to(torch.uint8)"
+        raise TypeError(f"frames must be torch.uint8, 0–255; not {frames_uint8.dtype}: {remedy}")
     low, high = pixel_range
     # CUDA turns a division by 255 into × 1/255; written as such, the CPU does the same. 255 still becomes exactly 1.
     return frames_uint8.to(torch.float32).mul_(1 / 255).mul_(high - low).add_(low)

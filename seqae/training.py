@@ -59,7 +59,7 @@ def fit(
     record: Callable[[str, list[Row]], None],
     seed: int = 0,
     patience: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     checkpoint: Checkpointing | None = None,
 ) -> Fitted:
     """Train a model in place and return the weights that were best on val.
@@ -94,9 +94,11 @@ def fit(
     what `contract` says.
     """
     keep_freed_memory()
-    accelerator = make_accelerator(device=device)
+    accelerator = make_accelerator(device=str(device))
     draw = (lambda epoch: train) if isinstance(train, Tensor) else train
     made = draw(1)
+    if batch_size < 1 or not len(made):
+        raise ValueError(f"batch_size (={batch_size}) and the sequences of train (={len(made)}) must be 1 or more")
     ranks, steps = accelerator.num_processes, -(-len(made) // batch_size)
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)

@@ -712,5 +712,5 @@ def test_range_is_made_where_the_frames_are() -> None:
 
 
 def test_range_of_what_is_scaled_already() -> None:
-    with pytest.raises(TypeError, match=r"frames must be torch\.uint8; not torch\.float32"):
+    with pytest.raises(TypeError, match=r"frames must be torch\.uint8, 0–255; not torch\.float32: scale"):
         to_range(torch.rand(2), (0.0, 1.0))

@@ -288,8 +288,9 @@ def test_bare_papermill_makes_the_same_run(smoke_store, tmp_path):
     [run] = find_runs(str(tmp_path / "store"))  # the store as a string
     [swept] = [other for other in find_runs(smoke_store, "losses") if other.name == run.name]
     columns = ["epoch", "split", "branch", "metric", "value"]
-    # Not to the last bit: this kernel has as many threads as there are cores, those of a sweep share them.
-    pd.testing.assert_frame_equal(run.metrics()[columns], swept.metrics()[columns], rtol=1e-5, atol=1e-7)
+    # Not to the last bit: this kernel has as many threads as there are cores, those of a sweep share them. Muon, where
+    # it computes in bfloat16, makes more of a last bit.
+    pd.testing.assert_frame_equal(run.metrics()[columns], swept.metrics()[columns], rtol=5e-3, atol=1e-4)
 
 
 @pytest.mark.soak

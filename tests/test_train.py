@@ -321,6 +321,25 @@ def test_train_may_be_a_tensor_and_has_equally_many_sequences_in_every_epoch() -
         fitted(train=lambda epoch: TRAIN[: 10 if epoch == 1 else 4])
 
 
+def test_what_else_one_would_pass_is_taken(tmp_path: Path) -> None:
+    plain = fitted().log.curve("val", "objective")
+    given: Any = {"device": torch.device("cpu"), "checkpoint": str(tmp_path / "state.pt")}
+    assert fitted(**given).log.curve("val", "objective") == plain
+    assert (tmp_path / "state.pt").exists()
+    for wrong in ({"batch_size": 0}, {"train": lambda epoch: TRAIN[:0]}):
+        with pytest.raises(ValueError, match=r"batch_size \(=\d+\) and the sequences of train \(=\d+\) must be"):
+            fitted(**wrong)
+
+
+def test_a_checkpoint_of_another_optimizer_names_it(tmp_path: Path) -> None:
+    fitted(epochs=1, checkpoint=tmp_path / "state.pt")
+    momentum = optimizer_factory("SGD", learning_rate=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=r"state.pt is of another run \((optimizer|scheduler): "):
+        fitted(epochs=2, checkpoint=tmp_path / "state.pt", optimizer=momentum, schedule=schedule_factory(
+            "StepLR", steps=4
+        ))  # fmt: skip
+
+
 @pytest.mark.parametrize("val", [VAL / 255, VAL.numpy(), VAL[:, :-1], VAL[:0]], ids=["float", "numpy", "short", "none"])
 def test_val_is_looked_at_before_anything_is_trained(val: Any) -> None:
     log = Log()

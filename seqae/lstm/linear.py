@@ -92,7 +92,7 @@ def _as_maps(x: Tensor, size: Size, dtype: torch.dtype) -> Tensor:
 
 def _as_columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
     """The inverse of `_as_maps`."""
-    return maps.transpose(0, 1).to(dtype).flatten(1)
+    return maps.permute(0, 2, 3, 1).to(dtype, memory_format=torch.contiguous_format).flatten(0, 2).t()
 
 
 def _convolution_backward(d_z: Tensor, x: Tensor, weight: Tensor, *mask: bool) -> list[Any]:

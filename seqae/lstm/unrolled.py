@@ -90,7 +90,8 @@ class UnrolledLayer:
         buffers = [*by_column] if tensors.weight_hh.dim() == 4 else [*by_row]
         layer = cls(tensors, buffers, how.map_size)
         layer.cell[0] = 0 if layer.c is None else layer.c
-        layer.hidden[0] = 0 if layer.h is None else layer.h
+        if layer.h is not None:
+            layer.hidden[0] = layer.h
         layer.hidden_steps = layer.hidden.unbind()
         layer.pointwise = layer._forward_in_torch() if layer.library is None else layer._forward_in_c(layer.library)
         return layer

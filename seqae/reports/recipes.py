@@ -14,14 +14,13 @@ def labels(runs: Sequence[Run]) -> list[str]:
     """The name of each run in a comparison, no two alike.
 
     It is the run's parameter `label`, or else its way and the values in which it differs from most of the runs; where
-    one has an architecture of one's own, and others do not have the same, always the architecture. Runs
-    with the same name get their seed added; if that is not enough, they are called by their folder.
+    one has an architecture of one's own, always the architecture. Runs with the same name get their seed added; if that
+    is not enough, they are called by their folder.
     """
     columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
     common = Parameters.model_construct(**{name: getattr(p, name) for name, p in usual.items()})
-    architectures = {run.parameters.architecture for run in runs}
-    if len(architectures) > 1 and ":" in "".join(architectures):
+    if any(":" in run.parameters.architecture for run in runs):
         common = common.model_copy(update={"architecture": ""})
     names = [run.parameters.label or name_words(run.parameters, common, run.family) for run in runs]
     seeded = [(name, f"{name}, seed {run.parameters.seed}") for run, name in zip(runs, names, strict=True)]

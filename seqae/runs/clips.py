@@ -145,7 +145,7 @@ class Windows:
         if short := next((clip for clip in clips if clip.frames < frames), None):
             raise ValueError(
                 f"{short.file}: a clip has {short.frames} frames, fewer than a window of {frames} (frames_in + "
-                "frames_out): leave it out, or set fewer"
+                "frames_out): leave it out, or set frames_in and frames_out lower"
             )
         counts = [(clip.frames - frames) // (stride or frames) + 1 for clip in clips]
         places = np.repeat(np.arange(len(clips)), counts)
