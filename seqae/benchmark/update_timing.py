@@ -159,7 +159,7 @@ def _updates(makers: Makers, measured: _Measured) -> dict[str, Update]:
 
 
 def _table(p: Parameters, model: SequenceAutoencoder, measured: _Measured) -> pd.DataFrame:
-    size: dict[str, Any] = {"D": math.prod(p.frame_shape), "H": model.encoder.hidden_sizes[-1], "B": p.batch_size}
+    size: dict[str, Any] = {"D": math.prod(p.frame_shape), "H": model.hidden, "B": p.batch_size}
     size["decoder_input"] = p.decoder_input
     rows = [
         size | {"implementation": name, "part": part, "median_ms": statistics.median(found), "min_ms": min(found),
