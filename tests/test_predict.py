@@ -82,7 +82,8 @@ def test_colours_become_grey_as_in_training(run, clips, time_first: bool) -> Non
     coloured = clips[..., None].repeat(3, axis=-1)
     np.save("colours.npy", coloured.swapaxes(0, 1) if time_first else coloured)
     np.save("one.npy", coloured[0, ..., :1])
-    for name, grey in (("colours", clips), ("one", clips[0])):
+    np.save("before.npy", np.moveaxis(coloured, -1, 2))
+    for name, grey in (("colours", clips), ("one", clips[0]), ("before", clips)):
         call(run.folder, f"{name}.npy", "-o", "out.npz")
         with np.load("out.npz") as arrays:
             np.testing.assert_array_equal(arrays["pred"], run.predict(grey[..., :5, :, :]))

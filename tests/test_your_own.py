@@ -60,6 +60,16 @@ def test_the_training_loop_stands_alone_as_the_page_says(project) -> None:
     assert all(torch.equal(first[name], weight) for name, weight in names["fitted"].weights.items())
 
 
+def test_what_readme_does_with_a_run_works(project, monkeypatch) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(from seqae import open_run.*?)```", readme, re.DOTALL)
+    monkeypatch.setattr(seqae, "parameter_cells", lambda family: (SMALL, TINY | {"task": "recon"}))
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert names["run"].status == "done"
+    assert names["frames"].shape[1] == names["run"].parameters.frames_in
+
+
 class Notebook:
     """Cells that were executed, as a kernel's __main__: names, and sources where Python looks for them."""
 

@@ -85,7 +85,10 @@ def clips_of(file: Path) -> np.ndarray:
 
 
 def _clips_first(array: np.ndarray, file: Path) -> np.ndarray:
-    # By the rules of `clips`: colours become grey, and the official test file, for example, has time first.
+    # By the rules of `clips`: colours become grey, and the official test file, for example, has time first. Of
+    # four axes the second may be three frames as well as three colours: training takes it for colours, this for frames.
+    if array.ndim == 5 and array.shape[2] in (1, 3) and array.shape[-1] not in (1, 3):
+        array = np.moveaxis(array, 2, -1)
     if array.ndim in (4, 5) and array.shape[-1] in (1, 3) and array.size and array.dtype.kind in "uf":
         array = grey(array.reshape(-1, *array.shape[-3:]), file).reshape(array.shape[:-1])
     return array.swapaxes(0, 1) if array.ndim == 4 and array.dtype.kind in "uif" and time_first(array) else array
