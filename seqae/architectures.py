@@ -6,8 +6,11 @@ row. For a new way from frame to vector, write a function in `embeddings` and ca
 `initialise` of `models` change, too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+
+from seqae.lstm import LSTMStack
 
 PIXELS = -1  # as wide as the frame has pixels
 HIDDEN = -2  # as wide as the LSTM layers
@@ -24,7 +27,8 @@ class Architecture:
     hand_over: the decoder gets the encoder's top h alone, as the h of its first layer, or every layer's h and c.
     feedback: what `decoder_input: output` returns to the decoder, the output frame or the top h. lstm_kernel_size: of
     convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep (ConvLSTM); None: the
-    LSTMs are fully connected. Raises ValueError for a row that would build another network than it says.
+    LSTMs are fully connected. stack: what builds the recurrent layers. Raises ValueError for a row that would build
+    another network than it says.
     """
 
     hidden: int
@@ -38,6 +42,7 @@ class Architecture:
     hand_over: Literal["top", "all"] = "top"
     feedback: Literal["frame", "top_h"] = "frame"
     lstm_kernel_size: int | None = None
+    stack: Callable[..., Any] = LSTMStack
 
     def __post_init__(self) -> None:
         embedded, unread = bool(self.channels or self.linear), bool(self.channels) and self.readout == "h"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seqae.architectures import ARCHITECTURES, HIDDEN, PIXELS, Architecture
 from seqae.embeddings import convolutional, map_sizes, mirrored_convolutional, perceptron
 from seqae.losses import activate
-from seqae.lstm import Feedback, LSTMLayer, LSTMStack, LSTMState
+from seqae.lstm import Feedback, LSTMLayer, LSTMState
 from seqae.tasks import ACTIVATIONS, BRANCHES, DECODER_INPUTS, Size, branch_targets, check_choice, frame_shape
 
 
@@ -81,11 +81,11 @@ class SequenceAutoencoder(nn.Module):
             cells |= {"kernel_size": row.lstm_kernel_size, "map_size": sizes[-1]}
 
         self.embedding = _embedding(row, channels, sizes, widths)
-        self.encoder = LSTMStack(top if row.channels or row.linear else pixels, [top] * depth, **cells)
+        self.encoder = row.stack(top if row.channels or row.linear else pixels, [top] * depth, **cells)
         self.decoders, self.readouts = nn.ModuleDict(), nn.ModuleDict()
         hidden_sizes = [*[top] * (depth - 1), pixels if row.readout == "h" else top]
         for branch in BRANCHES[task]:
-            self.decoders[branch] = LSTMStack(top if row.feedback == "top_h" else pixels, hidden_sizes, **cells)
+            self.decoders[branch] = row.stack(top if row.feedback == "top_h" else pixels, hidden_sizes, **cells)
             self.readouts[branch] = _readout(row, channels, sizes, widths, top)
 
     @property
