@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,6 +150,7 @@ def execute_page(
     """
     notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
     environment = {"SEQAE_STORE": str(store)}
+    import_module("seqae.reports.formulas")  # of the page: free while the fork server still imports
     folder = project_root() if source.is_relative_to(SHIPPED) else source.parent
     reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment, folder=folder)
     beside = (notebook.name, page.with_suffix(".gif").name)

@@ -8,7 +8,6 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 
 from seqae.reports.figures.style import round_ticks
 
@@ -53,7 +52,8 @@ def themed_svg(figure: Figure, alt: str) -> str:
     for n, axis in enumerate(figure.axes):
         axis.patch.set_gid(f"paper-axes-{n}")
         axis.patch.set_facecolor("none")
-    for n, legend in enumerate(figure.findobj(Legend)):
+    legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes)]  # findobj would make every tick first
+    for n, legend in enumerate(filter(None, legends)):
         legend.get_frame().set_gid(f"paper-legend-{n}")
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "seqae"}):
         figure.savefig(out := StringIO(), format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
