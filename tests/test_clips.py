@@ -249,7 +249,7 @@ def test_what_cannot_be_read_is_named_in_a_sentence(name: str, place: Path) -> N
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"frames_out": 12}, "a clip has 14 frames, fewer than a window of 15"),
+        ({"frames_out": 12}, "clips with fewer frames than a window of 15 .*: [^,]*clips.npy .14.: leave"),
         ({"clips": ["clips.npy", "other.npy"]}, "frames of 12×20 and .* frames of 12×22: set frame_size"),
         ({"clips": "two.npy"}, "2 clips are too few for train, val and test, train has none"),
         ({"clips_val": "clips.npy"}, "too few .* train has none"),

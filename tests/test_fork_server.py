@@ -96,6 +96,7 @@ def test_a_kernel_works_in_the_notebooks_folder_as_in_jupyter(tmp_path, monkeypa
 @pytest.mark.soak
 def test_a_prepared_server_forks_the_first_kernel(tmp_path):
     (tmp_path / "look.ipynb").write_text(notebook("import os\nprint(os.getppid())"))
+    (tmp_path / "seqae").mkdir()  # as git clone leaves it in a home folder, where ssh begins
     prepared = """if True:
         import psutil, nbformat
         from pathlib import Path
@@ -106,7 +107,7 @@ def test_a_prepared_server_forks_the_first_kernel(tmp_path):
         reason = notebooks.execute_notebook(source, target, name="look", parameters={}, environment={})
         assert reason is None, reason
         print(server.pid, nbformat.read(target, 4).cells[-1].outputs[0].text)"""
-    command = [sys.executable, "-W", "ignore", "-c", prepared]
+    command = [sys.executable, "-P", "-W", "ignore", "-c", prepared]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
     assert said[0] == said[1]
 

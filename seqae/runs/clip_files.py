@@ -113,6 +113,11 @@ def decoded(source: Sequence[Path]) -> Iterator[Frame]:
     return _of_pictures(source) if source[0].suffix.lower() in PICTURES else _of_video(source[0])
 
 
+def named_source(source: Sequence[Path]) -> Path:
+    """What a clip was read from, as a person names it: its file, or the folder of its pictures."""
+    return source[0].parent if len(source) > 1 else source[0]
+
+
 def _of_pictures(files: Sequence[Path]) -> Iterator[Frame]:
     from PIL import Image
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from seqae.files import cache_folder, replace_text, whole
-from seqae.runs.clip_files import PICTURES, VIDEOS, array_clips, decoded, grey, release
+from seqae.runs.clip_files import PICTURES, VIDEOS, array_clips, decoded, grey, named_source, release
 from seqae.tasks import Size
 
 ARRAYS = {".npy", ".npz"}
@@ -142,10 +142,10 @@ class Windows:
         self, clips: Sequence[Clip], *, frames: int, stride: int | None = None, size: Size | None = None
     ) -> None:
         self.clips, self.frames, self.size = clips, frames, size or common_size(clips)
-        if short := next((clip for clip in clips if clip.frames < frames), None):
+        if short := dict.fromkeys(f"{named_source(c.source)} ({c.frames})" for c in clips if c.frames < frames):
             raise ValueError(
-                f"{short.file}: a clip has {short.frames} frames, fewer than a window of {frames} (frames_in + "
-                "frames_out): leave it out, or set frames_in and frames_out lower"
+                f"clips with fewer frames than a window of {frames} (frames_in + frames_out): "
+                f"{', '.join([*short][:10])}{', …' * (len(short) > 10)}: leave them out, or set either lower"
             )
         counts = [(clip.frames - frames) // (stride or frames) + 1 for clip in clips]
         places = np.repeat(np.arange(len(clips)), counts)
@@ -188,7 +188,7 @@ def common_size(clips: Sequence[Clip]) -> Size:
     """Height and width of all these clips. Raises ValueError if they have several sizes."""
     first = clips[0]
     if other := next((clip for clip in clips if clip.size != first.size), None):
-        sizes = [f"{clip.file} has frames of {clip.size[0]}×{clip.size[1]}" for clip in (first, other)]
+        sizes = [f"{named_source(clip.source)} has frames of {clip.size[0]}×{clip.size[1]}" for clip in (first, other)]
         raise ValueError(f"{sizes[0]} and {sizes[1]}: set frame_size, [height, width], to resize them")
     return first.size
 
@@ -198,7 +198,7 @@ def _sources(path: str) -> Iterator[Source]:
     matched = [Path(path)] if Path(path).exists() else [Path(found) for found in sorted(matches(path, recursive=True))]  # noqa: PTH207 a path may be absolute
     if not matched:
         told = "nothing matches" if has_magic(path) else "there is no such file or folder"
-        raise FileNotFoundError(f"clips {path}: {told}: check the path, which is relative to the project")
+        raise FileNotFoundError(f"clips {path}: {told}: check the path, in the project, and the same on every worker")
     found: list[Source] = []
     for folder in [each for each in matched if each.is_dir()]:
         below = sorted(file for file in folder.rglob("*") if not _hidden(file, folder) and file.is_file())

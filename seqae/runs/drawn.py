@@ -9,6 +9,7 @@ import numpy as np
 from seqae.data import SPLITS, MovingMNIST
 from seqae.parameters import Parameters
 from seqae.runs import clip_sets, experiment
+from seqae.runs.clip_files import named_source
 from seqae.runs.digits import load_labels
 from seqae.stores import project_path
 
@@ -110,7 +111,7 @@ def labels_of_clips(p: Parameters, split: str, file: str | Path) -> "pd.DataFram
     rows = []
     for number, (place, start) in enumerate(windows.places[: getattr(p, f"{split}_sequences")].tolist()):
         clip = windows.clips[place]
-        source = clip.source[0].parent if len(clip.source) > 1 else clip.source[0]
+        source = named_source(clip.source)
         found = [i for i, name in enumerate(names) if f"/{source.as_posix().lstrip('/')}".endswith(name)]
         if "index" in table:
             found = [i for i in found if table["index"][i] == clip.index]

@@ -62,7 +62,7 @@ def launch(function: Callable[..., Any], count: int, *args: Any, device: str, **
                     command = f"from seqae.runs.ranks import serve_rank; serve_rank({there.fileno()}, {os.getpid()})"
                     processes.append(
                         subprocess.Popen(
-                            [sys.executable, "-c", command],
+                            [sys.executable, "-P", "-c", command],
                             env=_environment(rank, count),
                             pass_fds=[there.fileno()],
                             stdin=subprocess.DEVNULL,

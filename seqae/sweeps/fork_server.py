@@ -55,9 +55,9 @@ class _Server:
     def __init__(self, trains: bool) -> None:
         self.lock, self.trains = Lock(), trains
         self.process = subprocess.Popen(
+            # -P: a clone in the working folder, which a worker begun by ssh has in its home, is a folder and no package
             [
-                sys.executable,
-                "-c",
+                *(sys.executable, "-P", "-c"),
                 f"from seqae.sweeps.fork_server import serve_forks; serve_forks(trains={trains})",
             ],
             stdin=subprocess.PIPE,
