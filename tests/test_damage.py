@@ -120,6 +120,10 @@ RECORDS = {
     "more seconds than a time can be": (entry(seconds=1e300), "seconds must be a number below 1e+13"),
     "hidden of text": (entry(hidden="wide"), "hidden must be a number or null; not 'wide'"),
     "explained a number": (entry(explained=5), "explained must be a text; not 5"),
+    "own metrics a list": (entry(code={"metrics": ["iou"]}), "metrics of code must be a mapping; not ['iou']"),
+    "clips a list": (entry(clips=[1]), "clips must be a mapping; not [1]"),
+    "clips with a list of splits": (entry(clips={"splits": ["train"]}), "splits of clips must be a mapping"),
+    "went on without a number": (entry(went_on={"without": [3]}), "without of went_on must be a list of texts"),
     "a folder": (a_folder, "cannot be read: Is a directory"),
 }
 

@@ -11,7 +11,7 @@ RECORD_FORMAT = 1  # of run.yaml, its entry `format`; records without one are of
 STATUSES = ("running", "done", "failed")  # what a record says; others are found out by looking at the run's folder
 NUMBER, NONE = (int, float), type(None)  # tuples, which isinstance takes in half the time that unions take
 _TYPES: Mapping[Any, str] = {
-    dict: "parameters differs versions results benchmark code went_on measured",
+    dict: "parameters differs versions results benchmark clips code went_on measured",
     str: "family started ended commit sources git machine processor device explanation explained cells began_anew",
     NUMBER: "format seconds weights epochs threads",
     (str, NONE): "reason verdict",
@@ -19,6 +19,10 @@ _TYPES: Mapping[Any, str] = {
     bool: "dirty",
     list: "resumed",
 }
+_PARTS: Mapping[tuple[str, str], Any] = {  # of entries that are mappings: what their own entries are
+    ("code", "metrics"): dict, ("code", "packages"): dict, ("code", "files"): list, ("clips", "grey"): str,
+    ("clips", "splits"): dict, ("went_on", "without"): list,
+}  # fmt: skip
 LARGEST = 1e13  # of any number: more seconds than a time can be, and 10 TB
 ENTRIES = {name: expected for expected, names in _TYPES.items() for name in names.split()}  # others may be anything
 
@@ -59,6 +63,11 @@ def checked_record(record: Any) -> dict[str, Any]:
                 raise RecordError(f"{name} must be a number below {LARGEST:g}; not {_named(value)}")
             continue
         raise RecordError(f"{name} must be {_WORDS[expected]}; not {_named(value)}")
+    for (name, part), expected in _PARTS.items():
+        value = record.get(name, {}).get(part, expected())
+        if not isinstance(value, expected) or (expected is list and not all(isinstance(item, str) for item in value)):
+            texts = " of texts" if expected is list else ""
+            raise RecordError(f"{part} of {name} must be {_WORDS[expected]}{texts}; not {_named(value)}")
     if record.get("status", "done") not in STATUSES:
         raise RecordError(f"status must be one of {', '.join(STATUSES)}; not {record['status']!r}")
     for name in ("parameters", "differs", "results"):
