@@ -119,6 +119,7 @@ def test_paths_of_the_command_line_are_expanded_too(home, project) -> None:
     (home / "p").symlink_to(project / "params")
     assert "valid, new" in call("check", "~/p/fam/a.yaml", "--scale", "~/p/scale/tiny.yaml")
     assert f"{home}/hosts" in call("run", "params/fam/a.yaml", "--cluster", "ssh:~/hosts", code=2)
+    assert f"{home}/jobs.yaml" in call("run", "params/fam/a.yaml", "--cluster", "slurm:~/jobs.yaml", code=2)
 
 
 # --- which files there are ---
@@ -153,6 +154,8 @@ def test_names_that_begin_with_a_dot_are_never_parameters(project) -> None:
     (project / "params/.hidden/a.yaml").write_text("seed: 5\n")
     (project / "params/scale/.tiny.yaml").write_text("epochs: 5\n")
     assert names(Path("params")) == ["fam/a.yaml", "fam/b.yaml"]
+    with pytest.raises(ValueError, match=r"scale '\.tiny'; did you mean tiny\? there are: paper, quick, smoke, tiny$"):
+        plan([Path("params/fam/a.yaml")], scale=".tiny")
     for file in ("params/fam/._a.yaml", "params/fam/.ipynb_checkpoints/a-checkpoint.yaml", "params/.hidden/a.yaml"):
         with pytest.raises(ValueError, match="begins with a dot, so it holds no parameters"):
             plan([Path(file)], scale="tiny")
