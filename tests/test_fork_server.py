@@ -11,10 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 import nbformat
 import psutil
 import pytest
+from PIL import Image
+from test_sweep import make_project
 
 from seqae.sweeps import notebooks
+from seqae.sweeps.execution import execute
 from seqae.sweeps.fork_server import fork_kernel
 from seqae.sweeps.notebooks import execute_notebook
+from seqae.sweeps.pages import execute_page
+from seqae.sweeps.planning import plan
 
 pytestmark = [
     pytest.mark.processes,
@@ -91,6 +96,23 @@ def test_a_kernel_works_in_the_notebooks_folder_as_in_jupyter(tmp_path, monkeypa
     for name in ("helper.py", "beside.txt"):
         (beside / name).rename(typed / name)
     assert found(tmp_path / "on another machine") == [str(typed), "beside"]
+
+
+def test_what_lies_beside_a_notebook_is_found_by_its_run_and_its_page(tmp_path, monkeypatch):
+    """Data that a cell reads, and a picture that a text shows, wherever the command was typed."""
+    project = make_project(tmp_path / "project", {"fam": ["print(open('beside.txt').read())"]}, {"fam/a": {}})
+    file = project / "notebooks" / "fam.ipynb"
+    (source := nbformat.read(file, 4)).cells.append(nbformat.v4.new_markdown_cell("![a square](square.png)"))
+    nbformat.write(source, file)
+    (file.parent / "beside.txt").write_text("what lies beside it")
+    Image.new("L", (4, 4)).save(file.parent / "square.png")
+    monkeypatch.chdir(tmp_path)
+    (item,) = plan([project / "params" / "fam"], scale="tiny", store=str(tmp_path / "store"))
+    assert "ended without training" in execute(item).reason
+    told = {"title": "a page", "rows": [], "parameters": {}, "store": tmp_path}
+    for page in (item.run.folder / "report.html", execute_page(file, tmp_path / "a" / "page.html", **told).file):
+        assert "what lies beside it" in page.read_text()
+        assert 'src="data:image/png;base64,' in page.read_text()
 
 
 @pytest.mark.soak
