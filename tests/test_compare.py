@@ -4,11 +4,13 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from functools import partial
 from html import escape
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import filelock
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
@@ -224,8 +226,39 @@ def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_name
     heads = [n for n, line in enumerate(lines) if line in (f"- {first}:", f"- {second}:")]
     for of_group in (lines[heads[0] + 1 : heads[1]], lines[heads[1] + 1 :]):  # a list in the list
         assert sum(line.startswith("    - Best ") for line in of_group) == 2, "of each group, its own"
+    assert "a fix" in comparison_findings(runs, runs[2:])
+    assert "a fix" not in comparison_findings(mixed, runs[2:]), "it would stand beside another budget"
     rows = compare.summary(mixed)
     assert rows.group.to_list() == [first] * 6 + [second] * 2
+
+
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # seaborn's call
+@pytest.mark.parametrize("family", ["models", "versions", "paper", "own"])
+def test_a_family_that_mixes_sizes_shows_every_group_apart_and_leaves_none_out(seeds, tmp_path, monkeypatch, family):
+    """The cells of its comparison, executed."""
+    for name, size in (("small", 16), ("large", 64), ("another", 64)):
+        p = {"frame_size": size, "loss": "0sb", "seed": 1 if name == "another" else 6}
+        file = changed(seeds[0], tmp_path / family / name, **p).folder / "run.yaml"
+        file.write_text(file.read_text().replace("family: losses", f"family: {family}"))
+    monkeypatch.setenv("SEQAE_STORE", str(tmp_path))
+    titles, of_figures = [], []
+    monkeypatch.setattr(figures, "show", lambda figure, alt, title="": plt.close(figure) or titles.append(title))
+
+    def drawn(draw, table, *others, **options):
+        of_figures.append({*table.group.dropna()})
+        return draw(table, *others, **options)
+
+    for name in ("learning_curves_of_runs", "error_by_frame", "ranking", "status_grid"):
+        monkeypatch.setattr(figures, name, partial(drawn, getattr(figures, name)))
+    scope = {}
+    for cell in nbformat.read(PROJECT / f"notebooks/compare/{family}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, scope)
+    assert len(scope["chosen"]) == 3
+    assert "left out" not in compare.describe(scope["chosen"])
+    assert {*titles} == {*compare.groups(scope["chosen"])}
+    assert len({*titles}) == 2
+    assert all(len(of) == 1 for of in of_figures)
 
 
 def test_a_run_that_predicts_nothing_is_beside_those_that_predict_any_number_of_frames(seeds, tmp_path):
@@ -285,6 +318,20 @@ def test_one_rule_for_several_seeds_each_counts_once_whoever_sums_them_up(seeds,
     assert compare.over_seeds(ours, ["task", "branch", "loss"], "val").val.to_list() == pytest.approx([0.04, 0.04])
     assert compare.tally(pd.Series(["a", "b", "b"])) == "1 × a; 2 × b"
     assert compare.tally(pd.Series(["a"])) == "a"
+
+
+def test_a_ranking_is_by_the_mean_over_seeds_and_not_by_one_of_them(seeds, tmp_path):
+    given = (("a", 1, 0.1, 0.01), ("a", 2, 0.1, 0.09), ("a", 2, 0.1, 0.09), ("b", 1, 0.2, 0.04), ("b", 2, 0.2, 0.04))
+    runs = [changed(seeds[0], tmp_path / f"{n}", label=name, seed=seed, learning_rate=rate)
+            for n, (name, seed, rate, _) in enumerate(given)]  # fmt: skip
+    for run, (*_, error) in zip(runs, given, strict=True):
+        on_val(run.folder, error, on_test=error)
+    (axis,) = figures.ranking(compare.finals(runs).query("metric == 'mse'"), unit="MSE").axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["b, n = 2 seeds", "a, n = 2 seeds"]
+    assert [bar.get_width() for bar in axis.patches if bar.get_width()] == pytest.approx([0.04, 0.05] * 2)
+    told = comparison_findings(runs, by="run").splitlines()
+    assert all("**[b, n = 2 seeds](" in line for line in told[:2])
+    assert compare.evenly(runs, most=1) == runs[3:]
 
 
 def test_a_second_recipe_gets_a_row_of_its_own_in_a_grid(seeds, tmp_path):
