@@ -4,7 +4,6 @@ import importlib
 import json
 import mimetypes
 import os
-import shutil
 import struct
 import zlib
 from base64 import b64decode, b64encode
@@ -216,14 +215,11 @@ def test_a_report_leads_to_its_familys_comparison_whenever_that_is_made(visit, t
 def test_a_finished_run_without_a_report_gets_a_page_that_a_person_can_read(visit, tmp_path):
     run = open_run("losses", SMALL, {"store": str(tmp_path), "task": "both"}).train()
     report, index = run.folder / "report.html", tmp_path / "index.html"
-    shutil.copytree(run.folder, left := run.folder.with_name("failed-12345678"))
-    (left / "run.yaml").write_text((left / "run.yaml").read_text().replace("status: done", "status: failed"))
     with filelock.FileLock(run.folder / ".execution.lock"):  # a worker is about to render it
         reports.give_pages(tmp_path)
         assert not report.exists()
     reports.give_pages(tmp_path)
     reports.update_index(tmp_path)
-    assert not (left / "report.html").exists(), "it goes on, and the page would be out of date"
     page = visit(index, beside=[report])
     page.get_by_role("link", name=run.name).click()
     assert page.locator("h1").inner_text() == f"losses/{run.name}"
@@ -242,6 +238,28 @@ def test_a_finished_run_without_a_report_gets_a_page_that_a_person_can_read(visi
     write(v4.new_notebook(cells=[text("# Mine")]), tmp_path / "mine.ipynb")
     reports.report(run, tmp_path / "mine.ipynb")
     assert "Mine" in report.read_text()
+
+
+def test_a_run_that_failed_in_jupyter_gets_a_page_with_the_reason_until_it_is_trained_again(visit, tmp_path):
+    run = open_run("losses", SMALL, {"store": str(tmp_path), "epochs": 2})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("seqae.runs.run.write_results", lambda *_: 1 / 0)  # after the last epoch
+        with pytest.raises(ZeroDivisionError):
+            run.train()
+    report, index = run.folder / "report.html", tmp_path / "index.html"
+    reports.give_pages(tmp_path)
+    reports.update_index(tmp_path)
+    page = visit(index, beside=[report])
+    page.get_by_role("link", name=run.name).click()
+    banner = page.get_by_role("alert").inner_text()
+    assert "This run failed" in banner
+    assert "ZeroDivisionError: division by zero" in banner
+    assert "Fix the cause. The next seqae run, or run.train() in its notebook, tries this run again." in banner
+    assert page.locator("h2").all_inner_texts() == ["Error by epoch#"], "the epochs that it came to"
+    run.train()
+    assert not report.exists(), "it would still say that the run failed"
+    reports.give_pages(tmp_path)
+    assert "This run failed" not in report.read_text()
 
 
 def test_a_page_in_a_store_at_a_url_is_published_and_replaces_no_report_there(tmp_path, monkeypatch):
@@ -318,7 +336,7 @@ def test_a_failed_run_starts_with_the_error_and_what_to_do(report):
 )
 def test_each_reason_comes_with_what_to_do(reason, what):
     assert what in advice(reason)
-    assert advice(reason).endswith("The next seqae run tries this run again.")
+    assert advice(reason).endswith("The next seqae run, or run.train() in its notebook, tries this run again.")
 
 
 ANOTHER = "and run again: that makes a new run; `seqae clean failed` removes this one."

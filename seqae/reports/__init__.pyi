@@ -10,7 +10,6 @@ from .findings import comparison_findings as comparison_findings
 from .findings import diary_order as diary_order
 from .findings import run_findings as run_findings
 from .head import Facts as Facts
-from .head import advice as advice
 from .index import publish_index as publish_index
 from .index import update_index as update_index
 from .learned import falls_apart as falls_apart

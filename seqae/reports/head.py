@@ -29,7 +29,7 @@ class Facts:
     ends_first: bool = False  # whether the section Conclusion, the notebook's last, stands above all others
 
 
-AGAIN = "The next seqae run tries this run again."
+AGAIN = "The next seqae run, or run.train() in its notebook, tries this run again."
 ANOTHER = "that makes a new run; `seqae clean failed` removes this one"
 
 

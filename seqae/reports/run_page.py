@@ -11,10 +11,21 @@ from urllib.parse import quote
 import filelock
 
 from seqae.reports.findings import run_findings
-from seqae.reports.head import Facts
+from seqae.reports.head import Facts, advice
 from seqae.reports.index import update_index
 from seqae.reports.page import render_cells, render_notebook
-from seqae.runs import Run, RunError, executing, facts_of, introduction, read_record, remembered, sample_strips
+from seqae.runs import (
+    Run,
+    RunError,
+    defining_files,
+    executing,
+    facts_of,
+    introduction,
+    progress,
+    read_record,
+    remembered,
+    sample_strips,
+)
 from seqae.stores import StoreError, leased_elsewhere, publish, refresh
 
 if TYPE_CHECKING:
@@ -24,8 +35,13 @@ if TYPE_CHECKING:
 LINKED_FILES = ("notebook.ipynb", "run.yaml", "metrics.csv", "test.csv", "frames.gif", "model.safetensors")
 
 
-def run_facts(run: Run, error: str | None = None) -> Facts:
-    """What stands at the top of a run's report. error: why it failed, and on further lines what to do."""
+def run_facts(run: Run, reason: str | None = None) -> Facts:
+    """What stands at the top of a run's report. reason: why it failed, by default as recorded."""
+    record = run.record()
+    if not reason and run.status == "failed":
+        reason = str(record.get("reason"))
+    own = run.code.texts if run.code else record.get("code", {}).get("files", ())
+    error = reason and f"{reason}\n{advice(reason, defining_files(run.parameters, own))}"
     name, links = f"{run.family}/{run.name}", {"all runs": "../../index.html"}
     if (run.folder.parent / "compare.html").exists():
         links[f"{run.family}: comparison"] = "../compare.html"
@@ -64,7 +80,7 @@ WITHOUT_NOTEBOOK = (
 
 
 def give_pages(store: Path, family: str | None = None) -> None:
-    """Render a page for each finished run of a store that has no report, from what its folder holds.
+    """Render a page for each run of a store that is done, or failed, and has no report: from what its folder holds.
 
     So every run opens something that a person can read. Left out are runs that another process works on, damaged ones,
     and those whose folder cannot be written. family: only runs of this one. Pages of a mirror are published; raises
@@ -78,7 +94,7 @@ def give_pages(store: Path, family: str | None = None) -> None:
         for folder in lacking:
             page = folder / "report.html"
             with suppress(RunError, ValueError, OSError, filelock.Timeout):
-                if read_record(folder).get("status") != "done" or leased_elsewhere(folder):
+                if read_record(folder).get("status") not in ("done", "failed") or leased_elsewhere(folder):
                     continue
                 run = Run.load(folder)
                 with executing(folder):  # else a worker may be about to render it
@@ -98,20 +114,19 @@ def _cells_of(run: Run) -> "Iterator[NotebookNode]":
     from seqae.reports.frames import strip_figure
 
     yield v4.new_markdown_cell(WITHOUT_NOTEBOOK)
-    if not (run.folder / "test.csv").exists():  # a benchmark trains nothing
-        return
-    p = run.parameters
-    strips = sample_strips(run.samples(), task=p.task, frames_in=p.frames_in, with_seen=True)
-    drawn = {
-        "Frames of val": strip_figure(strips),
-        "Error by epoch": figures.learning_curves(run.metrics(), run.baselines(), run.marks()),
-        "Error by frame step, on test": figures.error_by_frame(run.test(), run.baselines()),
-    }
+    p, drawn, ended = run.parameters, {}, (run.folder / "test.csv").exists()  # a benchmark trains nothing
+    if ended:
+        strips = sample_strips(run.samples(), task=p.task, frames_in=p.frames_in, with_seen=True)
+        drawn["Frames of val"] = strip_figure(strips)
+    if ended or progress(run.folder):  # of a run that failed, the epochs that it came to
+        drawn["Error by epoch"] = figures.learning_curves(run.metrics(), run.baselines(), run.marks())
+    if ended:
+        drawn["Error by frame step, on test"] = figures.error_by_frame(run.test(), run.baselines())
     for title, figure in drawn.items():
         data, metadata = as_output(figure, title)
         plt.close(figure)
         yield v4.new_markdown_cell(f"## {title}")
         yield v4.new_code_cell(outputs=[v4.new_output("display_data", data, metadata=metadata)])
-    if run.verdict:
+    if ended and run.verdict:
         found = run_findings(run.verdict, run.test(), run.baselines(), run.next_step())
         yield v4.new_markdown_cell(f"## Conclusion\n\n{found}")

@@ -9,7 +9,7 @@ import difflib
 import importlib
 import linecache
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
@@ -34,7 +34,7 @@ def import_text(package: str, texts: Mapping[str, str], module: str) -> ModuleTy
     return importlib.import_module(f"{package}.{module}")
 
 
-def path_among(paths: Mapping[str, Any], module: str) -> str | None:
+def path_among(paths: Collection[str], module: str) -> str | None:
     """The path of a module's text: a file, a package's __init__.py, or a folder; None if it is none of them."""
     base = module.replace(".", "/")
     known = [path for path in (f"{base}.py", f"{base}/__init__.py") if path in paths]

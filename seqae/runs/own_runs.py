@@ -1,5 +1,6 @@
 """What a run of your own code needs beyond its parameters: the code, its hash among the parameters, its record."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,9 @@ def takes(p: Parameters, code: OwnCode | None) -> list[str] | None:
     return taken_by(p, code) if code and ":" in p.architecture else None
 
 
-def defining_files(p: Parameters, code: OwnCode | None) -> list[str]:
-    """The files of your own that hold the architecture and the training loss: an edit makes another run."""
-    texts = code.texts if code else {}
-    paths = [path_among(texts, name.partition(":")[0]) for name in own_names(p, defining=True)]
+def defining_files(p: Parameters, files: Collection[str]) -> list[str]:
+    """Those of the files of your own that hold the architecture and the training loss: an edit makes another run."""
+    paths = [path_among(files, name.partition(":")[0]) for name in own_names(p, defining=True)]
     return [path for path in dict.fromkeys(paths) if path]
 
 

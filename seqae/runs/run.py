@@ -156,8 +156,7 @@ class Run(RunFolder):
             elif "code" in before:  # of metrics that are no longer asked for
                 asked["code"] = {}
             if self._checkpoint.exists():  # keep what began the run on record
-                resumed = [*before.get("resumed", []), resumed_by(made, before)]
-                self.update(**asked, resumed=resumed)
+                self.update(**asked, resumed=[*before.get("resumed", []), resumed_by(made, before)])
                 forget_metrics(self.folder, outdated(before, self.record()))
             else:
                 self.update(**asked, started=now(), **made)
@@ -229,11 +228,12 @@ class Run(RunFolder):
 
     def update(self, **changes: Any) -> None:
         """Write these entries into run.yaml, which keeps its others. Raises as `changing`."""
-        parameters, differs = self._as_recorded(), dict(self.differs)
-        base = {"format": RECORD_FORMAT, "family": self.family, "parameters": parameters, "differs": differs}
+        base = {"format": RECORD_FORMAT, "family": self.family, "parameters": self._as_recorded()}
         with changing(self.folder):
-            text = yaml.safe_dump(base | self.record() | changes, sort_keys=False)
-            files.replace_text(self.folder / "run.yaml", text)
+            entries = base | {"differs": dict(self.differs)} | self.record() | changes
+            files.replace_text(self.folder / "run.yaml", yaml.safe_dump(entries, sort_keys=False))
+            if changes.get("status") in ("running", "done"):  # its page, of an earlier failure for one, is out of date
+                (self.folder / "report.html").unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -15,8 +15,8 @@ import filelock
 from distributed import get_worker
 
 from seqae.files import remove_leftovers, replace_text
-from seqae.reports import advice, render_notebook, run_facts
-from seqae.runs import CODE_FOLDER, Run, defining_files, executing, fetch_shorter, sources_hash
+from seqae.reports import render_notebook, run_facts
+from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, sources_hash
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
@@ -88,8 +88,6 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
     if not _free(run):
         return BUSY
     fetch_shorter(run)
-    if run.status != "done":  # remove the report of an earlier failure: if this worker dies, it would be out of date
-        (run.folder / "report.html").unlink(missing_ok=True)
     remove_leftovers(run.folder / "notebook.ipynb", run.folder / "report.html")
     if run.code:  # it travels with the run; the kernel imports these files, whatever is in the project
         run.code.write(run.folder / CODE_FOLDER)
@@ -126,10 +124,8 @@ def _record_and_render(item: Planned, reason: str | None) -> str | None:
     try:
         if reason is not None and _free(run):
             run.fail(reason)
-        error = reason and f"{reason}\n{advice(reason, defining_files(run.parameters, run.code))}"
-        render_notebook(
-            run.folder / "notebook.ipynb", run.folder / "report.html", run_facts(run, error), beside=item.folder
-        )
+        page, facts = run.folder / "report.html", run_facts(run, reason)
+        render_notebook(run.folder / "notebook.ipynb", page, facts, beside=item.folder)
         run.rendered(item.cells)
     except Exception as error:
         return reason or f"no report: {type(error).__name__}: {error}"
