@@ -26,6 +26,7 @@ from PIL import Image
 
 from seqae import open_run, reports
 from seqae.reports import frames, media, pointed_map
+from seqae.reports.figures.shown import as_output
 from seqae.reports.head import Facts, advice
 from seqae.reports.index import IndexRow, thumbnail, write_index
 from seqae.reports.page import render_notebook
@@ -882,6 +883,30 @@ def test_pages_fit_the_screen_and_ask_for_nothing(visit, report, tmp_path, kind,
         for name in ("color", "backgroundColor")
     )
     assert (ink > 200 and paper < 60) if scheme == "dark" else (ink < 60 and paper > 200)
+
+
+TEXT_SIZES = r"""image => {  // in pixels; matplotlib draws a letter as a path, scaled by a hundredth of its size
+  const svg = atob(image.src.split(",")[1]), width = Number(svg.match(/width="([\d.]+)pt"/)[1]);
+  return [...svg.matchAll(/scale\(([\d.]+) -/g)].map((found) => 100 * found[1] * image.width / width);
+}"""
+
+
+def test_on_a_phone_a_figures_text_can_be_read_and_ten_frames_fit_below_whole_names(visit, report, tmp_path):
+    name = "pred-output-own_models:ConvForecaster-architecture_arguments_channels24_layers2-learning_rate0.004-"
+    strips = [Strip(title, np.zeros((1, 10, 16, 16), np.uint8)) for title in ("truth", f"{name}a", f"{name}b")]
+    of_strips = frames.strip_figure(strips)
+    titles = [axis.texts[0].get_text() for axis in of_strips.axes]
+    assert [title.replace("\n", "") for title in titles] == [strip.title for strip in strips]
+    curves = pd.DataFrame({"epoch": [1, 2], "split": "val", "branch": "pred", "metric": "mse", "value": [2.0, 1.0]})
+    levels = pd.DataFrame({"split": ["val"], "branch": "pred", "baseline": "mean_frame", "metric": "mse", "value": 1.5})
+    drawn = [of_strips, reports.figures.learning_curves(curves, levels, {"best": 2})]
+    shown = [as_output(figure, "a figure") for figure in drawn]
+    report(*(code("1", v4.new_output("display_data", data, metadata=told)) for data, told in shown))
+    page = visit(tmp_path / "report.html", width=390)
+    assert fits(page)
+    assert min(size for image in page.locator(".figure img").all() for size in image.evaluate(TEXT_SIZES)) >= 8.95
+    scrolls = [box.evaluate("e => e.classList.contains('more')") for box in page.locator(".figure").all()]
+    assert scrolls == [False, True], "what has no room fades at its side, and scrolls"
 
 
 def test_the_reader_unfolds_code_and_finds_the_way(visit, report, tmp_path):

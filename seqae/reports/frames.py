@@ -3,6 +3,7 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from io import BytesIO
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -16,22 +17,29 @@ from seqae.runs import Strips, bordered, branch_pairs, difference, frame_rows
 if TYPE_CHECKING:
     from IPython.display import HTML
 
+FRAME = 0.54  # width of a frame in a strip, inches
+TITLE_SIZE, TITLE_LINE = 10.5, 0.2  # of a strip: points, inches
+TITLE_LETTERS = 6  # of a title above each frame, before it goes on in a second line
+
 
 def strip_figure(strips: Strips, *, sequences: Sequence[int] = (0,)) -> Figure:
-    """A row for each strip and a column for each frame, of one sequence after another; titles are at the left.
+    """A row for each strip and a column for each frame, of one sequence after another. Titles stand above the rows, so
+    that long ones are whole and ten frames fit the screen of a phone.
 
     strips: as `sample_strips` returns them, uint8, 0 black to 255 white.
     """
     rows = [(title, frames[i : i + 1]) for i in sequences for title, frames in strips]
     columns = max(frames.shape[1] for _, frames in strips)
     height, width = strips[0].frames.shape[2:]
-    size = (0.62 * columns + 2, (0.62 * height / width + 0.04) * len(rows))  # inches
-    figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False)
-    for axis, (title, frames) in zip(axes[:, 0], rows, strict=True):
+    titles = [wrap(title, max(24, round(TITLE_LETTERS * columns))) for title, _ in rows]
+    heights = [TITLE_LINE * len(title) + FRAME * height / width + 0.04 for title in titles]
+    figure = plt.figure(figsize=(FRAME * columns, sum(heights)))
+    for row, (title, (_, frames)) in enumerate(zip(titles, rows, strict=True)):
+        bottom, high = 1 - sum(heights[: row + 1]) / sum(heights), FRAME * height / width / sum(heights)
+        axis = figure.add_axes((0, bottom, 1, high), anchor="W")
         axis.imshow(bordered(frame_rows(frames)), cmap="gray", vmin=0, vmax=255)
-        axis.text(-0.01, 0.5, title, transform=axis.transAxes, ha="right", va="center", fontsize=9)
+        axis.text(0, 1, "\n".join(title), transform=axis.transAxes, ha="left", va="bottom", fontsize=TITLE_SIZE)
         axis.axis("off")
-    figure.subplots_adjust(left=2 / figure.get_figwidth(), right=1, top=1, bottom=0, hspace=0.05)
     return figure
 
 

@@ -53,6 +53,7 @@ class _Picture:
     alt: str
     width: int | None  # pixels
     height: int | None
+    least_width: int | None  # below which its text would be too small
     themed: bool  # has paper and ink of its own for dark pages; others stay on white
 
 
@@ -202,7 +203,7 @@ class _Notebook:
             with Image.open(BytesIO(b64decode(data))) as image:
                 width, height = image.size
         src = f"data:{mime};base64,{''.join(data.split())}"
-        return _Picture(src, own.get("alt") or self.alt(), width, height, themed)
+        return _Picture(src, own.get("alt") or self.alt(), width, height, own.get("least_width"), themed)
 
     def alt(self) -> str:
         """The alt text of a picture that has none: the heading above it and a number."""

@@ -55,7 +55,7 @@ def learning_curves(
         for name, epoch in (marks or {}).items():
             axis.axvline(epoch, color="0.6", linewidth=1, linestyle=(0, (5, 5)))
             axis.annotate(name, (epoch, 0.98), xycoords=axis.get_xaxis_transform(), xytext=(-2, 0),
-                          textcoords="offset points", color="0.4", fontsize=7, ha="right", va="top",
+                          textcoords="offset points", color="0.4", fontsize=8, ha="right", va="top",
                           rotation=90)  # fmt: skip
     return figure
 
@@ -111,7 +111,7 @@ def error_by_sequence(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str =
     for branch, axis in grid.axes_dict.items():
         mean = means[means.branch == branch]
         axis.plot(mean.frame, mean.value, color="0.4", linestyle="--", linewidth=1, label="mean of all test")
-        axis.legend(fontsize=7, loc="lower right", frameon=False)
+        axis.legend(fontsize=8, loc="lower right", frameon=False)
         axis.set_ylim(0)
     return _labelled(grid, metric, "frame step of the decoder", titles="{col_name}")
 

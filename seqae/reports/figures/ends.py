@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-SIZE = 7.5  # of a name, points
+SIZE = 8  # of a name, points
 GAP = 1.25 * SIZE  # between the middles of two names, points
 LEADER = 14.0  # from the end of the axis to the names, points
 ROUND = (1, 1.5, 2, 3, 5, 7)  # of each decade, where a logarithmic axis has ticks

@@ -62,7 +62,7 @@ def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | Non
         sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), frameon=False)
     for name, value in (levels or {}).items():
         axis.axvline(value, color="0.3", linewidth=1, linestyle="--")
-        axis.text(value, 1.01, name, transform=axis.get_xaxis_transform(), fontsize=7, ha="center")
+        axis.text(value, 1.01, name, transform=axis.get_xaxis_transform(), fontsize=8, ha="center")
     axis.set(xlabel=unit, ylabel="")
     sns.despine(figure)
     figure.tight_layout()
@@ -91,7 +91,7 @@ def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure
         axis.set_title(run, fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         if of_run.index.get_level_values("branch").nunique() > 1:
-            axis.legend(fontsize=7, loc="upper left")
+            axis.legend(fontsize=8, loc="upper left")
     return _axis_names(figure, "epoch", "pre-activation, least to largest of a frame")
 
 
@@ -113,7 +113,7 @@ def output_histograms(histograms: pd.DataFrame, targets: pd.Series | None = None
         shares = np.log10(grid.clip(lower=1e-4))
         mesh = axis.pcolormesh(grid.columns, grid.index, shares, cmap="viridis", vmin=-4, edgecolors="face")
         if targets is not None:
-            axis.text(grid.columns.min(), grid.index.max(), " truth", color="white", fontsize=7, va="center")
+            axis.text(grid.columns.min(), grid.index.max(), " truth", color="white", fontsize=8, va="center")
         axis.set_title(f"{run}, {branch}", fontsize=8)
     last = histograms.epoch.max()  # above it is the truth
     axes[0].yaxis.set_major_formatter(FuncFormatter(lambda epoch, _: f"{epoch:g}" if 1 <= epoch <= last else ""))

@@ -94,7 +94,7 @@ def errors_by_digits(errors: pd.DataFrame, *, hue: str = "source") -> Figure:
         axis.axhline(1, color="0.4", linestyle="--", linewidth=1, label="mean frame")
         axis.set(title=branch, xlabel="digits in a sequence", ylabel="MSE / MSE of the mean frame")
         axis.set_xticks(sorted(set(part.digits)))
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=8, frameon=False)
     axes[0, 0].set_ylim(0)  # of all panels
     sns.despine(figure)
     figure.tight_layout()
@@ -118,7 +118,7 @@ def label_curves(labelled: pd.DataFrame, *, panels: str | None = None) -> Figure
         for level, line in (("chance", ":"), ("ceiling", "--")):
             axis.axhline(part[level].mean(), color="0.4", linestyle=line, linewidth=1, label=level)
         axis.set(xscale="log", title=title, xlabel="labelled sequences", ylabel="share of digits found")
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=8, frameon=False)
     sns.despine(figure)
     figure.tight_layout()
     return figure

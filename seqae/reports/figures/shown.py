@@ -8,10 +8,12 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from seqae.reports.figures.style import round_ticks
 
 PAPER, DARK_PAPER = "#fdfdfc", "#15171b"  # as of the pages, so that a figure is no card upon them
+LEAST_TEXT = 9  # pixels: where a page has less room than a figure needs for that, the figure scrolls
 INK = {  # in the dark: black and greys, and the colours of the palette that are too dark there
     "#000000": "#dcdfe4", "#4c4c4c": "#b4bbc5", "#666666": "#9aa3ae",
     "#0173b2": "#56aee8", "#029e73": "#35c79c", "#d55e00": "#f28a45",
@@ -39,7 +41,14 @@ def as_output(figure: Figure, alt: str) -> tuple[dict[str, Any], dict[str, Any]]
     round_ticks(figure)
     text = themed_svg(figure, alt)
     width, height = (round(float(number) * 4 / 3) for number in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
-    return {"image/svg+xml": text, "text/plain": alt}, {"image/svg+xml": {"alt": alt, "width": width, "height": height}}
+    sizes = [
+        float(found.get_fontsize()) * 4 / 3
+        for found in figure.findobj(Text)
+        if found.get_text() and found.get_visible()
+    ]
+    least = min(width, round(width * LEAST_TEXT / min(sizes, default=LEAST_TEXT)))
+    told = {"alt": alt, "width": width, "height": height, "least_width": least}
+    return {"image/svg+xml": text, "text/plain": alt}, {"image/svg+xml": told}
 
 
 def themed_svg(figure: Figure, alt: str) -> str:

@@ -113,4 +113,4 @@ def level_line(axis: Axes, value: float, name: str, line: object, *, colour: obj
     """A horizontal line at a level, named at its right end."""
     axis.axhline(value, color=colour, linestyle=line, linewidth=1)
     x = axis.get_xlim()[1]
-    axis.text(x, value, name, color=colour, fontsize=7, ha="right", va="bottom")
+    axis.text(x, value, name, color=colour, fontsize=8, ha="right", va="bottom")
