@@ -174,12 +174,22 @@ def test_the_index_knows_the_error_by_frame_step_beside_the_mean_frame(seeds):
         assert known[0]["mean_frame"][branch] == pytest.approx(mean.value.item())
 
 
-def test_what_is_left_out_is_named(seeds):
+def test_what_is_left_out_is_named(seeds, monkeypatch):
     assert "left out" not in compare.describe(seeds)
     told = compare.describe(seeds[:1])
-    assert all(f"`{run.name}`" in told for run in seeds[1:])
-    assert "of the family left out:" in told
+    assert all(f"[{run.name}]({run.name}/report.html)" in told for run in seeds[1:])
+    assert f"{len(seeds) - 1} finished runs of the family left out:" in told
     assert seeds[0].name not in told
+    monkeypatch.setattr("seqae.reports.recipes.LEFT_OUT", 1)
+    told = compare.describe(seeds[:1])
+    assert "and 1 other, in the [list of all runs](../index.html#family=losses)." in told
+
+
+def test_a_width_is_told_of_the_runs_that_have_one(seeds):
+    assert ", width 0.01, " in compare.describe(seeds)
+    own = replace(seeds[0], parameters=seeds[0].parameters.model_copy(update={"architecture": "mine:GRU"}))
+    assert "width" not in compare.describe([own])
+    assert ", width 0.01, " in compare.describe([own, seeds[1]])
 
 
 def changed(run, folder, **values):
@@ -205,7 +215,7 @@ def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_name
     other = changed(seeds[0], family / "other", **{name: OTHER[name]})
     assert [run.name for run in compare.comparable_runs("losses", store=str(tmp_path))] == [r.name for r in runs]
     told = compare.describe(compare.comparable_runs("losses", store=str(tmp_path)))
-    assert "left out: `other`." in told
+    assert "1 finished run of the family left out: [other](other/report.html)." in told
     assert compare.comparable_runs("losses", ["other", runs[0].name], store=str(tmp_path))[1:] == []
     mixed = compare.comparable_runs("losses", store=str(tmp_path), mixed=True)
     assert len(mixed) == 4
@@ -217,7 +227,7 @@ def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_name
     assert "**4 runs** of 2 groups" in told
     assert all(data_and_budget(run.parameters) in told for run in mixed)
     assert "left out" not in told
-    assert f"left out: `{runs[2].name}`." in compare.describe([*runs[:2], other])
+    assert f"left out: [{runs[2].name}](" in compare.describe([*runs[:2], other])
     with pytest.raises(ValueError, match=r"runs of different data or budget .*: show each group apart"):
         compare.gallery(mixed, "pred")
     assert len(compare.gallery(same, "pred")) == 4

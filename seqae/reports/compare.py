@@ -19,14 +19,13 @@ from seqae.reports.groups import comparable_runs as comparable_runs
 from seqae.reports.groups import data_and_budget, groups
 from seqae.reports.published import diary_results
 from seqae.reports.recipes import called as called
-from seqae.reports.recipes import cells, labels, recipes, report_links
+from seqae.reports.recipes import cells, labels, left_out, recipes, report_links
 from seqae.reports.seeds import over_seeds
 from seqae.runs import (
     Run,
     Strip,
     Strips,
     counted,
-    finished,
     label,
     own_metrics_of,
     rough_figures,
@@ -57,17 +56,16 @@ def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
 
 def describe(runs: Sequence[Run]) -> str:
     """What is compared, in Markdown: data and budget of each group, how many the figures show, and what is left out."""
-    parts, others = [], ""
+    parts, others = [], left_out(runs)
     for group in groups(runs).values():
         p = group[0].parameters
-        widths, batches = ({getattr(run.parameters, name) for run in group} for name in ("width", "batch_size"))
-        text = f"{data_and_budget(p)}, width {_either(widths)}, batches of {_either(batches)}"
+        widths = {run.parameters.width for run in group if ":" not in run.parameters.architecture}
+        text = data_and_budget(p) + (f", width {_either(widths)}" if widths else "")
+        text += f", batches of {_either({run.parameters.batch_size for run in group})}"
         if (count := len(set(recipes(group)))) > MOST:
             text += f"; figures show {MOST} of {count:,} recipes, evenly from the least error on val to the largest"
         text += f". {rough_figures(p).removesuffix('.')}" if rough_figures(p) else ""
         parts.append((len(group), text))
-    if left := sorted(finished(runs[0].folder.parent) - {run.name for run in runs}):
-        others = "\n\nFinished runs of the family left out: " + ", ".join(f"`{name}`" for name in left) + "."
     if len(parts) == 1:
         return f"**{counted(len(runs), 'run')}**: {parts[0][1]}.{others}"
     lines = [f"**{counted(len(runs), 'run')}** of {len(parts)} groups, each shown apart:", ""]

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from urllib.parse import quote
 
 import pandas as pd
 
 from seqae.parameters import Parameters
-from seqae.runs import Run, name_words, run_hash
+from seqae.runs import Run, counted, finished, name_words, run_hash
+
+LEFT_OUT = 40  # names of runs left out, at most
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -52,6 +55,20 @@ def report_links(runs: Sequence[Run]) -> dict[str, str]:
     hrefs = [f"{quote(run.name)}/{page}" for run, page in zip(runs, pages, strict=True)]
     pairs = [*zip(recipes(runs), hrefs, strict=True), *zip(labels(runs), hrefs, strict=True)]
     return dict(reversed(pairs))
+
+
+def left_out(runs: Sequence[Run]) -> str:
+    """The finished runs of the family that are not among these, in Markdown, with links to their reports; "" if none.
+
+    Of more than `LEFT_OUT` it says where the others are.
+    """
+    if not (names := sorted(finished(runs[0].folder.parent) - {run.name for run in runs})):
+        return ""
+    told = ", ".join(f"[{escape(name)}]({quote(name)}/report.html)" for name in names[:LEFT_OUT])
+    if len(names) > LEFT_OUT:
+        all_runs = f"../index.html#family={quote(runs[0].family, safe='')}"
+        told += f" and {counted(len(names) - LEFT_OUT, 'other')}, in the [list of all runs]({all_runs})"
+    return f"\n\n{counted(len(names), 'finished run')} of the family left out: {told}."
 
 
 def cells(runs: Sequence[Run], by: Sequence[str], across: Sequence[str] = ()) -> list[str]:

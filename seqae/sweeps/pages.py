@@ -14,6 +14,8 @@ from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import nearest, parameter_files
 from seqae.sweeps.shipped_files import SHIPPED, page_notebook
 
+UNFINISHED = 8  # runs that are not finished, at most, that a comparison names at its top
+
 
 def project_around(folder: Path) -> Path:
     """The project of the working directory. If that is in no project, the one around `folder`, a run's.
@@ -68,15 +70,19 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
 
 
 def _how_many(family: str, runs: Collection[Run], store: Path, project: Path) -> str:
-    # Of how many: whoever sees 2 of 33 runs should know that 31 are missing.
+    # Of how many: whoever sees 2 of 33 runs should know that 31 are missing, and which.
     names = [run.name for run in runs]
     with warnings.catch_warnings(action="ignore"):  # of damaged runs: the notebook warns of them
         try:
-            count = len(comparable_runs(family, names, store=str(store), mixed=True))
+            done = {run.name for run in comparable_runs(family, names, store=str(store), mixed=True)}
         except ValueError:  # none is finished, as the page itself says
-            count = 0
+            done = set()
     defined = len(names) or len(parameter_files(project, family))
-    return f"{count} of {defined}" if defined > count else str(count)
+    left = [name for name in names if name not in done]
+    which = ", ".join(left) if 0 < len(left) <= UNFINISHED else f"seqae run params/{family} --dry-run names the others"
+    return (
+        f"{len(done)} of {defined}; {'not finished: ' * bool(left)}{which}" if defined > len(done) else f"{len(done)}"
+    )
 
 
 def demo_page(
