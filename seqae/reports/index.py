@@ -134,12 +134,21 @@ def _row(folder: Path) -> IndexRow:
         picture=known["picture"],
         started=record.get("started", "")[:16].replace("T", " "),
         duration_s=record.get("seconds"),
-        parameters={key: str(value) for key, value in record.get("differs", {}).items()},
+        parameters={key: str(value) for key, value in record.get("differs", {}).items()} | _own_code(record),
         comparison=known["beside"],
         defined=defined | ({"loss": known["loss"]} if known["loss"] else {}),
         setting=known["setting"],
         seed=known["seed"],
     )
+
+
+def _own_code(record: Mapping[str, Any]) -> dict[str, str]:
+    # Two versions of an edited model have the same name, but for the hash: the time tells them apart.
+    given = (str(record.get("parameters", {}).get(name, "")) for name in ("architecture", "training_loss"))
+    modules = dict.fromkeys(name.partition(":")[0] for name in given if ":" in name)
+    files = ["a cell" if module == "cell" else f"{module}.py" for module in modules]
+    started = record.get("started", "")[:16].replace("T", " ")
+    return {"code": f"{', '.join(files)} of {started}"} if files and started else {}
 
 
 def _folder_summary(folder: Path, record: Mapping[str, Any]) -> FolderSummary:

@@ -18,6 +18,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
     It is the run's parameter `label`, or else its way and the values in which it differs from most of the runs; where
     one has an architecture of one's own, always the architecture. Runs with the same name get their seed added; if that
+    is not enough, those of one's own code, which may have been edited, the time when their training began; and if that
     is not enough, they are called by their folder.
     """
     columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
@@ -26,9 +27,22 @@ def labels(runs: Sequence[Run]) -> list[str]:
     if any(":" in run.parameters.architecture for run in runs):
         common = common.model_copy(update={"architecture": ""})
     names = [run.parameters.label or name_words(run.parameters, common, run.family) for run in runs]
-    seeded = [(name, f"{name}, seed {run.parameters.seed}") for run, name in zip(runs, names, strict=True)]
-    names = [longer if names.count(name) > 1 else name for name, longer in seeded]
+    names = _longer(names, [f", seed {run.parameters.seed}" for run in runs])
+    names = _longer(names, [_code_of(run) for run in runs])
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
+
+
+def _longer(names: Sequence[str], endings: Sequence[str]) -> list[str]:
+    # Names that are alike with their endings, where these differ.
+    found: dict[str, set[str]] = {}
+    for name, ending in zip(names, endings, strict=True):
+        found.setdefault(name, set()).add(ending)
+    return [name + ending if len(found[name]) > 1 else name for name, ending in zip(names, endings, strict=True)]
+
+
+def _code_of(run: Run) -> str:
+    started = run.record().get("started", "") if run.parameters.code else ""
+    return f", code of {started[:16].replace('T', ' ')}" if started else ""
 
 
 def recipes(runs: Sequence[Run]) -> list[str]:
