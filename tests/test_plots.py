@@ -485,6 +485,10 @@ def test_a_group_is_named_once(group, shown, monkeypatch):
         axis.set_title("pred, 16×16 pixels")
     figures.show(figure, "two panels", group)
     assert (figure.get_suptitle() == group) == shown
+    strip = frames.strip_figure([Strip("truth", np.zeros((1, 10, 16, 16), np.uint8))])
+    figures.show(strip, "a strip", long := "24×40 pixels, clips 5417a79497f9c507, a sequence every 2 frames, 20 epochs")
+    assert strip.get_suptitle().replace("\n", " ") == long
+    assert "\n" in strip.get_suptitle(), "no wider than the frames, which would no longer fit a phone"
 
 
 @pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0, 1), (0.3, 0, 0.6), (-2.0, -4, 0)])

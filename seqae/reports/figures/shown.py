@@ -3,6 +3,7 @@
 import re
 from html import escape
 from io import StringIO
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -13,6 +14,7 @@ from matplotlib.text import Text
 from seqae.reports.figures.style import round_ticks
 
 PAPER, DARK_PAPER = "#fdfdfc", "#15171b"  # as of the pages, so that a figure is no card upon them
+GROUP_SIZE, GROUP_LETTERS = 10.5, 11  # of a group's name: points, letters an inch
 LEAST_TEXT = 9  # pixels: where a page has less room than a figure needs for that, the figure scrolls
 INK = {  # in the dark: black and greys, and the colours of the palette that are too dark there
     "#000000": "#dcdfe4", "#4c4c4c": "#b4bbc5", "#666666": "#9aa3ae",
@@ -29,7 +31,8 @@ def show(figure: Figure, alt: str, group: str = "") -> None:
 
     if group:
         if not all(group in axis.get_title() for axis in figure.axes):
-            figure.suptitle(group, y=1.0, va="bottom", fontsize=9)
+            lines = fill(group, round(GROUP_LETTERS * figure.get_figwidth()))
+            figure.suptitle(lines, x=0.0, ha="left", y=1.02, va="bottom", fontsize=GROUP_SIZE)
         alt = f"{alt}, {group}"
     data, metadata = as_output(figure, alt)
     display(data, raw=True, metadata=metadata)
