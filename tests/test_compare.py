@@ -192,6 +192,46 @@ def test_a_width_is_told_of_the_runs_that_have_one(seeds):
     assert ", width 0.01, " in compare.describe([own, seeds[1]])
 
 
+def test_two_versions_of_an_edited_model_are_told_apart_by_the_time_of_their_code(seeds, tmp_path):
+    runs = []
+    for seed, code, time in ((7, "a" * 12, "10:15"), (7, "b" * 12, "11:30"), (8, "b" * 12, "11:45")):
+        values = {"architecture": "mine:GRU", "label": "GRU", "code": code, "seed": seed}
+        run = changed(seeds[0], tmp_path / "own" / f"mine_gru-{code[:8]}-{seed}", **values)
+        record = run.record() | {"started": f"2026-11-29T{time}:07+00:00"}
+        (run.folder / "run.yaml").write_text(yaml.safe_dump(record))
+        runs.append(run)
+    assert compare.by_epoch(runs).run.unique().tolist() == [
+        "GRU, seed 7, code of 2026-11-29 10:15",
+        "GRU, seed 7, code of 2026-11-29 11:30",
+        "GRU, seed 8",
+    ]
+    assert compare.by_epoch(runs).recipe.unique().tolist() == [
+        "GRU, code of 2026-11-29 10:15",
+        "GRU, code of 2026-11-29 11:30, n = 2 seeds",
+    ]
+    update_index(tmp_path)
+    told = (tmp_path / "index.html").read_text()
+    assert "code=mine.py of 2026-11-29 10:15" in told
+    assert "code=mine.py of 2026-11-29 11:30" in told
+
+
+def test_the_best_run_by_a_metric_of_ones_own_is_concluded(seeds, tmp_path):
+    runs = [changed(run, tmp_path / "own" / run.name, label=name) for run, name in zip(seeds[1:], "ab", strict=True)]
+    for run, value in zip(runs, (0.1, 0.3), strict=True):
+        of = {"iou": {"unit": "share of their union", "more_is_better": True}}
+        (run.folder / "run.yaml").write_text(yaml.safe_dump(run.record() | {"code": {"metrics": of}}))
+        for file, name in (
+            (f"1,1,0.1,val,pred,iou,{value}", "metrics"),
+            (f'pred,,iou,{value},"share of their union",8', "test"),
+        ):
+            with (run.folder / f"{name}.csv").open("a") as table:
+                table.write(f"{file}\n")
+    told = comparison_findings(runs, by="run")
+    link = f"[b]({runs[1].name}/run.yaml)"
+    best = f"- Best pred on val by `iou` (share of their union, more is better): **{link}**, 0.3000 there"
+    assert f"{best}, on test 0.3000." in told.splitlines()
+
+
 def changed(run, folder, **values):
     """A copy of a run with other parameters, whose val and test errors are as they were."""
     record = run.record()

@@ -1,17 +1,17 @@
 """What a page concludes, in sentences of Markdown: every number is computed from the runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import isinf
 
 import pandas as pd
 
-from seqae.reports.compare import below_mean_frame
+from seqae.reports.compare import below_mean_frame, finals
 from seqae.reports.groups import groups
 from seqae.reports.published import diary_results
 from seqae.reports.recipes import report_links
 from seqae.reports.seeds import over_seeds
-from seqae.runs import Run, grades
+from seqae.runs import Run, four_digits, grades, own_metrics_of
 
 LISTED = 20  # lines of one kind
 
@@ -38,8 +38,9 @@ def comparison_findings(
 ) -> str:
     """How far below the mean frame the compared runs end, as a list in Markdown; each of `groups` for itself.
 
-    Names the recipe that is best on val in each branch, then gives the range on test for each value of the column `by`
-    of `compare.by_epoch`, the best on val first, then each of `fixes`. A figure of a recipe is the mean over its seeds.
+    Names the recipe that is best on val in each branch, by MSE and by each metric of your own, then gives the range on
+    test for each value of the column `by` of `compare.by_epoch`, the best on val first, then each of `fixes`. A figure
+    of a recipe is the mean over its seeds.
     branch: the only one to report; None: all.
     """
     several, lines = groups(grid), []
@@ -60,6 +61,7 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
         on_val, on_test = _beside_mean_frame(best.val_below), _beside_mean_frame(best.below)
         linked = f"[{escape(best.run)}]({hrefs[best.run]})"
         lines.append(f"Best {name} on val: **{linked}**, {on_val} there, on test {on_test}.")
+    lines += _by_own_metrics(grid, branch, hrefs)
     spans = below.groupby(by).agg(
         least=("below", "min"),
         most=("below", "max"),
@@ -77,6 +79,26 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
         lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} on test {told}.")
     if (found := max(len(spans), len(fixed))) > LISTED:
         lines.append(f"This list holds the {LISTED} with the least error on val of {found:,}; the table holds all.")
+    return lines
+
+
+def _by_own_metrics(grid: Sequence[Run], branch: str | None, hrefs: Mapping[str, str]) -> list[str]:
+    # The recipe that is best on val by each metric of one's own, in each branch.
+    own = {name: of for run in grid for name, of in own_metrics_of(run.record()).items()}
+    table = finals(grid)
+    table = table[table.metric.isin(own) & table.val.notna() & ((table.branch == branch) | (branch is None))]
+    lines = []
+    for (name, of_branch), rows in over_seeds(table, ["metric", "branch", "recipe"]).groupby(["metric", "branch"]):
+        if rows.val.nunique() == 1 < len(rows):  # none is better than the others
+            continue
+        more, unit = bool(own[name].get("more_is_better")), own[name]["unit"]
+        best = rows.loc[rows.val.idxmax() if more else rows.val.idxmin()]
+        linked = f"[{escape(best.recipe)}]({hrefs[best.recipe]})"
+        told = ", ".join([*([escape(unit)] if unit != "1" else []), f"{'more' if more else 'less'} is better"])
+        lines.append(
+            f"Best {of_branch} on val by `{name}` ({told}): **{linked}**, {four_digits(best.val)} there, on test "
+            f"{four_digits(best.value)}."
+        )
     return lines
 
 
