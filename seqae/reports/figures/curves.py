@@ -27,7 +27,7 @@ NAMED = 12  # lines of a panel, at most, that are named where they end
 LONGEST = 40  # characters of such a name, at most
 LEVEL_COLOUR = "0.4"
 ACROSS_STEPS = {"mean_frame": "mean_frame", "copy_last": "copy_last, mean of steps", "floor": "floor"}
-FAR_BELOW = 5  # times lower than all curves: a floor down there would squeeze them, and is not drawn
+FAR_BELOW = 2.5  # times lower than all curves: a floor down there would squeeze them, and is not drawn
 
 
 def learning_curves(
