@@ -15,6 +15,8 @@ SECTIONS ?=
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
 
+env: $(READY)  ## the environment alone, in .venv
+
 reports: $(READY)  ## train the 5×6 loss grid at quick scale, render every run and the comparison
 	@$(BIN)/seqae run params/losses --scale quick $(if $(JOBS),--jobs $(JOBS)); failed=$$?; \
 	$(BIN)/seqae compare losses params/losses --scale quick || exit 1; \
@@ -66,5 +68,5 @@ FAMILIES := $(notdir $(patsubst %/,%,$(filter-out params/scale/ params/performan
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --durations=15
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: help reports families paper-cpu performance lab gpu-check test soak lint clean
+.PHONY: help env reports families paper-cpu performance lab gpu-check test soak lint clean
 .DEFAULT_GOAL := help

@@ -23,7 +23,7 @@ from users import as_nobody, readable  # noqa: F401
 
 from seqae.commands.terminal import SweepView
 from seqae.runs import OwnCode, RunError, sources_hash
-from seqae.sweeps import cluster, dispatch, gpus
+from seqae.sweeps import cluster, dispatch, execution, gpus
 from seqae.sweeps.execution import Outcome, execute
 
 LIMIT = 300  # seconds, after which something hangs
@@ -468,7 +468,7 @@ def two_workers():
 @pytest.mark.processes("uname, which Dask asks once")
 def test_a_run_that_its_worker_wrote_to_a_disk_of_its_own_is_not_done(project, two_workers, monkeypatch):
     planned = plan(project, "fam", scale="tiny")
-    monkeypatch.setattr(dispatch, "execute", lambda item, per_gpu: Outcome(item.run, None, 0.0))
+    monkeypatch.setattr(dispatch, "execute", lambda item, per_gpu, mark: Outcome(item.run, None, 0.0))
     monkeypatch.setattr(dispatch, "SHARED_SECONDS", 0.3)
     for item, outcome in zip(planned, dispatch.sweep(planned, two_workers, jobs=1), strict=True):
         assert outcome.reason is not None
@@ -489,7 +489,7 @@ def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypat
     of_code = has.startswith("another")
     refusing, said = sorted(two_workers.nthreads())[:older], []
 
-    def executed(item, per_gpu):
+    def executed(item, per_gpu, mark):
         if get_worker().address in refusing:
             imports = replace(item.run, code=OwnCode({}, {"gone": "1.0"}))
             return execute(replace(item, sources="other") if of_code else replace(item, run=imports))
@@ -503,7 +503,7 @@ def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypat
     }
     done = []
     if older == 2:
-        with pytest.raises(RunError, match=f"all workers have {has}: install the"):
+        with pytest.raises(RunError, match=f"no worker gets a run: it has {has}: install the"):
             dispatch.sweep(planned, two_workers, **options)
     else:
         dispatch.sweep(planned * 4, two_workers, **options)
@@ -513,7 +513,28 @@ def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypat
     shown = capsys.readouterr().out.splitlines()  # by the command: which worker, which package, what to do
     assert shown == said
     assert all(re.fullmatch(rf"worker \S+ gets no run, as it has {has}: install the same there; .*", s) for s in shown)
-    assert not (project / "reports").exists()
+    assert not [*(project / "reports").glob("*")]
+
+
+@pytest.mark.processes("uname, which Dask asks once")
+def test_a_worker_that_does_not_see_the_store_gets_no_run(project, two_workers, monkeypatch):
+    monkeypatch.setattr(execution, "SHARED_SECONDS", 0.3)
+    planned = [replace(item, sources=sources_hash()) for item in plan(project, "fam", scale="tiny")]
+    blind, said, done = sorted(two_workers.nthreads())[0], [], []
+
+    def executed(item, per_gpu, mark):
+        assert mark.parent == project / "reports"
+        if get_worker().address == blind:
+            return execute(item, per_gpu, mark.with_name("elsewhere") / mark.name)
+        assert mark.exists()
+        return Outcome(item.run, None, 0.0)
+
+    monkeypatch.setattr(dispatch, "execute", executed)
+    monkeypatch.setattr(dispatch, "SHARED_SECONDS", 0.0)  # nothing is written here
+    dispatch.sweep(planned * 4, two_workers, refused=said.append, finished=lambda outcome: done.append(outcome.run))
+    assert len(done) == 8
+    assert all(re.fullmatch(r"worker \S+ gets no run, as it does not see \S+: give --store .*", told) for told in said)
+    assert {told.split()[1] for told in said} == {blind}
 
 
 @pytest.mark.parametrize(

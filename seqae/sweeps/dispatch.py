@@ -3,9 +3,10 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from threading import Thread
 from typing import Any
 
@@ -15,14 +16,12 @@ from distributed.scheduler import KilledWorker
 
 from seqae.runs import Run, RunError
 from seqae.stores import StoreError, refresh
-from seqae.sweeps.execution import STOPPED, Outcome, execute, record_lost, run_here
+from seqae.sweeps.execution import SHARED_SECONDS, STOPPED, Outcome, execute, record_lost, run_here
 from seqae.sweeps.notebooks import CHECKPOINT_GRACE_SECONDS, NOT_STARTED, StopKernels, stop_kernels
 from seqae.sweeps.planning import BUSY, Planned
 
 KILLED = "its worker process died twice: killed, or out of memory"
 TRIES: Mapping[str | None, int] = {KILLED: 2, NOT_STARTED: 3, STOPPED: 10}  # reason -> executions; 1 for others
-OTHERWISE = "install the same there; if the code was edited since this command began, start this command again"
-SHARED_SECONDS = 5.0  # until a shared folder shows what another machine wrote
 BUSY_SECONDS = 2.0  # between two tries of a run that another process trains
 
 
@@ -42,16 +41,17 @@ def sweep(
     jobs: the largest number of runs at a time. per_gpu: how many runs may share a GPU. finished: called after each run.
     tick: called about once a second with the runs in progress. busy: called once for a run that another process trains;
     the sweep waits for that process, and takes the run over if it is not done then. refused: called with a sentence for
-    each worker that gets no run because it has another version of seqae, or of a package that code of your own imports.
+    each worker that gets no run because it has another version of seqae, or of a package that code of your own imports,
+    or does not see the store's folder.
 
     On KeyboardInterrupt the kernels are stopped. The same sweep, started again, resumes from their checkpoints. Raises
-    RunError if the scheduler is lost, or if all workers have other code.
+    RunError if the scheduler is lost, or if no worker gets a run.
     """
     running, waiting, outcomes = dict[Future, Planned](), deque(planned), list[Outcome]()
     tried = Counter[tuple[Path, str | None]]()  # executions by the run's folder and the reason why they failed
     elsewhere, next_try = list[Planned](), 0.0  # runs that other processes train, and when to try them again
-    others = dict[str, str]()  # addresses of workers that have other code, and what it is
-    with _cancelled_cleanly(client, running):
+    others = dict[str, str]()  # addresses of workers that get no run, and why
+    with _marked(planned) as marks, _cancelled_cleanly(client, running):
         client.register_plugin(StopKernels())
         while waiting or running or elsewhere:
             if not waiting and time.monotonic() >= next_try:
@@ -62,7 +62,9 @@ def sweep(
             slots = min(jobs or len(planned), max(1, threads))
             while waiting and len(running) < slots:
                 item = waiting.popleft()
-                running[client.submit(execute, item, per_gpu, pure=False, **where)] = item
+                running[
+                    client.submit(execute, item, per_gpu, marks.get(item.run.folder.parents[1]), pure=False, **where)
+                ] = item
             tick([item.run for item in running.values()])
             with suppress(TimeoutError):
                 wait([*running], timeout=1, return_when="FIRST_COMPLETED") if running else time.sleep(1)
@@ -73,7 +75,7 @@ def sweep(
                 if worker := outcome.refused_by:
                     waiting.appendleft(item)
                     others[worker] = str(outcome.reason)
-                    refused(f"worker {worker} gets no run, as {outcome.reason}: {OTHERWISE}")
+                    refused(f"worker {worker} gets no run, as {outcome.reason}")
                 elif outcome.reason == BUSY:
                     elsewhere.append(item)
                     if tried[item.run.folder, BUSY] == 1:
@@ -92,11 +94,21 @@ def _usable(client: Client, others: Mapping[str, str], running: Collection[Futur
     threads = client.nthreads()
     usable = {worker: count for worker, count in threads.items() if worker not in others}
     if threads and not usable and not running:
-        why = next(iter(others.values())).removeprefix("it has ")
-        raise RunError(f"all workers have {why}: {OTHERWISE}")
+        raise RunError(f"no worker gets a run: {next(iter(others.values()))}")
     # Others are allowed where all of these die: they refuse, while Dask would wait for the dead.
     chosen = {"workers": [*usable], "allow_other_workers": True} if others and usable else {}
     return sum(usable.values()), chosen
+
+
+@contextmanager
+def _marked(planned: Iterable[Planned]) -> Iterator[Mapping[Path, Path]]:
+    # Of each store that is a folder a file in it, as long as the sweep lasts, by which workers tell that they see it.
+    with ExitStack() as files:
+        marks = {}
+        for store in {item.run.folder.parents[1] for item in planned if "://" not in item.store}:
+            store.mkdir(parents=True, exist_ok=True)
+            marks[store] = Path(files.enter_context(NamedTemporaryFile(prefix=".seqae-sweep-", dir=store)).name)
+        yield marks
 
 
 @contextmanager

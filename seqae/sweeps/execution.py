@@ -23,8 +23,11 @@ from seqae.sweeps.gpus import held_gpus
 from seqae.sweeps.notebooks import StoppedError, execute_notebook, stoppable
 from seqae.sweeps.planning import BUSY, NOT_PUBLISHED, Planned
 
-OTHER_CODE = "it has another version of seqae than this command"
-OTHER_PACKAGES = "it has other packages than this command, which your own code imports: "
+OTHERWISE = "install the same there; if the code was edited since this command began, start this command again"
+OTHER_CODE = f"it has another version of seqae than this command: {OTHERWISE}"
+OTHER_PACKAGES = "it has other packages than this command, which your own code imports: {}: " + OTHERWISE
+OTHER_DISK = "it does not see {}: give --store the URL of a store that all reach, or a folder that all machines share"
+SHARED_SECONDS = 5.0  # until a shared folder shows what another machine wrote
 STOPPED = "its kernel was interrupted"
 
 
@@ -42,14 +45,14 @@ class Outcome:
     refused_by: str = ""
 
 
-def execute(item: Planned, per_gpu: int = 1) -> Outcome:
+def execute(item: Planned, per_gpu: int = 1, mark: Path | None = None) -> Outcome:
     """In a worker: execute the run's notebook, on GPUs of its own, record a failure, render the report.
 
-    per_gpu: how many runs may share a GPU. A worker that has other code than the command, or other packages than the
-    run's own code was planned with, changes nothing.
+    per_gpu: how many runs may share a GPU. mark: a file that the command has put into the store's folder. A worker
+    that does not see it, or has other code than the command, or other packages than the run's own code was planned
+    with, changes nothing.
     """
-    others = item.run.code.other_packages("there") if item.run.code else ""
-    if refusal := OTHER_CODE if sources_hash() != item.sources else others and OTHER_PACKAGES + others:
+    if refusal := _refusal(item, mark):
         return Outcome(item.run, refusal, 0.0, get_worker().address)
     began, here = time.monotonic(), replace(item, run=run_here(item))
     folder, name = here.run.folder, f"{here.run.family}/{here.run.name}"
@@ -69,6 +72,19 @@ def execute(item: Planned, per_gpu: int = 1) -> Outcome:
     seconds = time.monotonic() - began
     logging.getLogger(RUN_LOG).info("%s: %s, %.0f s", name, f"failed: {reason}" if reason else "done", seconds)
     return Outcome(item.run, reason, seconds)
+
+
+def _refusal(item: Planned, mark: Path | None) -> str:
+    if sources_hash() != item.sources:
+        return OTHER_CODE
+    if others := item.run.code.other_packages("there") if item.run.code else "":
+        return OTHER_PACKAGES.format(others)
+    deadline = time.monotonic() + SHARED_SECONDS
+    while mark and not mark.exists():
+        if time.monotonic() > deadline:
+            return OTHER_DISK.format(mark.parent)
+        time.sleep(0.2)
+    return ""
 
 
 def run_here(item: Planned) -> Run:
