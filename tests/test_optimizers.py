@@ -228,6 +228,14 @@ def test_wrong_arguments_are_named_before_training(arguments: dict[str, Any], wo
         optimizer_factory("Adam", arguments=arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "argument"), [("RMSprop", "centered"), ("SGD", "nesterov"), ("Adam", "amsgrad"), ("NAdam", "foreach")]
+)
+def test_a_text_is_not_taken_for_true(name: str, argument: str) -> None:
+    with pytest.raises(ValueError, match=f"^optimizer {name}: {argument} is true or false; not the text 'no'$"):
+        optimizer_factory(name, momentum=0.9 if name == "SGD" else None, arguments={argument: "no"})
+
+
 # ---- schedules ----
 
 
@@ -299,6 +307,13 @@ def test_no_schedule_is_none() -> None:
         ("ReduceLROnPlateau", {"factor": 2}, "Factor should be < 1.0"),
         ("StepLR", {"epochs": 2, "steps_per_epoch": 4}, "takes no epochs, steps_per_epoch"),
         ("OneCycleLR", {"max_lr": 1, "total_steps": 3}, "it ends after 3 steps and the run takes 8"),
+        ("OneCycleLR", {"max_lr": 1, "epochs": 3}, "steps_per_epoch"),
+        (
+            "OneCycleLR",
+            {"max_lr": 1, "epochs": 3, "steps_per_epoch": 9, "total_steps": 8},
+            "give total_steps, or epochs and steps_per_epoch, not all of them",
+        ),
+        ("OneCycleLR", {"max_lr": 1, "three_phase": "no"}, "three_phase is true or false; not the text 'no'"),
         ("LambdaLR", {}, "LambdaLR does not fit: it is made of functions"),
         ("SequentialLR", {}, "SequentialLR does not fit: it is made of schedulers"),
     ],

@@ -76,8 +76,10 @@ def schedule_factory(
     filled = {"step_size": every, "gamma": gamma, "T_max": steps, "total_iters": steps, "total_steps": steps}
     taken = inspect.signature(kind).parameters
     given = {key: value for key, value in filled.items() if key in taken} | dict(arguments or {})
-    if {"epochs", "steps_per_epoch"} <= {*(arguments or {})}:
-        given.pop("total_steps", None)  # OneCycleLR takes one or the other
+    if {"epochs", "steps_per_epoch"} & {*(arguments or {})}:  # of OneCycleLR, which reads them or total_steps
+        if "total_steps" in (arguments or {}):
+            raise ValueError(f"{what}: give total_steps, or epochs and steps_per_epoch, not all of them")
+        given.pop("total_steps", None)
     _check_arguments(kind, given, what)
 
     def build(optimizer: Optimizer) -> LRScheduler | ReduceLROnPlateau:
@@ -202,6 +204,9 @@ def _check_arguments(kind: Any, given: Mapping[str, Any], what: str) -> list[str
         raise ValueError(f"{what} takes no {', '.join(unknown)}; it takes {', '.join(taken)}")
     if wrong := [n for n in given if isinstance(given[n], bool) and type(taken[n].default) in (int, float)]:
         raise ValueError(f"{what}: {wrong[0]} is a number; not {given[wrong[0]]!r}")
+    # Every text is true, "no" as well.
+    if texts := [n for n in given if isinstance(given[n], str) and "bool" in str(taken[n].annotation)]:
+        raise ValueError(f"{what}: {texts[0]} is true or false; not the text {given[texts[0]]!r}")
     required = [n for n, p in taken.items() if p.default is p.empty and n not in given]
     if required:
         raise ValueError(f"{what} needs {', '.join(required)}: set {what.split()[0]}_arguments")
