@@ -75,6 +75,13 @@ def _decays(p: Parameters) -> bool:
     return _schedule("gamma")(p) and (p.schedule != "CyclicLR" or p.schedule_arguments.get("mode") == "exp_range")
 
 
+def _momentum(p: Parameters) -> bool:
+    # These schedules set the momentum, too, unless they are told not to.
+    return _optimizer("momentum")(p) and not (
+        p.schedule in _OWN_RATES and p.schedule_arguments.get("cycle_momentum", True)
+    )
+
+
 def _of_clips(p: Parameters) -> bool:
     return bool(p.clips or p.clips_digest)
 
@@ -124,7 +131,12 @@ USES = {
         ("schedule",),
         lambda p: p.schedule not in _OWN_RATES,
     ),
-    "momentum": Use("with an optimizer that has this argument", ("optimizer",), _optimizer("momentum")),
+    "momentum": Use(
+        f"with an optimizer that has this argument, and not with {' or '.join(_OWN_RATES)} unless schedule_arguments "
+        "have cycle_momentum: false",
+        ("optimizer", "schedule"),
+        _momentum,
+    ),
     "weight_decay": Use("with an optimizer that has this argument", ("optimizer",), _optimizer("weight_decay")),
     "schedule_per": Use(_STEPS, ("schedule",), lambda p: p.schedule not in ("none", "ReduceLROnPlateau")),
     "schedule_every": Use("with schedule StepLR", ("schedule",), _schedule("step_size")),
