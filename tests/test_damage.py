@@ -1,6 +1,7 @@
 """One damaged run is named and left out; it hides no other, here or in a remote store."""
 
 import json
+import os
 import shutil
 import warnings
 import zipfile
@@ -76,6 +77,14 @@ def rows_gone(name: str):
     return lambda folder: text((folder / name).read_bytes().partition(b"\n")[0] + b"\n", name)(folder)
 
 
+def lines(name: str, keep):
+    def damage(folder: Path) -> None:
+        head, *rows = (folder / name).read_text().splitlines(keepends=True)
+        (folder / name).write_text("".join([head, *keep(rows)]))
+
+    return damage
+
+
 def bomb(folder: Path) -> None:
     with zipfile.ZipFile(folder / "samples.npz", "w", zipfile.ZIP_DEFLATED) as parts:
         parts.writestr("frames.npy", bytes(2**21))  # the test allows half as much
@@ -120,10 +129,11 @@ RECORDS = {
     "more seconds than a time can be": (entry(seconds=1e300), "seconds must be a number below 1e+13"),
     "hidden of text": (entry(hidden="wide"), "hidden must be a number or null; not 'wide'"),
     "explained a number": (entry(explained=5), "explained must be a text; not 5"),
-    "own metrics a list": (entry(code={"metrics": ["iou"]}), "metrics of code must be a mapping; not ['iou']"),
     "clips a list": (entry(clips=[1]), "clips must be a mapping; not [1]"),
     "clips with a list of splits": (entry(clips={"splits": ["train"]}), "splits of clips must be a mapping"),
     "went on without a number": (entry(went_on={"without": [3]}), "without of went_on must be a list of texts"),
+    "metrics of code null": (entry(code={"metrics": None}), "metrics of code must be a mapping; not null"),
+    "metrics of code a list": (entry(code={"metrics": [1]}), "metrics of code must be a mapping; not [1]"),
     "a folder": (a_folder, "cannot be read: Is a directory"),
 }
 
@@ -169,6 +179,10 @@ TABLES = {
     "metrics with half an epoch": (replaced("metrics.csv", "\n1,", b"\n1.5,"), "epoch must be a whole number; not '1"),
     "metrics without an epoch": (replaced("metrics.csv", "\n1,", b"\n,"), "(line 2 has no epoch)"),
     "test with half a frame": (replaced("test.csv", ",1,", b",1.5,"), "frame must be a whole number; not '1.5'"),
+    "metrics twice": (
+        lines("metrics.csv", lambda rows: [*rows, rows[0].replace(",0.", ",0.9")]), "says what another line says)"
+    ),
+    "test twice": (lines("test.csv", lambda rows: [*rows, *rows]), "says what another line says)"),
     "histograms in latin-1": (text(b"epoch,\xfc\n", "histograms.csv"), "histograms.csv is damaged (no text"),
 }  # fmt: skip
 
@@ -197,6 +211,30 @@ def test_a_damaged_table_is_named_and_hides_no_other(store, damage, fault):
     assert fault in said[0]
 
 
+@pytest.mark.parametrize("name", ["run.yaml", "metrics.csv", "test.csv", "baselines.csv", "histograms.csv"])
+@pytest.mark.parametrize("what", ["folder", "pipe"])
+def test_what_is_no_file_is_named_and_hides_no_other(store, name, what, monkeypatch):
+    file = store / "fam" / BAD / name
+    file.unlink()
+    if what == "pipe":
+        os.mkfifo(file)
+        opened = Path.open
+
+        def guarded(path, *arguments, **named):
+            assert not path.is_fifo(), "it would wait for a writer"
+            return opened(path, *arguments, **named)
+
+        monkeypatch.setattr(Path, "open", guarded)
+    else:
+        file.mkdir()
+    assert progress(store / "fam" / BAD) is None or name != "metrics.csv"
+    assert len(status_rows([str(store)])) == 2
+    with pytest.warns(UserWarning, match=f"{BAD} left out: .*{name} cannot be read"):
+        assert [run.name for run in comparable_runs("fam", store=str(store))] == [GOOD]
+    update_index(store)
+    assert GOOD in (store / "index.html").read_text()
+
+
 @pytest.mark.parametrize("name", sorted(RECORDS.keys() - {"a folder"} | TABLES.keys()))
 def test_a_look_at_a_remote_store_is_not_ended_by_a_damaged_run(store, tmp_path, name):
     (RECORDS | TABLES)[name][0](store / "fam" / BAD)
@@ -216,6 +254,7 @@ def test_a_look_at_a_remote_store_is_not_ended_by_a_damaged_run(store, tmp_path,
 
 
 EMPTY = {name: rows_gone(name) for name in ("metrics.csv", "test.csv", "baselines.csv")}
+WITHOUT_VAL = lines("metrics.csv", lambda rows: [row for row in rows if ",val," not in row])
 SAMPLES = {
     "torn": lambda folder: text((folder / "samples.npz").read_bytes()[:200], "samples.npz")(folder),
     "text": text("hello", "samples.npz"),
@@ -228,8 +267,9 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize(("damage", "file"), [
-    *((damage, name) for name, damage in EMPTY.items()), *((damage, "samples.npz") for damage in SAMPLES.values())
-], ids=[*EMPTY, *(f"samples {name}" for name in SAMPLES)])  # fmt: skip
+    *((damage, name) for name, damage in EMPTY.items()), (WITHOUT_VAL, "metrics.csv"),
+    *((damage, "samples.npz") for damage in SAMPLES.values())
+], ids=[*EMPTY, "without val", *(f"samples {name}" for name in SAMPLES)])  # fmt: skip
 def test_a_run_without_rows_or_samples_is_named_and_hides_no_other(store, damage, file, monkeypatch):
     monkeypatch.setattr(logs, "MOST_SAMPLES", 2**20)
     damage(store / "fam" / BAD)

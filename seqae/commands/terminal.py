@@ -129,7 +129,7 @@ def _status_row(folder: Path) -> list[str]:
     errors = [f"{branch} {value:.4f}" for branch, value in results.items() if value == value]
     seconds = f"{record['seconds']:.1f}" if "seconds" in record else ""
     name = f"{folder.parent.name}/{folder.name}"
-    machines = dict.fromkeys(part["machine"] for part in (record, *record.get("resumed", ())) if "machine" in part)
+    machines = dict.fromkeys(str(part["machine"]) for part in (record, *record.get("resumed", ())) if "machine" in part)
     return [name, status, recorded_verdict(record) or "", ", ".join(errors), seconds, ", ".join(machines)]
 
 

@@ -12,7 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqae.files import replace_text
+from seqae.files import regular_text, replace_text
 from seqae.runs.records import RunError, notes
 
 if TYPE_CHECKING:  # commands that only read runs should not wait 0.5 s for them
@@ -35,6 +35,8 @@ NUMBERS = {*WHOLE_NUMBERS, "seconds", "value", "output", "share", "median_ms"}  
 SAMPLES_FILE = "samples.npz"
 MOST_SAMPLES = 2**30  # bytes that samples take in memory: a file of some kilobytes can hold any number of zeros
 FILLED = {"metrics", "test", "baselines"}  # these have rows once a run is done
+# Two rows that are equal in these say two values of one thing. What a benchmark times has other keys.
+KEYS = {"epoch", "split", "branch", "baseline", "frame", "metric", "output"}
 
 
 def append_rows(log: Path, rows: list[dict[str, Any]]) -> None:
@@ -109,6 +111,8 @@ def check_tables(folder: Path) -> None:
         _check(file, lines := _lines(file))
         if file.stem in FILLED and len(lines) < 2:
             raise RunError(f"{file} is damaged (it has no rows): {_REMEDY}")
+        if file.stem == "metrics" and not any(",val,all,objective," in line for line in lines):
+            raise RunError(f"{file} is damaged (it has no objective on val): {_REMEDY}")
     kept["tables"] = state
 
 
@@ -142,7 +146,11 @@ def _lines(file: Path) -> list[str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return regular_text(file)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise RunError(f"{file} is damaged (no text in UTF-8): {_REMEDY}") from None
 
@@ -154,6 +162,7 @@ def _check(file: Path, lines: list[str]) -> None:
         if missing := [name for name in TABLE_COLUMNS[file.stem] if name not in header]:
             raise RunError(f"{file} is damaged (its first line does not name {', '.join(missing)}): {_REMEDY}")
         numbers = [(place, name) for place, name in enumerate(header) if name in NUMBERS]
+        keys, seen = [place for place, name in enumerate(header) if name in KEYS], set[tuple[str, ...]]()
         for row in rows:
             if len(row) != len(header):
                 raise RunError(f"{file} is damaged (line {rows.line_num} has {len(row)} columns): {_REMEDY}")
@@ -162,6 +171,9 @@ def _check(file: Path, lines: list[str]) -> None:
                     _number(row[place], name, f"{file} is damaged (line {rows.line_num}")
                 elif name == "epoch":
                     raise RunError(f"{file} is damaged (line {rows.line_num} has no epoch): {_REMEDY}")
+            if (key := tuple(row[place] for place in keys)) in seen:
+                raise RunError(f"{file} is damaged (line {rows.line_num} says what another line says): {_REMEDY}")
+            seen |= {key} - {()}
     except csv.Error as error:
         raise RunError(f"{file} is damaged ({error}): {_REMEDY}") from None
 

@@ -47,7 +47,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     file = folder / "run.yaml"
     try:
-        return _parsed(str(folder), file.read_text(encoding="utf-8"))
+        return _parsed(str(folder), files.regular_text(file))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -147,7 +147,9 @@ def run_status(folder: Path, record: Mapping[str, Any]) -> str:
 
 def progress(folder: Path) -> Progress | None:
     """How far a run's training is, read from the end of metrics.csv; None before the first epoch has ended."""
-    with suppress(OSError), (folder / "metrics.csv").open("rb") as file:
+    if not (log := folder / "metrics.csv").is_file():
+        return None
+    with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, SEEK_END) - 8192))
         for line in reversed(file.read().decode(errors="replace").rpartition("\n")[0].splitlines()):
             if ",val,all,objective," in line:
