@@ -591,6 +591,11 @@ PNG = b64encode(picture(20, 10)).decode()
         ({"text/html": "<div style='background: red; width: 9px'></div>", "image/png": PNG}, "html", ""),
         ({"image/png": "bm8gcGljdHVyZQ==", "text/plain": "<Figure>"}, "lost", "image/png"),
         ({"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'/>", "text/plain": "s"}, "figure", None),
+        ({"image/svg+xml": "<svg><g", "text/plain": "Drawing()"}, "text", "cannot show it: image/svg+xml"),
+        ({"image/svg+xml": "", "text/plain": "Drawing()"}, "text", "cannot show it: image/svg+xml"),
+        ({"text/html": "<p>a</p><form><b>in a form</b></form>"}, "html", "in a form"),
+        ({"text/html": "<p>a</p><iframe srcdoc='x'></iframe>"}, "html", "an iframe cannot be shown in a page"),
+        ({"text/html": "<p>a</p><object>in its place</object>"}, "html", "in its place"),
         ({"application/pdf": "JVBERi0=", "text/plain": "<PDF object>"}, "lost", "application/pdf"),
         ({"application/vnd.vegalite.v5+json": {}, "text/plain": "alt.Chart(...)"}, "text", "alt.Chart(...)"),
         ({"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "0/5"}, "lost", "a widget"),
@@ -603,6 +608,19 @@ def test_of_an_output_the_richest_form_that_survives_is_shown(report, data, kind
     found = page.select_one(".figure, .html, .cell > pre:not(:has(.highlight))")
     assert found["class"] == [kind]
     assert found.img if shown is None else shown in found.get_text()
+
+
+def test_an_svg_gets_the_namespace_without_which_no_browser_shows_it_as_a_picture(report):
+    page = report(code("x", v4.new_output("display_data", {"image/svg+xml": "<svg width='9'><g/></svg>"})))
+    svg = b64decode(page.select_one(".figure img")["src"].partition(",")[2]).decode()
+    assert svg == "<svg xmlns=\"http://www.w3.org/2000/svg\" width='9'><g/></svg>"
+
+
+def test_a_picture_that_only_a_srcset_names_is_in_the_page(report):
+    page = report(
+        code("x", v4.new_output("display_data", {"text/html": f"a<img srcset='data:image/png;base64,{PNG} 2x'>"}))
+    )
+    assert page.select_one(".html img")["src"].startswith("data:image/png")
 
 
 def giant() -> str:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from mimetypes import MimeTypes
 from pathlib import Path
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 from PIL import Image
 
@@ -45,3 +46,15 @@ def _seen_type(file: Path) -> str:
     with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(file) as image:
         return Image.MIME.get(image.format or "", "")
     return ""
+
+
+def svg_alone(svg: str) -> str:
+    """An SVG as an <img> needs it: whole XML with its namespace. Inline, as Jupyter shows it, it does without both.
+
+    Raises ValueError for what is no XML.
+    """
+    try:
+        root = ElementTree.fromstring(svg)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"no SVG: {error}") from None
+    return svg if root.tag != "svg" else re.sub(r"<svg\b", '<svg xmlns="http://www.w3.org/2000/svg"', svg, count=1)

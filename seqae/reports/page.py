@@ -22,7 +22,7 @@ from PIL import Image
 
 from seqae.reports.head import Facts
 from seqae.reports.media import beside as beside_notebook
-from seqae.reports.media import data_uri
+from seqae.reports.media import data_uri, svg_alone
 from seqae.reports.rendering import write_page
 from seqae.reports.screen import screen, terminal_html
 
@@ -36,7 +36,7 @@ SCRIPTED = {  # their text/plain says nothing
     "application/javascript": "a script",
 }
 MEDIA = "img, video[src], audio[src], source[src], iframe, frame, object, embed"
-UNWANTED = "script, link, meta, base, form, :not(img)[src]:not([src^='data:'])"
+UNWANTED = "script, link, meta, base, :not(img)[src]:not([src^='data:'])"
 WORDLESS = "img, svg, math, video, audio, progress, meter, input, hr, [style*=background]"  # what needs no text
 
 
@@ -198,7 +198,7 @@ class _Notebook:
         width, height = own.get("width"), own.get("height")
         themed = mime == "image/svg+xml" and "prefers-color-scheme" in data
         if mime == "image/svg+xml":
-            data = b64encode(data.encode()).decode()
+            data = b64encode(svg_alone(data).encode()).decode()
         elif not width:
             with Image.open(BytesIO(b64decode(data))) as image:
                 width, height = image.size
@@ -230,7 +230,10 @@ class _Notebook:
         from bs4 import BeautifulSoup
 
         soup = BeautifulSoup(html, "html.parser")
-        self.reduced = soup.select_one(f"{UNWANTED}, {MEDIA}") is not None
+        self.reduced = soup.select_one(f"{UNWANTED}, {MEDIA}, form") is not None
+        lost = [tag for tag in soup.select("iframe[srcdoc]:not([src])") if not tag.get_text(strip=True)]
+        for form in soup.select("form"):
+            form.unwrap()
         for tag in soup.select(f"h1, h2, h3, h4, h5, h6, table, {MEDIA}"):
             if tag.name == "table":
                 _ = tag.find_parent("table") or tag.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
@@ -246,11 +249,13 @@ class _Notebook:
             for name in [name for name in tag.attrs if name.startswith("on")]:
                 del tag[name]
         shows = soup.get_text(strip=True) or soup.select_one(WORDLESS)
-        return Markup(str(soup).strip() if shows else "")
+        told = Markup('<p class="lost">an iframe cannot be shown in a page</p>' if lost else "")
+        return Markup(str(soup).strip()) + told if shows else Markup()
 
     def embed(self, tag: "Tag", soup: "BeautifulSoup") -> None:
         """Put the file that a tag shows into the tag. Where that is not possible, a link or a note replaces the tag."""
-        source = str(tag.get("src") or tag.get("data") or "")
+        first = re.match(r"[^\s,]*", str(tag.get("srcset") or "").strip())
+        source = str(tag.get("src") or tag.get("data") or (first and first[0]) or "")
         file = beside_notebook(source, self.folders)
         if tag.name == "img":
             for other in tag.parent.select("source[srcset]") if tag.parent and tag.parent.name == "picture" else ():
@@ -261,6 +266,7 @@ class _Notebook:
             if file and (found := data_uri(file)):
                 tag["src"] = source = found
             if source.startswith("data:"):
+                tag["src"] = source
                 return
         elif tag.name in ("object", "embed") and file and (found := data_uri(file) or "").startswith("data:image/"):
             tag.replace_with(soup.new_tag("img", attrs={"src": str(found), "alt": str(tag.get("title") or self.alt())}))
@@ -274,7 +280,7 @@ class _Notebook:
             why = "cannot be shown in a page" if file else "was not found"
             shown.string = f"{source} {why}" + (f": {told}" if told != source else "")
         else:
-            tag.decompose()
+            (tag.unwrap if tag.get_text(strip=True) else tag.decompose)()  # an object has its own words for this
             return
         (tag.parent if tag.name == "source" and tag.parent else tag).replace_with(shown)
 
