@@ -32,6 +32,7 @@ from seqae.commands.terminal import SweepView
 from seqae.runs import assignment
 from seqae.runs.run import Run
 from seqae.stores import leases, mirror, public_url, states, store_folder, transfer
+from seqae.stores.location import without_credentials
 from seqae.stores.transfer import StoreError
 from seqae.sweeps import execution, planning
 
@@ -216,11 +217,17 @@ def test_a_url_is_shown_without_its_credentials_and_is_still_that_place(url, sho
 
 def test_a_url_that_lacks_a_slash_is_no_folder(machine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for store in ("s3:/bucket/runs", "sftp:/me:hush@host/x"):
-        with pytest.raises(ValueError, match=r"^\w+:/… lacks a slash: a URL has \w+://") as caught:
+    for store in ("s3:/bucket/runs", "sftp:/me:hush@host/x", r"s3:\\me:hush@host\x"):
+        with pytest.raises(ValueError, match=r"^\w+:[/\\]… lacks a slash: a URL has \w+://") as caught:
             open_run("fam", DEFAULTS, TINY | {"store": store})
         assert "hush" not in str(caught.value)
     assert store_folder("./s3:/runs") == tmp_path / "s3:" / "runs"
+
+
+def test_credentials_with_a_line_end_in_them_are_in_no_message_either():
+    url = "s3://me:hu\nsh4hush@bucket/x"
+    for told in ("hu\nsh4hush", "hu sh4hush", r"hu\nsh4hush"):
+        assert "sh4hush" not in without_credentials(f'Invalid bucket name "me:{told}@bucket"', url)
 
 
 def test_credentials_that_a_store_says_by_itself_are_in_no_message(machine):

@@ -37,7 +37,7 @@ def store_location(*given: str | None, root: Path | None = None) -> str:
 
 def check_no_half_url(place: str) -> None:
     """Raise ValueError for a URL that lacks a slash, which would be a folder called PROTOCOL: here."""
-    if "://" not in place and (start := re.match(r"(\w[\w+.-]+):/", place)):  # one letter is a drive of Windows
+    if "://" not in place and (start := re.match(r"(\w[\w+.-]+):[/\\]", place)):  # one letter is a drive of Windows
         raise ValueError(
             f"{start[0]}… lacks a slash: a URL has {start[1]}://, and a folder of that name is ./{start[0]}"
         )
@@ -75,7 +75,8 @@ def without_credentials(text: str, url: str) -> str:
     public = public_url(url)
     for whole, shown in ((url, public), (url.partition("://")[2], public.partition("://")[2])):
         text = text.replace(whole.rstrip("/"), shown.rstrip("/"))
-    parts = {*re.split(r"[:/@?#&=;]+", url)} - {*re.split(r"[:/@?#&=;]+", public)}
+    between = r"[:/@?#&=;\s]+"
+    parts = {*re.split(between, url)} - {*re.split(between, public)}
     for part in sorted({*parts, *map(unquote, parts), *map(quote, parts)}, key=len, reverse=True):
         text = text.replace(part, "…") if len(part) > 2 else text
     return text
