@@ -61,7 +61,11 @@ def remove_leftovers(*written: Path) -> None:
 
 
 def expanded(path: str) -> str:
-    """A path or URL with `~` and environment variables replaced. Raises ValueError for those not known here."""
+    """A path or URL with `~` and environment variables replaced. Raises ValueError for those not known here, and for a
+    path with a NUL, which no system has.
+    """
+    if "\0" in path:
+        raise ValueError(f"path {path!r}: no path has a NUL in it: leave it out")
     full = expanduser(expandvars(path))  # noqa: PTH111 a URL is no Path
     if unknown := re.match("~[^/]*", full) or re.search(r"\$(\w+|{.*?})", full):
         raise ValueError(f"path {path!r}: {unknown[0]} is not known on this machine: write the path out, or set it")

@@ -69,6 +69,12 @@ def test_what_cannot_be_expanded_is_refused(text, home, project) -> None:
         assert said.startswith("seqae: params/fam/a.yaml: path ")
 
 
+def test_a_path_with_a_nul_is_named(home, project) -> None:
+    for given in (r'data_folder="a\0b"', r'store="a\0b"'):
+        said = call("check", "params/fam/a.yaml", "-p", given, "-p", "digits=mnist", code=2)
+        assert said.startswith("seqae: params/fam/a.yaml: path 'a\\x00b': no path has a NUL")
+
+
 def test_relative_paths_are_from_the_projects_root(project, home, tmp_path, monkeypatch) -> None:
     content = {"digits": "mnist", "data_folder": "digits", "store": "mine"}
     (project / "params/fam/a.yaml").write_text(yaml.safe_dump(content))
