@@ -252,6 +252,7 @@ def test_what_cannot_be_read_is_named_in_a_sentence(name: str, place: Path) -> N
         ({"frames_out": 12}, "clips with fewer frames than a window of 15 .*: [^,]*clips.npy .14.: leave"),
         ({"clips": ["clips.npy", "other.npy"]}, "frames of 12×20 and .* frames of 12×22: set frame_size"),
         ({"clips": "two.npy"}, "2 clips are too few for train, val and test, train has none"),
+        ({"clips": "masks.npy"}, "pixels of clips masks.npy are 0 and 1, nearly black: multiply by 255"),
         ({"clips_val": "clips.npy"}, "too few .* train has none"),
         ({"clips_val": "two.npy", "clips_test": "two.npy"}, "in clips_val and in clips_test"),
         (
@@ -267,7 +268,12 @@ def test_what_cannot_be_read_is_named_in_a_sentence(name: str, place: Path) -> N
     ],
 )
 def test_what_does_not_go_together_is_told_before_anything_is_written(given: Any, message: str, place: Path) -> None:
-    for name, array in (("clips", ALL), ("two", ALL[:2]), ("other", np.zeros((14, 12, 22), np.uint8))):
+    for name, array in (
+        ("clips", ALL),
+        ("two", ALL[:2]),
+        ("other", np.zeros((14, 12, 22), np.uint8)),
+        ("masks", ALL % 2),
+    ):
         np.save(place / f"{name}.npy", array)
     with pytest.raises(ValueError, match=message) as caught:
         open_run("fam", TINY, {"clips": "clips.npy", "frame_size": None} | given)

@@ -201,6 +201,7 @@ def test_what_comes_back_may_take_part_in_a_training(run, clips) -> None:
         (np.full((2, 5, 16, 16), 255.0), r"go from 255 to 255: floating point must lie in \[0, 1\]"),
         (torch.full((2, 5, 16, 16), -1.0), "go from -1 to -1: floating point"),
         (np.full((2, 5, 16, 16), np.nan), "go from nan to nan: floating point"),
+        (np.eye(16, dtype=np.uint8) + np.zeros((2, 5, 1, 1), np.uint8), "are uint8 of 0 and 1 alone, .*multiply"),
         ([[[0.0]]], "must be a numpy array or a torch tensor; not list"),
     ],
 )

@@ -25,7 +25,8 @@ def with_clips(p: Parameters) -> Parameters:
 
     Parameters without clips are returned as they are. So are those that state all of it, where the clips are not at
     hand: a machine that only plans needs the digest alone. Raises ValueError for clips that cannot be read, that are
-    others than a stated digest says, or too few for the sequences stated beside it, and for an empty path.
+    others than a stated digest says, or too few for the sequences stated beside it, for uint8 that holds 0 and 1 alone,
+    and for an empty path.
     """
     if p.clips is None:
         return p
@@ -51,6 +52,10 @@ def with_clips(p: Parameters) -> Parameters:
         if p.clips_digest and getattr(p, name) > there:
             raise ValueError(f"{name} {getattr(p, name):,} is more than these clips have: set {name}: {there}")
         changed[name] = min(getattr(p, name), there)
+    if windows(sized, "train")[:64].max() == 1:
+        raise ValueError(
+            f"pixels of clips {p.clips} are 0 and 1, nearly black: multiply by 255, or save floats in [0, 1]"
+        )
     return p.model_copy(update=changed)
 
 

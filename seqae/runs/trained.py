@@ -177,14 +177,17 @@ def check_frames(frames: Any, p: Parameters) -> None:
     floating = frames.is_floating_point() if isinstance(frames, Tensor) else frames.dtype.kind == "f"
     if kind != "uint8" and not floating:
         raise ValueError(f"frames are {kind}: give uint8, 0–255, or floating point in [0, 1]")
-    if floating:
-        values = frames.detach() if isinstance(frames, Tensor) else frames
-        least, most = float(values.min()), float(values.max())
-        if not (least >= 0 and most <= 1):  # nor NaN
-            raise ValueError(
-                f"frames go from {least:g} to {most:g}: floating point must lie in [0, 1], so scale or clip them, or "
-                "give uint8, 0–255"
-            )
+    values = frames.detach() if isinstance(frames, Tensor) else frames
+    least, most = float(values.min()), float(values.max())
+    if floating and not (least >= 0 and most <= 1):  # nor NaN
+        raise ValueError(
+            f"frames go from {least:g} to {most:g}: floating point must lie in [0, 1], so scale or clip them, or "
+            "give uint8, 0–255"
+        )
+    if not floating and most == 1:
+        raise ValueError(
+            "frames are uint8 of 0 and 1 alone, nearly black: multiply them by 255, or give floating point"
+        )
 
 
 def _check_branch(p: Parameters, branch: Branch) -> None:
