@@ -156,6 +156,9 @@ def test_labels_of_clips_are_those_of_their_sequences(moving) -> None:
     known = probes.set_index(["target", "features"])
     assert known.loc[("top", "all frames"), "value"] < known.loc[("top", "all frames"), "chance"]
     assert set(probes.ceiling) == {0, 1}
+    pd.read_csv(file).assign(way="left").to_csv(moving.folder / "one.csv", index=False)
+    with pytest.warns(UserWarning, match="way is left in all of test, which tells nothing: name clips"):
+        label_probes(moving, moving.folder / "one.csv")
 
 
 def test_a_file_of_labels_that_does_not_fit_is_told(moving, tmp_path) -> None:

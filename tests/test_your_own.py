@@ -94,7 +94,7 @@ def notebook(monkeypatch) -> Notebook:
 def test_a_class_of_a_cell_trains_with_what_it_uses_of_other_cells(project, notebook) -> None:
     notebook.run_cell("import torch.nn.functional as F\nfrom torch import Tensor\nSLOPE = 0.1\nunused = object()")
     notebook.run_cell("def bent(x: Tensor) -> Tensor:\n    return F.leaky_relu(x, SLOPE)")
-    text = MODULES["my_models"].replace("h[:, -1]", "bent(h[:, -1])")
+    text = MODULES["my_models"].replace("self.encode(frames)", "bent(self.encode(frames))")
     kind = notebook.run_cell(text).GRUForecaster
     given = TINY | {"task": "pred"}
     run = open_run("mine", SMALL, given, model=kind).train()
@@ -125,7 +125,9 @@ def test_a_class_of_a_cell_stays_in_its_notebook(project, notebook, monkeypatch)
 
 def test_what_has_no_source_is_named(project, notebook) -> None:
     notebook.run_cell("table = object()")
-    kind = notebook.run_cell(MODULES["my_models"].replace("h[:, -1]", "h[:, table]")).GRUForecaster
+    kind = notebook.run_cell(
+        MODULES["my_models"].replace("self.encode(frames)", "self.encode(frames)[:, table]")
+    ).GRUForecaster
     with pytest.raises(OwnCodeError, match="table is a object, which has no source"):
         open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
 

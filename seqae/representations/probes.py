@@ -5,6 +5,7 @@ trained on val and tested on test, which is made of digits that neither the run 
 is regularised is chosen on val, by leave-one-out.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,9 @@ def label_probes(run: "RunFolder", file: str | Path) -> "pd.DataFrame":
         known, asked = (tables[split][target] for split in ("val", "test"))
         if known.isna().any() or asked.isna().any():
             raise ValueError(f"{file} lacks {target} for some clips: give each clip of val and test one")
+        if asked.nunique() == 1:
+            told = f"{target} is {asked.iloc[0]} in all of test, which tells nothing"
+            warnings.warn(f"{told}: name clips that differ in it with clips_test", stacklevel=2)
         number = pd.api.types.is_float_dtype(known)
         usual = known.mean() if number else known.mode()[0]
         chance, ceiling = float((asked - usual).abs().mean() if number else (asked == usual).mean()), float(not number)
