@@ -40,9 +40,8 @@ def sweep(
 
     jobs: the largest number of runs at a time. per_gpu: how many runs may share a GPU. finished: called after each run.
     tick: called about once a second with the runs in progress. busy: called once for a run that another process trains;
-    the sweep waits for that process, and takes the run over if it is not done then. refused: called with a sentence for
-    each worker that gets no run because it has another version of seqae, or of a package that code of your own imports,
-    or does not see the store's folder.
+    the sweep waits, and takes the run over if it is not done then. refused: called with a sentence for each worker that
+    gets no run: it has another version of seqae, or of a package of your own code, or does not see the store.
 
     On KeyboardInterrupt the kernels are stopped. The same sweep, started again, resumes from their checkpoints. Raises
     RunError if the scheduler is lost, or if no worker gets a run.
@@ -75,7 +74,7 @@ def sweep(
                 if worker := outcome.refused_by:
                     waiting.appendleft(item)
                     others[worker] = str(outcome.reason)
-                    refused(f"worker {worker} gets no run, as {outcome.reason}")
+                    refused(f"worker {worker} gets no run, as {others[worker]}")
                 elif outcome.reason == BUSY:
                     elsewhere.append(item)
                     if tried[item.run.folder, BUSY] == 1:
@@ -83,9 +82,8 @@ def sweep(
                 elif tried[item.run.folder, outcome.reason] < TRIES.get(outcome.reason, 1):
                     waiting.appendleft(item)  # it resumes from its checkpoint
                 else:
-                    outcome = _as_seen_here(outcome, item)
-                    outcomes.append(outcome)
-                    finished(outcome)
+                    outcomes.append(_as_seen_here(outcome, item))
+                    finished(outcomes[-1])
     return outcomes
 
 
