@@ -21,7 +21,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from seqae.commands.terminal import status_rows
 from seqae.parameters import LOSS_FIELDS
 from seqae.reports import compare, figures, findings, index
-from seqae.reports.findings import comparison_findings, diary_order
+from seqae.reports.findings import comparison_findings, diary_order, which_learn
 from seqae.reports.groups import data_and_budget
 from seqae.reports.index import comparison_data, update_index
 from seqae.reports.published import diary_results, standing
@@ -128,13 +128,42 @@ def test_an_error_without_bound_is_told_in_words(seeds, tmp_path):
     ],
 )
 def test_a_range_says_nothing_twice(seeds, tmp_path, errors, told):
-    run = Run.load(shutil.copytree(seeds[0].folder, tmp_path / "losses" / seeds[0].name))
-    test, levels = run.test(), run.baselines()
-    of_branch = dict(zip(("recon", "pred"), errors, strict=True))
-    test.assign(value=test.branch.map(of_branch)).to_csv(run.folder / "test.csv", index=False)
-    levels["value"] = levels["value"].mask(levels.baseline == "mean_frame", 0.04)
-    levels.to_csv(run.folder / "baselines.csv", index=False)
-    assert f"on test {told}, 2 branches." in comparison_findings([run])
+    runs = [changed(seeds[0], tmp_path / name, learning_rate=0.1 + i) for i, name in enumerate("ab")]
+    for run, error in zip(runs, errors, strict=True):
+        on_val(run.folder, error, on_test=error)
+        levels = run.baselines()
+        levels["value"] = levels["value"].mask(levels.baseline == "mean_frame", 0.04)
+        levels.to_csv(run.folder / "baselines.csv", index=False)
+    assert f"`0nm`: recon and pred {told}." in comparison_findings(runs)
+    only = {"recon": errors[0], "pred": errors[1]}
+    runs[0].test().assign(value=lambda t: t.branch.map(only)).to_csv(runs[0].folder / "test.csv", index=False)
+    if errors[0] != errors[1]:
+        assert " and pred" not in comparison_findings(runs[:1]), "the easier task is not mixed with the other"
+
+
+def test_a_conclusion_begins_with_which_could_learn_and_which_did(seeds, tmp_path):
+    """Mean frame 0.04; two epochs of each run."""
+    ends = {"0nm": (0.05, 0.03), "0sb": (0.09, 0.08), "1nm": (0.06, 0.05), "1tm": (0.0502, 0.05)}
+    runs = [changed(seeds[0], tmp_path / loss, **resolve_loss(loss)) for loss in ends]
+    for run, errors in zip(runs, ends.values(), strict=True):
+        of_epoch, levels = run.metrics().query("epoch == 1"), run.baselines()
+        both = [of_epoch.assign(epoch=n, value=error) for n, error in enumerate(errors, 1)]
+        pd.concat(both).to_csv(run.folder / "metrics.csv", index=False)
+        floor = 0.07 if run.parameters.loss == "0sb" else 0.0
+        levels["value"] = levels.baseline.map({"mean_frame": 0.04, "floor": floor}).fillna(0.1)
+        levels.to_csv(run.folder / "baselines.csv", index=False)
+    runs[0].update(verdict="learned (recon 25 %, pred 25 % below mean frame)")
+    for run in runs[2:]:
+        run.update(verdict="worse than the mean frame (recon 25 % above)")
+    told = which_learn(runs)
+    assert told.startswith(
+        "**1 of 4 runs were told before training that they cannot learn (`0sb`: their floor is above the mean frame), "
+        "and none did. Of the other 3, 1 learned (`0nm`); 2 could, but did not learn (`1nm`, `1tm`).** `1nm` ended on "
+        "val 25 % above the mean frame, where its error was still falling: −16.7 % in the last epoch; its outputs "
+    )
+    assert "`1tm` ended on val 25 % above the mean frame, where its error was flat: −0.4 % in the last epoch" in told
+    assert told.endswith("from 20 %, it has *learned*. Of two branches, the better one counts.")
+    assert which_learn(runs[:1]).startswith("**No run was told before training that it cannot learn. Of 1, 1 learned")
 
 
 def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path):
@@ -509,7 +538,7 @@ def test_what_is_compared_is_said_in_words(seeds):
 
 def test_of_each_branch_the_best_is_named(seeds):
     below = compare.below_mean_frame(seeds)
-    told = comparison_findings(seeds).splitlines()
+    told = comparison_findings(seeds).splitlines()[2:]
     for line, branch in zip(told, ("recon", "pred"), strict=False):
         errors = below[below.branch == branch].groupby("recipe").val.mean()
         assert line.startswith(f"- Best {branch} on val: **[{errors.idxmin()}](")
@@ -687,7 +716,7 @@ def test_of_more_than_a_figure_holds_some_are_shown_from_the_best_to_the_worst(m
 
 
 def test_of_many_runs_a_conclusion_lists_the_best_first_and_says_so(many, seeds):
-    for by, fixes, kind in (("run", (), "- `"), ("loss", many, "- With or without a fix, `")):
+    for by, fixes, kind in (("run", (), "- `"), ("loss", many, "- Without a fix, `")):
         lines = comparison_findings(many, fixes, by=by, branch="pred").splitlines()
         assert sum(line.startswith(kind) for line in lines) == 20
         assert lines[-1].startswith("- This list holds the 20 with the least error on val of ")

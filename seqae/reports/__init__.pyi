@@ -9,6 +9,7 @@ from .demo import demo_findings as demo_findings
 from .findings import comparison_findings as comparison_findings
 from .findings import diary_order as diary_order
 from .findings import run_findings as run_findings
+from .findings import which_learn as which_learn
 from .head import Facts as Facts
 from .index import publish_index as publish_index
 from .index import update_index as update_index

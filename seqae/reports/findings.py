@@ -6,14 +6,17 @@ from math import isinf
 
 import pandas as pd
 
-from seqae.reports.compare import below_mean_frame, finals
+from seqae.reports.compare import below_mean_frame, by_epoch, finals, output_spread
 from seqae.reports.groups import groups
 from seqae.reports.published import diary_results
-from seqae.reports.recipes import report_links
+from seqae.reports.recipes import labels, recipes, report_links
 from seqae.reports.seeds import over_seeds
 from seqae.runs import Run, four_digits, grades, own_metrics_of
 
 LISTED = 20  # lines of one kind
+FLAT = 0.01  # the error on val is flat where the last epoch changed it by less: from there on, training is on a plateau
+CANNOT = "cannot learn"  # as prognoses begin
+ENDS = ("learned", "learned little", "could, but did not learn")  # as verdicts begin, but for the last
 
 
 def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame, next_step: str = "") -> str:
@@ -33,17 +36,69 @@ def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame, next_st
     return "\n".join([*lines, *(["", f"**Next:** {next_step}"] if next_step else [])])
 
 
+def which_learn(grid: Sequence[Run]) -> str:
+    """How many runs were told before training that they cannot learn, how many learned, and how many could and did not,
+    with their losses: Markdown. Of each loss that could and did not, where it ended on val, whether its error was still
+    falling, and how far its outputs depend on the input.
+    """
+    names, below, ends = labels(grid), below_mean_frame(grid), dict[str, list[str]]()
+    for name, run in zip(names, grid, strict=True):
+        ends.setdefault(_end(run), []).append(name)
+    cannot = ends.pop(CANNOT, [])
+    did = int(below[below.run.isin(cannot)].groupby("run")["val_below"].max().gt(0).sum())
+    listed = {end: f"{len(of)} {end} ({_losses(below, of)})" for end in ENDS if (of := ends.get(end))}
+    told = f"{len(cannot) or 'No'}{f' of {len(grid)}' * bool(cannot)} run{'s were' if cannot else ' was'} told before "
+    told += f"training that {'they' if cannot else 'it'} cannot learn"
+    why = f" ({_losses(below, cannot)}: their floor is above the mean frame), and {did or 'none'} did" if cannot else ""
+    rest = (
+        f" Of {'the other ' * bool(cannot)}{len(grid) - len(cannot)}, {'; '.join(listed.values())}." if listed else ""
+    )
+    lines = [f"**{told}{why}.{rest}**"]
+    lost = below[below.run.isin(ends.get(ENDS[-1], []))]
+    lines += [_fell_short(loss, of, grid) for loss, of in lost.groupby("loss")]
+    return " ".join([*lines, max((grades(run.verdict or "") for run in grid), key=len)]).strip()
+
+
+def _end(run: Run) -> str:
+    if run.prognosis().startswith(CANNOT):
+        return CANNOT
+    return next((end for end in ENDS if (run.verdict or "").startswith(f"{end} (")), ENDS[-1])
+
+
+def _losses(below: pd.DataFrame, names: Sequence[str]) -> str:
+    return ", ".join(f"`{escape(loss)}`" for loss in below.loss[below.run.isin(names)].unique())
+
+
+def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
+    # Of a loss that could learn and did not, what its curves and its outputs say.
+    runs = [run for run, name in zip(grid, labels(grid), strict=True) if name in set(below.run)]
+    curves = (
+        by_epoch(runs).query("metric == 'mse'").pivot_table(index="epoch", columns=["run", "branch"], values="value")
+    )
+    told = f"`{escape(loss)}` ended on val {_from_to(below.val_below.min(), below.val_below.max())}"
+    if (fall := -curves.pct_change(fill_method=None).iloc[-1].mean()) == fall:  # it has two epochs and did not diverge
+        flat = "was flat" if abs(fall) < FLAT else "was still falling" if fall > 0 else "was rising"
+        told += f", where its error {flat}: {100 * -fall:+.1f} % in the last epoch".replace("-", "−")
+    shown = [(name, output_spread(x)) for run in runs if not run.diverged for name, x in run.samples().items()]
+    if shown:
+        own, truth = (max(x for name, x in shown if (name == "frames") == true) for true in (False, True))
+        told += (
+            f"; its outputs differ by {own:.1f} grey levels of 255 between sequences, the true frames by {truth:.1f}"
+        )
+    return f"{told}."
+
+
 def comparison_findings(
     grid: Sequence[Run], fixes: Sequence[Run] = (), *, by: str = "loss", branch: str | None = None
 ) -> str:
-    """How far below the mean frame the compared runs end, as a list in Markdown; each of `groups` for itself.
+    """How far below the mean frame the compared runs end on test, as a list in Markdown; each of `groups` for itself.
 
-    Names the recipe that is best on val in each branch, by MSE and by each metric of your own, then gives the range on
-    test for each value of the column `by` of `compare.by_epoch`, the best on val first, then each of `fixes`. A figure
-    of a recipe is the mean over its seeds.
-    branch: the only one to report; None: all.
+    Names the recipe that is best on val in each branch, by MSE and by each metric of your own, then gives each branch's
+    range for each value of the column `by` of `compare.by_epoch`, the best on val first, then each of `fixes`: with a
+    fix, or, if it is in the grid, without. A figure of a recipe is the mean over its seeds. branch: the only one to
+    report; None: all.
     """
-    several, lines = groups(grid), []
+    several, lines = groups(grid), ["Figures are on test, but for the choice of the best, which is on val.", ""]
     for group, runs in several.items():
         found = _group_findings(runs, fixes if len(several) == 1 else (), by, branch)
         indent = "    " if len(several) > 1 else ""
@@ -58,26 +113,25 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
     lines, hrefs = [], report_links(grid)
     for name in dict.fromkeys(below.branch[below.val_below.notna()]):  # by branch: a reconstruction is the easier task
         best = below.loc[below.val_below[below.branch == name].idxmax()]
-        on_val, on_test = _beside_mean_frame(best.val_below), _beside_mean_frame(best.below)
         linked = f"[{escape(best.run)}]({hrefs[best.run]})"
-        lines.append(f"Best {name} on val: **{linked}**, {on_val} there, on test {on_test}.")
+        lines.append(f"Best {name} on val: **{linked}**, {_beside_mean_frame(best.below)}.")
     lines += _by_own_metrics(grid, branch, hrefs)
-    spans = below.groupby(by).agg(
-        least=("below", "min"),
-        most=("below", "max"),
-        val=("val_below", "max"),
-        size=("below", "size"),
-        count=("below", "count"),
-    )
-    for value, least, most, _, size, count in spans.sort_values("val", ascending=False).head(LISTED).itertuples():
-        lost = f", {size - count} without a number, because they diverged" if 0 < count < size else ""
-        told = _from_to(least, most) + (f", {size} branches" if size > 1 else "")
-        lines.append(f"`{escape(str(value))}`: on test {told}{lost}.")
+    order = below.groupby(by)["val_below"].max().sort_values(ascending=False)
+    for value in order.index[:LISTED]:
+        part = below[below[by] == value]
+        lost = (
+            f", {lost} without a number, because they diverged"
+            if 0 < (lost := part.below.isna().sum()) < len(part)
+            else ""
+        )
+        lines.append(f"`{escape(str(value))}`: {_of_branches(part)}{lost}.")
+    lines += _both_and_pred(below)
     fixed = _of_recipes(fixes) if fixes else below.head(0)
+    without = {name for name, run in zip(recipes(fixes), fixes, strict=True) if run in grid}
     for row in fixed.sort_values("val_below", ascending=False).head(LISTED).itertuples():
-        told = _beside_mean_frame(row.below)
-        lines.append(f"With or without a fix, `{escape(row.run)}`: {row.branch} on test {told}.")
-    if (found := max(len(spans), len(fixed))) > LISTED:
+        made = "Without a fix" if row.run in without else "With a fix"
+        lines.append(f"{made}, `{escape(row.run)}`: {row.branch} {_beside_mean_frame(row.below)}.")
+    if (found := max(len(order), len(fixed))) > LISTED:
         lines.append(f"This list holds the {LISTED} with the least error on val of {found:,}; the table holds all.")
     return lines
 
@@ -100,6 +154,33 @@ def _by_own_metrics(grid: Sequence[Run], branch: str | None, hrefs: Mapping[str,
             f"{four_digits(best.value)}."
         )
     return lines
+
+
+def _of_branches(below: pd.DataFrame) -> str:
+    # Each branch's range; those with the same one together.
+    ranges = below.groupby("branch", sort=False)["below"].agg(["min", "max"])
+    found: dict[str, list[str]] = {}
+    for branch, least, most in sorted(ranges.itertuples(), key=lambda row: row.Index, reverse=True):
+        found.setdefault(_from_to(least, most), []).append(branch)
+    return ", ".join(f"{' and '.join(branches)} {told}" for told, branches in found.items())
+
+
+def _both_and_pred(below: pd.DataFrame) -> list[str]:
+    # Whether reconstructing as well helps to predict: of the best loss, where all runs of both tasks agree.
+    pred = below[(below.branch == "pred") & below.val_below.notna()]
+    pred = pred[pred.loss == pred.loss[pred.val_below.idxmax()]] if len(pred) else pred
+    both, alone = (pred[pred.task == task] for task in ("both", "pred"))
+    if both.empty or alone.empty:
+        return []
+    helps = both.val_below.min() > alone.val_below.max()
+    if not helps and both.val_below.max() >= alone.val_below.min():
+        return []
+    spans = [_from_to(part.below.min(), part.below.max()) for part in (both, alone)]
+    word = "helps to predict" if helps else "makes predictions worse"
+    return [
+        f"To reconstruct as well {word}: `{escape(both.loss.iloc[0])}` of task both {spans[0]}, "
+        f"of task pred {spans[1]}."
+    ]
 
 
 def _of_recipes(runs: Sequence[Run]) -> pd.DataFrame:
