@@ -27,6 +27,7 @@ from seqae.reports.index import comparison_data, update_index
 from seqae.reports.published import diary_results, standing
 from seqae.reports.reproduction import rerun_findings
 from seqae.runs import family_defaults, records
+from seqae.runs.facts import introduction, shared_facts
 from seqae.runs.merging import resolve
 from seqae.runs.records import run_status
 from seqae.runs.run import Run, open_run
@@ -534,6 +535,22 @@ def test_what_is_compared_is_said_in_words(seeds):
     assert ", the same every epoch, " in data_and_budget(p)
     assert ", new ones every epoch, " in data_and_budget(p.model_copy(update={"endless": True}))
     assert "The figures are rough: val has only " in compare.describe(seeds)
+
+
+def test_the_head_of_a_comparison_says_what_its_runs_are_and_share(seeds, tmp_path):
+    both = changed(seeds[0], tmp_path / "recon", task="recon")
+    facts = dict(shared_facts([*seeds, both]))
+    assert (facts["seeds"], facts["made with code"]) == ("7 or 8", seeds[0].facts()[-2][1])
+    assert facts["training"].endswith("learning rate 0.1"), "two rates, of one optimizer"
+    assert facts["training"].count(" or ") == 1
+    assert dict(shared_facts(seeds[:1]))["seeds"].startswith("7 (one seed")
+    told = introduction(*(run.parameters for run in [*seeds, both]))
+    assert told.startswith(
+        "Sequence autoencoders on 2 moving digits (Moving MNIST). Each sees 10 frames of 16×16 pixels "
+    )
+    assert told.endswith(
+        "gives them back, in reverse order, or gives them back, in reverse order, and predicts the next 10."
+    )
 
 
 def test_of_each_branch_the_best_is_named(seeds):

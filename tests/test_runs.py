@@ -254,7 +254,8 @@ def test_a_hidden_that_cannot_be_built_exactly_is_refused_with_one_that_can(give
 )
 def test_hidden_is_told_as_it_is_built(given, hidden, tmp_path):
     run = open_run("cnn", TINY | {"width": 1}, given | {"store": str(tmp_path)})
-    assert f"hidden {hidden}," in dict(run.facts())["architecture"]
+    assert f"hidden {hidden}, " in (told := dict(run.facts())["architecture"])
+    assert (f"(in decoders {hidden}, {hidden}, 256, the frame)" in told) == (run.parameters.architecture == "lstm_copy")
 
 
 def test_a_run_whose_hidden_was_rounded_by_an_earlier_version_loads_as_it_was_built(done, tmp_path):
@@ -512,6 +513,8 @@ def test_facts_say_what_was_run_and_their_units(done):
     facts, p = dict(done.facts()), done.parameters
     assert f"{p.frame_size}×{p.frame_size} pixels" in facts["data"]
     assert f"{p.train_sequences} sequences an epoch, in batches of {p.batch_size}" in facts["data"]
+    assert facts["training"] == f"{p.optimizer}, learning rate {p.learning_rate:g}"
+    assert facts["seed"].startswith(f"{p.seed} (one seed")
     test = done.test().query("frame.isna() and metric == 'mse' and branch == 'recon'")["value"].item()
     assert facts["test recon mse per pixel, on [0, 1]"].startswith(f"{test:#.4g} (")
     assert "mean frame 0.0" in facts["test recon mse per pixel, on [0, 1]"]

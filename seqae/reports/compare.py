@@ -60,7 +60,7 @@ def describe(runs: Sequence[Run]) -> str:
     for group in groups(runs).values():
         p = group[0].parameters
         widths = {run.parameters.width for run in group if ":" not in run.parameters.architecture}
-        text = data_and_budget(p) + (f", width {_either(widths)}" if widths else "")
+        text = data_and_budget(p) + (f", width {_either(widths)} of the full sizes" if widths else "")
         text += f", batches of {_either({run.parameters.batch_size for run in group})}"
         if (count := len(set(recipes(group)))) > MOST:
             text += f"; figures show {MOST} of {count:,} recipes, evenly from the least error on val to the largest"

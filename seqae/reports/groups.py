@@ -31,7 +31,7 @@ LIKE = {
     "clip_stride": "a sequence every {} frames",
     "digits": "digits {}",
     "digits_per_sequence": "{} digits a sequence",
-    "digit_speed": "digit speed {:g}",
+    "digit_speed": "digits move {:g} of the free canvas a frame",
     "data_seed": "data seed {}",
     "epochs": "{} epochs",
     "train_sequences": "{:,} sequences an epoch",

@@ -17,6 +17,7 @@ from .experiment import load_model as load_model
 from .facts import facts_of as facts_of
 from .facts import introduction as introduction
 from .facts import rough_figures as rough_figures
+from .facts import shared_facts as shared_facts
 from .finding import find_runs as find_runs
 from .finding import recorded_run as recorded_run
 from .folder import RunFolder as RunFolder

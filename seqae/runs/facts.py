@@ -1,24 +1,28 @@
 """What a reader wants to know first of a run, as labels and values."""
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
+from seqae.lstm import LSTMStack
 from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.runs.building import meta_model
 from seqae.runs.naming import way
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import diverged, final_figures, own_metrics_of
-from seqae.runs.units import duration, four_digits, label
+from seqae.runs.units import counted, duration, four_digits, label
 
 if TYPE_CHECKING:
     from seqae.runs.folder import RunFolder
 
 
 FEW = 64  # sequences: figures of fewer differ by several per cent from one choice of them to another
+
+IMAGES = {"mnist5k": " (5,000 images)", "mnist": " (70,000 images)"}  # how many each of the sets of digits has
 
 
 def rough_figures(p: Parameters) -> str:
@@ -29,7 +33,7 @@ def rough_figures(p: Parameters) -> str:
 
 
 Rows = list[tuple[str, str]]  # labels and values
-
+ONE_SEED = " (one seed: how far chance decides is not known)"
 
 _OUTPUTS = {
     "recon": "gives them back, in reverse order",
@@ -39,12 +43,41 @@ _OUTPUTS = {
 }
 
 
-def introduction(p: Parameters) -> str:
-    """One sentence for a reader who knows nothing of the run: what its model sees and what it puts out."""
-    digits = f"{p.digits_per_sequence} moving digit{'s' * (p.digits_per_sequence > 1)} (Moving MNIST)"
-    source = "video clips" if p.clips_digest or p.clips else digits
-    seen = "{} frames of {}×{} pixels".format(p.frames_in, *p.frame_shape)
-    return f"A sequence autoencoder on {source}. It sees {seen} and {_OUTPUTS[p.task].format(p.frames_out)}."
+def introduction(p: Parameters, *others: Parameters) -> str:
+    """One sentence for a reader who knows nothing of the run: what its model sees and what it puts out. others: those
+    of the runs that it is compared with.
+    """
+    of = (p, *others)
+    digits = [f"{q.digits_per_sequence} moving digit{'s' * (q.digits_per_sequence > 1)} (Moving MNIST)" for q in of]
+    source = either("video clips" if q.clips_digest or q.clips else told for q, told in zip(of, digits, strict=True))
+    seen = either("{} frames of {}×{} pixels".format(q.frames_in, *q.frame_shape) for q in of)
+    outputs = _OUTPUTS | ({"both": "does both"} if {q.task for q in of} >= {"recon", "pred"} else {})
+    told = [outputs[task].format(either(q.frames_out for q in of)) for task in outputs if task in {q.task for q in of}]
+    which, it = ("Sequence autoencoders", "Each") if others else ("A sequence autoencoder", "It")
+    return f"{which} on {source}. {it} sees {seen} and {', or '.join(told)}."
+
+
+def either(values: Iterable[object]) -> str:
+    """The distinct values, as text: all of up to three, else how many there are."""
+    found = list(dict.fromkeys(map(str, values)))
+    return " or ".join(found) if len(found) < 4 else f"several ({len(found)})"
+
+
+def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
+    """What a reader wants to know first of runs that are compared: what they share, and of what differs the values."""
+    records, of = [run.record() for run in runs], [run.parameters for run in runs]
+    seeds, weights = sorted({p.seed for p in of}), sorted(r["weights"] for r in records if r.get("weights"))
+    counts = f", {' to '.join(f'{n:,}' for n in dict.fromkeys((weights[0], weights[-1])))} weights" if weights else ""
+    days = sorted({record["started"][:10] for record in records if "started" in record})
+    rows = [
+        ("architecture", either(_built(run) for run in runs) + counts),
+        ("training", either(map(_trained, of))),
+        ("seeds", f"{either(seeds)}{ONE_SEED if len(seeds) == 1 else ''}"),
+        ("started", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
+        ("machine", either(_machine(record) for record in records if {"machine", "device"} <= record.keys())),
+        ("made with code", either(_told(_code(record)) for record in records if "commit" in record)),
+    ]
+    return [(name, told) for name, told in rows if told]
 
 
 def facts_of(run: "RunFolder") -> dict[str, Rows]:
@@ -55,9 +88,7 @@ def facts_of(run: "RunFolder") -> dict[str, Rows]:
 
 def _what(run: "RunFolder") -> Rows:
     record, p = run.record(), run.parameters
-    weights, hidden = record.get("weights"), record.get("hidden")
-    if (weights is None or hidden is None) and ":" not in p.architecture:
-        weights, hidden = _sizes(p)
+    weights = record.get("weights") or (None if ":" in p.architecture else _weights(p))
     return [
         ("task", ", decoder reads ".join(way(p).values())),
         (
@@ -66,15 +97,15 @@ def _what(run: "RunFolder") -> Rows:
             f"{'no activation' if p.activation == 'none' else p.activation}, {p.training_loss}"
             + (f", gain {p.gain:g}" if p.gain != 1 else ""),
         ),
-        ("architecture", f"{p.architecture}, width {p.width:g}, hidden {hidden:,}, {weights:,} weights")
-        if hidden is not None
-        else ("architecture", _own_architecture(p, weights)),
+        ("architecture", f"{_built(run)}{'' if weights is None else f', {weights:,} weights'}"),
         (
             "data",
             "{} + {} frames of {}×{} pixels, ".format(p.frames_in, p.frames_out, *p.frame_shape)
             + f"{_data(p, record)}, {p.train_sequences:,} sequences an epoch, in batches of {p.batch_size}, "
             + ("new ones every epoch" if p.endless else "the same ones every epoch"),
         ),
+        ("training", _trained(p)),
+        ("seed", f"{p.seed}{ONE_SEED}"),
         ("differs from the family's defaults in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
     ]
 
@@ -96,8 +127,8 @@ def _made(run: "RunFolder") -> Rows:
         facts.append(("training", anew))
     if {"machine", "device", "commit"} <= record.keys():
         facts.append(("machine", _machine(record)))
-        dirty, sources, today = bool(record.get("dirty")), record.get("sources", ""), code_version()
-        then = _told(CodeVersion(record["commit"], dirty, sources, record.get("git")))
+        today = code_version()
+        then = _told(_code(record))
         same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
         facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
         if not record["commit"].startswith("seqae "):  # an installed package has no commit to check out
@@ -130,14 +161,33 @@ def _beside(baseline: str, level: float, value: float) -> str:
     return f"{abs(100 * share):.0f} % {'below' if share > 0 else 'above'} {told}"
 
 
-def _own_architecture(p: Parameters, weights: int | None) -> str:
-    arguments = "".join(f", {name} {value}" for name, value in p.architecture_arguments.items())
-    return f"{p.architecture}{arguments}{'' if weights is None else f', {weights:,} weights'}, code {p.code}"
+def _built(run: "RunFolder") -> str:
+    # The network and its LSTM layers, without the number of weights.
+    p, hidden = run.parameters, run.record().get("hidden")
+    if ":" in p.architecture:
+        arguments = "".join(f", {name} {value}" for name, value in p.architecture_arguments.items())
+        return f"{p.architecture}{arguments}, code {p.code}"
+    told = f"{p.architecture}, width {p.width:g} of the full sizes"
+    with suppress(ValueError):  # what an earlier version could build
+        model = meta_model(p)  # costs neither memory nor time
+        hidden, layers = hidden or model.hidden, cast(LSTMStack, next(iter(model.decoders.values()))).hidden_sizes
+        last = f" (in decoders {', '.join(map(str, layers))}, the frame)" if model.row.readout == "h" else ""
+        return f"{told}, hidden {hidden:,}, {counted(len(layers), 'LSTM layer')}{last}"
+    return told + (f", hidden {hidden:,}" if hidden else "")
+
+
+def _trained(p: Parameters) -> str:
+    rate = "its own learning rate" if p.learning_rate is None else f"learning rate {p.learning_rate:g}"
+    return f"{p.optimizer}, {rate}"
+
+
+def _code(record: Mapping[str, Any]) -> CodeVersion:
+    return CodeVersion(record["commit"], bool(record.get("dirty")), record.get("sources", ""), record.get("git"))
 
 
 def _data(p: Parameters, record: Mapping[str, Any]) -> str:
     if not p.clips_digest:
-        return f"digits {p.digits}"
+        return f"digits {p.digits}{IMAGES.get(p.digits, '')}"
     paths = p.clips if isinstance(p.clips, str) else ", ".join(p.clips or ())
     clips = record.get("clips") or {}
     many = ", ".join(f"{count:,} for {split}" for split, count in (clips.get("splits") or {}).items())
@@ -157,7 +207,5 @@ def _told(code: CodeVersion) -> str:
     return f"{code.commit}{changed}{reason}"
 
 
-def _sizes(p: Parameters) -> tuple[int, int]:
-    # The number of weights, and the LSTM's units as built.
-    model = meta_model(p)  # costs neither memory nor time
-    return sum(weights.numel() for weights in model.parameters()), model.hidden
+def _weights(p: Parameters) -> int:
+    return sum(weights.numel() for weights in meta_model(p).parameters())

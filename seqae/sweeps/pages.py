@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqae.device import make_accelerator
-from seqae.reports import Facts, comparable_runs, give_pages, render_notebook
-from seqae.runs import Run, family_defaults, outside_runs, recorded_run, without_effect
+from seqae.reports import Facts, comparable_runs, compare, give_pages, render_notebook
+from seqae.runs import Run, family_defaults, introduction, outside_runs, recorded_run, shared_facts, without_effect
 from seqae.stores import fetch, project_root
 from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import nearest, parameter_files
@@ -57,32 +57,37 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
     if others := [run.name for run in runs if run.family != family]:
         raise ValueError(f"{others[0]} is no run of family {family}")
     give_pages(folder.parent, family)  # the comparison links them
+    told, chosen = _how_many(family, runs, folder.parent, project, mixed="mixed=True" in source.read_text("utf-8"))
+    again = [("to make it again", f"seqae rerun FOLDER for each run, then seqae compare {family}")] if chosen else []
     return execute_page(
         source,
         folder / "compare.html",
         title=f"{family}: comparison",
         links={"all runs": "../index.html"},
         ends_first=True,
-        rows=[("runs finished", _how_many(family, runs, folder.parent, project)), ("store", folder.parent.name)],
+        rows=[("runs finished", told), *shared_facts(chosen), *again, ("folder of runs", folder.parent.name)],
         store=folder.parent,
         parameters={"family": family, "runs": [run.name for run in runs]},
+        introduction=introduction(*(run.parameters for run in chosen)) if chosen else None,
     )
 
 
-def _how_many(family: str, runs: Collection[Run], store: Path, project: Path) -> str:
-    # Of how many: whoever sees 2 of 33 runs should know that 31 are missing, and which.
+def _how_many(
+    family: str, runs: Collection[Run], store: Path, project: Path, *, mixed: bool
+) -> tuple[str, Sequence[Run]]:
+    # Of how many: whoever sees 2 of 33 runs should know that 31 are missing, and which. And those that the notebook
+    # compares.
     names = [run.name for run in runs]
     with warnings.catch_warnings(action="ignore"):  # of damaged runs: the notebook warns of them
         try:
-            done = {run.name for run in comparable_runs(family, names, store=str(store), mixed=True)}
+            done = comparable_runs(family, names, store=str(store), mixed=True)
         except ValueError:  # none is finished, as the page itself says
-            done = set()
+            done = []
     defined = len(names) or len(parameter_files(project, family))
-    left = [name for name in names if name not in done]
+    left = [name for name in names if name not in {run.name for run in done}]
     which = ", ".join(left) if 0 < len(left) <= UNFINISHED else f"seqae run params/{family} --dry-run names the others"
-    return (
-        f"{len(done)} of {defined}; {'not finished: ' * bool(left)}{which}" if defined > len(done) else f"{len(done)}"
-    )
+    missing = f" of {defined}; {'not finished: ' * bool(left)}{which}" if defined > len(done) else ""
+    return f"{len(done)}{missing}", done if mixed or not done else next(iter(compare.groups(done).values()))
 
 
 def demo_page(
@@ -148,11 +153,12 @@ def execute_page(
     parameters: Mapping[str, Any],
     links: Mapping[str, str] | None = None,
     ends_first: bool = False,
+    introduction: str | None = None,
 ) -> Page:
     """Execute the notebook `source` into the HTML file `page` and an .ipynb file of the same name beside it.
 
-    title, rows: the head of the page, rows as (what, value). store: the notebook's $SEQAE_STORE. links, ends_first: as
-    in `Facts`.
+    title, rows: the head of the page, rows as (what, value). store: the notebook's $SEQAE_STORE. links, ends_first,
+    introduction: as in `Facts`.
     """
     notebook, text = page.with_suffix(".ipynb"), source.read_text(encoding="utf-8")
     environment = {"SEQAE_STORE": str(store)}
@@ -161,7 +167,7 @@ def execute_page(
     reason = execute_notebook(text, notebook, name=title, parameters=parameters, environment=environment, folder=folder)
     beside = (notebook.name, page.with_suffix(".gif").name)
     facts = Facts(
-        title, "failed" if reason else "done", None, rows, reason, beside, {}, links or {}, ends_first=ends_first
+        title, "failed" if reason else "done", None, rows, reason, beside, {}, links or {}, introduction, ends_first
     )
     render_notebook(notebook, page, facts, beside=source.parent)
     return Page(page, reason)
