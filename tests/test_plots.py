@@ -69,18 +69,20 @@ def test_five_losses_in_six_ways(tables):
         assert axis.get_yscale() == "log"
         assert {line.get_linewidth() for line in axis.lines if len(line.get_xdata()) == 3} == {1.6}
     assert drawn(titles["pred, decoder reads zero"])[0] == pytest.approx((0.01, 0.02, 0.03))
-    assert figure.axes[0].get_ylabel() == "MSE per pixel, on [0, 1]"
+    assert figure.axes[0].get_ylabel() == "MSE per pixel, on [0, 1], log scale"
     assert figure.axes[-1].get_xlabel() == "epoch"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [text.split("  ")[0] for text in legend[:3]] == ["0sb", "0sm", "0nm"]
-    assert legend[3:] == ["mean frame: no model", "below it: has learned", "floor: these losses cannot get below"]
+    assert legend[3:] == [
+        *("mean frame: no model", "below it: learned, or learned little", "floor, of the losses named there alone")
+    ]
 
 
 def test_each_curve_ends_in_its_name_and_where_it_stands_beside_the_mean_frame(tables):
     figure = figures.losses_in_ways(*tables)
     for axis in figure.axes:
         names = {text.get_text() for text in axis.texts}
-        assert names == {"0sb −19 %", "0sm +249 %", "0nm +518 %", "mean frame", "floor 0sb, 0sm"}
+        assert names == {"0sb −19 %", "0sm +249 %", "0nm +518 %", "mean frame", "floor of 0sb, 0sm"}
         (hatching,) = [patch for patch in axis.patches if patch.get_hatch()]
         assert hatching.get_window_extent().y1 == pytest.approx(axis.transData.transform((0, 0.0698))[1], abs=0.5)
     assert not colliding(figure)
@@ -154,11 +156,11 @@ def test_the_split_is_said_where_percentages_stand(tables):
     ]
     steps = curves[curves.loss == "0nm"].rename(columns={"epoch": "frame"})
     on_test = figures.error_by_frame(steps.assign(split="mine"), levels, hue="run")
-    assert [f.axes[0].get_ylabel() for f in drawn_on_val] == ["val MSE per pixel, on [0, 1]"] * 2
-    assert on_test.axes[0].get_ylabel() == "test MSE per pixel, on [0, 1]"
+    assert [f.axes[0].get_ylabel() for f in drawn_on_val] == ["val MSE per pixel, on [0, 1], log scale"] * 2
+    assert on_test.axes[0].get_ylabel().removesuffix(", log scale") == "test MSE per pixel, on [0, 1]"
     both = pd.concat([curves.assign(split=split) for split in ("train", "val")])
     told = figures.learning_curves(both[both.run == "0nm-recon-zero"], levels.assign(split="val").head(0))
-    assert told.axes[0].get_ylabel() == "MSE per pixel, on [0, 1]"
+    assert told.axes[0].get_ylabel().removesuffix(", log scale") == "MSE per pixel, on [0, 1]"
     norms = curves.assign(split="train", metric="grad_norm", branch="all")
     assert figures.learning_curves_of_runs(norms, metric="grad_norm").axes[0].get_ylabel().startswith("gradient norm")
 
@@ -208,7 +210,7 @@ def test_one_run_against_its_levels():
         columns=["split", "branch", "baseline", "metric", "value"],
     )
     (axis,) = figures.learning_curves(metrics, levels, metric="bce").axes
-    assert axis.get_ylabel() == "BCE, nats/pixel"
+    assert axis.get_ylabel() == "BCE, nats/pixel, log scale"
     assert drawn(axis) == [pytest.approx((0.1, 0.2, 0.3))] * 2
     assert horizontals(axis) == [0.16]
 
@@ -276,7 +278,7 @@ def test_error_by_frame_step():
     assert drawn(axis) == [pytest.approx((0.01, 0.02, 0.03))], "the mean over frames is no step"
     assert axis.get_xlabel() == "frame step of the decoder"
     assert horizontals(axis) == [0.04]
-    assert [name.get_text() for name in axis.texts] == ["recon −25 %", "mean frame"]
+    assert [name.get_text() for name in axis.texts] == ["recon at step 3: −25 %", "mean frame"]
 
 
 @pytest.mark.parametrize("floor", [0.035, 0.001, 0.0])
@@ -291,14 +293,14 @@ def test_error_by_frame_step_shows_all_levels(floor):
     figure = figures.error_by_frame(test, levels)
     assert not colliding(figure)
     names = [name.get_text() for name in figure.axes[0].texts]
-    assert names[:2] == ["recon −25 %", "pred −25 %"]
+    assert names[:2] == ["recon at step 3: −25 %", "pred at step 3: −25 %"]
     near = ["floor"] if floor > 0.01 else []  # a floor far below the curves would squeeze them
-    assert sorted(names[2:]) == sorted(["copy last, mean of steps", "mean frame", *near])
+    assert sorted(names[2:]) == sorted(["copy last, mean of all steps", "mean frame", *near])
     of_runs = [test.assign(run=run, loss=loss) for run, loss in (("a", "0sb"), ("b", "0sm"))]
     known = [levels.assign(run=run, loss=loss) for run, loss in (("a", "0sb"), ("b", "0sm"))]
     figure = figures.error_by_frame(pd.concat(of_runs), pd.concat(known), hue="run")
     assert not colliding(figure)
-    assert ("floor 0sb, 0sm" in [name.get_text() for name in figure.axes[0].texts]) == bool(near)
+    assert ("floor of 0sb, 0sm" in [name.get_text() for name in figure.axes[0].texts]) == bool(near)
 
 
 def test_errors_by_frame_step_are_named_where_their_lines_end(tables):
@@ -314,7 +316,12 @@ def test_errors_by_frame_step_are_named_where_their_lines_end(tables):
             assert mpl.text.Text.get_window_extent(name).x0 > axis.bbox.x1, "beside the panel, upon no curve"
     one = steps[(steps.run == "0sb-both-zero")]
     (axis,) = figures.error_by_frame(one, levels).axes
-    assert [name.get_text() for name in axis.texts] == ["recon −19 %", "pred −19 %", "floor", "mean frame"]
+    assert [name.get_text() for name in axis.texts] == [
+        "recon at step 3: −19 %",
+        "pred at step 3: −19 %",
+        "floor",
+        "mean frame",
+    ]
     crowd = pd.concat([steps.assign(run=steps.run + f"-{n}") for n in range(3)])
     assert figures.error_by_frame(crowd, levels, hue="run").legends, "too many to be named"
 

@@ -26,7 +26,7 @@ COLOURS = 10  # of the palette; more lines than that get other dashes
 NAMED = 12  # lines of a panel, at most, that are named where they end
 LONGEST = 40  # characters of such a name, at most
 LEVEL_COLOUR = "0.4"
-ACROSS_STEPS = {"mean_frame": "mean_frame", "copy_last": "copy_last, mean of steps", "floor": "floor"}
+ACROSS_STEPS = {"mean_frame": "mean_frame", "copy_last": "copy_last, mean of all steps", "floor": "floor"}
 FAR_BELOW = 2.5  # times lower than all curves: a floor down there would squeeze them, and is not drawn
 
 
@@ -84,12 +84,14 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     else:  # in one panel, where the mean frames of the branches hardly differ
         data = data.assign(run=data.branch, branch="", n=1)
         levels, hue = levels.assign(branch=""), "run"
+    last = "" if many else f" at step {data.frame.max()}:"  # what the share beside the mean frame is of
     names = sorted(set(data[hue])) if many else ordered(data[hue], BRANCHES["both"])
-    named = _end_names(data, "frame", hue, None, coloured(names))
+    named = _end_names(data, "frame", hue, None, coloured(names), last)
     grid = _lines(data, "frame", hue, coloured(names), panels=["branch"],
                   col_order=ordered(data.branch, BRANCHES["both"]), marker="o", height=3.4, aspect=1.35,
                   legend="auto" if named is None else False)  # fmt: skip
-    figure = _labelled(grid, metric, "frame step of the decoder", titles="{col_name}" if many else "")
+    step = "frame step of the decoder" + " (percentages: at the last)" * (many and named is not None)
+    figure = _labelled(grid, metric, step, titles="{col_name}" if many else "")
     several = (levels.baseline == "floor") & many  # of several losses
     means = levels[~several].groupby(["branch", "baseline"], as_index=False)["value"].mean()
     shown = pd.concat([means, levels[several]]) if several.any() else means
@@ -196,7 +198,7 @@ def learning_curves_of_runs(
 
 
 def _end_names(
-    data: pd.DataFrame, x: str, hue: str, style: str | None, colours: Mapping[str, object]
+    data: pd.DataFrame, x: str, hue: str, style: str | None, colours: Mapping[str, object], last_of: str = ""
 ) -> dict[str, list[EndLabel]] | None:
     # By branch the names of its lines, without the mean frame; None where they are too many or too long to be read.
     shown = [name for name in dict.fromkeys([hue, style]) if name and data[name].nunique() > 1] or [hue]
@@ -204,7 +206,7 @@ def _end_names(
     for (branch, _), line in data.sort_values(x).groupby(["branch", "run"], sort=False):
         last = line.iloc[-1]
         text = ", ".join(str(last[name]) for name in shown)
-        found.setdefault(branch, []).append(EndLabel(last.value, text, colours[last[hue]], last[x]))
+        found.setdefault(branch, []).append(EndLabel(last.value, text + last_of, colours[last[hue]], last[x]))
     lines = [label for labels in found.values() for label in labels]
     fit = max(map(len, found.values())) <= NAMED and max(len(label.text) for label in lines) <= LONGEST
     return found if fit else None
@@ -226,10 +228,11 @@ def _name_ends(
         means = of_branch.value[of_branch.baseline == "mean_frame"]
         mean = float(means.iloc[0]) if means.round(6).nunique() == 1 else None
         of_all[branch] = [
-            label._replace(text=label.text + beside_mean_frame(label.value, mean)) for label in named.get(branch, ())
+            label._replace(text=(label.text + beside_mean_frame(label.value, mean)).rstrip(":"))
+            for label in named.get(branch, ())
         ]
         for (baseline, value), rows in of_branch.groupby(["baseline", of_branch.value.round(6)]):
-            of_losses = f" {', '.join(dict.fromkeys(rows.loss))}" if baseline == "floor" and "loss" in rows else ""
+            of_losses = f" of {', '.join(dict.fromkeys(rows.loss))}" if baseline == "floor" and "loss" in rows else ""
             of_all[branch].append(EndLabel(value, baseline.replace("_", " ") + of_losses, LEVEL_COLOUR))
     fit_axis([*axes.values()], grid.data.value.to_list(), known.value.to_list(), log=log)
     if grid.legend:

@@ -12,6 +12,7 @@ SIZE = 8  # of a name, points
 GAP = 1.25 * SIZE  # between the middles of two names, points
 LEADER = 14.0  # from the end of the axis to the names, points
 ROUND = (1, 1.5, 2, 3, 5, 7)  # of each decade, where a logarithmic axis has ticks
+LOG_SCALE = ", log scale"  # ends the label of such an axis
 LOG_FROM = 2.5  # the least ratio of largest to least value that makes an axis logarithmic
 WALL = 9.0  # height of the hatching under a floor, points
 OFF_AXIS = 12.0  # times the largest reference level: higher up, a curve that diverges leaves the axis
@@ -49,7 +50,8 @@ def apart(places: Sequence[float], gap: float, low: float, high: float) -> np.nd
 def fit_axis(
     axes: Sequence[Axes], values: Sequence[float], levels: Sequence[float] = (), *, log: bool | None = None
 ) -> None:
-    """Limits and round ticks of the vertical axes, for the values of curves and of reference levels.
+    """Limits and round ticks of the vertical axes, for the values of curves and of reference levels. The label of an
+    axis says that it is logarithmic.
 
     log: None: where it keeps curves from being squeezed together; a value that is not positive has no place there.
     Values that are not finite, or more than `OFF_AXIS` times the largest level, count for nothing.
@@ -75,6 +77,7 @@ def fit_axis(
         ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
     for axis in axes:
         axis.set_yscale("log")
+        axis.set_ylabel((label := axis.get_ylabel()) + LOG_SCALE * bool(label))
         axis.set_ylim(low, high)
         axis.yaxis.set_major_locator(FixedLocator(ticks))
         axis.yaxis.set_minor_locator(NullLocator())

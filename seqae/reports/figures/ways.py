@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from seqae.losses import LOSSES
-from seqae.reports.figures.ends import EndLabel, beside_mean_frame, fit_axis, hatched, label_ends, wall
+from seqae.reports.figures.ends import LOG_SCALE, EndLabel, beside_mean_frame, fit_axis, hatched, label_ends, wall
 from seqae.reports.figures.style import LEVEL_LINES, axis_label, coloured, drawable, no_values, ordered
 from seqae.reports.seeds import over_seeds
 from seqae.tasks import BRANCHES, DECODER_INPUTS
@@ -61,8 +61,9 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
             axis.spines[["top", "right"]].set_visible(False)
             axis.tick_params(labelsize=8)
+    label = axis_label(metric, data) + LOG_SCALE * (grid[0, 0].get_yscale() == "log")
     for row in grid:
-        next(axis for axis in row if axis in figure.axes).set_ylabel(axis_label(metric, data))
+        next(axis for axis in row if axis in figure.axes).set_ylabel(label, fontsize=8.5)
     for column in grid.T:
         [axis for axis in column if axis in figure.axes][-1].set_xlabel("epoch")
     handles = _handles({*data.loss}, colours, walls=bool((levels.baseline == "floor").any()))
@@ -106,7 +107,7 @@ def _panel(axis: Axes, data: pd.DataFrame, levels: pd.DataFrame, colours: Mappin
         names = list(dict.fromkeys(of_value.loss))
         colour = colours.get(names[0], "0.4")  # a loss without curves has none
         wall(axis, value, colour)
-        labels.append(EndLabel(value, f"floor {', '.join(names)}", colour))
+        labels.append(EndLabel(value, f"floor of {', '.join(names)}", colour))
     label_ends(axis, labels)
 
 
@@ -121,7 +122,7 @@ def _handles(shown: set[str], colours: Mapping[str, object], *, walls: bool) -> 
         if loss in shown:
             handles.append(Line2D([], [], label=f"{loss}  {told}".strip(), **style))
     handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="mean frame: no model"))
-    handles.append(Patch(facecolor=LEARNED, label="below it: has learned"))
+    handles.append(Patch(facecolor=LEARNED, label="below it: learned, or learned little"))
     if walls:
-        handles.append(Patch(**hatched("0.4"), label="floor: these losses cannot get below"))
+        handles.append(Patch(**hatched("0.4"), label="floor, of the losses named there alone"))
     return handles
