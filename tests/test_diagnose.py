@@ -118,12 +118,12 @@ def test_reachable_pixels_by_hand() -> None:
 def test_the_explanation_says_the_numbers() -> None:
     frames = np.array([0, 0, 0, 255], np.uint8)
     text = explain_head(frames, reach=1, activation="sigmoid", pixel_range=(0, 1), mean_frame=0.0372)
-    for words in ("0.269 to 0.731", "75.0 % of these pixels are black", "25.0 % of these pixels are white", "0.0723",
+    for words in ("0.2689 to 0.7311", "75.0 % of these pixels are black", "25.0 % of these pixels are white", "0.0723",
                   "0.0372", "no optimizer can change that"):  # fmt: skip
         assert words in text
     text = explain_head(frames, reach=0.5, activation="none", pixel_range=(0, 1), mean_frame=0.2)
     assert "black" not in text  # that is in reach
-    assert "0.500² = 0.2500" in text
+    assert "0.5000² = 0.2500" in text
     assert "room to learn" in text
     for reach in (1.0, INFINITE):
         text = explain_head(frames, reach=reach, activation="none", pixel_range=(0, 1), mean_frame=0.0372)
@@ -392,22 +392,22 @@ def test_worse() -> None:
 
 
 def test_cannot_learn_whatever_the_curve() -> None:
-    assert of_recon([0.08, 0.075], floor=0.072) == "cannot learn: floor 0.072 > mean frame 0.040"
-    assert prognosis({"recon": 0.072}, {"recon": 0.037}) == "cannot learn: floor 0.072 > mean frame 0.037"
-    assert prognosis({"recon": 0.0}, {"recon": 0.037}) == "can learn: floor 0.000 < mean frame 0.037"
+    assert of_recon([0.08, 0.075], floor=0.072) == "cannot learn: floor 0.0720 > mean frame 0.0400"
+    assert prognosis({"recon": 0.072}, {"recon": 0.037}) == "cannot learn: floor 0.0720 > mean frame 0.0370"
+    assert prognosis({"recon": 0.0}, {"recon": 0.037}) == "can learn: floor 0.0000 < mean frame 0.0370"
 
 
 @pytest.mark.parametrize(
     ("floor", "mean", "told"),
     [
         # each branch beside its own mean frame: the largest floor lies above the smallest mean frame
-        ((0.030, 0.038), (0.036, 0.042), "can learn: floor 0.030 < mean frame 0.036"),
-        ((0.038, 0.030), (0.039, 0.036), "can learn: floor 0.030 < mean frame 0.036"),
-        ((0.070, 0.072), (0.030, 0.040), "cannot learn: floor 0.072 > mean frame 0.040"),
+        ((0.030, 0.038), (0.036, 0.042), "can learn: floor 0.0300 < mean frame 0.0360"),
+        ((0.038, 0.030), (0.039, 0.036), "can learn: floor 0.0300 < mean frame 0.0360"),
+        ((0.070, 0.072), (0.030, 0.040), "cannot learn: floor 0.0720 > mean frame 0.0400"),
         (
             (0.038, 0.038),
             (0.037, 0.040),
-            "can learn pred: floor 0.038 < mean frame 0.040; cannot learn recon: floor 0.038 > mean frame 0.037",
+            "can learn pred: floor 0.0380 < mean frame 0.0400; cannot learn recon: floor 0.0380 > mean frame 0.0370",
         ),
     ],
 )
@@ -439,7 +439,7 @@ def test_stopped() -> None:
     line = verdict(val([0.06] * 3, recon=[0.06] * 3), mean_frame={"recon": 0.04}, floor={"recon": 0}, stopped=True)
     assert line == "worse than the mean frame (50 % above), stopped at epoch 3"
     line = verdict(curve, mean_frame={"recon": 0.04}, floor={"recon": 0.072}, stopped=True)
-    assert line == "cannot learn: floor 0.072 > mean frame 0.040, stopped at epoch 4"
+    assert line == "cannot learn: floor 0.0720 > mean frame 0.0400, stopped at epoch 4"
     assert (
         verdict(curve, mean_frame={"recon": 0.04}, floor={"recon": 0}, diverged_at=4, stopped=True)
         == "diverged at epoch 4"

@@ -112,7 +112,7 @@ def test_a_model_without_reach_is_not_said_to_reach_every_pixel(project) -> None
     assert (run.prognosis(), run.explain()[:40]) == (NO_LIMIT, "Your architecture does not say how large")
     assert "can learn" not in run.explain()
     far = opened(architecture="own_models:Bounded", architecture_arguments={}, gain=5)
-    assert far.prognosis().startswith("can learn: floor 0.000 < mean frame 0.")
+    assert far.prognosis().startswith("can learn: floor 0.0000 < mean frame 0.")
     assert far.explain().startswith("The output is what your architecture puts out. It can reach every pixel")
     update = {"explained": "The output can reach every pixel value, so this model can learn."}  # by versions before
     run.train().update(**update)

@@ -540,7 +540,7 @@ def test_the_floor_that_is_explained_is_the_one_of_the_table(task, tmp_path):
     assert (
         f"MSE below {told.floor:.4f}. The mean frame, which needs no model, has {told.mean_frame:.4f}" in run.explain()
     )
-    assert run.prognosis() == f"cannot learn: floor {told.floor:.3f} > mean frame {told.mean_frame:.3f}"
+    assert run.prognosis() == f"cannot learn: floor {told.floor:.4f} > mean frame {told.mean_frame:.4f}"
 
 
 def test_what_an_earlier_version_explained_of_all_frames_is_explained_again(done, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def explain_head(
     ends = [("black, 0", (targets == 0).mean(), low), ("white, 1", (targets == 255).mean(), 1 - high)]
     missed = [(name, share, distance) for name, share, distance in ends if distance > 0 and round(share, 3) > 0]
     told = [
-        f"{100 * share:.1f} % of these pixels are {name}: each costs at least {distance:.3f}² = {distance**2:.4f}, "
+        f"{100 * share:.1f} % of these pixels are {name}: each costs at least {distance:.4f}² = {distance**2:.4f}, "
         f"which adds {share * distance**2:.4f} to the MSE."
         for name, share, distance in missed
     ]
@@ -89,7 +89,7 @@ def explain_head(
         f"Your architecture's pre-activations lie in ({-reach:g}, {reach:g}), so its output{through} only has"
         if own
         else f"An LSTM's h lies in (-1, 1), so {scaled}{through} only gives",
-        f"values from {low:.3f} to {high:.3f} on the [0, 1] scale of the pixels.",
+        f"values from {low:.4f} to {high:.4f} on the [0, 1] scale of the pixels.",
         *told,
         f"No weights can reach an MSE below {floor:.4f}. The mean frame, which needs no model, has {mean_frame:.4f}:",
         "no optimizer can change that." if floor > mean_frame else "there is room to learn, down to that floor.",

@@ -25,7 +25,7 @@ def prognosis(floor: Mapping[str, float], mean_frame: Mapping[str, float]) -> st
     cannot = [bool(floor[branch] > mean_frame[branch]) for branch in by_room]
     mixed = any(cannot) - all(cannot)
     return "; ".join(
-        f"can{'not' * no} learn{f' {b}' * mixed}: floor {floor[b]:.3f} {'<>'[no]} mean frame {mean_frame[b]:.3f}"
+        f"can{'not' * no} learn{f' {b}' * mixed}: floor {floor[b]:.4f} {'<>'[no]} mean frame {mean_frame[b]:.4f}"
         for b, no in zip(by_room[: 1 + mixed], cannot, strict=False)
     )
 
