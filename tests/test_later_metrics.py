@@ -237,7 +237,7 @@ def test_figures_show_a_metric_of_ones_own_with_its_unit(project) -> None:
     for figure in (later, many):  # one point, that of the best epoch, has no line
         curve = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 1)
         assert curve.get_marker() == "o"
-    assert "iou, of 1" in compare.summary([run])
+    assert "test iou, of 1" in compare.summary([run])
     assert "unit" not in built_in(seed=9).train().metrics()
     odd = run.metrics().assign(unit="$\\frac$")
     assert figures.learning_curves(odd, levels, metric="iou").axes[0].get_ylabel() == r"val iou, \$\frac\$"

@@ -35,7 +35,7 @@ from seqae.runs import (
 )
 
 MOST = 40  # recipes that one figure can show
-VERDICT = "verdict on val"  # the head of a column
+VERDICT = "the run's verdict, on val"  # the head of a column: of both branches, in each row
 TEXT_COLUMNS = ["run", "branch", VERDICT]  # columns of texts
 FACETS = ("loss", "task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
@@ -196,7 +196,8 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     place = wide.group.map({name: i for i, name in enumerate(groups(runs))})
     wide = wide.assign(place=place).sort_values(["place", "val mse"], ignore_index=True)
     shown = ["run", "branch", "val mse", "mse", *told, "verdict", *group, *others]
-    return wide[shown].rename(columns=lambda name: VERDICT if name == "verdict" else label(name, units))
+    heads = {"verdict": VERDICT} | {name: f"test {label(name, units)}" for name in ("mse", *others)}
+    return wide[shown].rename(columns=lambda name: heads.get(name, name))
 
 
 def table(runs: Sequence[Run], most: int = 200) -> Styler:
