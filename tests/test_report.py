@@ -978,8 +978,16 @@ def test_what_is_printed_is_whole_and_for_paper(visit, report, tmp_path, scheme)
     wide = code("wide", v4.new_output("display_data", {"image/png": b64encode(picture(3000, 300)).decode()}))
     cells[-2:-2] = [long, wide, code("print()", stream("line\n" * 200))]
     links = {"all runs": "../../index.html"}
-    report(*cells, facts=Facts(facts.title, "failed", None, facts.rows, facts.error, links=links))
+    seen = Strip("seen", np.zeros((1, 3, 4, 4), np.uint8))
+    played = code("", html_output(frames.player([seen, Strip("reconstruction", seen.frames)], frames_in=3).data))
+    report(*cells, played, facts=Facts(facts.title, "failed", None, facts.rows, facts.error, links=links))
     page = visit(tmp_path / "report.html", 688, scheme)  # the width of A4 between its margins
+    page.get_by_role("button", name="Show all code").click()
+    page.emulate_media(media="print")
+    assert page.locator("details:visible").count() == page.locator("details.code").count(), "as it was on the screen"
+    assert page.locator(".frame img:visible").count() == 3, "nothing plays on paper"
+    page.emulate_media(media="screen")
+    page.get_by_role("button", name="Hide all code").click()
     page.emulate_media(media="print")
     assert not page.locator("nav:visible, aside:visible, button:visible, .anchor:visible, details:visible").count()
     assert "all runs" not in page.locator("body").inner_text()
