@@ -159,8 +159,8 @@ def test_a_conclusion_begins_with_which_could_learn_and_which_did(seeds, tmp_pat
     told = which_learn(runs)
     assert told.startswith(
         "**1 of 4 runs were told before training that they cannot learn (`0sb`: their floor is above the mean frame), "
-        "and none did. Of the other 3, 1 learned (`0nm`); 2 could, but did not learn (`1nm`, `1tm`).** `1nm` ended on "
-        "val 25 % above the mean frame, where its error was still falling: −16.7 % in the last epoch; its outputs "
+        "and none did. Of the other 3, 1 learned (`0nm`); 2 could, but did not learn (`1nm`, `1tm`).**\n\n"
+        "`1nm` ended on val 25 % above the mean frame, where its error was still falling: −16.7 % in "
     )
     assert "`1tm` ended on val 25 % above the mean frame, where its error was flat: −0.4 % in the last epoch" in told
     assert told.endswith("from 20 %, it has *learned*. Of two branches, the better one counts.")

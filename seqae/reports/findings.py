@@ -53,10 +53,10 @@ def which_learn(grid: Sequence[Run]) -> str:
     rest = (
         f" Of {'the other ' * bool(cannot)}{len(grid) - len(cannot)}, {'; '.join(listed.values())}." if listed else ""
     )
-    lines = [f"**{told}{why}.{rest}**"]
     lost = below[below.run.isin(ends.get(ENDS[-1], []))]
-    lines += [_fell_short(loss, of, grid) for loss, of in lost.groupby("loss")]
-    return " ".join([*lines, max((grades(run.verdict or "") for run in grid), key=len)]).strip()
+    lines = [_fell_short(loss, of, grid) for loss, of in lost.groupby("loss")]
+    words = max((grades(run.verdict or "") for run in grid), key=len)
+    return f"**{told}{why}.{rest}**\n\n{' '.join([*lines, words])}".strip()
 
 
 def _end(run: Run) -> str:
@@ -98,7 +98,10 @@ def comparison_findings(
     fix, or, if it is in the grid, without. A figure of a recipe is the mean over its seeds. branch: the only one to
     report; None: all.
     """
-    several, lines = groups(grid), ["Figures are on test, but for the choice of the best, which is on val.", ""]
+    several, lines = (
+        groups(grid),
+        ["On test, the best chosen on val; recon: the frames seen, given back; pred: those to come.", ""],
+    )
     for group, runs in several.items():
         found = _group_findings(runs, fixes if len(several) == 1 else (), by, branch)
         indent = "    " if len(several) > 1 else ""
