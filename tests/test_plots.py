@@ -82,7 +82,7 @@ def test_each_curve_ends_in_its_name_and_where_it_stands_beside_the_mean_frame(t
     figure = figures.losses_in_ways(*tables)
     for axis in figure.axes:
         names = {text.get_text() for text in axis.texts}
-        assert names == {"0sb −19 %", "0sm +249 %", "0nm +518 %", "mean frame", "floor of 0sb, 0sm"}
+        assert names == {"0sb −19 %", "0sm +249 %", "0nm +518 %", "mean frame", "floor 0sb, 0sm"}
         (hatching,) = [patch for patch in axis.patches if patch.get_hatch()]
         assert hatching.get_window_extent().y1 == pytest.approx(axis.transData.transform((0, 0.0698))[1], abs=0.5)
     assert not colliding(figure)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from seqae.parameters import LOSS_FIELDS, Parameters
 from seqae.runs import (
+    DIGIT_SETS,
     OF_DIGITS,
     Run,
     RunError,
@@ -53,6 +54,8 @@ def _in_words(p: Parameters, names: Iterable[str]) -> str:
     told = {name: getattr(p, name) for name in names if name not in idle}
     if "endless" in told:
         told["endless"] = "new ones" if p.endless else "the same"
+    if "digits" in told:
+        told["digits"] += DIGIT_SETS.get(p.digits, "")
     return ", ".join(LIKE[name].format(value) for name, value in told.items() if value is not None)
 
 

@@ -14,6 +14,7 @@ from .drawn import drawn_table as drawn_table
 from .drawn import labels_of_clips as labels_of_clips
 from .experiment import build_model as build_model
 from .experiment import load_model as load_model
+from .facts import DIGIT_SETS as DIGIT_SETS
 from .facts import facts_of as facts_of
 from .facts import introduction as introduction
 from .facts import rough_figures as rough_figures

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FEW = 64  # sequences: figures of fewer differ by several per cent from one choice of them to another
 
-IMAGES = {"mnist5k": " (5,000 images)", "mnist": " (70,000 images)"}  # how many each of the sets of digits has
+DIGIT_SETS = {"mnist5k": " (5,000 images)", "mnist": " (70,000 images)"}  # how many each of the sets of digits has
 
 
 def rough_figures(p: Parameters) -> str:
@@ -70,7 +70,7 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
     counts = f", {' to '.join(f'{n:,}' for n in dict.fromkeys((weights[0], weights[-1])))} weights" if weights else ""
     days = sorted({record["started"][:10] for record in records if "started" in record})
     rows = [
-        ("architecture", either(_built(run) for run in runs) + counts),
+        ("architecture", either(_built(run).replace(_width(run.parameters), "") for run in runs) + counts),
         ("training", either(map(_trained, of))),
         ("seeds", f"{either(seeds)}{ONE_SEED if len(seeds) == 1 else ''}"),
         ("started", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
@@ -167,13 +167,17 @@ def _built(run: "RunFolder") -> str:
     if ":" in p.architecture:
         arguments = "".join(f", {name} {value}" for name, value in p.architecture_arguments.items())
         return f"{p.architecture}{arguments}, code {p.code}"
-    told = f"{p.architecture}, width {p.width:g} of the full sizes"
+    told = f"{p.architecture}{_width(p)}"
     with suppress(ValueError):  # what an earlier version could build
         model = meta_model(p)  # costs neither memory nor time
         hidden, layers = hidden or model.hidden, cast(LSTMStack, next(iter(model.decoders.values()))).hidden_sizes
         last = f" (in decoders {', '.join(map(str, layers))}, the frame)" if model.row.readout == "h" else ""
         return f"{told}, hidden {hidden:,}, {counted(len(layers), 'LSTM layer')}{last}"
     return told + (f", hidden {hidden:,}" if hidden else "")
+
+
+def _width(p: Parameters) -> str:
+    return f", width {p.width:g} of the full sizes"
 
 
 def _trained(p: Parameters) -> str:
@@ -187,7 +191,7 @@ def _code(record: Mapping[str, Any]) -> CodeVersion:
 
 def _data(p: Parameters, record: Mapping[str, Any]) -> str:
     if not p.clips_digest:
-        return f"digits {p.digits}{IMAGES.get(p.digits, '')}"
+        return f"digits {p.digits}{DIGIT_SETS.get(p.digits, '')}"
     paths = p.clips if isinstance(p.clips, str) else ", ".join(p.clips or ())
     clips = record.get("clips") or {}
     many = ", ".join(f"{count:,} for {split}" for split, count in (clips.get("splits") or {}).items())

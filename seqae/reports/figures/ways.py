@@ -107,7 +107,7 @@ def _panel(axis: Axes, data: pd.DataFrame, levels: pd.DataFrame, colours: Mappin
         names = list(dict.fromkeys(of_value.loss))
         colour = colours.get(names[0], "0.4")  # a loss without curves has none
         wall(axis, value, colour)
-        labels.append(EndLabel(value, f"floor of {', '.join(names)}", colour))
+        labels.append(EndLabel(value, f"floor {', '.join(names)}", colour))
     label_ends(axis, labels)
 
 
