@@ -210,7 +210,8 @@ def initialise(
     peephole_range: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Overwrite a new model's weights in place. `default` and None leave torch's initial values.
+    """Overwrite a new model's weights in place. `default` and None leave what torch's layers begin with,
+    and of an LSTM, which has one bias where torch has the sum of two, one such bias.
 
     init: orthogonal (the LSTMs' weight matrices; Saxe et al., 2014) or uniform (every weight matrix,
     U(-init_range, init_range)). bias_init: zero or normal, for the LSTMs. forget_bias: for the LSTMs' forget gates

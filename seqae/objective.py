@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from seqae.data import to_range, to_unit
-from seqae.losses import NEEDS_PROBABILITY, activate, training_loss
-from seqae.tasks import BRANCHES, branch_targets, check_choice
+from seqae.losses import NEEDS_PROBABILITY, TRAINING_LOSSES, activate, training_loss
+from seqae.tasks import ACTIVATIONS, BRANCHES, branch_targets, check_choice
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Objective:
     def __post_init__(self) -> None:
         check_choice("task", self.task, BRANCHES)
         check_choice("reduction", self.reduction, ("mean", "sum"))
+        check_choice("activation", self.activation, ACTIVATIONS)
+        if not callable(self.loss):
+            check_choice("loss", self.loss, TRAINING_LOSSES)
+        object.__setattr__(self, "pixel_range", tuple(self.pixel_range))  # a list would equal no tuple
         if getattr(self.loss, "needs_probability", self.loss in NEEDS_PROBABILITY) and self.pixel_range != (0, 1):
             raise ValueError(f"a loss of probabilities needs pixel_range (0, 1), not {self.pixel_range}: choose mse")
 

@@ -65,13 +65,12 @@ def fit(
     """Train a model in place and return the weights that were best on val.
 
     model: any module that is what `contract` says; it is checked on two sequences before training. Random numbers that
-    it draws in training (dropout) are a function of seed, update and rank.
+    it draws from torch in training (dropout) are a function of seed, update and rank.
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
     always equally many, as a tensor or as `Frames` that are read when a batch indexes them; or a tensor for all epochs.
-    val: a tensor of fixed
-    sequences of the same shape. objective: what is trained; the best weights are those with the least objective on val.
-    batch_size: sequences in an update. patience: training ends after so many epochs without a gain of 1 % on val
-    (`plateau_begins`).
+    val: a tensor of fixed sequences of the same shape. objective: what is trained; the best weights are those with the
+    least objective on val. batch_size: sequences in an update. patience: training ends after so many epochs without a
+    gain of 1 % on val (`plateau_begins`).
 
     record(table, rows) is called with each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value,
     with units as in `metrics.UNITS`; on val also the least and the largest pre-activation. Branch `all` holds the
@@ -102,6 +101,7 @@ def fit(
     ranks, steps = accelerator.num_processes, -(-len(made) // batch_size)
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)
+    model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
     sample = made[torch.tensor([0, len(made) - 1])].to(accelerator.device)
     if not isinstance(val, Tensor) or val.dtype != torch.uint8 or not len(val) or val.shape[1:] != sample.shape[1:]:
         raise ValueError(f"val must be a uint8 tensor of sequences {tuple(sample.shape[1:])}, as those of train are")
@@ -168,7 +168,7 @@ def fit(
                 if stop:
                     break
 
-            # The end of the epoch: val, the best weights, the schedule, the rows, a checkpoint.
+            # The end of the epoch: val, the best weights, the schedule, the rows, a checkpoint if one is due.
             found = evaluate(model, val, batch_size, objective, statistics=True, stop=stop)
             if stop:  # the epoch is unfinished, or was not measured
                 state.seconds = time.monotonic() - began
@@ -200,7 +200,6 @@ def fit(
                 due = time.monotonic() + checkpoint.pause(time.monotonic() - asked)
     if file and checkpoint and checkpoint.at_end:
         save_checkpoint(file, state, stateful)
-    model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
     return Fitted({name: weight.cpu() for name, weight in state.best.items()}, len(state.objectives), state.diverged_at)
 
 

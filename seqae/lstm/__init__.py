@@ -2,7 +2,7 @@
 
 `layers` has the modules, `recurrence` several layers over all time steps, `unrolled` one of them, `linear` the products
 with weights and their gradients, `step.c` the pointwise half of a step, which `compiled` compiles and loads. The
-architectures that are built of these are in `seqae.models`.
+architectures that are built of these are in `seqae.architectures`.
 """
 
 import lazy_loader

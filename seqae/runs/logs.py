@@ -4,6 +4,7 @@ Its logs are tables that grow row by row; they are read and cut so that a torn l
 """
 
 import csv
+import os
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping, Sequence
@@ -40,12 +41,17 @@ KEYS = {"epoch", "split", "branch", "baseline", "frame", "metric", "output"}
 
 
 def append_rows(log: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to a CSV log. A new log begins with a header line, the keys of the first row."""
+    """Append rows to a CSV log. A new log begins with a header line, the keys of the first row.
+
+    They are on the disk when this returns: a checkpoint that comes after them survives a crash of the machine.
+    """
     import pandas as pd
 
     table = pd.DataFrame(rows)
     with log.open("a", encoding="utf-8") as file:
         file.write(table.to_csv(index=False, header=file.tell() == 0))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def truncate_logs(logs: list[Path], epoch: int) -> None:
