@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
-RECORDED = {"device", "devices", "keep_checkpoint", "label", "metrics", *clip_sets.CLIP_PATHS}  # define no run
+RECORDED = {"device", "devices", "keep_checkpoint", "label", "metrics", *clip_sets.CLIP_PATHS}  # defining none
 WRITTEN = (  # by the process that trains
     *("run.yaml", "metrics.csv", "histograms.csv", "baselines.csv", "test.csv", "performance.csv"),
     *("samples.npz", "frames.png", "frames.gif", "model.safetensors", "checkpoint/state.pt"),
@@ -69,8 +69,8 @@ def open_run(
     `parameter_cells()` returns. Parameters in neither have the library's default, the diary's full size: 64×64 pixels,
     200 epochs. What a remote store has of the run is fetched. Without the parameter `store`, a working directory that
     is this run's folder is taken, wherever it lies; a new run outside any project gives a warning that says where.
-    model: a class of a cell of this notebook, for the parameter `architecture`. project: where modules of
-    your own are, by default the one around the working directory.
+    model: a class of a cell of this notebook, for the parameter `architecture`. project: where modules of your own are,
+    by default around the working directory.
 
     Raises ParameterError or ValueError for parameters that are unknown, contradict each other or do not fit torch,
     before anything is written, StoreError if a remote store cannot be reached, and RunError as `has_begun`.
@@ -82,15 +82,15 @@ def open_run(
     parameters, code, lacks_code = with_code(stated, family, model, project)
     built = experiment.check_parameters(parameters, code)
     usual = usual.model_copy(update={"code": parameters.code})  # a hash is no word of a name
-    digits, assignment = run_hash(parameters), current_assignment()
-    older = spelled_hashes(parameters) | (spelled_hashes(stated) if parameters.code is None else set())
+    hashed, assignment = run_hash(parameters), current_assignment()
+    spellings = spelled_hashes(parameters) | (spelled_hashes(stated) if parameters.code is None else set())
     differs = differing(parameters, usual, family)
-    if assignment and any(map(assignment.is_of, older)):
+    if assignment and any(map(assignment.is_of, spellings)):
         folder = store_folder(parameters.store) / family / assignment.run
         return Run(folder, family, parameters, differs, code, assigned=True)
     folder = Path.cwd()
-    if parameters.store or not holds_run(folder, family, *older):
-        other = set() if parameters.fresh else older - {digits}
+    if parameters.store or not holds_run(folder, family, *spellings):
+        other = set() if parameters.fresh else spellings - {hashed}
         name = existing_name(run_name(parameters, usual, family), fetch(parameters.store, family) / family, older=other)
         folder = fetch(parameters.store, f"{family}/{name}", whole=True) / family / name
         if not parameters.store and not folder.exists():
@@ -269,8 +269,8 @@ class Run(RunFolder):
 
     def _train(self) -> None:
         p, folder = self.parameters, self.folder
-        mixed_precision(make_accelerator(device=p.device, devices=p.devices).device, p.precision)
-        check_tracker(p.tracker)  # errors come before the work of making data
+        mixed_precision(make_accelerator(device=p.device, devices=p.devices).device, p.precision)  # their errors come
+        check_tracker(p.tracker)  # before the work of making data
         levels, code = experiment.reference_levels(p, self.reach), self._all_code()
         files.replace_text(folder / "baselines.csv", levels.to_csv(index=False))
         checkpoint, tables = self._checkpoint, [folder / f"{name}.csv" for name in logs.LOG_COLUMNS]
