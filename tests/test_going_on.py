@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import filelock
 import pytest
 import torch
 from test_sweep import DEFAULTS, TINY, make_project, snapshot
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from seqae.benchmark import cost_estimate
 from seqae.commands.main import app
-from seqae.runs import facts, going_on, logs
+from seqae.runs import facts, going_on, locks, logs
 from seqae.runs.going_on import shorter_run
 from seqae.runs.merging import resolve
 from seqae.runs.optimizers import UNFIT
@@ -180,6 +181,21 @@ def test_interrupted_before_its_copy_or_after_it_ends_as_unbroken(tmp_path, monk
     run = opened(tmp_path / "a", 4).train()
     assert (run.record()["went_on"]["run"], len(run.record()["resumed"])) == (short.name, 1)
     same(run, unbroken)
+
+
+def test_the_finished_run_does_not_change_while_it_is_copied(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
+    short, copy, refused = opened(tmp_path, 1).train(), shutil.copyfile, []
+
+    def changed(source: Path, target: Path) -> None:
+        with pytest.raises(filelock.Timeout), filelock.FileLock(short.folder / ".lock", timeout=0):
+            pass
+        refused.append(Path(source).name)
+        copy(source, target)
+
+    monkeypatch.setattr("seqae.runs.going_on.shutil.copyfile", changed)
+    opened(tmp_path, 2).train()
+    assert {"metrics.csv", "state.pt"} <= {*refused}
 
 
 def test_plans_say_it(tmp_path, monkeypatch) -> None:

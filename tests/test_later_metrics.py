@@ -96,6 +96,7 @@ def test_a_metric_that_does_not_fit_leaves_the_finished_run_as_it_is(project) ->
 
 def test_a_run_that_cannot_be_changed_says_so(project, monkeypatch) -> None:
     run = built_in().train()
+    before = snapshot(run)
 
     def full(file: Path, text: str) -> None:
         raise OSError(28, "No space left on device", str(file))
@@ -107,6 +108,7 @@ def test_a_run_that_cannot_be_changed_says_so(project, monkeypatch) -> None:
     assert run.status == "done"
     with filelock.FileLock(run.folder / ".lock"), pytest.raises(RunError, match="is being changed by another process"):
         built_in(metrics=[IOU]).train()
+    assert snapshot(run) == before
     assert "iou" in set(built_in(metrics=[IOU]).train().test().metric)
 
 

@@ -6,6 +6,7 @@ import sys
 from base64 import b64decode
 from io import BytesIO
 
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +27,7 @@ from seqae.representations import (
 )
 from seqae.representations import weights as gates
 from seqae.representations.probes import STRENGTHS, chance_and_ceiling, probe_score, share_found, what_is_seen
-from seqae.runs import load_digits, load_labels
+from seqae.runs import load_digits, load_labels, locks
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
 
@@ -284,6 +285,18 @@ def test_a_table_is_measured_once_and_read_from_then_on(run, monkeypatch) -> Non
     with pytest.raises(RunError, match=r"digit_counts.csv is damaged .*: delete it, and it is made again"):
         run.measured(digit_counts)
     (run.folder / "digit_counts.csv").unlink()
+
+
+def test_a_table_is_not_written_while_another_process_changes_the_run(run, monkeypatch) -> None:
+    def ones(run: Run) -> pd.DataFrame:
+        return pd.DataFrame({"a": [1]})
+
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
+    with filelock.FileLock(run.folder / ".lock"):
+        assert run.measured(ones).a.item() == 1
+    assert not (run.folder / "ones.csv").exists()
+    assert run.measured(ones).a.item() == 1
+    (run.folder / "ones.csv").unlink()
 
 
 def test_a_table_is_measured_again_when_its_function_has_changed(run, tmp_path, monkeypatch) -> None:

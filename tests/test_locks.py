@@ -17,6 +17,8 @@ from seqae.runs import locks
 from seqae.runs.finding import find_runs
 from seqae.runs.records import RunError
 from seqae.runs.run import Run
+from seqae.sweeps import execution
+from seqae.sweeps.planning import plan
 
 FOUR = TINY | {"epochs": 4}
 
@@ -111,7 +113,22 @@ def test_a_record_is_changed_by_who_holds_the_lock(trained, tmp_path, monkeypatc
             with pytest.raises(filelock.Timeout):
                 change()
         open_run("fam", DEFAULTS, FOUR | {"store": str(tmp_path / "store"), "label": "later"}).train()
+        (run.folder / "checkpoint").mkdir()
+        (run.folder / "checkpoint" / "state.pt").touch()  # as one whose process died before it removed it
+        open_run("fam", DEFAULTS, FOUR | {"store": str(tmp_path / "store")}).train()
+        assert (run.folder / "checkpoint" / "state.pt").exists()
+        shutil.rmtree(run.folder / "checkpoint")
         assert held(run) == before
     with locks.changing(run.folder), locks.changing(run.folder):
         run.rendered("cells")
     assert run.record()["cells"] == "cells"
+
+
+def test_a_run_that_another_worker_executes_is_busy(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path / "project", {"fam": []}, {"fam/a": {}}))
+    (item,) = plan([Path("params/fam")], scale="tiny", store=str(tmp_path / "store"))
+    item.run.folder.mkdir(parents=True)
+    with filelock.FileLock(item.run.folder / ".execution.lock"):
+        assert execution.execute(item).reason == execution.BUSY
+        assert execution.record_lost(item, "its worker died") == execution.BUSY
+    assert {file.name for file in item.run.folder.iterdir()} == {".execution.lock"}
