@@ -382,6 +382,19 @@ def test_the_same_clips_are_the_same_run(trained: Any) -> None:
     assert others.name != first.name
 
 
+@pytest.mark.parametrize("path", ["all.npy", "~/all.npy", "$HOME/all.npy"])
+def test_clips_and_labels_are_looked_for_from_the_project_wherever_it_runs(path, place, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(place))
+    np.save(place / "all.npy", np.stack(moving(10)))
+    (place / "labels.csv").write_text("file,index,kind\n" + "".join(f"all.npy,{i},{i % 2}\n" for i in range(10)))
+    monkeypatch.chdir(place / "notebooks")
+    run = open_run("fam", TINY, {"clips": path, "frame_size": None})
+    assert sequences(run.parameters, "val").shape[1:] == (7, 12, 20)
+    assert set(run.labels(path.replace("all.npy", "labels.csv"), "val").kind) <= {0, 1}
+    written_out = open_run("fam", TINY, {"clips": str(place / "all.npy"), "frame_size": None})
+    assert run.parameters.clips_digest == written_out.parameters.clips_digest
+
+
 def test_baselines_floor_and_verdict_are_of_the_clips(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     root, runs = trained
     monkeypatch.chdir(root)
