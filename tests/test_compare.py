@@ -444,8 +444,13 @@ def test_what_is_chosen_or_ordered_is_so_by_val_with_test_beside_it(seeds, tmp_p
     assert [run.name for run in compare.evenly(runs, most=1)] == ["a"]
     (axis,) = figures.ranking(compare.finals(runs).query("metric == 'mse'"), unit="MSE").axes
     assert [text.get_text() for text in axis.get_yticklabels()] == names
-    bars = figures.floor_and_reached(compare.below_mean_frame(runs)).axes[0].get_yticklabels()
-    assert bars[-1].get_text().startswith(names[0])
+    (axis,) = figures.floor_and_reached(compare.below_mean_frame(runs)).axes
+    bars = [text.get_text().rpartition(", ")[0] for text in axis.get_yticklabels()]
+    assert bars == [name for name in reversed(names) for _ in ("recon", "pred")]
+    fixes = comparison_findings(runs[:1], fixes=runs)
+    assert [line.split("`")[1] for line in fixes.splitlines() if "a fix" in line] == [
+        name for name in names for _ in ("recon", "pred")
+    ]
     update_index(tmp_path)
     page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
     heads = {head.get_text(strip=True): head.get("title") for head in page.select("thead th")}
@@ -667,6 +672,7 @@ def test_the_index_follows_what_happens_to_a_run(seeds, tmp_path):
 def test_the_diarys_order_is_told_by_branch(monkeypatch):
     ours = diary_results().rename(columns={"mse": "val"}).assign(architecture="lstm_copy", gain=1.0)
     ours["val"] /= 2  # other values in the same order
+    ours["reached"], ours["below"] = -ours.val, ours.val  # on test the order is the other one
     shown = ours
     monkeypatch.setattr(findings, "below_mean_frame", lambda runs: shown)
     assert "**8 of 8** branches" in diary_order([])
