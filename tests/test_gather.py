@@ -271,6 +271,16 @@ def test_nothing_is_trained_while_it_is_copied_or_replaced(place, monkeypatch):
     assert tried(dst) == "trained"
 
 
+def test_a_run_of_a_mirror_is_left_alone_while_another_process_publishes_it(place, tmp_path, monkeypatch):
+    src, dst = place("done", "src"), tmp_path / "dst"
+    call("gather", str(src), "memory://runs")
+    folder = mirror.mirror_folder("memory://runs") / the_run(src).folder.relative_to(src)
+    with filelock.FileLock(folder / ".publishing"):
+        assert "is being trained in SRC: left alone" in call("gather", "memory://runs", str(dst))
+    assert not [*dst.glob("*/*/run.yaml")]
+    assert "  copied  " in call("gather", "memory://runs", str(dst))
+
+
 def without(*names: str, **changes: object):
     """The record as a version writes it that has not these parameters, or others."""
 
