@@ -176,6 +176,10 @@ TABLES = {
     "test without header": (headless("test.csv"), "test.csv is damaged"),
     "test empty": (text("", "test.csv"), "test.csv is damaged"),
     "baselines of another table": (text("a,b\n1,2\n", "baselines.csv"), "baselines.csv is damaged"),
+    "metrics with a text without end": (
+        replaced("metrics.csv", "\n1,", b"\n" + b"1" * 200_000 + b","), "metrics.csv is damaged"
+    ),
+    "metrics with a line end of old Macs": (replaced("metrics.csv", ",mse,", b",m\rse,"), "metrics.csv is damaged"),
     "metrics with half an epoch": (replaced("metrics.csv", "\n1,", b"\n1.5,"), "epoch must be a whole number; not '1"),
     "metrics without an epoch": (replaced("metrics.csv", "\n1,", b"\n,"), "(line 2 has no epoch)"),
     "test with half a frame": (replaced("test.csv", ",1,", b",1.5,"), "frame must be a whole number; not '1.5'"),
