@@ -348,6 +348,7 @@ def test_the_record_says_what_made_it(done):
     peak = record["peak_memory_bytes"]
     assert (type(peak) is int and peak >= 0) or (peak is None and not sys.platform.startswith("linux"))
     assert record["epochs"] == 3
+    assert record["hidden"] == done.model().hidden, "as it was built, not as it was asked for"
     assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert "store" not in record["parameters"]
 
