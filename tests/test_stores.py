@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import fsspec
+import matplotlib
 import pandas as pd
 import psutil
 import pytest
@@ -31,7 +32,7 @@ from seqae import find_runs, open_run
 from seqae.commands.terminal import SweepView
 from seqae.runs import assignment
 from seqae.runs.run import Run
-from seqae.stores import leases, mirror, public_url, states, store_folder, transfer
+from seqae.stores import BusyError, leases, mirror, public_url, states, store_folder, transfer
 from seqae.stores.location import without_credentials
 from seqae.stores.transfer import StoreError
 from seqae.sweeps import execution, planning
@@ -63,6 +64,7 @@ def s3(server, monkeypatch):
 def machine(tmp_path, monkeypatch):
     """A function that makes this process a machine of the given name, with a cache of its own."""
     monkeypatch.delenv("SEQAE_STORE", raising=False)
+    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # else it lists all fonts again
 
     def become(name: str) -> Path:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
@@ -253,6 +255,17 @@ def test_a_mirror_that_was_named_by_its_credentials_is_taken_over(machine, tmp_p
     assert (folder / "fam").exists()
     assert not older.exists()
     assert holding(tmp_path, "hush") == set()
+
+
+def test_credentials_are_in_no_line_of_gather_and_status(machine, tmp_path):
+    url, empty = f"memory://me:{SECRET}@runs", f"memory://me:{SECRET}@nothing"
+    open_run("fam", DEFAULTS, TINY | {"store": url}).train()
+    said = call("gather", url, str(tmp_path / "all")), call("gather", empty, str(tmp_path / "all"), code=2)
+    assert "memory://me@runs" in said[0]
+    assert "memory://me@nothing holds no run" in said[1]
+    said += call("status", "--store", url), call("status", "--store", empty)
+    assert "there is no run in memory://me@nothing" in said[3]
+    assert "hush" not in "".join(said)
 
 
 def test_credentials_are_in_no_notebook_and_no_line_of_a_plan(machine, tmp_path, monkeypatch):
@@ -669,6 +682,20 @@ def test_a_finished_run_is_shown_while_another_process_publishes_it(machine):
     assert not mirror.unpublished(run.folder)
 
 
+def test_one_process_of_a_machine_works_on_a_run_and_nothing_is_fetched_under_it(machine):
+    folder = published(machine, "a", 5)
+    published(machine, "b", 9)  # goes on
+    machine("a")
+    with mirror.mirror_lock(folder):  # as another process
+        with pytest.raises(BusyError, match="another process here trains it"), mirror.working(folder):
+            pass
+        before = (folder / "metrics.csv").read_bytes()
+        mirror.fetch("memory://runs")
+        assert (folder / "metrics.csv").read_bytes() == before
+    mirror.fetch("memory://runs")
+    assert (folder / "metrics.csv").read_bytes() != before
+
+
 def test_another_machine_sees_that_a_run_is_trained(machine):
     folder = mirror.mirror_folder("memory://runs") / "fam" / "run"
     with mirror.working(folder):
@@ -856,7 +883,7 @@ def project(tmp_path_factory):
     where = {name: "mirror" if name == "PUBLISH_SECONDS" else "leases" for name in QUICK}
     constants = "\n".join(f"{where[name]}.{name} = {seconds}" for name, seconds in QUICK.items())
     (root / "site").mkdir()  # every process of a sweep imports it
-    (root / "site" / "sitecustomize.py").write_text(f"from seqae.stores import leases, mirror\n{constants}")
+    (root / "site" / "sitecustomize.py").write_text(f"from seqae.stores import BusyError, leases, mirror\n{constants}")
     return make_project(root, {"fam": [ONE_THREAD, stops, TRAIN.format("fam"), waits]}, {"fam/a": {"epochs": 5}})
 
 
