@@ -353,6 +353,13 @@ def test_the_record_says_what_made_it(done):
     assert "store" not in record["parameters"]
 
 
+def test_every_file_of_a_run_has_the_mode_that_the_umask_gives(done):
+    os.umask(umask := os.umask(0o022))
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in done.folder.rglob("*") if file.is_file()}
+    assert "model.safetensors" in modes
+    assert {name: mode for name, mode in modes.items() if mode != oct(0o666 & ~umask)} == {}
+
+
 def test_metrics_are_tidy_and_complete(done):
     metrics = done.metrics()
     assert list(metrics.columns) == ["epoch", "step", "seconds", "split", "branch", "metric", "value"]
