@@ -370,7 +370,7 @@ def trained(tmp_path_factory) -> tuple[Path, dict[str, Run]]:
 
 
 def test_the_same_clips_are_the_same_run(trained: Any) -> None:
-    _, runs = trained
+    root, runs = trained
     first = runs["npy"]
     for run in runs.values():
         assert run.name == first.name
@@ -378,8 +378,9 @@ def test_the_same_clips_are_the_same_run(trained: Any) -> None:
         assert run.metrics().drop(columns="seconds").equals(first.metrics().drop(columns="seconds"))
         assert run.test().equals(first.test())
         assert run.baselines().equals(first.baselines())
-    others = open_run("fam", TINY, {"clips": str(trained[0] / "gifs" / "[1-8].gif"), "frame_size": None})
-    assert others.name != first.name
+    np.save(root / "others.npy", np.stack(moving(10, seed=1)))  # as many, of the same sizes
+    for clips in ("others.npy", "gifs/[1-8].gif"):
+        assert open_run("fam", TINY, {"clips": str(root / clips), "frame_size": None}).name != first.name
 
 
 @pytest.mark.parametrize("path", ["all.npy", "~/all.npy", "$HOME/all.npy"])
