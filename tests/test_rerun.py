@@ -394,6 +394,21 @@ def test_outside_of_any_project_the_code_around_a_run_is_not_executed_unasked(
     assert executed == [1, 1]
 
 
+def test_todays_notebook_finds_what_lies_beside_it(original, project, tmp_path, monkeypatch):
+    mine, read = shutil.copytree(project, tmp_path / "mine"), []
+    folder = shutil.copytree(original.folder, mine / "reports" / "fam" / original.name)
+    (mine / "notebooks" / "beside.txt").write_text("what lies beside it")
+
+    def looked(file, store, *, project, **others):
+        read.append((project / "notebooks" / "beside.txt").read_text())
+        return 7
+
+    monkeypatch.setattr(reproduce, "_seqae_run", looked)
+    monkeypatch.chdir(mine)
+    call(str(folder), "--here", code=1)
+    assert read == ["what lies beside it"]
+
+
 def test_a_folder_without_a_run_and_a_project_without_git(tmp_path, original, monkeypatch):
     output = call(str(tmp_path), code=2)
     assert output == f"seqae: {tmp_path} is no run folder: it has no run.yaml\n"
