@@ -170,6 +170,7 @@ def _become_kernel(request: Mapping[str, Any]) -> None:
         os.environ.update(request["env"])
         if request["cwd"]:
             os.chdir(request["cwd"])
+        sys.path.insert(0, "")  # the notebook's folder, as in Jupyter; after -P IPython leaves it out
         sys.modules["numpy"].random.seed()  # else all kernels would draw the same numbers; `random` reseeds itself
         from ipykernel.kernelapp import IPKernelApp
 
