@@ -323,7 +323,32 @@ def test_errors_by_frame_step_are_named_where_their_lines_end(tables):
         "mean frame",
     ]
     crowd = pd.concat([steps.assign(run=steps.run + f"-{n}") for n in range(3)])
-    assert figures.error_by_frame(crowd, levels, hue="run").legends, "too many to be named"
+    figure = figures.error_by_frame(crowd, levels, hue="run")
+    (legend,) = figure.legends  # too many to be named
+    styles = {(line.get_color(), str(line._dash_pattern)) for line in legend.get_lines()}
+    assert len(styles) == len(legend.get_lines()) == crowd.run.nunique(), "no two lines look alike"
+    figure.canvas.draw()
+    assert legend.get_window_extent().y1 < figure.axes[0].bbox.y0, "below the panels"
+
+
+def test_marks_are_named_above_the_panel_none_upon_another():
+    curves = pd.DataFrame([(e, "val", "recon", "mse", 1 / e) for e in range(1, 8)])
+    curves.columns = ["epoch", "split", "branch", "metric", "value"]
+    levels = pd.DataFrame(columns=["split", "branch", "baseline", "metric", "value"])
+    (axis,) = figures.learning_curves(curves, levels, {"best": 7, "plateau": 6, "stopped": 7}).axes
+    axis.figure.canvas.draw()
+    plateau, best = sorted(axis.texts[-2:], key=lambda text: text.get_window_extent().x0)
+    assert [plateau.get_text(), best.get_text()] == ["plateau", "best, stopped"]
+    assert plateau.get_window_extent().x1 < best.get_window_extent().x0
+    assert axis.bbox.y1 < best.get_window_extent().y0 < best.get_window_extent().y1 < axis.title.get_window_extent().y0
+
+
+def test_a_logarithmic_axis_has_few_ticks_and_no_place_for_zero():
+    curves = pd.DataFrame([("a", e, "all", "grad_norm", 10.0 ** (9 - 3 * e) if e < 7 else 0) for e in range(1, 8)])
+    curves.columns = ["run", "epoch", "branch", "metric", "value"]
+    (axis,) = figures.learning_curves_of_runs(curves, metric="grad_norm", hue="run", log=True).axes
+    assert axis.get_yscale() == "log"
+    assert 3 < len(axis.get_yticks()) < 10
 
 
 # --- tables of one's own ---

@@ -9,7 +9,16 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from seqae.reports.figures.ends import EndLabel, beside_mean_frame, fit_axis, label_ends, room_for_names, wall
+from seqae.reports.figures.ends import (
+    EndLabel,
+    beside_mean_frame,
+    columns_of,
+    fit_axis,
+    label_ends,
+    name_marks,
+    room_for_names,
+    wall,
+)
 from seqae.reports.figures.style import (
     LEVEL_LINES,
     TIME_LABELS,
@@ -52,11 +61,7 @@ def learning_curves(
     figure = _labelled(grid, metric, "epoch", titles="" if set(data.branch) == {"all"} else "{col_name}")
     _name_ends(grid, levels[(levels.split == "val") & (levels.value > 0)], named, log=None)
     for axis in grid.axes.flat:
-        for name, epoch in (marks or {}).items():
-            axis.axvline(epoch, color="0.6", linewidth=1, linestyle=(0, (5, 5)))
-            axis.annotate(name, (epoch, 0.98), xycoords=axis.get_xaxis_transform(), xytext=(-2, 0),
-                          textcoords="offset points", color="0.4", fontsize=8, ha="right", va="top",
-                          rotation=90)  # fmt: skip
+        name_marks(axis, marks or {})
     return figure
 
 
@@ -87,7 +92,7 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     last = "" if many else f" at step {data.frame.max()}:"  # what the share beside the mean frame is of
     names = sorted(set(data[hue])) if many else ordered(data[hue], BRANCHES["both"])
     named = _end_names(data, "frame", hue, None, coloured(names), last)
-    grid = _lines(data, "frame", hue, coloured(names), panels=["branch"],
+    grid = _lines(data, "frame", hue, coloured(names), panels=["branch"], **_dashed(names, hue),
                   col_order=ordered(data.branch, BRANCHES["both"]), marker="o", height=3.4, aspect=1.35,
                   legend="auto" if named is None else False)  # fmt: skip
     step = "frame step of the decoder" + " (percentages: at the last)" * (many and named is not None)
@@ -175,16 +180,13 @@ def learning_curves_of_runs(
         data = data.assign(way=data.task + ", reads " + data.decoder_input)
     styled = [name for name in ([*styled, "way"] if hue == "loss" else styled) if name in data]
     names = sorted(set(data[hue]))
-    style, dashes = None, None
-    if len(names) > COLOURS:
-        style, dashes = hue, [("", (4, 1.5), (1, 1))[n // COLOURS % 3] for n in range(len(names))]
-    elif styled and data[styled[0]].nunique() > 1:
-        style = styled[0]
+    style = _dashed(names, hue)
+    if not style and styled and data[styled[0]].nunique() > 1:
+        style = {"style": styled[0]}
     colours = coloured(names)
-    named = _end_names(data, x, hue, style, colours)
+    named = _end_names(data, x, hue, style.get("style"), colours)
     grid = _lines(data, x, hue, colours, panels=["branch"], col_order=ordered(data.branch, BRANCHES["both"]),
-                  style=style, style_order=names if dashes else None, dashes=dashes, height=3.6,
-                  aspect=1.25, legend="auto" if named is None else False)  # fmt: skip
+                  **style, height=3.6, aspect=1.25, legend="auto" if named is None else False)  # fmt: skip
     where = ""
     if all(name in data and data[name].nunique(dropna=False) == 1 for name in ("task", "frame_size")):
         where = ", task {}, {}×{} pixels".format(data.task.iloc[0], *frame_shape(data.frame_size.to_list()[0]))
@@ -195,6 +197,12 @@ def learning_curves_of_runs(
         levels = levels[levels.run.isin(set(data.run)) & (levels.value > 0)]
     _name_ends(grid, levels, named or {}, log=log)
     return figure
+
+
+def _dashed(names: Sequence[str], hue: str) -> dict[str, Any]:
+    # Options of `_lines` that give other dashes to the names whose colours are those of others again.
+    dashes = [("", (4, 1.5), (1, 1))[n // COLOURS % 3] for n in range(len(names))]
+    return {"style": hue, "style_order": names, "dashes": dashes} if any(dashes) else {}
 
 
 def _end_names(
@@ -235,9 +243,10 @@ def _name_ends(
             of_losses = f" of {', '.join(dict.fromkeys(rows.loss))}" if baseline == "floor" and "loss" in rows else ""
             of_all[branch].append(EndLabel(value, baseline.replace("_", " ") + of_losses, LEVEL_COLOUR))
     fit_axis([*axes.values()], grid.data.value.to_list(), known.value.to_list(), log=log)
-    if grid.legend:
-        sns.move_legend(grid, "center left", bbox_to_anchor=(1, 0.5), frameon=False)
     room_for_names(grid.figure, [label.text for labels in of_all.values() for label in labels], columns=len(axes))
+    if grid.legend:  # below, where panels keep their size and names are near
+        columns = columns_of([text.get_text() for text in grid.legend.texts], grid.figure.get_figwidth())
+        sns.move_legend(grid, "upper left", bbox_to_anchor=(0, 0), frameon=False, ncols=columns, title=None)
     for branch, axis in axes.items():
         axis.set_xlim(axis.get_xlim())
         for label in of_all[branch][len(named.get(branch, ())) :]:

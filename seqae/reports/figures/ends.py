@@ -1,6 +1,6 @@
 """What makes curves readable without a legend: names at their ends, pushed apart; axes; floors as walls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 SIZE = 8  # of a name, points
+LETTER = 0.58  # width of a letter, as a share of its size
 GAP = 1.25 * SIZE  # between the middles of two names, points
 LEADER = 14.0  # from the end of the axis to the names, points
 ROUND = (1, 1.5, 2, 3, 5, 7)  # of each decade, where a logarithmic axis has ticks
 LOG_SCALE = ", log scale"  # ends the label of such an axis
+DECADES = 9  # that have a tick, at most
 LOG_FROM = 2.5  # the least ratio of largest to least value that makes an axis logarithmic
 WALL = 9.0  # height of the hatching under a floor, points
 OFF_AXIS = 12.0  # times the largest reference level: higher up, a curve that diverges leaves the axis
@@ -53,13 +55,15 @@ def fit_axis(
     """Limits and round ticks of the vertical axes, for the values of curves and of reference levels. The label of an
     axis says that it is logarithmic.
 
-    log: None: where it keeps curves from being squeezed together; a value that is not positive has no place there.
+    log: None: where it keeps curves from being squeezed together. Values that are not positive have no place there.
     Values that are not finite, or more than `OFF_AXIS` times the largest level, count for nothing.
     """
     most = OFF_AXIS * max(levels, default=0) or np.inf
     finite = np.asarray([value for value in [*values, *levels] if np.isfinite(value) and value <= most], float)
     if not len(finite):
         return
+    if log and (finite > 0).any():
+        finite = finite[finite > 0]
     low, high = finite.min(), finite.max()
     if low == high:  # a constant stands in the middle, between zero and twice its value; zero below one
         low, high = min(0, 2 * low), max(0, 2 * high) or float(low == 0)
@@ -71,7 +75,8 @@ def fit_axis(
     margin = max((high / low) ** 0.06, 1.03)
     low, high = low / margin, high * margin
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks = [step * 10.0**decade for decade in decades for step in (ROUND if len(decades) < 5 else (1,))]
+    each = -(-len(decades) // DECADES)
+    ticks = [step * 10.0**decade for decade in decades[::each] for step in (ROUND if len(decades) < 5 else (1,))]
     ticks = [tick for tick in ticks if low <= tick <= high]
     if len(ticks) < 2:  # less than from one of them to the next
         ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
@@ -103,6 +108,26 @@ def label_ends(axis: Axes, labels: Sequence[EndLabel]) -> None:
                       arrowprops=line | {"relpos": (0, 0.5)})  # fmt: skip
 
 
+def name_marks(axis: Axes, marks: Mapping[str, int]) -> None:
+    """Vertical lines behind the curves, at the epochs to mark, named above the axis, none upon another."""
+    if not marks:
+        return
+    together = {epoch: ", ".join(name for name, at in marks.items() if at == epoch) for epoch in marks.values()}
+    width = axis.get_window_extent().width * 72 / axis.figure.dpi  # points
+    at = [axis.transAxes.inverted().transform(axis.transData.transform((epoch, 0)))[0] * width for epoch in together]
+    gap = LETTER * SIZE * max(map(len, together.values())) + 4
+    for (epoch, text), place in zip(together.items(), apart(at, gap, 0, width), strict=True):
+        axis.axvline(epoch, color="0.8", linewidth=1, linestyle=(0, (5, 5)), zorder=0.4)
+        axis.annotate(text, (place / width, 1), xycoords="axes fraction", xytext=(0, 2), textcoords="offset points",
+                      fontsize=SIZE, color="0.4", ha="center", va="bottom")  # fmt: skip
+    axis.set_title(axis.get_title(), pad=16)
+
+
+def columns_of(names: Sequence[str], width: float) -> int:
+    """How many columns of these names a legend has that is as wide as a figure: inches."""
+    return max(1, min(len(names), int(width * 72 / (LETTER * 10 * max(map(len, names), default=1) + 42))))
+
+
 def wall(axis: Axes, value: float, colour: object) -> None:
     """A floor: a line with hatching below it, as of a wall, since no weights lead below it. Limits must be final."""
     axis.axhline(value, color=colour, linewidth=1)
@@ -128,7 +153,7 @@ def beside_mean_frame(value: float, mean: float | None) -> str:
 
 def room_for_names(figure: Figure, names: Sequence[str], *, columns: int) -> None:
     """Widen a figure so that names of `label_ends` fit beside each of its columns of panels."""
-    width = (LEADER + 0.58 * SIZE * max(map(len, names), default=0)) / 72 + 0.1  # inches
+    width = (LEADER + LETTER * SIZE * max(map(len, names), default=0)) / 72 + 0.1  # inches
     box = figure.subplotpars
     panel = (box.right - box.left) * figure.get_figwidth() / (columns + box.wspace * (columns - 1))
     left, right = box.left * figure.get_figwidth(), 0.1
