@@ -111,11 +111,13 @@ def test_a_model_without_reach_is_not_said_to_reach_every_pixel(project) -> None
     run = opened(activation="sigmoid", loss="0sm")
     assert (run.prognosis(), run.explain()[:40]) == (NO_LIMIT, "Your architecture does not say how large")
     assert "can learn" not in run.explain()
+    assert "floor" not in set(run.baselines().baseline)
     far = opened(architecture="own_models:Bounded", architecture_arguments={}, gain=5)
     assert far.prognosis().startswith("can learn: floor 0.0000 < mean frame 0.")
     assert far.explain().startswith("The output is what your architecture puts out. It can reach every pixel")
     update = {"explained": "The output can reach every pixel value, so this model can learn."}  # by versions before
     run.train().update(**update)
+    assert "floor" not in set(run.baselines().baseline)
     assert run.explain().startswith("Your architecture does not say")
 
 

@@ -156,7 +156,11 @@ class RunFolder(HasModel, HasData):
         return table.assign(value=float("nan")) if self.diverged else table
 
     def baselines(self) -> pd.DataFrame:
-        """Scores without any model, and the floor of the head: split, branch, baseline, metric, value."""
+        """Scores without any model, and the head's floor if it is known: split, branch, baseline, metric, value."""
+        table = self._levels()
+        return table[table.baseline != "floor"].reset_index(drop=True) if limit_unknown(self) else table
+
+    def _levels(self) -> pd.DataFrame:
         if (self.folder / "baselines.csv").exists():
             return read_table(self.folder, "baselines")
         return experiment.reference_levels(self.parameters, self.reach)
@@ -250,7 +254,7 @@ class RunFolder(HasModel, HasData):
     def levels_on_val(self) -> tuple[dict[str, float], dict[str, float]]:
         """The mse on val, by branch: of the floor, and of the mean frame."""
         file = self.folder / "baselines.csv"
-        rows = mse_rows(file) if file.exists() else self.baselines().query("metric == 'mse'").to_dict("records")
+        rows = mse_rows(file) if file.exists() else self._levels().query("metric == 'mse'").to_dict("records")
         known: dict[str, dict[str, float]] = {"floor": {}, "mean_frame": {}}
         try:
             for row in rows:
