@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from seqae.files import whole
 from seqae.runs import duration, four_digits
@@ -34,6 +35,8 @@ def _environment() -> Environment:
         "way": _way,
         "saved_as": saved_as,
         "digits": four_digits,
+        # where a long name may go on in the next line
+        "parted": lambda text: Markup(re.sub(r"(?<=[a-z])([:_/])(?=\w)", r"\1<wbr>", str(escape(text)))),
         "duration": lambda seconds: duration(seconds) if seconds >= 86400 else str(timedelta(seconds=round(seconds))),
         "sha256": lambda text: b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }
