@@ -4,6 +4,7 @@ import importlib
 import json
 import mimetypes
 import os
+import signal
 import struct
 import zlib
 from base64 import b64decode, b64encode
@@ -261,6 +262,24 @@ def test_a_run_that_failed_in_jupyter_gets_a_page_with_the_reason_until_it_is_tr
     assert not report.exists(), "it would still say that the run failed"
     reports.give_pages(tmp_path)
     assert "This run failed" not in report.read_text()
+
+
+def test_an_interrupted_run_gets_a_page_that_says_how_to_go_on(visit, tmp_path):
+    run = open_run("losses", SMALL, {"store": str(tmp_path), "epochs": 2})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("seqae.runs.run.write_results", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    report, index = run.folder / "report.html", tmp_path / "index.html"
+    reports.give_pages(tmp_path)
+    reports.update_index(tmp_path)
+    page = visit(index, beside=[report])
+    page.get_by_role("link", name=run.name).click()
+    assert "Interrupted after epoch 2 of 2. The next seqae run, or run.train() in its notebook, goes on from" in (
+        page.locator("main").inner_text()
+    )
+    run.train()
+    assert not report.exists(), "it would still say that the run was interrupted"
 
 
 def test_a_page_in_a_store_at_a_url_is_published_and_replaces_no_report_there(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from seqae.runs import (
     progress,
     read_record,
     remembered,
+    run_status,
     sample_strips,
 )
 from seqae.stores import StoreError, leased_elsewhere, publish, refresh
@@ -77,10 +78,11 @@ WITHOUT_NOTEBOOK = (
     "This page was made from what the run's folder holds, because the run was trained without a report, as in Jupyter. "
     "`report(run)` in its notebook makes that notebook its report."
 )
+GOES_ON = "The next seqae run, or `run.train()` in its notebook, goes on from the last checkpoint."
 
 
 def give_pages(store: Path, family: str | None = None) -> None:
-    """Render a page for each run of a store that is done, or failed, and has no report: from what its folder holds.
+    """Render a page for each run of a store that has ended, and has no report: from what its folder holds.
 
     So every run opens something that a person can read. Left out are runs that another process works on, damaged ones,
     and those whose folder cannot be written. family: only runs of this one. Pages of a mirror are published; raises
@@ -94,7 +96,8 @@ def give_pages(store: Path, family: str | None = None) -> None:
         for folder in lacking:
             page = folder / "report.html"
             with suppress(RunError, ValueError, OSError, filelock.Timeout):
-                if read_record(folder).get("status") not in ("done", "failed") or leased_elsewhere(folder):
+                ended = run_status(folder, read_record(folder)) in ("done", "failed", "interrupted")
+                if not ended or leased_elsewhere(folder):
                     continue
                 run = Run.load(folder)
                 with executing(folder):  # else a worker may be about to render it
@@ -114,11 +117,14 @@ def _cells_of(run: Run) -> "Iterator[NotebookNode]":
     from seqae.reports.frames import strip_figure
 
     yield v4.new_markdown_cell(WITHOUT_NOTEBOOK)
+    if run.status == "interrupted":
+        after = f"epoch {logged[0]} of {run.parameters.epochs}" if (logged := progress(run.folder)) else "its start"
+        yield v4.new_markdown_cell(f"**Interrupted** after {after}. {GOES_ON}")
     p, drawn, ended = run.parameters, {}, (run.folder / "test.csv").exists()  # a benchmark trains nothing
     if ended:
         strips = sample_strips(run.samples(), task=p.task, frames_in=p.frames_in, with_seen=True)
         drawn["Frames of val"] = strip_figure(strips)
-    if ended or progress(run.folder):  # of a run that failed, the epochs that it came to
+    if ended or progress(run.folder):  # of one that was cut short, the epochs that it came to
         drawn["Error by epoch"] = figures.learning_curves(run.metrics(), run.baselines(), run.marks())
     if ended:
         drawn["Error by frame step, on test"] = figures.error_by_frame(run.test(), run.baselines())
