@@ -621,7 +621,7 @@ def test_a_run_that_diverged_has_no_figures_and_is_last_wherever_things_are_orde
     assert "Best" not in comparison_findings(others, by="run")
     assert comparison_findings(others, by="run").count("no number") == 3
     (axis,) = figures.ranking(compare.finals(early).query("metric == 'mse'"), unit="MSE").axes
-    assert axis.get_yticklabels()[0].get_text() == compare.recipes(early)[0]
+    assert axis.get_yticklabels()[0].get_text().replace("\n", " ") == compare.recipes(early)[0]
     bars = figures.floor_and_reached(compare.below_mean_frame(early)).axes[0].get_yticklabels()
     assert [bar.get_text().split(", ")[0] for bar in bars][-2:] == [labels[0]] * 2, "the best is on top"
     assert [name for name, _ in compare.gallery(early, "pred")] == [

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from seqae.reports.figures.style import readable
+
 SIZE = 8  # of a name, points
 LETTER = 0.58  # width of a letter, as a share of its size
 GAP = 1.25 * SIZE  # between the middles of two names, points
@@ -101,10 +103,11 @@ def label_ends(axis: Axes, labels: Sequence[EndLabel]) -> None:
     for label, place in zip(labels, apart(at * height, GAP, GAP / 2, height - GAP / 2), strict=True):
         shown = np.clip(label.value, low, high) if np.isfinite(label.value) else high
         from_x = axis.get_xlim()[1] if label.end is None else label.end
-        line = {"arrowstyle": "-", "color": label.colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+        colour = readable(label.colour)
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
         x = axis.bbox.width * 72 / axis.figure.dpi + LEADER
         axis.annotate(label.text, (from_x, shown), xytext=(x, place), textcoords=("axes points", "axes points"),
-                      fontsize=SIZE, color=label.colour, va="center", ha="left", annotation_clip=False,
+                      fontsize=SIZE, color=colour, va="center", ha="left", annotation_clip=False,
                       arrowprops=line | {"relpos": (0, 0.5)})  # fmt: skip
 
 

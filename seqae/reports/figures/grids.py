@@ -1,6 +1,7 @@
 """Grids, bars, bands and histograms: data frames in, matplotlib figures out, units on every axis."""
 
 from collections.abc import Mapping
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +15,7 @@ from seqae.reports.figures.style import AXIS_LABELS, drawable, level_line, no_va
 from seqae.reports.seeds import over_seeds
 from seqae.tasks import BRANCHES
 
+NAME_LETTERS = 30  # of a name beside a bar, before it goes on in a second line
 COLUMNS = [f"{task}, {b}" if len(of) > 1 else task for task, of in BRANCHES.items() for b in of]  # of a status grid
 
 
@@ -31,7 +33,7 @@ def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str
     counts = of_cells.n.unstack().reindex(**order)
     texts = cells.map("{:.0f}".format) + counts.map(lambda n: f" (n = {n:.0f})" if n > 1 else "")
     figure, axis = plt.subplots(figsize=(1.5 * len(cells.columns) + 2.5, 0.42 * len(cells) + 1.6))
-    sns.heatmap(cells, annot=texts, fmt="", cmap="vlag_r", center=0, vmin=-50, vmax=50, linewidths=1, ax=axis,
+    sns.heatmap(cells, annot=texts, fmt="", cmap="vlag_r", center=0, vmin=-50, vmax=50, ax=axis,
                 cbar_kws={"label": "% below the mean frame, test MSE"})  # fmt: skip
     axis.set(xlabel="", ylabel="")
     axis.tick_params(rotation=0)
@@ -53,16 +55,22 @@ def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | Non
     by = bars[bars.branch == "pred"] if "pred" in branches else bars
     by = by.assign(key=by.val.fillna(by.value) if "val" in by else by.value)
     order = by.groupby("run")["key"].mean().reindex(table.run.unique()).sort_values(kind="stable").index
-    figure, axis = plt.subplots(figsize=(8, 0.3 * len(order) * max(1, 0.8 * len(branches)) + 1.4))
+    names = [fill(name, NAME_LETTERS) for name in order]  # broken, so that long ones leave the bars their room
+    letters = max((len(line) for name in names for line in name.split("\n")), default=0)
+    size = (0.085 * letters + 5, 0.3 * len(order) * max(1, 0.8 * len(branches)) + 1.4)
+    figure, axis = plt.subplots(figsize=size)
     each = ["run", "branch", *(["seed"] if "seed" in table else [])]
     seeds = table.groupby(each, as_index=False, sort=False, dropna=False)["value"].mean() if len(each) > 2 else table
     sns.barplot(seeds, y="run", x="value", hue="branch", order=order, hue_order=branches, errorbar=("pi", 100),
                 palette="colorblind", orient="h", legend=len(branches) > 1, ax=axis)  # fmt: skip
     if len(branches) > 1:
-        sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), frameon=False)
+        high = 1 + 0.26 / size[1]  # above the names of levels
+        sns.move_legend(axis, "lower left", bbox_to_anchor=(0, high), frameon=False, ncols=len(branches), title=None)
+    axis.set_yticks(range(len(order)), names)
     for name, value in (levels or {}).items():
         axis.axvline(value, color="0.3", linewidth=1, linestyle="--")
-        axis.text(value, 1.01, name, transform=axis.get_xaxis_transform(), fontsize=8, ha="center")
+        axis.annotate(name, (value, 1), xycoords=axis.get_xaxis_transform(), xytext=(0, 2), textcoords="offset points",
+                      fontsize=8, ha="center", va="bottom")  # fmt: skip
     axis.set(xlabel=unit, ylabel="")
     sns.despine(figure)
     figure.tight_layout()
@@ -84,10 +92,15 @@ def preactivations(curves: pd.DataFrame, reaches: Mapping[str, float]) -> Figure
         of_run = curves[curves.run == run].pivot_table(index=["branch", "epoch"], columns="metric", values="value")
         for branch, band in of_run.groupby("branch"):
             epochs = band.index.get_level_values("epoch")
-            axis.fill_between(epochs, band.preactivation_min, band.preactivation_max, alpha=0.35, label=branch)
+            (line,) = axis.plot(epochs, band.preactivation_max, label=branch)  # seen where the band has no height, too
+            axis.plot(epochs, band.preactivation_min, color=line.get_color())
+            axis.fill_between(
+                epochs, band.preactivation_min, band.preactivation_max, color=line.get_color(), alpha=0.35, linewidth=0
+            )
         if np.isfinite(reach := reaches.get(run, np.inf)):
-            for end in (-reach, reach):
-                level_line(axis, end, f"reach {end:g}", ":")
+            axis.set_ylim(-1.35 * reach, 1.35 * reach)  # room for the names of the lines
+            level_line(axis, reach, f"reach {reach:g}", ":")
+            level_line(axis, -reach, f"reach −{reach:g}", ":", above=False)
         axis.set_title(run, fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         if of_run.index.get_level_values("branch").nunique() > 1:

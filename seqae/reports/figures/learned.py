@@ -94,10 +94,12 @@ def errors_by_digits(errors: pd.DataFrame, *, hue: str = "source") -> Figure:
         axis.axhline(1, color="0.4", linestyle="--", linewidth=1, label="mean frame")
         axis.set(title=branch, xlabel="digits in a sequence", ylabel="MSE / MSE of the mean frame")
         axis.set_xticks(sorted(set(part.digits)))
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend().remove()
     axes[0, 0].set_ylim(0)  # of all panels
     sns.despine(figure)
     figure.tight_layout()
+    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncols=5,
+                  fontsize=8, frameon=False)  # fmt: skip
     return figure
 
 
@@ -118,6 +120,7 @@ def label_curves(labelled: pd.DataFrame, *, panels: str | None = None) -> Figure
         for level, line in (("chance", ":"), ("ceiling", "--")):
             axis.axhline(part[level].mean(), color="0.4", linestyle=line, linewidth=1, label=level)
         axis.set(xscale="log", title=title, xlabel="labelled sequences", ylabel="share of digits found")
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.legend(fontsize=8, frameon=False)
     sns.despine(figure)
     figure.tight_layout()

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from seqae.reports.figures.style import round_ticks
+from seqae.reports.figures.style import READABLE, round_ticks
 
 PAPER, DARK_PAPER = "#fdfdfc", "#15171b"  # as of the pages, so that a figure is no card upon them
 GROUP_SIZE, GROUP_LETTERS = 10.5, 11  # of a group's name: points, letters an inch
@@ -19,6 +19,7 @@ LEAST_TEXT = 9  # pixels: where a page has less room than a figure needs for tha
 INK = {  # in the dark: black and greys, and the colours of the palette that are too dark there
     "#000000": "#dcdfe4", "#4c4c4c": "#b4bbc5", "#666666": "#9aa3ae",
     "#0173b2": "#56aee8", "#029e73": "#35c79c", "#d55e00": "#f28a45",
+    **{words: drawn for drawn, words in READABLE.items()},
 }  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, MaxNLocator, ScalarFormatter
 
@@ -22,6 +24,16 @@ AXIS_LABELS = {metric: label(metric).replace(metric, metric.upper(), 1) for metr
 OF_TRAINING = {*AXIS_LABELS} - {*UNITS}  # they are of no split
 TIME_LABELS = {"epoch": "epoch", "seconds": "training time, seconds"}
 LEVEL_LINES = {"mean_frame": "--", "copy_last": "-.", "black": (0, (1, 3)), "floor": ":"}
+
+READABLE = {  # colours of the palette that are too light for words on a light page, and what words have in their place
+    "#de8f05": "#a46a00", "#cc78bc": "#a8559a", "#ca9161": "#97602f", "#fbafe4": "#b3508f", "#949494": "#6b6b6b",
+    "#ece133": "#857a00", "#56b4e9": "#1f7fb5",
+}  # fmt: skip
+
+
+def readable(colour: Any) -> Any:
+    """The colour of words about what is drawn in this colour. On a dark page they have that colour itself."""
+    return READABLE.get(to_hex(colour), colour)
 
 
 def coloured(names: Iterable[str]) -> dict[str, object]:
@@ -109,8 +121,9 @@ def ordered(values: pd.Series, known: Iterable[str]) -> list[str]:
     return sorted(set(values), key=lambda value: (first.index(value) if value in first else len(first), value))
 
 
-def level_line(axis: Axes, value: float, name: str, line: object, *, colour: object = "0.4") -> None:
-    """A horizontal line at a level, named at its right end."""
+def level_line(axis: Axes, value: float, name: str, line: object, *, above: bool = True) -> None:
+    """A horizontal line at a level, named at its right end, above it or below."""
+    colour = "0.4"
     axis.axhline(value, color=colour, linestyle=line, linewidth=1)
     x = axis.get_xlim()[1]
-    axis.text(x, value, name, color=colour, fontsize=8, ha="right", va="bottom")
+    axis.text(x, value, name, color=colour, fontsize=8, ha="right", va="bottom" if above else "top")
