@@ -142,8 +142,12 @@ def finals(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def levels(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
-    """Baselines and floors on one split: branch, baseline, metric, value, and the columns of `by_epoch`."""
-    return stack(runs, "baselines").query(f"split == '{split}'").reset_index(drop=True)
+    """Baselines and floors on one split, in the order of `groups`, reconstructions first: branch, baseline, metric,
+    value, and the columns of `by_epoch`.
+    """
+    table = stack(runs, "baselines").query(f"split == '{split}'")
+    places = table.group.map({name: place for place, name in enumerate(groups(runs))})
+    return table.iloc[np.lexsort((table.branch == "pred", places))].reset_index(drop=True)
 
 
 def below_mean_frame(runs: Sequence[Run]) -> pd.DataFrame:

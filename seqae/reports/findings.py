@@ -114,7 +114,8 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
     below = _of_recipes(grid)
     below = below[(below.branch == branch) | (branch is None)]
     lines, hrefs = [], report_links(grid)
-    for name in dict.fromkeys(below.branch[below.val_below.notna()]):  # by branch: a reconstruction is the easier task
+    # by branch: a reconstruction is the easier task
+    for name in sorted(dict.fromkeys(below.branch[below.val_below.notna()]), key=lambda name: name == "pred"):
         best = below.loc[below.val_below[below.branch == name].idxmax()]
         linked = f"[{escape(best.run)}]({hrefs[best.run]})"
         lines.append(f"Best {name} on val: **{linked}**, {_beside_mean_frame(best.below)}.")
@@ -127,13 +128,13 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
             if 0 < (lost := part.below.isna().sum()) < len(part)
             else ""
         )
-        lines.append(f"`{escape(str(value))}`: {_of_branches(part)}{lost}.")
+        lines.append(f"`{escape(str(value), quote=False)}`: {_of_branches(part)}{lost}.")
     lines += _both_and_pred(below)
     fixed = _of_recipes(fixes) if fixes else below.head(0)
     without = {name for name, run in zip(recipes(fixes), fixes, strict=True) if run in grid}
     for row in fixed.sort_values("val_below", ascending=False).head(LISTED).itertuples():
         made = "Without a fix" if row.run in without else "With a fix"
-        lines.append(f"{made}, `{escape(row.run)}`: {row.branch} {_beside_mean_frame(row.below)}.")
+        lines.append(f"{made}, `{escape(row.run, quote=False)}`: {row.branch} {_beside_mean_frame(row.below)}.")
     if (found := max(len(order), len(fixed))) > LISTED:
         lines.append(f"This list holds the {LISTED} with the least error on val of {found:,}; the table holds all.")
     return lines
@@ -231,4 +232,6 @@ def _from_to(least: float, most: float) -> str:
         return first
     if (side := first.partition(" % ")[2]) and last.endswith(f" % {side}"):
         return f"{first.removesuffix(f' {side}')} to {last}"
+    if side and last == "at the mean frame":
+        return f"{first.replace(side, '')}to 0 % {side}"
     return f"{first} to {last.replace('the mean frame', 'it')}"
