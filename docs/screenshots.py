@@ -36,7 +36,7 @@ def comparison(browser: Browser, store: Path) -> None:
 
 def report(browser: Browser, store: Path) -> None:
     """The animation of a run of task both, stopped at frame 14, a predicted one."""
-    page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="dark")
+    page = browser.new_page(viewport={"width": 1200, "height": 980}, color_scheme="dark")
     page.goto(min(store.glob("*/0nm-both-*/report.html")).as_uri())
     page.get_by_role("slider").fill("13")
     page.get_by_role("heading", name="What does it see?").evaluate("e => e.scrollIntoView()")
