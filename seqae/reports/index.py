@@ -106,10 +106,14 @@ def _defined(rows: Sequence[IndexRow]) -> tuple[str, Callable[[IndexRow], str]]:
 
 
 def _metric_columns(rows: Sequence[IndexRow]) -> dict[str, str]:
-    # The metric of each column, "mse" of "recon mse": by metric in the order of UNITS, recon before pred.
+    # The metric of each column, "mse" of "recon mse": by metric in the order of UNITS, recon before pred;
+    # those of recon decoders that read the truth, which few runs have, are last.
     metrics = {column: column.rpartition(" ")[2] for row in rows for column in row.metrics}
     order = [*UNITS, *sorted({*metrics.values()} - UNITS.keys())]
-    ordered = sorted(metrics, key=lambda column: (order.index(metrics[column]), not column.startswith("recon"), column))
+    ranks = {
+        c: ("given truth" in c, order.index(metric), not c.startswith("recon"), c) for c, metric in metrics.items()
+    }
+    ordered = sorted(metrics, key=ranks.__getitem__)
     return {column: metrics[column] for column in ordered}
 
 
@@ -129,7 +133,7 @@ def _row(folder: Path) -> IndexRow:
         href=f"{family}/{name}/{page}",
         status=status,
         verdict=recorded_verdict(record),
-        metrics=known["val"] | final_figures(record),
+        metrics=known["val"] | {_branch_of(name, record): value for name, value in final_figures(record).items()},
         own_metrics=own_metrics_of(record),
         picture=known["picture"],
         started=record.get("started", "")[:16].replace("T", " "),
@@ -140,6 +144,12 @@ def _row(folder: Path) -> IndexRow:
         setting=known["setting"],
         seed=known["seed"],
     )
+
+
+def _branch_of(column: str, record: Mapping[str, Any]) -> str:
+    # Whose recon decoder reads the truth has a column of its own, on test as on val, see `compare`.
+    given = record.get("parameters", {}).get("recon_truth") and column.startswith("recon ")
+    return column.replace("recon ", "recon, given truth ", 1) if given else column
 
 
 def _own_code(record: Mapping[str, Any]) -> dict[str, str]:
