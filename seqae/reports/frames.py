@@ -32,13 +32,14 @@ def strip_figure(strips: Strips, *, sequences: Sequence[int] = (0,)) -> Figure:
     columns = max(frames.shape[1] for _, frames in strips)
     height, width = strips[0].frames.shape[2:]
     titles = [wrap(title, max(24, round(TITLE_LETTERS * columns))) for title, _ in rows]
-    heights = [TITLE_LINE * len(title) + FRAME * height / width + 0.04 for title in titles]
+    heights = [TITLE_LINE * len(title) + FRAME * height / width + 0.06 for title in titles]
     figure = plt.figure(figsize=(FRAME * columns, sum(heights)))
     for row, (title, (_, frames)) in enumerate(zip(titles, rows, strict=True)):
         bottom, high = 1 - sum(heights[: row + 1]) / sum(heights), FRAME * height / width / sum(heights)
         axis = figure.add_axes((0, bottom, 1, high), anchor="W")
         axis.imshow(bordered(frame_rows(frames)), cmap="gray", vmin=0, vmax=255)
-        axis.text(0, 1, "\n".join(title), transform=axis.transAxes, ha="left", va="bottom", fontsize=TITLE_SIZE)
+        axis.annotate("\n".join(title), (0, 1), xycoords="axes fraction", xytext=(0, 1.5), textcoords="offset points",
+                      ha="left", va="bottom", fontsize=TITLE_SIZE)  # fmt: skip
         axis.axis("off")
     return figure
 
