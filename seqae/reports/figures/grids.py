@@ -64,8 +64,8 @@ def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | Non
     sns.barplot(seeds, y="run", x="value", hue="branch", order=order, hue_order=branches, errorbar=("pi", 100),
                 palette="colorblind", orient="h", legend=len(branches) > 1, ax=axis)  # fmt: skip
     if len(branches) > 1:
-        high = 1 + 0.26 / size[1]  # above the names of levels
-        sns.move_legend(axis, "lower left", bbox_to_anchor=(0, high), frameon=False, ncols=len(branches), title=None)
+        at = (-0.017 * letters, 1 + 0.26 / size[1])  # above the names of levels, where a phone shows it
+        sns.move_legend(axis, "lower left", bbox_to_anchor=at, frameon=False, ncols=len(branches), title=None)
     axis.set_yticks(range(len(order)), names)
     for name, value in (levels or {}).items():
         axis.axvline(value, color="0.3", linewidth=1, linestyle="--")
