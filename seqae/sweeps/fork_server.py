@@ -140,6 +140,11 @@ def serve_forks(*, trains: bool) -> None:
     with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 1)
     gc.disable()  # nothing of what is imported is garbage, and looking for it takes a third of the time
+    if not trains:  # seaborn takes a kernel density of its own where there is no scipy.stats, which takes a second
+        sys.modules["scipy.stats"] = None  # type: ignore[assignment]
+        with suppress(ImportError):
+            __import__("seaborn")
+        del sys.modules["scipy.stats"]
     for name in IMPORTS + TRAINING_IMPORTS * trains:
         with suppress(ImportError):  # the kernel that needs the module reports the error
             __import__(name)

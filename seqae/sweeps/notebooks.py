@@ -35,6 +35,8 @@ CHECKPOINT_GRACE_SECONDS = 5  # an interrupted kernel ends the current update an
 _sources: dict[str, str] = {}  # papermill's name -> a notebook's JSON text
 _targets: dict[str, Path] = {}  # papermill's name -> the file to write
 _kernels: dict[Path, int | None] = {}  # the file to write -> its kernel's process id, 0 before it starts, None to stop
+# Where JupyterLab is installed, jsonschema imports rfc3987_syntax, for a format that no notebook has: a second.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 class ForkedProvisioner(LocalProvisioner):
@@ -110,8 +112,6 @@ def execute_notebook(
 
 
 def _papermill() -> ModuleType:
-    # Where JupyterLab is installed, jsonschema imports rfc3987_syntax, for a format that no notebook has: a second.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill  # takes a second
     from papermill.iorw import papermill_io
 
