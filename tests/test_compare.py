@@ -122,7 +122,7 @@ def test_an_error_without_bound_is_told_in_words(seeds, tmp_path):
     ("errors", "told"),  # mean frame: 0.04
     [
         ([0.03, 0.01], "25 % to 75 % below the mean frame"),
-        ([0.06, 0.05], "50 % to 25 % above the mean frame"),
+        ([0.06, 0.05], "25 % to 50 % above the mean frame"),
         ([0.05, 0.03], "25 % above the mean frame to 25 % below it"),
         ([0.04, 0.03], "at the mean frame to 25 % below it"),
         ([0.03, 0.03], "25 % below the mean frame"),

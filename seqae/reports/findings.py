@@ -231,6 +231,7 @@ def _from_to(least: float, most: float) -> str:
     if first == last:
         return first
     if (side := first.partition(" % ")[2]) and last.endswith(f" % {side}"):
+        first, last = (first, last) if side.startswith("below") else (last, first)  # the smaller number first
         return f"{first.removesuffix(f' {side}')} to {last}"
     if side and last == "at the mean frame":
         return f"{first.replace(side, '')}to 0 % {side}"
