@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import yaml
 from test_sweep import DEFAULTS, TINY, TRAIN, make_project
@@ -31,6 +32,8 @@ IDLE: list[tuple[dict[str, Any], str, Any]] = [
     ({"task": "pred"}, "recon_weight", 0.5),
     ({}, "recon_truth", True),
     ({"task": "pred", "decoder_input": "truth"}, "recon_truth", True),
+    ({"task": "pred", "frames_out": 1}, "decoder_input", "zero"),
+    ({"task": "pred", "frames_out": 1, "architecture": "srivastava"}, "decoder_input", "zero"),
     ({}, "frames_out", 3),
     ({"task": "recon_ordered"}, "frames_out", 3),
     ({"architecture": "lstm"}, "width", 0.5),
@@ -69,6 +72,8 @@ IDLE: list[tuple[dict[str, Any], str, Any]] = [
 BUSY: list[tuple[dict[str, Any], str, Any]] = [
     ({"task": "both"}, "recon_weight", 0.5),
     ({"task": "both", "decoder_input": "truth"}, "recon_truth", True),
+    ({"task": "pred", "frames_out": 1}, "decoder_input", "truth"),
+    ({"task": "both", "frames_out": 1}, "decoder_input", "zero"),
     ({"task": "both"}, "frames_out", 3),
     ({"task": "pred"}, "frames_out", 3),
     ({"clips": CLIPS}, "frames_out", 3),
@@ -119,6 +124,7 @@ OF_OWN_CODE = {"layers", "peepholes", "init", "bias_init", "forget_bias", "archi
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # else it lists all fonts again
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -21,6 +21,7 @@ from seqae.architectures import ARCHITECTURES, PIXELS
 from seqae.parameters import EXECUTION, ParameterError, Parameters
 from seqae.runs.merging import resolve
 from seqae.runs.records import RunError, read_record
+from seqae.tasks import BRANCHES
 
 BENCHMARK = "performance"  # the family whose runs are timed, not trained
 
@@ -82,6 +83,11 @@ def _momentum(p: Parameters) -> bool:
     )
 
 
+def _decoded(p: Parameters) -> int:
+    # Frames of the longest branch.
+    return max(p.frames_out if branch == "pred" else p.frames_in for branch in BRANCHES[p.task])
+
+
 def _of_clips(p: Parameters) -> bool:
     return bool(p.clips or p.clips_digest)
 
@@ -99,6 +105,11 @@ USES = {
         "with decoder_input truth, a task that has a recon decoder and a built-in architecture",
         ("task", "decoder_input", "architecture"),
         lambda p: p.decoder_input == "truth" and p.task != "pred" and _built_in(p),
+    ),
+    "decoder_input": Use(  # the first input of decoders that do not read the truth is zeros
+        "where more than one frame is decoded, or with truth",
+        ("task", "frames_in", "frames_out"),
+        lambda p: p.decoder_input == "truth" or _own(p) or _decoded(p) > 1,
     ),
     "frames_out": Use(
         "with task pred or both, and with clips, which are cut into frames_in + frames_out",
