@@ -210,6 +210,17 @@ def test_a_model_too_large_to_build_is_refused_in_a_sentence() -> None:
             check_parameters(resolve(large))
 
 
+def test_a_beta_that_the_schedule_sets_is_refused() -> None:
+    cycled = {"schedule": "OneCycleLR", "schedule_arguments": {"max_lr": 0.01}, "frame_size": 16, "width": 0.01}
+    with pytest.raises(
+        ValueError, match=r"^the first of betas \[0.8, 0.99\] has no effect, as schedule OneCycleLR sets"
+    ):
+        check_parameters(resolve(cycled, {"optimizer_arguments": {"betas": [0.8, 0.99]}}))
+    check_parameters(resolve(cycled, {"optimizer_arguments": {"betas": [0.9, 0.99]}}))
+    kept = {"schedule_arguments": {"max_lr": 0.01, "cycle_momentum": False}}
+    check_parameters(resolve(cycled, kept | {"optimizer_arguments": {"betas": [0.8, 0.99]}}))
+
+
 def test_a_text_among_arguments_stays_one_unless_yaml_meant_a_number() -> None:
     """`load_yaml` says of 010: quote it if it is text."""
     given = {"tag": "010", "kind": "inf", "none": "nan", "name": "1_0", "arabic": "٣", "list": ["-00.5", "Infinity"]}

@@ -643,6 +643,27 @@ def test_a_picture_that_only_a_srcset_names_is_in_the_page(report):
     assert page.select_one(".html img")["src"].startswith("data:image/png")
 
 
+def of_html(report, html: str):
+    return report(code("x", v4.new_output("display_data", {"text/html": html}))).select_one(".html")
+
+
+def test_a_picture_in_a_drawing_or_a_form_is_in_the_page_or_named(report, tmp_path):
+    (tmp_path / "beside.png").write_bytes(picture())
+    drawing = "<svg><image {}='{}'/></svg>"
+    for name in ("href", "xlink:href"):
+        assert of_html(report, drawing.format(name, "beside.png")).image["href"].startswith("data:image/png")
+    assert of_html(report, drawing.format("href", "gone.png")).get_text(strip=True) == "gone.png was not found"
+    shown = of_html(report, "<form>a<input type=image src=beside.png alt=go></form>").img
+    assert (shown["src"].partition(",")[0], shown["alt"]) == ("data:image/png;base64", "go")
+
+
+def test_tex_in_html_is_shown_as_formulas_and_money_as_money(report):
+    found = of_html(report, r"<p>$$x^2$$ at \(y_1 < 3\), \[z\], from $5 to $6</p><pre>$$raw$$</pre>")
+    assert [formula["alttext"] for formula in found.select("math")] == ["x^2", "y_1 < 3", "z"]
+    assert found.p.get_text().endswith("from $5 to $6")
+    assert found.pre.get_text() == "$$raw$$"
+
+
 def giant() -> str:
     """A PNG that says that it has 400 million pixels."""
     parts = {b"IHDR": struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(b""), b"IEND": b""}

@@ -1,11 +1,16 @@
 """Jupyter's Markdown with formulas as MathML, which browsers show without a script and without a request."""
 
+import re
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latex2mathml.converter import convert
 from nbconvert.filters.markdown_mistune import IPythonRenderer
 
+if TYPE_CHECKING:
+    from bs4 import BeautifulSoup
+
+_TEX = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 WHOLE = {"equation", "equation*", "displaymath", "math"}  # environments that are what their body is
 
 
@@ -24,6 +29,21 @@ class FormulaRenderer(IPythonRenderer):
     def image(self, text: str, url: str, title: str | None = None) -> Any:
         missing = url.startswith("attachment:") and not self.attachments.get(url.removeprefix("attachment:"))
         return super(IPythonRenderer, self).image(text, url, title) if missing else super().image(text, url, title)
+
+
+def with_formulas(soup: "BeautifulSoup") -> None:
+    """Turn the TeX in the text of a cell's HTML into formulas, as MathJax would in Jupyter: between $$, \\[ and \\], or
+    \\( and \\). A single $ may be money, and is left as it is.
+    """
+    from bs4 import BeautifulSoup
+
+    for text in soup.find_all(string=_TEX):
+        if text.find_parent(["style", "script", "pre", "code", "textarea", "svg"]) is None:
+            parts, made = _TEX.split(text), ""  # text, $$, \\[, \\(, text, …
+            for n in range(0, len(parts) - 1, 4):
+                block = parts[n + 1] or parts[n + 2]
+                made += escape(parts[n]) + mathml(block or parts[n + 3], display=bool(block))
+            text.replace_with(BeautifulSoup(made + escape(parts[-1]), "html.parser"))
 
 
 def mathml(tex: str, *, display: bool = False) -> str:

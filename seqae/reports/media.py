@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from mimetypes import MimeTypes
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
+from markupsafe import Markup
 from PIL import Image
 
+# Of a cell's HTML, as selectors: what shows a file, what a page cannot have, and what is something without any text.
+MEDIA = "img, input[type=image], svg image, video[src], audio[src], source[src], iframe, frame, object, embed"
+UNWANTED = "script, link, meta, base, :not(img)[src]:not([src^='data:'])"
+WORDLESS = "img, svg, math, video, audio, progress, meter, input, hr, [style*=background]"  # what needs no text
 _TYPES = MimeTypes()  # Python's own lack the following; a machine's /etc/mime.types has them, a container has none
 for _kind, _suffixes in {
     "image": "webp avif apng",
@@ -29,6 +34,18 @@ def beside(source: str, folders: Sequence[Path]) -> Path | None:
     with suppress(OSError, ValueError):
         return next((folder / path for folder in folders if (folder / path).is_file()), None)
     return None
+
+
+def linked(html: Markup, home: Path) -> Markup:
+    """Prose whose links work in a page in the folder `home`: of one to a file that is not there, its text."""
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(html, "html.parser")
+    for link in soup.select("a[href]"):
+        target = urlsplit(str(link["href"]))
+        if not (target.scheme or target.netloc) and target.path and not beside(target.path, [home]):
+            link.unwrap()
+    return Markup(str(soup))
 
 
 def data_uri(file: Path) -> str | None:

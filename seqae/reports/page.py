@@ -15,14 +15,14 @@ from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from markupsafe import Markup, escape
 from PIL import Image
 
 from seqae.reports.head import Facts
+from seqae.reports.media import MEDIA, UNWANTED, WORDLESS, data_uri, linked, svg_alone
 from seqae.reports.media import beside as beside_notebook
-from seqae.reports.media import data_uri, svg_alone
 from seqae.reports.rendering import write_page
 from seqae.reports.screen import screen, terminal_html
 
@@ -35,9 +35,6 @@ SCRIPTED = {  # their text/plain says nothing
     "application/vnd.jupyter.widget-view+json": "a widget",
     "application/javascript": "a script",
 }
-MEDIA = "img, video[src], audio[src], source[src], iframe, frame, object, embed"
-UNWANTED = "script, link, meta, base, :not(img)[src]:not([src^='data:'])"
-WORDLESS = "img, svg, math, video, audio, progress, meter, input, hr, [style*=background]"  # what needs no text
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class _Notebook:
     def __init__(self, folders: Sequence[Path], home: Path, title: str) -> None:
         from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
-        from seqae.reports.formulas import FormulaRenderer
+        from seqae.reports.formulas import FormulaRenderer, with_formulas
 
         self.folders = folders  # of the files that cells refer to
         self.home = home  # the page's own folder
@@ -129,6 +126,7 @@ class _Notebook:
         self.figures = 0
         self.reduced = False  # whether the last fragment had something that a page cannot have
         self.renderer = FormulaRenderer(escape=False, exclude_anchor_links=True)
+        self.with_formulas = with_formulas
         self.parser = MarkdownWithMath(renderer=self.renderer)  # Jupyter's own markdown
 
     def wants(self, cell: "NotebookNode") -> bool:
@@ -138,7 +136,7 @@ class _Notebook:
     def cell(self, cell: "NotebookNode") -> _Cell:
         if cell.cell_type == "markdown":
             with suppress(Exception):  # a library's, of any type: then the text is shown as it was written
-                return _Cell(cell, self.linked(self.markdown(cell.source, cell.get("attachments", {}))), [])
+                return _Cell(cell, linked(self.markdown(cell.source, cell.get("attachments", {})), self.home), [])
         if cell.cell_type in ("markdown", "raw"):
             return _Cell(cell, Markup(f"<pre>{escape(cell.source)}</pre>"), [])
         code = cell.source.removeprefix("# Parameters\n")  # papermill's own line above the parameters it injects
@@ -214,17 +212,6 @@ class _Notebook:
         self.renderer.attachments = attachments
         return self.fragment(self.parser.render(source), headings=True)
 
-    def linked(self, html: Markup) -> Markup:
-        """Prose whose links work in the page: of one to a file that is not beside it, as to a notebook, the text."""
-        from bs4 import BeautifulSoup
-
-        soup = BeautifulSoup(html, "html.parser")
-        for link in soup.select("a[href]"):
-            target = urlsplit(str(link["href"]))
-            if not (target.scheme or target.netloc) and target.path and not beside_notebook(target.path, [self.home]):
-                link.unwrap()
-        return Markup(str(soup))
-
     def fragment(self, html: str, headings: bool = False) -> Markup:
         """HTML of a cell, made to stand alone: it loads and runs nothing, pictures have alt texts, tables scroll."""
         from bs4 import BeautifulSoup
@@ -243,6 +230,8 @@ class _Notebook:
                 self.heading(tag, text, soup)
         for tag in soup.select(UNWANTED):
             tag.decompose()
+        if not headings:  # in Markdown they are formulas already
+            self.with_formulas(soup)
         for tag in soup.select("th"):  # pandas leaves corners empty, which a screen reader would read as a heading
             tag.name = "th" if tag.get_text(strip=True) or tag.find(True) else "td"
         for tag in soup.select("*"):
@@ -255,8 +244,15 @@ class _Notebook:
     def embed(self, tag: "Tag", soup: "BeautifulSoup") -> None:
         """Put the file that a tag shows into the tag. Where that is not possible, a link or a note replaces the tag."""
         first = re.match(r"[^\s,]*", str(tag.get("srcset") or "").strip())
-        source = str(tag.get("src") or tag.get("data") or (first and first[0]) or "")
+        named = [tag.get(name) for name in ("src", "data", "href", "xlink:href")]
+        source = str(next(filter(None, named), first and first[0]) or "")
         file = beside_notebook(source, self.folders)
+        if tag.name == "input":
+            tag.name = "img"
+            del tag["type"]
+        if tag.name == "image" and (found := source if source.startswith("data:") else file and data_uri(file)):
+            tag["href"] = found  # in an SVG
+            return
         if tag.name == "img":
             for other in tag.parent.select("source[srcset]") if tag.parent and tag.parent.name == "picture" else ():
                 other.decompose()  # a browser would try it, and show nothing instead of the picture
@@ -282,7 +278,11 @@ class _Notebook:
         else:
             (tag.unwrap if tag.get_text(strip=True) else tag.decompose)()  # an object has its own words for this
             return
-        (tag.parent if tag.name == "source" and tag.parent else tag).replace_with(shown)
+        if tag.name == "image" and (drawing := tag.find_parent("svg")):
+            drawing.insert_after(shown)
+            tag.decompose()
+        else:
+            (tag.parent if tag.name == "source" and tag.parent else tag).replace_with(shown)
 
     def heading(self, tag: "Tag", text: str, soup: "BeautifulSoup") -> None:
         """Gives a heading its id and a link to it, and notes it for the table of contents."""

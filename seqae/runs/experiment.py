@@ -28,6 +28,7 @@ from seqae.runs.building import meta_model as meta_model
 from seqae.runs.building import new_model as new_model
 from seqae.runs.building import sized_model as sized_model
 from seqae.runs.digits import DIGITS, OFFICIAL_FRAMES, official_test, open_stream
+from seqae.runs.identity import cycles_momentum
 from seqae.runs.levels import baselines, reachable_floor
 from seqae.runs.memory import used_memory
 from seqae.runs.old_checkpoints import upgrade_checkpoint
@@ -41,6 +42,7 @@ from seqae.training import Fitted, Row, fit
 from seqae.updates import UpdateRule
 
 OFFICIAL_FILE = "mnist_test_seq.npy"
+BETA = 0.9  # the first of betas, of every optimizer of torch that has them
 Record = Callable[[str, list[Row]], None]
 Resume = Callable[[int], None]
 
@@ -57,6 +59,11 @@ def check_parameters(p: Parameters, code: OwnCode | None = None) -> SequenceAuto
             rule.schedule(rule.optimizer([torch.zeros(2, 2), torch.zeros(2)]))
     except Exception as error:  # each is sound, but they do not fit each other
         raise ValueError(f"schedule {p.schedule} does not go with optimizer {p.optimizer}: {error}") from None
+    if (betas := p.optimizer_arguments.get("betas")) and cycles_momentum(p) and betas[0] != BETA:
+        raise ValueError(
+            f"the first of betas {betas} has no effect, as schedule {p.schedule} sets it: leave it at {BETA}, or give "
+            "schedule_arguments cycle_momentum: false"
+        )
     if p.digits not in DIGITS:
         raise ValueError(f"digits must be one of {', '.join(DIGITS)}; not {p.digits!r}")
     recon_fits = p.frames_in <= OFFICIAL_FRAMES and "pred" not in BRANCHES[p.task]

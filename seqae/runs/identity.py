@@ -76,11 +76,13 @@ def _decays(p: Parameters) -> bool:
     return _schedule("gamma")(p) and (p.schedule != "CyclicLR" or p.schedule_arguments.get("mode") == "exp_range")
 
 
+def cycles_momentum(p: Parameters) -> bool:
+    """Whether the schedule sets the optimizer's momentum, or the first of its betas, too."""
+    return p.schedule in _OWN_RATES and bool(p.schedule_arguments.get("cycle_momentum", True))
+
+
 def _momentum(p: Parameters) -> bool:
-    # These schedules set the momentum, too, unless they are told not to.
-    return _optimizer("momentum")(p) and not (
-        p.schedule in _OWN_RATES and p.schedule_arguments.get("cycle_momentum", True)
-    )
+    return _optimizer("momentum")(p) and not cycles_momentum(p)
 
 
 def _decoded(p: Parameters) -> int:
