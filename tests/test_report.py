@@ -242,17 +242,23 @@ def test_a_finished_run_without_a_report_gets_a_page_that_a_person_can_read(visi
     assert "Mine" in report.read_text()
 
 
-def test_a_run_that_failed_in_jupyter_gets_a_page_with_the_reason_until_it_is_trained_again(visit, tmp_path):
-    run = open_run("losses", SMALL, {"store": str(tmp_path), "epochs": 2})
+def opened_in_index(visit, store: Path, ends, raises: type[BaseException]):
+    """A run in Jupyter that ends after its last epoch, before it is tested, and its page, by way of the index."""
+    run = open_run("losses", SMALL, {"store": str(store), "epochs": 2})
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("seqae.runs.run.write_results", lambda *_: 1 / 0)  # after the last epoch
-        with pytest.raises(ZeroDivisionError):
+        patched.setattr("seqae.runs.run.write_results", ends)
+        with pytest.raises(raises):
             run.train()
-    report, index = run.folder / "report.html", tmp_path / "index.html"
-    reports.give_pages(tmp_path)
-    reports.update_index(tmp_path)
-    page = visit(index, beside=[report])
+    reports.give_pages(store)
+    reports.update_index(store)
+    page = visit(store / "index.html", beside=[run.folder / "report.html"])
     page.get_by_role("link", name=run.name).click()
+    return run, page
+
+
+def test_a_run_that_failed_in_jupyter_gets_a_page_with_the_reason_until_it_is_trained_again(visit, tmp_path):
+    run, page = opened_in_index(visit, tmp_path, lambda *_: 1 / 0, ZeroDivisionError)
+    report = run.folder / "report.html"
     banner = page.get_by_role("alert").inner_text()
     assert "This run failed" in banner
     assert "ZeroDivisionError: division by zero" in banner
@@ -265,21 +271,12 @@ def test_a_run_that_failed_in_jupyter_gets_a_page_with_the_reason_until_it_is_tr
 
 
 def test_an_interrupted_run_gets_a_page_that_says_how_to_go_on(visit, tmp_path):
-    run = open_run("losses", SMALL, {"store": str(tmp_path), "epochs": 2})
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("seqae.runs.run.write_results", lambda *_: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            run.train()
-    report, index = run.folder / "report.html", tmp_path / "index.html"
-    reports.give_pages(tmp_path)
-    reports.update_index(tmp_path)
-    page = visit(index, beside=[report])
-    page.get_by_role("link", name=run.name).click()
+    run, page = opened_in_index(visit, tmp_path, lambda *_: signal.raise_signal(signal.SIGINT), KeyboardInterrupt)
     assert "Interrupted after epoch 2 of 2. The next seqae run, or run.train() in its notebook, goes on from" in (
         page.locator("main").inner_text()
     )
     run.train()
-    assert not report.exists(), "it would still say that the run was interrupted"
+    assert not (run.folder / "report.html").exists(), "it would still say that the run was interrupted"
 
 
 def test_a_page_in_a_store_at_a_url_is_published_and_replaces_no_report_there(tmp_path, monkeypatch):
