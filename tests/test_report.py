@@ -256,6 +256,9 @@ def opened_in_index(visit, store: Path, ends, raises: type[BaseException]):
     return run, page
 
 
+LEFT_WITH = ["run.yaml", "metrics.csv"]
+
+
 def test_a_run_that_failed_in_jupyter_gets_a_page_with_the_reason_until_it_is_trained_again(visit, tmp_path):
     run, page = opened_in_index(visit, tmp_path, lambda *_: 1 / 0, ZeroDivisionError)
     report = run.folder / "report.html"
@@ -265,9 +268,14 @@ def test_a_run_that_failed_in_jupyter_gets_a_page_with_the_reason_until_it_is_tr
     assert "Fix the cause. The next seqae run, or run.train() in its notebook, tries this run again." in banner
     assert page.locator("h2").all_inner_texts() == ["Error by epoch#"], "the epochs that it came to"
     run.train()
-    assert not report.exists(), "it would still say that the run failed"
+    page.go_back()
+    page.get_by_role("link", name=run.name).click()
+    assert "This run has gone on since its page was made" in page.locator("main").inner_text()
+    assert [link.get_attribute("href") for link in page.get_by_role("link").all()] == [*LEFT_WITH, "../../index.html"]
+    assert all((run.folder / name).exists() for name in LEFT_WITH), "nothing that a link of the index leads to is dead"
     reports.give_pages(tmp_path)
     assert "This run failed" not in report.read_text()
+    assert "has gone on since" not in report.read_text()
 
 
 def test_an_interrupted_run_gets_a_page_that_says_how_to_go_on(visit, tmp_path):
@@ -276,7 +284,7 @@ def test_an_interrupted_run_gets_a_page_that_says_how_to_go_on(visit, tmp_path):
         page.locator("main").inner_text()
     )
     run.train()
-    assert not (run.folder / "report.html").exists(), "it would still say that the run was interrupted"
+    assert "Interrupted after" not in (run.folder / "report.html").read_text()
 
 
 def test_a_page_in_a_store_at_a_url_is_published_and_replaces_no_report_there(tmp_path, monkeypatch):

@@ -356,6 +356,11 @@ def test_why_a_run_is_to_be_executed_while_it_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "status", property(lambda run: states.pop(0)))
     assert item.reason_to_execute() == planning.BUSY
     assert item.reason_to_execute() == "has no report yet"
+    item.run.update(status="failed")
+    (item.run.folder / "report.html").write_text("It failed.")
+    item.run.update(status="done")  # in Jupyter
+    assert "It failed." not in (item.run.folder / "report.html").read_text()
+    assert item.reason_to_execute() == "has no report yet"
 
 
 @pytest.mark.parametrize("where", ["option", "parameter", "environment"])

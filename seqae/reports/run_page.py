@@ -20,6 +20,7 @@ from seqae.runs import (
     defining_files,
     executing,
     facts_of,
+    has_page,
     introduction,
     progress,
     read_record,
@@ -91,7 +92,7 @@ def give_pages(store: Path, family: str | None = None) -> None:
     made = []
     with remembered(store) as root:
         runs = sorted(file.parent for file in root.glob(f"{escape(family) if family else '*'}/*/run.yaml"))
-        if lacking := [folder for folder in runs if not (folder / "report.html").exists()]:
+        if lacking := [folder for folder in runs if not has_page(folder)]:
             refresh(root, family or "")  # of a mirror: another machine may have rendered some of them meanwhile
         for folder in lacking:
             page = folder / "report.html"
@@ -101,7 +102,7 @@ def give_pages(store: Path, family: str | None = None) -> None:
                     continue
                 run = Run.load(folder)
                 with executing(folder):  # else a worker may be about to render it
-                    if not page.exists():
+                    if not has_page(folder):
                         render_cells([*_cells_of(run)], page, run_facts(run), folders=[folder])
                         made.append(page.relative_to(root).as_posix())
     if made:

@@ -58,6 +58,7 @@ from .own_code import code_for as code_for
 from .own_code import recorded_packages as recorded_packages
 from .own_runs import defining_files as defining_files
 from .own_runs import takes as takes
+from .page_file import has_page as has_page
 from .pictures import Strip as Strip
 from .pictures import Strips as Strips
 from .pictures import bordered as bordered

@@ -37,6 +37,7 @@ from seqae.runs.merging import resolve
 from seqae.runs.naming import differing, existing_name, run_name
 from seqae.runs.own_code import CODE_FOLDER, OwnCode, recorded_code
 from seqae.runs.own_runs import code_entry, with_code
+from seqae.runs.page_file import outdate_page
 from seqae.runs.provenance import code_entries, now, provenance_of, resumed_by
 from seqae.runs.records import RunError, read_record
 from seqae.runs.results import write_results
@@ -213,8 +214,7 @@ class Run(RunFolder):
         return clip_sets.as_recorded(self.parameters.model_dump(mode="json", exclude=set(EXECUTION - RECORDED)))
 
     def _asked(self, record: Mapping[str, Any], *names: str) -> dict[str, Any]:
-        # What has to change in a record that has other values of these parameters than this request. Clips that are
-        # given by their digest alone are where they were.
+        # What changes in a record with other values of these parameters. Clips given by a digest are where they were.
         there, mine = record.get("parameters", {}), self._as_recorded()
         same = clip_sets.CLIP_PATHS if self.parameters.clips is None else ()
         changed = {n: mine[n] for n in names if n not in same and mine[n] != there.get(n)}
@@ -233,7 +233,7 @@ class Run(RunFolder):
             entries = base | {"differs": dict(self.differs)} | self.record() | changes
             files.replace_text(self.folder / "run.yaml", yaml.safe_dump(entries, sort_keys=False))
             if changes.get("status") in ("running", "done"):  # its page, of an earlier failure for one, is out of date
-                (self.folder / "report.html").unlink(missing_ok=True)
+                outdate_page(self.folder)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from seqae.runs import (
     cells_hash,
     family_notebook,
     finished_by_recipe,
+    has_page,
     located_clips,
     merge,
     modules_of_cells,
@@ -61,7 +62,6 @@ class Planned:
         BUSY: another process trains it, so wait for that one. NOT_PUBLISHED: only its store lacks it. All other reasons
         mean that it has to be executed, or executed again.
         """
-        report = self.run.folder / "report.html"
         match status := self.run.status:  # read once, because another process may change it
             case "interrupted":
                 logged = progress(self.run.folder)
@@ -70,7 +70,7 @@ class Planned:
                 return f"failed: {self.run.record().get('reason')}"
             case "done" if lacking := unmeasured(self.run):
                 return f"lacks {', '.join(lacking)}"
-            case "done" if not report.exists():
+            case "done" if not has_page(self.run.folder):
                 return "has no report yet"
             case "done" if (cells := self.run.record().get("cells")) != self.cells:
                 return "its notebook was edited" if cells else "its report is of an older version"
