@@ -319,7 +319,7 @@ def test_errors_by_frame_step_are_named_where_their_lines_end(tables):
     assert [name.get_text() for name in axis.texts] == [
         "recon at step 3: −19 %",
         "pred at step 3: −19 %",
-        "floor",
+        "floor, at 0.0698",
         "mean frame",
     ]
     crowd = pd.concat([steps.assign(run=steps.run + f"-{n}") for n in range(3)])
@@ -530,6 +530,19 @@ def test_a_constant_has_an_axis_of_its_own_size(value, low, high):
     margin = 0.06 * (high - low)
     assert axis.get_ylim() == pytest.approx((low - margin, high + margin))
     plt.close(figure)
+
+
+def test_a_level_far_above_all_curves_is_named_at_the_edge_and_does_not_squeeze_them():
+    rows = [(epoch, "val", "pred", "mse", value) for epoch, value in enumerate((0.041, 0.037, 0.036), 1)]
+    metrics = pd.DataFrame(rows, columns=["epoch", "split", "branch", "metric", "value"])
+    values = {"mean_frame": 0.0373, "black": 0.0426, "copy_last": 0.0699}
+    levels = pd.DataFrame([("val", "pred", name, "mse", value) for name, value in values.items()])
+    levels.columns = ["split", "branch", "baseline", "metric", "value"]
+    (axis,) = figures.learning_curves(metrics, levels, {}).axes
+    assert axis.get_ylim()[1] < 0.044
+    names = [text.get_text() for text in axis.texts]
+    assert "copy last, at 0.0699" in names
+    assert "black" in names, "near enough"
 
 
 def test_where_nothing_was_recorded_a_figure_says_so() -> None:

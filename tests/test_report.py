@@ -301,6 +301,21 @@ def test_a_page_in_a_store_at_a_url_is_published_and_replaces_no_report_there(tm
     assert fs.cat_file(there) == (run.folder / "report.html").read_bytes() == b"of the notebook, by another machine"
 
 
+def test_columns_of_words_begin_at_the_left_and_those_of_numbers_end_at_the_right(report):
+    told = pd.DataFrame({
+        "model": ["FC-LSTM", "3D-CNN"],
+        "mse": [0.02, float("nan")],
+        "source": ["as later papers quote it, from memory", ""],
+        "below": ["−12 %", "–"],
+    })  # fmt: skip
+    styled = told.set_index(["model"]).style.format(na_rep="")
+    for html in (told.to_html(), styled.to_html()):
+        for row in report(code("1", html_output(html))).select("tr"):
+            mse, source, below = row.find_all(["th", "td"])[-3:]
+            assert source["class"][-2:] == ["words", "long"]
+            assert not {"words", "long"} & {*mse.get("class", ()), *below.get("class", ())}
+
+
 def test_a_comparison_begins_with_its_conclusion(report):
     cells = [text("# Losses"), text("## Table"), code("1", stream("the table")), text("## Conclusion"), code("2")]
     facts = Facts("losses: comparison", "done", None, ends_first=True)

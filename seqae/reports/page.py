@@ -25,6 +25,7 @@ from seqae.reports.media import MEDIA, UNWANTED, WORDLESS, data_uri, linked, svg
 from seqae.reports.media import beside as beside_notebook
 from seqae.reports.rendering import write_page
 from seqae.reports.screen import screen, terminal_html
+from seqae.reports.tables import mended
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -223,7 +224,7 @@ class _Notebook:
             form.unwrap()
         for tag in soup.select(f"h1, h2, h3, h4, h5, h6, table, {MEDIA}"):
             if tag.name == "table":
-                _ = tag.find_parent("table") or tag.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+                mended(tag, soup)
             elif not re.fullmatch("h[1-6]", tag.name):
                 self.embed(tag, soup)
             elif headings and (text := " ".join(tag.get_text().split())):
@@ -232,8 +233,6 @@ class _Notebook:
             tag.decompose()
         if not headings:  # in Markdown they are formulas already
             self.with_formulas(soup)
-        for tag in soup.select("th"):  # pandas leaves corners empty, which a screen reader would read as a heading
-            tag.name = "th" if tag.get_text(strip=True) or tag.find(True) else "td"
         for tag in soup.select("*"):
             for name in [name for name in tag.attrs if name.startswith("on")]:
                 del tag[name]

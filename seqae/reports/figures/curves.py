@@ -225,11 +225,11 @@ def _name_ends(
 ) -> None:
     # Reference levels as lines, and all names at the right of their panels.
     known = pd.DataFrame(columns=["branch", "baseline", "value"]) if levels is None else levels
-    least = min(
-        [value for value in grid.data.value if value > 0] + [*known.value[known.baseline != "floor"]], default=0
-    )
+    drawn = [*grid.data.value[grid.data.value > 0], *known.value[known.baseline != "floor"]]
+    least = min(drawn, default=0)
     known = known[(known.baseline != "floor") | (known.value > least / FAR_BELOW)]
     axes = grid.axes_dict
+    fit_axis([*axes.values()], grid.data.value.to_list(), known.value.to_list(), log=log)
     of_all: dict[str, list[EndLabel]] = {}
     for branch in axes:
         of_branch = known[known.branch == branch]
@@ -241,8 +241,8 @@ def _name_ends(
         ]
         for (baseline, value), rows in of_branch.groupby(["baseline", of_branch.value.round(6)]):
             of_losses = f" of {', '.join(dict.fromkeys(rows.loss))}" if baseline == "floor" and "loss" in rows else ""
-            of_all[branch].append(EndLabel(value, baseline.replace("_", " ") + of_losses, LEVEL_COLOUR))
-    fit_axis([*axes.values()], grid.data.value.to_list(), known.value.to_list(), log=log)
+            beyond = f", at {value:.3g}" if value > axes[branch].get_ylim()[1] else ""
+            of_all[branch].append(EndLabel(value, baseline.replace("_", " ") + of_losses + beyond, LEVEL_COLOUR))
     room_for_names(grid.figure, [label.text for labels in of_all.values() for label in labels], columns=len(axes))
     if grid.legend:  # below, where panels keep their size and names are near
         columns = columns_of([text.get_text() for text in grid.legend.texts], grid.figure.get_figwidth())

@@ -19,6 +19,7 @@ LOG_SCALE = ", log scale"  # ends the label of such an axis
 DECADES = 9  # that have a tick, at most
 LOG_FROM = 2.5  # the least ratio of largest to least value that makes an axis logarithmic
 WALL = 9.0  # height of the hatching under a floor, points
+FAR_ABOVE = 1.5  # times curves and the next level above them: higher levels are named at the axis's end
 OFF_AXIS = 12.0  # times the largest reference level: higher up, a curve that diverges leaves the axis
 
 
@@ -58,9 +59,13 @@ def fit_axis(
     axis says that it is logarithmic.
 
     log: None: where it keeps curves from being squeezed together. Values that are not positive have no place there.
-    Values that are not finite, or more than `OFF_AXIS` times the largest level, count for nothing.
+    Values that are not finite, or more than `OFF_AXIS` times the largest level, count for nothing, nor do levels so far
+    above all else that curves would be squeezed for their sake.
     """
     most = OFF_AXIS * max(levels, default=0) or np.inf
+    top = max((value for value in values if np.isfinite(value) and value <= most), default=0)
+    above = FAR_ABOVE * max(top, min((level for level in levels if level >= top), default=0))
+    levels = [level for level in levels if level <= above]
     finite = np.asarray([value for value in [*values, *levels] if np.isfinite(value) and value <= most], float)
     if not len(finite):
         return
