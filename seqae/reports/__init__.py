@@ -1,6 +1,6 @@
 """What people read, made from finished runs.
 
-    page, tables, rendering    the page of a run; index: of a store
+    page, mending, rendering   the page of a run; index: of a store
     groups, recipes, seeds     which runs are comparable, what they are called, the mean of seeds
     compare, findings          many runs as tables, and in sentences; learned, maps: what states hold
     figures, frames            curves, grids and bars; strips and moving frames

@@ -23,9 +23,9 @@ from PIL import Image
 from seqae.reports.head import Facts
 from seqae.reports.media import MEDIA, UNWANTED, WORDLESS, data_uri, linked, svg_alone
 from seqae.reports.media import beside as beside_notebook
+from seqae.reports.mending import keep_percentages, mend_table
 from seqae.reports.rendering import write_page
 from seqae.reports.screen import screen, terminal_html
-from seqae.reports.tables import mended
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -224,7 +224,7 @@ class _Notebook:
             form.unwrap()
         for tag in soup.select(f"h1, h2, h3, h4, h5, h6, table, {MEDIA}"):
             if tag.name == "table":
-                mended(tag, soup)
+                mend_table(tag, soup)
             elif not re.fullmatch("h[1-6]", tag.name):
                 self.embed(tag, soup)
             elif headings and (text := " ".join(tag.get_text().split())):
@@ -233,6 +233,7 @@ class _Notebook:
             tag.decompose()
         if not headings:  # in Markdown they are formulas already
             self.with_formulas(soup)
+        keep_percentages(soup)
         for tag in soup.select("*"):
             for name in [name for name in tag.attrs if name.startswith("on")]:
                 del tag[name]

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from seqae.files import whole
+from seqae.reports.mending import unbroken
 from seqae.runs import duration, four_digits
 
 TONES = {  # of a badge, by the first word of a status or a verdict
@@ -35,8 +36,9 @@ def _environment() -> Environment:
         "way": _way,
         "saved_as": saved_as,
         "digits": four_digits,
+        # where a long name may go on in the next line, and a percentage may not
         # where a long name may go on in the next line
-        "parted": lambda text: Markup(re.sub(r"(?<=[a-z])([:_/])(?=\w)", r"\1<wbr>", str(escape(text)))),
+        "parted": lambda text: Markup(unbroken(re.sub(r"(?<=[a-z])([:_/])(?=\w)", r"\1<wbr>", str(escape(text))))),
         "duration": lambda seconds: duration(seconds) if seconds >= 86400 else str(timedelta(seconds=round(seconds))),
         "sha256": lambda text: b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }

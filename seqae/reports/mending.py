@@ -1,4 +1,4 @@
-"""A table of a notebook's cell, made to read well on a page: it scrolls, and columns of words begin at the left."""
+"""HTML of a notebook's cell, made to read well on a page: tables and percentages."""
 
 import re
 from typing import TYPE_CHECKING
@@ -9,8 +9,24 @@ if TYPE_CHECKING:
 LONG = 30  # characters: of a column with such a cell, which would be broken into a line a word where it is narrow
 NUMBER = re.compile(r"[-+−±~<>≤≥]?\s*[.\d∞]|(nan|none|[–-]|)$", re.IGNORECASE)  # or that there is none
 
+PERCENT = re.compile(r"[\d.,]+ %")
 
-def mended(table: "Tag", soup: "BeautifulSoup") -> None:
+
+def unbroken(html: str) -> str:
+    """No line of this HTML, of words alone, ends between a number and its %."""
+    return PERCENT.sub(r'<span class="together">\g<0></span>', html)
+
+
+def keep_percentages(soup: "BeautifulSoup") -> None:
+    """Make the words of all tags `unbroken`, but what is shown letter by letter."""
+    from bs4 import BeautifulSoup
+
+    for words in soup.find_all(string=PERCENT):
+        if not words.find_parent(["pre", "code", "script", "style", "svg"]):
+            words.replace_with(BeautifulSoup(unbroken(words.output_ready(formatter="html")), "html.parser"))
+
+
+def mend_table(table: "Tag", soup: "BeautifulSoup") -> None:
     """Let a table scroll in its own frame, tell columns of words from those of numbers, and empty corners from heads.
 
     Cells and heads of a column that has no number get the class `words`, if one of them is long `long`, too.
