@@ -1,4 +1,4 @@
-"""seqae.lstm.compiled: the steps in C equal those in torch; where they cannot be compiled, torch makes them, logged."""
+"""seqae.lstm: steps in C, all of a stack's or one by one, equal torch's, which makes them where C cannot, logged."""
 
 import gc
 import logging
@@ -7,8 +7,8 @@ import weakref
 import pytest
 import torch
 
-from seqae.lstm import compiled, unrolled
-from seqae.lstm.layers import Feedback, LSTMStack
+from seqae.lstm import compiled, layers, unrolled
+from seqae.lstm.layers import Feedback, LSTMStack, LSTMState
 
 
 @pytest.fixture(autouse=True)
@@ -37,17 +37,90 @@ def read_and_unroll(*, peepholes: bool, batch: int = 3) -> list[torch.Tensor]:
     return [top, out, x.grad, *(weight.grad for weight in weights)]
 
 
-@pytest.mark.parametrize("batch", [1, 3, 300, 2000])  # more than C takes of a row at once; than one thread is given
-@pytest.mark.parametrize("peepholes", [False, True])
-def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes, batch):
+def in_c_and_in_torch(monkeypatch, compute):
+    """What `compute` returns with the library and without it."""
     if compiled.step_library() is None:
         pytest.skip("no C compiler here")
-    in_c = read_and_unroll(peepholes=peepholes, batch=batch)
+    in_c = compute()
     compiled.step_library.cache_clear()
     monkeypatch.setenv("SEQAE_FUSED", "0")
     assert compiled.step_library() is None
-    for ours, plain in zip(in_c, read_and_unroll(peepholes=peepholes, batch=batch), strict=True):
+    return zip(in_c, compute(), strict=True)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 300, 2000])  # more than C takes of a row at once; than one thread is given
+@pytest.mark.parametrize("peepholes", [False, True])
+@pytest.mark.parametrize("steps", ["all", "single"])
+def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes, batch, steps):
+    if steps == "single":
+        monkeypatch.setattr(layers, "runs_in_c", lambda own: False)
+    for ours, plain in in_c_and_in_torch(monkeypatch, lambda: read_and_unroll(peepholes=peepholes, batch=batch)):
         assert (ours - plain).norm() <= 1e-5 * plain.norm()
+
+
+def fed_back(*, features: int, hidden: int, activation: str, weight: bool, bias: bool) -> list[torch.Tensor]:
+    """What a stack of two layers that reads its own output puts out, and the gradients of all that it knows."""
+    torch.manual_seed(5)
+    stack = LSTMStack(features, [hidden, hidden if weight else features])
+    readout = [torch.randn(features, hidden).div(4).requires_grad_(), torch.randn(features).requires_grad_()]
+    states = [LSTMState(*torch.randn(2, 7, size, requires_grad=True)) for size in stack.hidden_sizes]
+    known = [state.requires_grad_() for pair in states for state in pair if state.retain_grad() is None]
+    feedback = Feedback(*(t if used else None for t, used in zip(readout, (weight, weight and bias), strict=True)),
+                        gain=1.5, activation=activation)  # fmt: skip
+    z = stack.unroll(states, feedback, steps=3)
+    (z.sin() * torch.arange(z.numel()).view_as(z).cos()).sum().backward()
+    made = [*stack.parameters(), *known, *readout[: weight + (weight and bias)]]
+    return [z, *(tensor.grad for tensor in made)]
+
+
+@pytest.mark.parametrize("activation", ["none", "tanh", "sigmoid"])
+@pytest.mark.parametrize(("weight", "bias"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(("features", "hidden"), [(1, 1), (16, 64), (65, 17), (130, 70)])  # tiles whole and not
+def test_feedback_in_c_is_that_in_torch(monkeypatch, features, hidden, activation, weight, bias):
+    given = {"features": features, "hidden": hidden, "activation": activation, "weight": weight, "bias": bias}
+    for ours, plain in in_c_and_in_torch(monkeypatch, lambda: fed_back(**given)):
+        assert (ours - plain).norm() <= 1e-5 * plain.norm()
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("used", ["top", "states", "both"])
+def test_gradients_through_states_and_of_frozen_weights_in_c_are_those_in_torch(monkeypatch, used, steps):
+    def compute() -> list[torch.Tensor]:
+        torch.manual_seed(7)
+        stack = LSTMStack(70, [40, 20, 65])
+        stack.layers[1].weight_ih.requires_grad_(False)
+        stack.layers[2].bias.requires_grad_(False)
+        x, h = torch.randn(steps, 5, 70, requires_grad=True), torch.randn(5, 20, requires_grad=True)
+        top, states = stack(x, [None, LSTMState(h, None), None])
+        parts = [top] * (used != "states") + [s for state in states for s in state] * (used != "top")
+        for _ in range(2):  # a graph that is kept can be gone through again
+            sum(part.sin().sum() for part in parts).backward(retain_graph=True)
+        return [*parts, x.grad, h.grad, *(weight.grad for weight in stack.parameters() if weight.requires_grad)]
+
+    for ours, plain in in_c_and_in_torch(monkeypatch, compute):
+        assert (ours - plain).norm() <= 1e-5 * plain.norm()
+
+
+def test_zeros_are_read_in_c_as_in_torch_and_their_weights_have_no_gradient(monkeypatch):
+    def compute() -> list[torch.Tensor]:
+        torch.manual_seed(9)
+        stack = LSTMStack(6, [20, 33])
+        top, _ = stack(None, [LSTMState(*torch.randn(2, 4, 20)), None], steps=5)
+        top.sin().sum().backward()
+        assert stack.layers[0].weight_ih.grad is None
+        return [top, *(weight.grad for weight in stack.parameters() if weight.grad is not None)]
+
+    for ours, plain in in_c_and_in_torch(monkeypatch, compute):
+        assert (ours - plain).norm() <= 1e-5 * plain.norm()
+
+
+def test_the_same_numbers_with_any_number_of_threads():
+    def compute(threads: int) -> list[torch.Tensor]:
+        torch.set_num_threads(threads)
+        return read_and_unroll(peepholes=True, batch=64)
+
+    for one, other in zip(compute(1), compute(2), strict=True):
+        assert (one - other).norm() <= 1e-6 * one.norm()
 
 
 def test_without_a_compiler_torch_and_one_line_of_log(monkeypatch, caplog):
@@ -98,6 +171,7 @@ def test_a_weight_of_other_strides_is_read_right():
 @pytest.mark.parametrize("in_c", ["0", "1"])
 def test_nothing_outlives_the_backward_pass(monkeypatch, in_c):
     monkeypatch.setenv("SEQAE_FUSED", in_c)
+    monkeypatch.setattr(layers, "runs_in_c", lambda own: False)
     kept: list[weakref.ref] = []
     allocate = unrolled.UnrolledLayer.allocate
     keep = lambda *given: kept.append(weakref.ref(layer := allocate(*given))) or layer  # noqa: E731

@@ -1,7 +1,8 @@
-"""`step.c`, the pointwise half of an LSTM step, compiled and loaded: it passes over memory once, torch seven times.
+"""`step.c`, compiled and loaded: all steps of a stack of LSTM layers, and the pointwise half of a single step.
 
-It is compiled on first use and kept in the user's cache. That needs Linux (glibc's vector functions) and a C compiler.
-Elsewhere `step_library` returns None, and `unrolled` makes the same steps with torch, slower where layers are narrow.
+Where torch makes a step, it launches a dozen operations, of which seven pass over memory for the pointwise half alone.
+step.c is compiled on first use and kept in the user's cache. That needs Linux (glibc's vector functions) and a C
+compiler. Elsewhere `step_library` returns None, and `recurrence` and `unrolled` make the same steps with torch.
 """
 
 import ctypes
@@ -27,10 +28,10 @@ STEP_SOURCE = (Path(__file__).parent / "step.c").read_text(encoding="utf-8")
 
 @lru_cache(maxsize=1)
 def step_library() -> Any:
-    """The loaded library with `forward` and `backward` of step.c, or None, logged with its reason, where there is none.
+    """The loaded library with the functions of step.c, or None, logged with its reason, where there is none.
 
-    Both functions take addresses of contiguous float32 data, see step.c for the shapes. $SEQAE_FUSED=0 turns the
-    library off, $CC names the compiler.
+    They take addresses of contiguous float32 data, see step.c for the shapes. $SEQAE_FUSED=0 turns the library off, $CC
+    names the compiler.
     """
     try:
         return _load()
@@ -66,5 +67,8 @@ def _load() -> Any:
     address, size = ctypes.c_void_p, ctypes.c_long
     library.forward.argtypes = [address, address, size, size, *[address] * 6, size, size, ctypes.c_int]
     library.backward.argtypes = [*[address] * 7, size, address, size, size, ctypes.c_int]
+    library.forward_stack.argtypes = library.backward_stack.argtypes = [address, ctypes.c_float]
+    library.largest.restype = size
     library.forward.restype = library.backward.restype = None
+    library.forward_stack.restype = library.backward_stack.restype = None
     return library

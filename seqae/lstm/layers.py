@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from seqae.lstm.linear import LARGE, ONEDNN_LINEAR
 from seqae.lstm.recurrence import Recurrence
+from seqae.lstm.stacked import Stacked, runs_in_c
 from seqae.lstm.unrolled import LayerTensors, Unrolling
 from seqae.tasks import ACTIVATIONS, Size, check_choice
 
@@ -131,6 +132,10 @@ class LSTMStack(nn.Module):
             steps, batch = inputs.shape[:2]
         tensors, batch = self._tensors(states, steps, batch)
         positions, top, final = self.positions, inputs, []
+        if runs_in_c(tensors):
+            x = None if inputs is None else inputs.to(tensors[0].bias.dtype)
+            top, *flat = Stacked.apply(Unrolling(steps or 0, batch), x, None, None, *itertools.chain(*tensors))
+            return top, [LSTMState(*state) for state in zip(flat[::2], flat[1::2], strict=True)]
         for own in tensors:
             if _torch_is_faster(own):
                 top, *last = _torch_lstm(top, own, steps or 0, batch)
@@ -164,8 +169,9 @@ class LSTMStack(nn.Module):
             _check("feedback bias", bias, self.input_size)
             bias = (bias * gain).unsqueeze(1)
         how = Unrolling(steps, batch * self.positions, self.map_size, True, gain, feedback.activation)
-        z, _, _ = Recurrence.apply(how, None, weight, bias, *itertools.chain(*tensors))
-        return _batch_first(z, batch)
+        function = Stacked if runs_in_c(tensors) else Recurrence
+        z, *_ = function.apply(how, None, weight, bias, *itertools.chain(*tensors))
+        return z if function is Stacked else _batch_first(z, batch)
 
     def _tensors(self, states: InitialStates, steps: int | None, batch: int | None) -> tuple[list[LayerTensors], int]:
         """The tensors of every layer, and the number of sequences B, from states (B, H) where `batch` is None."""
@@ -191,8 +197,8 @@ class LSTMStack(nn.Module):
 def _torch_is_faster(own: LayerTensors) -> bool:
     """Whether cuDNN, or oneDNN on a CPU, has the whole layer, and runs it faster than `Recurrence`.
 
-    Both know no peepholes. On two cores of a Zen 4, oneDNN was up to 1.2 times as fast as `Recurrence` in layers of up
-    to 1,024, but half as fast in layers of 4,096.
+    Both know no peepholes. Of layers that `Stacked` leaves, oneDNN was up to 1.2 times as fast as `Recurrence` in those
+    of up to 1,024 features on two cores of a Zen 4, but half as fast in those of 4,096.
     """
     weight, bias = own.weight_hh, own.bias
     small = bias.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() < LARGE

@@ -1,7 +1,9 @@
-/* The pointwise half of an LSTM step, forward and backward. compiled.py compiles it, unrolled.py calls it. */
+/* LSTM steps in float32, forward and backward: the pointwise half of a step whose products torch makes (for
+   unrolled.py), and below all steps of a stack of layers (for stacked.py). compiled.py compiles this file. */
 __attribute__((simd("notinbranch"))) float expf(float);
 __attribute__((simd("notinbranch"))) float tanhf(float);
 enum { WIDE = 256, SMALL = 8192 }; /* elements of a buffer; from SMALL elements on, two threads took 0.6 of the time */
+int omp_get_num_threads(void), omp_get_thread_num(void);
 static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 /* A matrix has H features (rows) and B columns. A matrix of all gates has 4 H rows: i, f, g, o. p: the 3 H peepholes of
@@ -75,7 +77,6 @@ static void backward_lines(const float *restrict z, const float *restrict g, con
     long n = omp_get_num_threads(), own = omp_get_thread_num(), lines = maps ? B : H; \
     long j = lines * own / n, end = lines * (own + 1) / n; \
     function(__VA_ARGS__, H, B, maps, j, end); }
-int omp_get_num_threads(void), omp_get_thread_num(void);
 
 void forward(const float *product, const float *add, long add_row, long add_column, float *z, float *g,
              const float *before, float *c, float *h, const float *p, long H, long B, int maps) {
@@ -85,4 +86,318 @@ void forward(const float *product, const float *add, long add_row, long add_colu
 void backward(const float *z, const float *g, const float *before, const float *c, const float *d_h, float *d_c,
               float *d, long d_line, const float *p, long H, long B, int maps) {
   SHARED(backward_lines, z, g, before, c, d_h, d_c, d, d_line, p)
+}
+
+/* All steps of a stack of layers. T steps of B columns (sequences), which lie one after the other: x is (T, B, D), h
+   (B, H). A thread makes all steps of its columns, so that none waits for another, which may not have a processor. */
+
+/* A tile of a product is COLUMNS columns of TILE rows: four vectors, which are the four gates of LANES features, or the
+   next TILE features. So many tiles fit the processor's registers. */
+#if defined(__AVX512F__)
+enum { LANES = 16, COLUMNS = 6 };
+#elif defined(__AVX__)
+enum { LANES = 8, COLUMNS = 3 };
+#else
+enum { LANES = 4, COLUMNS = 6 };
+#endif
+enum { TILE = 4 * LANES, THREADED = 1 << 17 }; /* one thread makes steps of fewer multiplications than THREADED */
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+static inline long least(long a, long b) { return a < b ? a : b; }
+
+/* Adds to sum (C, TILE) the product of v (K, TILE) and of s (K, C), whose numbers are s_row and s_column apart. */
+__attribute__((always_inline)) static inline void tile(long C, const float *restrict v, const float *restrict s,
+                                                       long s_row, long s_column, long K, float *restrict sum) {
+  lanes own[COLUMNS][4];
+  for (long c = 0; c < C; c++) for (long n = 0; n < 4; n++) own[c][n] = ((lanes *)(sum + c * TILE))[n];
+  for (long k = 0; k < K; k++, v += TILE, s += s_row) {
+    lanes read[COLUMNS];
+    for (long c = 0; c < C; c++) read[c] = s[c * s_column] - (lanes){0};
+    for (long n = 0; n < 4; n++) for (long c = 0; c < C; c++) own[c][n] += read[c] * ((const lanes *)v)[n];
+  }
+  for (long c = 0; c < C; c++) for (long n = 0; n < 4; n++) ((lanes *)(sum + c * TILE))[n] = own[c][n];
+}
+
+__attribute__((noinline)) static void add_product(long C, const float *v, const float *s, long s_row, long s_column,
+                                                  long K, float *sum) {
+#define OF(n) case n: if (n <= COLUMNS) tile(n, v, s, s_row, s_column, K, sum); break;
+  switch (C) { OF(1) OF(2) OF(3) OF(4) OF(5) OF(6) }
+}
+
+/* Passes over columns b to end, C of them at a time, as evenly as can be. */
+#define EACH_CHUNK(first, C, b, end) for (long first = (b), C; (C = evenly((end) - first)) > 0; first += C)
+static inline long evenly(long n) {
+  long chunks = (n + COLUMNS - 1) / COLUMNS;
+  return n > 0 ? (n + chunks - 1) / chunks : 0;
+}
+
+/* The fields have 8 bytes each: stacked.py hands over a list of them. A layer reads the h of the one below. The first
+   one reads x; or, if the stack feeds back, what was `read` the step before, activation(out), where out is gain h of
+   the top layer or weight (P, H) h + bias; or nothing. d_…: gradients, written backward; d_out is read, and added to.
+   packed_…: memory for what tiles read as v, in its order; see pack_gates and pack. */
+struct layer {
+  const float *weight_ih, *weight_hh, *bias, *p, *h; /* (4 H, D), (4 H, H), (4 H), (3, H) or 0, (B, H) or 0 */
+  float *hidden, *cell, *gates, *g;                  /* (T, B, H), (T + 1, B, H), (T, B, 4, H), (T, B, H) */
+  float *packed_ih, *packed_hh, *packed_read, *packed_h; /* of weights; backward of what they have read as well */
+  float *d_z, *d_h, *d_c;                            /* (T, B, 4 H), (B, H), (B, H) */
+  float *d_weight_ih, *d_weight_hh;                  /* or 0 */
+  long D, H;
+};
+struct stack {
+  long count, T, B, feeds_back, activation; /* activation: 0 none, 1 tanh, 2 sigmoid */
+  const float *x, *weight, *bias;           /* (T, B, D) or 0, (P, H) or 0, (P) or 0 */
+  float *packed, *packed_read;              /* as those of a layer */
+  float *out, *read, *d_out;                /* each (T, B, P); read may be out, d_out 0 */
+  float *d_x, *d_weight;                    /* (T, B, D) or 0, (P, H) or 0 */
+  long P;
+  struct layer layers[];
+};
+
+/* Tiles from j to end of a matrix (K, n), one after the other: each has K rows of TILE, zeros beyond n. */
+static void pack(float *restrict to, const float *restrict from, long K, long n, long j, long end) {
+  for (; j < end; j++)
+    for (long k = 0, u = j * TILE, wide = least(TILE, n - u); k < K; k++) {
+      float *own = to + (j * K + k) * TILE;
+      for (long r = 0; r < wide; r++) own[r] = from[k * n + u + r];
+      for (long r = wide; r < TILE; r++) own[r] = 0;
+    }
+}
+
+/* The same of a matrix (gates n, K), transposed; a tile has TILE / gates features of each of the gates, 4 or 1. */
+static void pack_gates(float *restrict to, const float *restrict from, long gates, long n, long K, long j, long end) {
+  enum { SOME = 16 }; /* columns at a time, whose lines the first cache holds */
+  for (long wide = TILE / gates; j < end; j++)
+    for (long first = 0; first < K; first += SOME)
+      for (long r = 0; r < TILE; r++) {
+        long feature = j * wide + r % wide;
+        const float *own = from + (r / wide * n + feature) * K;
+        for (long k = first; k < least(first + SOME, K); k++) to[(j * K + k) * TILE + r] = feature < n ? own[k] : 0;
+      }
+}
+
+/* The peepholes of n features, or zeros. */
+static void fill_features(float p_ifo[3][TILE], const float *p, long H, long n) {
+  for (long gate = 0; gate < 3; gate++) for (long k = 0; k < n; k++) p_ifo[gate][k] = p ? p[gate * H + k] : 0;
+}
+
+/* n features of one column forward, from the sums of products and bias of their gates, as forward_lines. */
+__attribute__((noinline)) static void forward_units(const float *restrict sum, float *restrict z, float *restrict g,
+                                                    const float *restrict before, float *restrict c, float *restrict h,
+                                                    const float *restrict p, long H, long n) {
+  float p_ifo[3][TILE];
+  fill_features(p_ifo, p, H, n);
+  for (long k = 0; k < n; k++) {
+    float last = before[k], new = tanhf(sum[2 * LANES + k]);
+    float i = sigmoid(sum[k] + p_ifo[0][k] * last), f = sigmoid(sum[LANES + k] + p_ifo[1][k] * last);
+    float cell = f * last + i * new, o = sigmoid(sum[3 * LANES + k] + p_ifo[2][k] * cell), t = tanhf(cell);
+    z[k] = i, z[H + k] = f, z[2 * H + k] = t, z[3 * H + k] = o;
+    g[k] = new, c[k] = cell, h[k] = o * t;
+  }
+}
+
+/* n features of one column backward, from the gradient d_h of their h, as backward_lines. */
+__attribute__((noinline)) static void backward_units(const float *restrict d_h, const float *restrict z,
+                                                     const float *restrict g, const float *restrict before,
+                                                     float *restrict d_c, float *restrict d, const float *restrict p,
+                                                     long H, long n) {
+  float p_ifo[3][TILE];
+  fill_features(p_ifo, p, H, n);
+  for (long k = 0; k < n; k++) {
+    float i = z[k], f = z[H + k], t = z[2 * H + k], o = z[3 * H + k], new = g[k];
+    float d_o = d_h[k] * t * o * (1 - o), cell = d_c[k] + d_h[k] * o * (1 - t * t) + d_o * p_ifo[2][k];
+    float d_i = cell * new * i * (1 - i), d_f = cell * before[k] * f * (1 - f);
+    d[k] = d_i, d[H + k] = d_f, d[2 * H + k] = cell * i * (1 - new * new), d[3 * H + k] = d_o;
+    d_c[k] = cell * f + d_i * p_ifo[0][k] + d_f * p_ifo[1][k];
+  }
+}
+
+static void forward_layer(const struct layer *l, const float *x, long t, long B, long b, long end) {
+  long D = l->D, H = l->H;
+  const float *h = t ? l->hidden + (t - 1) * B * H : l->h;
+  for (long u = 0; u < H; u += LANES)
+    EACH_CHUNK(first, C, b, end) {
+      float sum[COLUMNS * TILE];
+      long n = least(LANES, H - u);
+      for (long c = 0; c < 4 * C; c++)
+        for (long k = 0; k < LANES; k++) sum[c * LANES + k] = k < n ? l->bias[c % 4 * H + u + k] : 0;
+      if (x) add_product(C, l->packed_ih + u * 4 * D, x + first * D, 1, D, D, sum);
+      if (h) add_product(C, l->packed_hh + u * 4 * H, h + first * H, 1, H, H, sum);
+      for (long c = 0; c < C; c++) {
+        long last = (t * B + first + c) * H + u, at = last + B * H;
+        forward_units(sum + c * TILE, l->gates + 4 * last - 3 * u, l->g + last, l->cell + last, l->cell + at,
+                      l->hidden + last, l->p ? l->p + u : 0, H, n);
+      }
+    }
+}
+
+/* out and read of step t. */
+static void forward_output(const struct stack *s, const struct layer *top, float gain, long t, long b, long end) {
+  long B = s->B, P = s->P, H = top->H;
+  const float *h = top->hidden + t * B * H;
+  for (long u = 0; u < P; u += TILE)
+    EACH_CHUNK(first, C, b, end) {
+      float sum[COLUMNS * TILE] = {0};
+      long n = least(TILE, P - u);
+      for (long c = 0; c < C; c++)
+        for (long k = 0; k < n; k++)
+          sum[c * TILE + k] = !s->weight ? gain * h[(first + c) * H + u + k] : s->bias ? s->bias[u + k] : 0;
+      if (s->weight) add_product(C, s->packed + u * H, h + first * H, 1, H, H, sum);
+      for (long c = 0; c < C; c++) {
+        float *out = s->out + (t * B + first + c) * P + u, *read = s->read + (t * B + first + c) * P + u;
+        for (long k = 0; k < n; k++) out[k] = sum[c * TILE + k];
+        if (s->activation == 1) for (long k = 0; k < n; k++) read[k] = tanhf(out[k]);
+        if (s->activation == 2) for (long k = 0; k < n; k++) read[k] = sigmoid(out[k]);
+      }
+    }
+}
+
+static void backward_layer(const struct stack *s, const struct layer *l, float gain, long t, long b, long end) {
+  long B = s->B, H = l->H;
+  const struct layer *above = l + 1 < s->layers + s->count ? l + 1 : 0;
+  long R = above ? 4 * above->H : 0;
+  const float *d_out = above || !s->d_out ? 0 : s->d_out + t * B * s->P;
+  for (long u = 0; u < H; u += TILE)
+    EACH_CHUNK(first, C, b, end) {
+      float sum[COLUMNS * TILE] = {0};
+      long n = least(TILE, H - u);
+      for (long c = 0; c < C; c++) {
+        float *own = sum + c * TILE;
+        long at = (first + c) * H + u;
+        if (t + 1 == s->T) for (long k = 0; k < n; k++) own[k] = l->d_h[at + k];
+        if (d_out && !s->weight) for (long k = 0; k < n; k++) own[k] += gain * d_out[at + k];
+      }
+      if (t + 1 < s->T)
+        add_product(C, l->packed_hh + u * 4 * H, l->d_z + ((t + 1) * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
+      if (above)
+        add_product(C, above->packed_ih + u * R, above->d_z + (t * B + first) * R, 1, R, R, sum);
+      else if (d_out && s->weight) add_product(C, s->packed + u * s->P, d_out + first * s->P, 1, s->P, s->P, sum);
+      for (long c = 0; c < C; c++) {
+        long at = (t * B + first + c) * H + u, z = 4 * at - 3 * u;
+        backward_units(sum + c * TILE, l->gates + z, l->g + at, l->cell + at, l->d_c + (first + c) * H + u, l->d_z + z,
+                       l->p ? l->p + u : 0, H, n);
+      }
+    }
+}
+
+/* The gradient of what the first layer has read at step t: written to d_x, or, if the stack feeds back, added to d_out
+   of the step before. */
+static void backward_input(const struct stack *s, const struct layer *l, long t, long b, long end) {
+  long B = s->B, D = l->D, H = l->H;
+  for (long u = 0; u < D; u += TILE)
+    EACH_CHUNK(first, C, b, end) {
+      float sum[COLUMNS * TILE] = {0};
+      long n = least(TILE, D - u);
+      add_product(C, l->packed_ih + u * 4 * H, l->d_z + (t * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
+      for (long c = 0; c < C; c++) {
+        long at = (t * B + first + c) * D + u, before = at - B * D;
+        if (s->feeds_back) for (long k = 0; k < n; k++) {
+          float v = s->read[before + k], slope = s->activation == 0 ? 1 : s->activation == 1 ? 1 - v * v : v * (1 - v);
+          s->d_out[before + k] += sum[c * TILE + k] * slope;
+        }
+        else for (long k = 0; k < n; k++) s->d_x[at + k] = sum[c * TILE + k];
+      }
+    }
+}
+
+/* Rows j to end of d_weight (R, D), the sum over N columns of d (N, R) times x (N, D), which is packed. */
+static void gradient(float *d_weight, long R, long D, const float *d, const float *x, long N, long j, long end) {
+  for (long u = 0; d_weight && u < D; u += TILE)
+    EACH_CHUNK(first, C, j, end) {
+      float sum[COLUMNS * TILE] = {0};
+      add_product(C, x + u * N, d + first, R, 1, N, sum);
+      for (long c = 0; c < C; c++)
+        for (long k = 0; k < least(TILE, D - u); k++) d_weight[(first + c) * D + u + k] = sum[c * TILE + k];
+    }
+}
+
+#define ON_THREADS(threaded) _Pragma("omp parallel if (threaded)")
+/* from and to: a thread's share of n */
+#define SHARE(n, from, to) long from = share(n, 0), to = share(n, 1)
+static long share(long n, long next) { return n * (omp_get_thread_num() + next) / omp_get_num_threads(); }
+
+static long work(const struct stack *s) {
+  long sum = 0;
+  for (const struct layer *l = s->layers; l < s->layers + s->count; l++) sum += 4 * l->H * (l->D + l->H) * s->B;
+  return sum;
+}
+
+static long tiles(long n, long gates) { return (n * gates + TILE - 1) / TILE; }
+
+static void start_forward(const struct stack *s) {
+  for (const struct layer *l = s->layers; l < s->layers + s->count; l++) {
+    SHARE(tiles(l->H, 4), j, end);
+    if (l > s->layers || s->x || s->feeds_back) pack_gates(l->packed_ih, l->weight_ih, 4, l->H, l->D, j, end);
+    pack_gates(l->packed_hh, l->weight_hh, 4, l->H, l->H, j, end);
+  }
+  SHARE(tiles(s->P, 1), j, end);
+  if (s->weight) pack_gates(s->packed, s->weight, 1, s->P, s->layers[s->count - 1].H, j, end);
+}
+
+static void start_backward(const struct stack *s) {
+  const struct layer *top = s->layers + s->count - 1;
+  long T = s->T, B = s->B;
+  for (const struct layer *l = s->layers; l <= top; l++) {
+    const float *x = l > s->layers ? l[-1].hidden : s->feeds_back ? s->read : s->x;
+    SHARE(tiles(l->H, 1), j, end);
+    pack(l->packed_hh, l->weight_hh, 4 * l->H, l->H, j, end);
+    pack(l->packed_h, l->hidden, (T - 1) * B, l->H, j, end);
+    SHARE(tiles(l->D, 1), i, end_of_D);
+    if (x) pack(l->packed_ih, l->weight_ih, 4 * l->H, l->D, i, end_of_D);
+    if (x) pack(l->packed_read, x, (x == s->read ? T - 1 : T) * B, l->D, i, end_of_D);
+  }
+  SHARE(tiles(top->H, 1), j, end);
+  if (s->weight) pack(s->packed, s->weight, s->P, top->H, j, end);
+  if (s->weight) pack(s->packed_read, top->hidden, T * B, top->H, j, end);
+}
+
+static void forward_columns(const struct stack *s, float gain) {
+  const struct layer *top = s->layers + s->count - 1;
+  SHARE(s->B, b, end);
+  for (long t = 0; t < s->T; t++) {
+    const float *x = s->x ? s->x + t * s->B * s->layers->D : s->feeds_back && t ? s->read + (t - 1) * s->B * s->P : 0;
+    for (const struct layer *l = s->layers; l <= top; l++) {
+      forward_layer(l, x, t, s->B, b, end);
+      x = l->hidden + t * s->B * l->H;
+    }
+    if (s->feeds_back) forward_output(s, top, gain, t, b, end);
+  }
+}
+
+static void backward_columns(const struct stack *s, float gain) {
+  SHARE(s->B, b, end);
+  for (long t = s->T - 1; t >= 0; t--) {
+    for (const struct layer *l = s->layers + s->count - 1; l >= s->layers; l--) backward_layer(s, l, gain, t, b, end);
+    if (s->feeds_back ? t > 0 : s->d_x != 0) backward_input(s, s->layers, t, b, end);
+  }
+}
+
+static void gradients(const struct stack *s) {
+  const struct layer *top = s->layers + s->count - 1;
+  long N = s->T * s->B, later = N - s->B; /* of all steps, and of all but the first, whose h the caller knows */
+  for (const struct layer *l = s->layers; l <= top; l++) {
+    SHARE(4 * l->H, j, end);
+    const float *next = l->d_z + 4 * l->H * s->B;
+    int fed = l == s->layers && s->feeds_back;
+    gradient(l->d_weight_ih, 4 * l->H, l->D, fed ? next : l->d_z, l->packed_read, fed ? later : N, j, end);
+    gradient(l->d_weight_hh, 4 * l->H, l->H, next, l->packed_h, later, j, end);
+  }
+  SHARE(s->P, j, end);
+  gradient(s->d_weight, s->P, top->H, s->d_out, s->packed_read, N, j, end);
+}
+
+/* How many weights a layer may have for which this was faster than step after step by torch's libraries: what the caches
+   hold, on two cores of a Zen 5; with vectors of 8 numbers only where those wait for the next call. Of larger layers
+   they share the rows among threads, not the columns, so that each thread reads a part of the weights. */
+long largest(void) { return LANES == 16 ? 1L << 23 : 1L << 19; }
+
+void forward_stack(const struct stack *s, float gain) {
+  long threaded = work(s) >= THREADED;
+  ON_THREADS(threaded) start_forward(s);
+  ON_THREADS(threaded) forward_columns(s, gain);
+}
+
+void backward_stack(const struct stack *s, float gain) {
+  long threaded = work(s) >= THREADED;
+  ON_THREADS(threaded) start_backward(s);
+  ON_THREADS(threaded) backward_columns(s, gain);
+  ON_THREADS(threaded) gradients(s);
 }

@@ -1,0 +1,132 @@
+"""All steps of a stack of dense layers on a CPU in one call of C, as one function of autograd.
+
+`layers` uses it for weights that are not large; `recurrence` does the same with any others. Sequences lie one after the
+other: T steps of B sequences, D inputs and H hidden features of a layer, P features of the output.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from seqae.lstm.compiled import step_library
+from seqae.lstm.unrolled import LayerTensors, Unrolling
+from seqae.tasks import ACTIVATIONS
+
+TILE = 64  # rows of a tile in step.c, at most
+
+
+def runs_in_c(layers: Sequence[LayerTensors]) -> bool:
+    """Whether C makes all steps of these layers: float32 matrices on a CPU, of at most `largest` in step.c a layer.
+
+    Not where a dispatch mode of torch wants to see every operation.
+    """
+    weights = [weight for own in layers for weight in own[:2]]
+    fits = all(w.dim() == 2 and w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
+    if not fits or is_in_torch_dispatch_mode() or (library := step_library()) is None:
+        return False
+    return max(own.weight_ih.numel() + own.weight_hh.numel() for own in layers) <= library.largest()
+
+
+class Stacked(torch.autograd.Function):
+    """Layers over T steps → top h (T, B, H), and the last h and c of every layer, each (B, H).
+
+    The first layer reads x (T, B, D), or zeros where x is None. With feedback the layers read zeros at the first step,
+    then activation(z) of the step before, and their output z (T, B, P) is returned in place of the top h: z = gain · h,
+    or W h + b with `weight` W (P, H) and `bias` b (P, 1).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, how: Unrolling, x: Any, weight: Any, bias: Any, *own: Any) -> tuple[Tensor, ...]:
+        """own: the `LayerTensors` of every layer, one after the other. Other shapes: see the class."""
+        layers, empty, scratch = _layers(own), own[0].new_empty, []
+        buffers: list[Tensor] = []
+        for layer in layers:
+            shape = how.columns, layer.weight_hh.shape[1]
+            buffers += [empty(n, *shape) for n in (how.steps, how.steps + 1, 4 * how.steps, how.steps)]
+            buffers[-3][0] = 0 if layer.c is None else layer.c.t()
+            scratch.append([*(_tiles(w.t()) for w in layer[:2]), *[None] * 7])
+        out = empty(how.steps, how.columns, layers[0].weight_ih.shape[1]) if how.feeds_back else buffers[-4]
+        read = out if how.activation == "none" else torch.empty_like(out)
+        packed = None if weight is None else _tiles(weight.t())
+        _call("forward_stack", how, [x, weight, bias, packed, None, out, read, *[None] * 3], layers, buffers, scratch)
+        ctx.how = how
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight, read, *own, *buffers)
+        return out.clone(), *(state[-1].clone() for n in range(len(layers)) for state in buffers[4 * n : 4 * n + 2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Any, *d_states: Tensor | None) -> tuple[Any, ...]:
+        """The gradients of forward's arguments from those of its results, d_out (T, B, H or P) and d_states (B, H)."""
+        how: Unrolling = ctx.how
+        x, weight, read, *rest = ctx.saved_tensors
+        needs, count = ctx.needs_input_grad[1:], len(rest) // 10
+        layers, buffers, scratch = _layers(rest[: 6 * count]), rest[6 * count :], []
+        seen, empty = x if x is not None else read if how.feeds_back else None, read.new_empty
+        for n, layer in enumerate(layers):
+            packed = [_tiles(matrix) for matrix in (*layer[:2], seen, buffers[4 * n])]
+            d_z = empty(how.steps, how.columns, len(layer.bias))
+            d_state = [_own(d, buffers[4 * n][0]) for d in d_states[2 * n : 2 * n + 2]]
+            d_ih = empty(layer.weight_ih.shape) if needs[3 + 6 * n] and seen is not None else None
+            d_hh = empty(layer.weight_hh.shape) if needs[4 + 6 * n] else None
+            scratch.append([*packed, d_z, *d_state, d_ih, d_hh])
+            seen = buffers[4 * n]
+        d_x = empty(x.shape) if needs[0] else None
+        d_weight = empty(weight.shape) if needs[1] else None
+        d_out = _own(d_out, read) if d_out is not None or how.feeds_back else None
+        tensors = [x, weight, None, *(None if weight is None else _tiles(m) for m in (weight, seen))]
+        _call("backward_stack", how, [*tensors, read, read, d_out, d_x, d_weight], layers, buffers, scratch)
+        grads: list[Any] = []
+        for n, layer in enumerate(layers):
+            d_z, d_h, d_c, d_ih, d_hh = scratch[n][4:]
+            d_bias = d_z.sum((0, 1)).unsqueeze(1) if needs[5 + 6 * n] else None
+            d_peepholes = None if layer.peepholes is None else _peephole_gradient(d_z, buffers[4 * n + 1])
+            if d_hh is not None and layer.h is not None:
+                d_hh.addmm_(d_z[0].t(), layer.h.t())
+            d_h = (d_z[0] @ layer.weight_hh).t() if needs[7 + 6 * n] else None
+            grads += [d_ih, d_hh, d_bias, d_peepholes, d_h, d_c.t() if needs[8 + 6 * n] else None]
+        d_bias = d_out.sum((0, 1)).unsqueeze(1) if needs[2] else None
+        return None, d_x, d_weight, d_bias, *grads
+
+
+def _layers(own: Sequence[Any]) -> list[LayerTensors]:
+    return [LayerTensors(*own[n : n + 6]) for n in range(0, len(own), 6)]
+
+
+def _tiles(matrix: Tensor | None) -> Tensor | None:
+    # Memory for a matrix (…, n), packed: n becomes a multiple of TILE.
+    return None if matrix is None else matrix.new_empty(*matrix.shape[:-1], -(-matrix.shape[-1] // TILE) * TILE)
+
+
+def _own(gradient: Tensor | None, like: Tensor) -> Tensor:
+    # To be changed in place.
+    return torch.zeros_like(like) if gradient is None else torch.empty_like(like).copy_(gradient)
+
+
+def _peephole_gradient(d_z: Tensor, cell: Tensor) -> Tensor:
+    """(3, H, 1), of gates i and f, which see c of the step before, and o. d_z (T, B, 4 H), cell (T + 1, B, H)."""
+    d_i, d_f, _, d_o = d_z.unflatten(2, (4, -1)).unbind(2)
+    seen = ((d_i, cell[:-1]), (d_f, cell[:-1]), (d_o, cell[1:]))
+    return torch.stack([(d * c).sum((0, 1)) for d, c in seen]).unsqueeze(-1)
+
+
+def _call(
+    function: str, how: Unrolling, tensors: Sequence[Any], layers: Sequence[Any], buffers: Sequence[Any], scratch: Any
+) -> None:
+    """Call a function of step.c with its `struct stack`: numbers, and addresses of float32 data without gaps.
+
+    tensors: the stack's, from x on. buffers: hidden, cell, gates and g of each layer. scratch: what follows them.
+    """
+    fields: list[Any] = [len(layers), how.steps, how.columns, how.feeds_back, [*ACTIVATIONS].index(how.activation)]
+    fields += [*tensors, tensors[6].shape[2]]  # that of `read`
+    for n, (own, rest) in enumerate(zip(layers, scratch, strict=True)):
+        fields += [*own[:4], None if own.h is None else own.h.t(), *buffers[4 * n : 4 * n + 4], *rest]
+        fields += [own.weight_ih.shape[1], own.weight_hh.shape[1]]
+    kept = [field.contiguous() if isinstance(field, Tensor) else int(field or 0) for field in fields]
+    numbers = (field.data_ptr() if isinstance(field, Tensor) else field for field in kept)
+    getattr(step_library(), function)((ctypes.c_long * len(kept))(*numbers), how.gain)
