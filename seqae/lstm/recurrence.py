@@ -1,7 +1,7 @@
 """Layers over all time steps as one function of autograd, with or without their output fed back.
 
-`layers` uses it where torch has no kernel for a whole layer. `unrolled` has the single layer, and defines the sizes T,
-B, D and H.
+`layers` uses it where neither `stacked` makes all steps nor torch has a kernel for a whole layer. `unrolled` has the
+single layer, and defines the sizes T, B, D and H.
 """
 
 from typing import Any
