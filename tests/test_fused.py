@@ -53,7 +53,7 @@ def in_c_and_in_torch(monkeypatch, compute):
 @pytest.mark.parametrize("steps", ["all", "single"])
 def test_steps_in_c_are_those_in_torch(monkeypatch, peepholes, batch, steps):
     if steps == "single":
-        monkeypatch.setattr(layers, "runs_in_c", lambda own: False)
+        monkeypatch.setattr(layers, "runs_in_c", lambda own, batch: False)
     for ours, plain in in_c_and_in_torch(monkeypatch, lambda: read_and_unroll(peepholes=peepholes, batch=batch)):
         assert (ours - plain).norm() <= 1e-5 * plain.norm()
 
@@ -171,7 +171,7 @@ def test_a_weight_of_other_strides_is_read_right():
 @pytest.mark.parametrize("in_c", ["0", "1"])
 def test_nothing_outlives_the_backward_pass(monkeypatch, in_c):
     monkeypatch.setenv("SEQAE_FUSED", in_c)
-    monkeypatch.setattr(layers, "runs_in_c", lambda own: False)
+    monkeypatch.setattr(layers, "runs_in_c", lambda own, batch: False)
     kept: list[weakref.ref] = []
     allocate = unrolled.UnrolledLayer.allocate
     keep = lambda *given: kept.append(weakref.ref(layer := allocate(*given))) or layer  # noqa: E731

@@ -132,7 +132,7 @@ class LSTMStack(nn.Module):
             steps, batch = inputs.shape[:2]
         tensors, batch = self._tensors(states, steps, batch)
         positions, top, final = self.positions, inputs, []
-        if runs_in_c(tensors):
+        if runs_in_c(tensors, batch):
             x = None if inputs is None else inputs.to(tensors[0].bias.dtype)
             top, *flat = Stacked.apply(Unrolling(steps or 0, batch), x, None, None, *itertools.chain(*tensors))
             return top, [LSTMState(*state) for state in zip(flat[::2], flat[1::2], strict=True)]
@@ -169,7 +169,7 @@ class LSTMStack(nn.Module):
             _check("feedback bias", bias, self.input_size)
             bias = (bias * gain).unsqueeze(1)
         how = Unrolling(steps, batch * self.positions, self.map_size, True, gain, feedback.activation)
-        function = Stacked if runs_in_c(tensors) else Recurrence
+        function = Stacked if runs_in_c(tensors, batch) else Recurrence
         z, *_ = function.apply(how, None, weight, bias, *itertools.chain(*tensors))
         return z if function is Stacked else _batch_first(z, batch)
 

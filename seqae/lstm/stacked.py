@@ -20,7 +20,7 @@ from seqae.tasks import ACTIVATIONS
 TILE = 64  # rows of a tile in step.c, at most
 
 
-def runs_in_c(layers: Sequence[LayerTensors]) -> bool:
+def runs_in_c(layers: Sequence[LayerTensors], batch: int) -> bool:
     """Whether C makes all steps of these layers: float32 matrices on a CPU, of at most `largest` in step.c a layer.
 
     Not where a dispatch mode of torch wants to see every operation.
@@ -29,7 +29,7 @@ def runs_in_c(layers: Sequence[LayerTensors]) -> bool:
     fits = all(w.dim() == 2 and w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
     if not fits or is_in_torch_dispatch_mode() or (library := step_library()) is None:
         return False
-    return max(own.weight_ih.numel() + own.weight_hh.numel() for own in layers) <= library.largest()
+    return max(own.weight_ih.numel() + own.weight_hh.numel() for own in layers) <= library.largest(batch)
 
 
 class Stacked(torch.autograd.Function):

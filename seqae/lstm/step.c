@@ -3,7 +3,7 @@
 __attribute__((simd("notinbranch"))) float expf(float);
 __attribute__((simd("notinbranch"))) float tanhf(float);
 enum { WIDE = 256, SMALL = 8192 }; /* elements of a buffer; from SMALL elements on, two threads took 0.6 of the time */
-int omp_get_num_threads(void), omp_get_thread_num(void);
+int omp_get_num_threads(void), omp_get_thread_num(void), omp_get_max_threads(void);
 static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 /* A matrix has H features (rows) and B columns. A matrix of all gates has 4 H rows: i, f, g, o. p: the 3 H peepholes of
@@ -92,7 +92,7 @@ void backward(const float *z, const float *g, const float *before, const float *
    (B, H). A thread makes all steps of its columns, so that none waits for another, which may not have a processor. */
 
 /* A tile of a product is COLUMNS columns of TILE rows: four vectors, which are the four gates of LANES features, or the
-   next TILE features. So many tiles fit the processor's registers. */
+   next TILE features. So large a tile fits the processor's registers. */
 #if defined(__AVX512F__)
 enum { LANES = 16, COLUMNS = 6 };
 #elif defined(__AVX__)
@@ -164,13 +164,13 @@ static void pack(float *restrict to, const float *restrict from, long K, long n,
 
 /* The same of a matrix (gates n, K), transposed; a tile has TILE / gates features of each of the gates, 4 or 1. */
 static void pack_gates(float *restrict to, const float *restrict from, long gates, long n, long K, long j, long end) {
-  enum { SOME = 16 }; /* columns at a time, whose lines the first cache holds */
+  enum { NEAR = 16 }; /* columns at a time, whose lines the first cache holds */
   for (long wide = TILE / gates; j < end; j++)
-    for (long first = 0; first < K; first += SOME)
+    for (long first = 0; first < K; first += NEAR)
       for (long r = 0; r < TILE; r++) {
         long feature = j * wide + r % wide;
         const float *own = from + (r / wide * n + feature) * K;
-        for (long k = first; k < least(first + SOME, K); k++) to[(j * K + k) * TILE + r] = feature < n ? own[k] : 0;
+        for (long k = first; k < least(first + NEAR, K); k++) to[(j * K + k) * TILE + r] = feature < n ? own[k] : 0;
       }
 }
 
@@ -310,8 +310,12 @@ static void gradient(float *d_weight, long R, long D, const float *d, const floa
 }
 
 #define ON_THREADS(threaded) _Pragma("omp parallel if (threaded)")
-/* from and to: a thread's share of n */
+/* from and to: a thread's share of n, and of B columns, of which no thread gets less than SOME if there are as many */
 #define SHARE(n, from, to) long from = share(n, 0), to = share(n, 1)
+#define SHARE_COLUMNS(B, from, to) \
+  SHARE(((B) + SOME - 1) / SOME, some, end_of_some); \
+  long from = some * SOME, to = least(end_of_some * SOME, B)
+enum { SOME = 4 };
 static long share(long n, long next) { return n * (omp_get_thread_num() + next) / omp_get_num_threads(); }
 
 static long work(const struct stack *s) {
@@ -336,13 +340,14 @@ static void start_backward(const struct stack *s) {
   const struct layer *top = s->layers + s->count - 1;
   long T = s->T, B = s->B;
   for (const struct layer *l = s->layers; l <= top; l++) {
-    const float *x = l > s->layers ? l[-1].hidden : s->feeds_back ? s->read : s->x;
+    int fed = l == s->layers && s->feeds_back;
+    const float *x = fed ? s->read : l == s->layers ? s->x : l[-1].hidden;
     SHARE(tiles(l->H, 1), j, end);
     pack(l->packed_hh, l->weight_hh, 4 * l->H, l->H, j, end);
     pack(l->packed_h, l->hidden, (T - 1) * B, l->H, j, end);
     SHARE(tiles(l->D, 1), i, end_of_D);
     if (x) pack(l->packed_ih, l->weight_ih, 4 * l->H, l->D, i, end_of_D);
-    if (x) pack(l->packed_read, x, (x == s->read ? T - 1 : T) * B, l->D, i, end_of_D);
+    if (x) pack(l->packed_read, x, (T - fed) * B, l->D, i, end_of_D);
   }
   SHARE(tiles(top->H, 1), j, end);
   if (s->weight) pack(s->packed, s->weight, s->P, top->H, j, end);
@@ -351,7 +356,7 @@ static void start_backward(const struct stack *s) {
 
 static void forward_columns(const struct stack *s, float gain) {
   const struct layer *top = s->layers + s->count - 1;
-  SHARE(s->B, b, end);
+  SHARE_COLUMNS(s->B, b, end);
   for (long t = 0; t < s->T; t++) {
     const float *x = s->x ? s->x + t * s->B * s->layers->D : s->feeds_back && t ? s->read + (t - 1) * s->B * s->P : 0;
     for (const struct layer *l = s->layers; l <= top; l++) {
@@ -363,7 +368,7 @@ static void forward_columns(const struct stack *s, float gain) {
 }
 
 static void backward_columns(const struct stack *s, float gain) {
-  SHARE(s->B, b, end);
+  SHARE_COLUMNS(s->B, b, end);
   for (long t = s->T - 1; t >= 0; t--) {
     for (const struct layer *l = s->layers + s->count - 1; l >= s->layers; l--) backward_layer(s, l, gain, t, b, end);
     if (s->feeds_back ? t > 0 : s->d_x != 0) backward_input(s, s->layers, t, b, end);
@@ -384,10 +389,11 @@ static void gradients(const struct stack *s) {
   gradient(s->d_weight, s->P, top->H, s->d_out, s->packed_read, N, j, end);
 }
 
-/* How many weights a layer may have for which this was faster than step after step by torch's libraries: what the caches
-   hold, on two cores of a Zen 5; with vectors of 8 numbers only where those wait for the next call. Of larger layers
-   they share the rows among threads, not the columns, so that each thread reads a part of the weights. */
-long largest(void) { return LANES == 16 ? 1L << 23 : 1L << 19; }
+/* How many weights a layer may have for which this is faster than step after step by torch's libraries. They share the
+   rows among threads, so that each reads a part of the weights; here each reads all, so the caches have to hold them,
+   and each thread needs a few columns. Measured on two cores of a Zen 5; with vectors of 8 numbers only small layers,
+   where the libraries wait for the next call, are faster. */
+long largest(long B) { return LANES == 16 && B >= SOME * omp_get_max_threads() ? 1L << 23 : 1L << 19; }
 
 void forward_stack(const struct stack *s, float gain) {
   long threaded = work(s) >= THREADED;
