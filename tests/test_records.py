@@ -48,6 +48,22 @@ def test_what_one_process_has_read_another_does_not_parse(store, parsed, monkeyp
     assert len(parsed) == 3
 
 
+def test_a_file_that_has_not_changed_for_seconds_is_read_once(store, monkeypatch):
+    read, file = [], records.files.regular_text
+    monkeypatch.setattr(records.files, "regular_text", lambda path: read.append(path) or file(path))
+    folder = store / "family" / "a"
+    for _ in range(3):
+        assert read_record(folder)["verdict"] == "verdict of a"
+    assert len(read) == 3, "it has just been written: another text may follow at the same time, of the same size"
+    monkeypatch.setattr(records, "SETTLED_NS", 0)
+    for _ in range(3):
+        read_record(folder)["verdict"] = "a caller's own"
+    assert read_record(folder)["verdict"] == "verdict of a"
+    assert len(read) == 4
+    write(folder, status="done", verdict="verdict of x")
+    assert read_record(folder)["verdict"] == "verdict of x"
+
+
 def test_a_record_that_changed_is_read_anew_whoever_changed_it(store, parsed, monkeypatch):
     status_rows([str(store)])
     another_process(monkeypatch)

@@ -4,6 +4,7 @@ Nothing here needs torch, so commands that only look at runs start at once. `Run
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -20,6 +21,8 @@ from seqae.stores import NewerFormatError, RecordError, checked_record, leased_e
 
 FORMAT = "1"  # of .records.json, see `remembered`; files of another format are ignored
 _known: "dict[str, _Known]" = {}  # by run folder
+_settled: dict[str, tuple[object, str]] = {}  # by run folder: the state of its file, and the hash of the text then
+SETTLED_NS = 2 * 10**9  # since a file's last change: a later one cannot leave it the same state
 
 
 class RunError(RuntimeError):
@@ -47,7 +50,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     file = folder / "run.yaml"
     try:
-        return _parsed(str(folder), files.regular_text(file))
+        found, before = file.stat(), time.time_ns()
+        state, known = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino), _known.get(str(folder))
+        if known and _settled.get(str(folder)) == (state, known.digest):
+            return json.loads(known.record)  # a copy for each caller, who may change it
+        settled = before - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED_NS
+        return _parsed(str(folder), files.regular_text(file), state if settled else None)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -160,12 +168,16 @@ def progress(folder: Path) -> Progress | None:
     return None
 
 
-def _parsed(folder: str, text: str) -> dict[str, Any]:
+def _parsed(folder: str, text: str, state: object) -> dict[str, Any]:
+    # state: of the file, where that tells whether it is still the same; None where it does not, yet.
     digest, entry = sha256(text.encode()).hexdigest()[:16], _known.get(folder)
-    if entry and entry.digest == digest:
-        with suppress(json.JSONDecodeError, RecursionError):
-            return checked_record(json.loads(entry.record))  # a copy for each caller, who may change it
+    with suppress(json.JSONDecodeError, RecursionError):
+        if entry and entry.digest == digest:
+            record = checked_record(json.loads(entry.record))
+            _settled[folder] = state, digest
+            return record
     record = parse_record(text)
     with suppress(TypeError):  # JSON has no dates, for example: such a record is parsed each time
         _known[folder] = _Known(digest, json.dumps(record), {})
+        _settled[folder] = state, digest
     return record
