@@ -69,8 +69,10 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
     seeds, weights = sorted({p.seed for p in of}), sorted(r["weights"] for r in records if r.get("weights"))
     counts = f", {' to '.join(f'{n:,}' for n in dict.fromkeys((weights[0], weights[-1])))} weights" if weights else ""
     days = sorted({record["started"][:10] for record in records if "started" in record})
+    # A model is built, though without memory, to tell its sizes: once for all seeds.
+    alike = {run.parameters.model_dump_json(exclude={"seed", "label"}): run for run in runs}.values()
     rows = [
-        ("architecture", either(_built(run).replace(_width(run.parameters), "") for run in runs) + counts),
+        ("architecture", either(_built(run).replace(_width(run.parameters), "") for run in alike) + counts),
         ("training", either(map(_trained, of))),
         ("seeds", f"{either(seeds)}{ONE_SEED if len(seeds) == 1 else ''}"),
         ("started", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
@@ -169,7 +171,7 @@ def _built(run: "RunFolder") -> str:
         return f"{p.architecture}{arguments}, code {p.code}"
     told = f"{p.architecture}{_width(p)}"
     with suppress(ValueError):  # what an earlier version could build
-        model = meta_model(p)  # costs neither memory nor time
+        model = meta_model(p)
         hidden, layers = hidden or model.hidden, cast(LSTMStack, next(iter(model.decoders.values()))).hidden_sizes
         last = f" (in decoders {', '.join(map(str, layers))}, the frame)" if model.row.readout == "h" else ""
         return f"{told}, hidden {hidden:,}, {counted(len(layers), 'LSTM layer')}{last}"
