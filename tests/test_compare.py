@@ -48,6 +48,18 @@ def seeds(tmp_path_factory):
     return [open_run("losses", TINY, values | {"store": store}).train() for values in given]
 
 
+def test_a_table_of_a_run_that_has_changed_is_another(tmp_path):
+    run = open_run("losses", TINY, {"store": str(tmp_path)}).train()
+    before = compare.finals([run])
+    before["value"] = 0.0  # a caller's own
+    assert compare.finals([run])["value"].gt(0).any()
+    test = run.folder / "test.csv"
+    test.write_text(test.read_text().replace("recon", "pred"))
+    assert set(compare.finals([run]).branch) == {"pred"}
+    run.update(verdict="diverged at epoch 1")
+    assert compare.finals([run])["value"].isna().all()
+
+
 def test_runs_that_differ_only_by_seed_are_called_one_and_counted(seeds):
     one, other, fast = compare.recipes(seeds)
     assert one == other

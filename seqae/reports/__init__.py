@@ -2,7 +2,7 @@
 
     page, mending, rendering   the page of a run; index: of a store
     groups, recipes, seeds     which runs are comparable, what they are called, the mean of seeds
-    compare, findings          many runs as tables, and in sentences; learned, maps: what states hold
+    compare, stacking          many runs as tables; findings: in sentences; learned, maps: what states hold
     figures, frames            curves, grids and bars; strips and moving frames
     demo, reproduction         test sequences through a trained run; a run and the same made again
     published                  figures of others, and of the diary

@@ -5,9 +5,7 @@ Tables of many runs have one row for each value, with the run, its recipe, its g
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from html import escape
-from io import StringIO
 
 import numpy as np
 import pandas as pd
@@ -21,6 +19,8 @@ from seqae.reports.published import diary_results
 from seqae.reports.recipes import called as called
 from seqae.reports.recipes import cells, labels, left_out, recipes, report_links
 from seqae.reports.seeds import over_seeds
+from seqae.reports.stacking import FACETS, facets, with_facets
+from seqae.reports.stacking import stack as stack
 from seqae.runs import (
     Run,
     Strip,
@@ -30,21 +30,19 @@ from seqae.runs import (
     own_metrics_of,
     rough_figures,
     sample_strips,
-    whole_lines,
     with_units,
 )
 
 MOST = 40  # recipes that one figure can show
 VERDICT = "the run's verdict, on val"  # the head of a column: of both branches, in each row
 TEXT_COLUMNS = ["run", "branch", VERDICT]  # columns of texts
-FACETS = ("loss", "task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")
 
 
 def evenly(runs: Sequence[Run], most: int = MOST) -> list[Run]:
     """The runs that a figure shows: all, or, where they have more than `most` recipes, `most` of those, evenly spaced
     by rank from the least error on val (mean MSE of branches and seeds) to the largest. Their labels are as among all.
     """
-    names = _facets(tuple(runs)).recipe.to_list() if runs else []
+    names = facets(runs).recipe.to_list() if runs else []
     if len(set(names)) <= most:
         return list(runs)
     errors = over_seeds(best_on_val(runs).query("metric == 'mse'"), ["recipe"], "val").set_index("recipe")["val"]
@@ -117,7 +115,7 @@ def budgets(runs: Sequence[Run]) -> pd.DataFrame:
                 "device": record.get("device", ""),
             }
         )
-    return _with_facets(pd.DataFrame(rows), runs)
+    return with_facets(pd.DataFrame(rows), runs)
 
 
 def best_on_val(runs: Sequence[Run]) -> pd.DataFrame:
@@ -125,7 +123,7 @@ def best_on_val(runs: Sequence[Run]) -> pd.DataFrame:
     and the columns of `by_epoch`. A run that diverged has none.
     """
     table = by_epoch(runs)
-    table = table[~table.run.map(dict(zip(_facets(tuple(runs)).run, [run.diverged for run in runs], strict=True)))]
+    table = table[~table.run.map(dict(zip(facets(runs).run, [run.diverged for run in runs], strict=True)))]
     objective = table[(table.metric == "objective") & np.isfinite(table["value"])]
     kept = objective.loc[objective.groupby("run")["value"].idxmin(), ["run", "epoch"]]
     return table[table.branch != "all"].merge(kept, on=["run", "epoch"]).rename(columns={"value": "val"})
@@ -248,47 +246,8 @@ def counterparts(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
     return [r for r in among if (r.parameters.loss, r.parameters.task, r.parameters.decoder_input) in ways]
 
 
-def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
-    """NAME.csv of all run folders in one table, with the columns of `by_epoch` added.
-
-    All files are parsed at once: parsing each by itself took ten times as long.
-    """
-    rows: dict[str, list[str]] = {}  # by header, which can differ between versions
-    for number, run in enumerate(runs):
-        header, *lines = whole_lines(run.folder / f"{name}.csv")
-        rows.setdefault(header, []).extend(f"{number},{line}" for line in lines)
-    parts = [pd.read_csv(StringIO("\n".join([f"number,{header}", *lines]))) for header, lines in rows.items()]
-    table = pd.concat(parts).sort_values("number", kind="stable", ignore_index=True)
-    if name == "test":  # a run that diverged has no figures, whatever an earlier version recorded
-        table["value"] = table["value"].mask(table.number.isin([i for i, run in enumerate(runs) if run.diverged]))
-    return _with_facets(table, runs)
-
-
-def _with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    # Adds run, recipe and FACETS to each row; the column number is the run's place in `runs`.
-    facets = _facets(tuple(runs))
-    if "branch" in table:  # a recon decoder that reads the truth predicts one step, so it gets a name of its own
-        given = table.number.map(dict(enumerate(run.parameters.recon_truth for run in runs))).astype(bool)
-        table["branch"] = table.branch.mask(given & (table.branch == "recon"), "recon, given truth")
-    table = table.drop(columns=facets.columns, errors="ignore")  # performance.csv has some of them itself
-    return table.join(facets, on="number").drop(columns="number")
-
-
-def _facets(runs: tuple[Run, ...]) -> pd.DataFrame:
-    return _cached_facets(runs, tuple(run.verdict for run in runs))
-
-
-@lru_cache(maxsize=16)  # a comparison makes many tables of the same runs
-def _cached_facets(runs: tuple[Run, ...], verdicts: tuple[str | None, ...]) -> pd.DataFrame:
-    # verdicts: those of the runs, which name the seeds that diverged, and are others once a run was trained anew
-    columns = {name: [getattr(run.parameters, name) for run in runs] for name in FACETS}
-    of = {run: name for name, group in groups(runs).items() for run in group}
-    named = {"run": labels(runs), "recipe": recipes(runs), "group": [of[run] for run in runs]}
-    return pd.DataFrame(named | columns)
-
-
 def _verdicts(runs: Sequence[Run]) -> dict[str, str | None]:
-    return dict(zip(_facets(tuple(runs)).run, [run.verdict for run in runs], strict=True))
+    return dict(zip(facets(runs).run, [run.verdict for run in runs], strict=True))
 
 
 def output_spread(output: np.ndarray) -> float:
