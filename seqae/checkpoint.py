@@ -1,7 +1,7 @@
 """What training needs to go on exactly where it stood: its state, saved to one file and loaded from it."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from seqae.files import whole
 from seqae.metrics import BranchMetrics
+
+# What training that goes on may have otherwise: what is measured, and how the same update is computed.
+FREE = {"metrics", "params", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 
 
 @dataclass
@@ -44,13 +47,13 @@ class TrainingState:
     """All that training carries from update to update, besides model, optimizer, schedule and gradient scaler.
 
     best: the weights with the least objective on val so far, on the model's device, whose memory holds one more copy of
-    them; loaded from a checkpoint, on the CPU. step: updates made. seconds: of training, before this process as well.
-    objectives: on val, one for each finished epoch. diverged_at: the epoch of a NaN or infinite loss. totals: of the
-    unfinished epoch. steps: updates an epoch; None in checkpoints of before 29 November 2026.
+    them; loaded from a checkpoint, on the CPU. settings: see `Stateful.settings`; none in an old one. step: updates
+    made. seconds: of training, before this process as well. objectives: on val, one for each finished epoch.
+    diverged_at: the epoch of a NaN or infinite loss. totals: of the unfinished epoch.
     """
 
     best: dict[str, Tensor]
-    steps: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
     objectives: list[float] = field(default_factory=list)
@@ -89,6 +92,21 @@ class Stateful:
     scheduler: LRScheduler | None
     scaler: torch.amp.GradScaler
 
+    def settings(self, *parts: object, **others: Any) -> dict[str, Any]:
+        """What a checkpoint has to agree in with the training that goes on from it: numbers, texts, lists, by name.
+
+        parts: what is trained and how, an `Objective` and an `UpdateRule`. To be called before the first update.
+        """
+        optimizer, schedule = self.optimizer, self.scheduler
+        found = {name: value for part in parts for name, value in vars(part).items()} | others
+        found |= {"optimizer": type(optimizer).__name__, "schedule": schedule and type(schedule).__name__}
+        for n, group in enumerate(optimizer.param_groups):
+            first = group | {"lr": group.get("initial_lr", group.get("lr"))}  # a schedule changes lr when it is made
+            found |= {f"{name} of group {n}" if n else name: v for name, v in first.items() if name not in FREE}
+        held = schedule.state_dict() if schedule else {}
+        found |= {f"{name} of the schedule": v for name, v in held.items() if not name.startswith(("_", "base_lrs"))}
+        return {name: _plain(value) for name, value in found.items() if name not in FREE}
+
 
 def checkpoint_content(state: TrainingState, stateful: Stateful) -> dict[str, Any]:
     """All that is in a checkpoint: tensors, numbers, lists and dicts only, so that `weights_only` loads it."""
@@ -114,11 +132,19 @@ def save_checkpoint(file: Path, state: TrainingState, stateful: Stateful) -> Non
         raise OSError(errno.ENOSPC, f"checkpoint not written: {error}") from error
 
 
-def load_checkpoint(file: Path, stateful: Stateful) -> TrainingState:
+def _plain(value: Any) -> Any:
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    value = value.tolist() if hasattr(value, "tolist") else value  # a number of numpy or torch
+    return [*map(_plain, value)] if isinstance(value, list | tuple) else value
+
+
+def load_checkpoint(file: Path, stateful: Stateful, settings: Mapping[str, Any] | None = None) -> TrainingState:
     """Load model, optimizer, schedule and scaler in place and return the rest.
 
     The file is loaded to the CPU. load_state_dict copies weights and moments to the device. Adam's step counters stay
-    on the CPU, because every update reads them. Raises ValueError where the file is damaged or too old.
+    on the CPU, because every update reads them. Raises ValueError where the file is damaged, too old or of other
+    settings.
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -126,15 +152,26 @@ def load_checkpoint(file: Path, stateful: Stateful) -> TrainingState:
         raise
     except Exception as error:  # torn bytes make torch raise any of a dozen types
         raise ValueError(f"{file} is no whole checkpoint ({error}): delete it, and the run starts anew") from error
-    name = "its content"
+    name, options = "its progress", {*stateful.optimizer.param_groups[0]}
     try:
-        for name, part in vars(stateful).items():
+        progress = {"settings": {}} | content["progress"]
+        if "steps" in progress:  # of 29 November 2026
+            progress["settings"] = {"updates an epoch": progress.pop("steps")}
+        state = TrainingState(content["weights"], **progress, totals=EpochTotals(**content["epoch"]))
+        pairs = [(name, state.settings.get(name, value), value) for name, value in (settings or {}).items()]
+        other = [f"{name} {was}, not {value}" for name, was, value in pairs if was != value]
+        for name, part in () if other else vars(stateful).items():
             if part is not None:
                 part.load_state_dict(content[name])
-        name = "its progress"
-        return TrainingState(content["weights"], **content["progress"], totals=EpochTotals(**content["epoch"]))
+        name = "optimizer"
+        if lost := options - {*stateful.optimizer.param_groups[0]}:
+            raise KeyError(f"no {', '.join(sorted(lost))}")
     except torch.OutOfMemoryError:
         raise
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} is of another run ({name}: {told}): delete it, and the run starts anew") from error
+    if other:
+        raise ValueError(f"{file} was trained with {'; '.join(other)}: delete it, and training starts anew")
+    state.settings = dict(settings or {})
+    return state

@@ -4,6 +4,7 @@ Takes model, data and objective as arguments and knows nothing of run folders or
 a batch is decided here, so that a resumed run sees exactly the batches of an unbroken one.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -81,7 +82,9 @@ def fit(
     Training resumed from a checkpoint comes to the numbers of unbroken training, on a CPU to the last bit: the order of
     sequences is a function of (seed, epoch); torch is seeded before each update by (seed, step, rank), and before val;
     the checkpoint holds all state of model, optimizer, schedule and scaler, the best weights and the totals of the
-    unfinished epoch, which goes on at its next batch. Val is measured in float32, or tf32, whatever the precision.
+    unfinished epoch, which goes on at its next batch. Val is measured in float32, or tf32, whatever the precision. A
+    checkpoint of another objective, rule, seed, batch_size or val, or of fewer or more sequences, is refused; another
+    number of epochs is not. Other sequences from a function `train` are not noticed.
 
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
     and leave a checkpoint of the unfinished epoch.
@@ -115,12 +118,16 @@ def fit(
     differentiate = CapturedGradients(min(batch_size, len(made))) if captured else gradients
     file = checkpoint.file if checkpoint and accelerator.is_main_process else None
 
-    state = TrainingState(best=_copy(model), steps=steps)
+    sums = {f"sum of {k}'s pixels": int(t.sum()) for k, t in (("train", train), ("val", val)) if isinstance(t, Tensor)}
+    counted = {"updates an epoch": steps, "sequences of train": len(made), "seed": seed, "batch_size": batch_size}
+    settings = stateful.settings(objective, rule, **counted, **sums)
+    state = TrainingState(best=_copy(model), settings=settings)
     if checkpoint and checkpoint.file.exists():
-        state = load_checkpoint(checkpoint.file, stateful)
-        if state.steps not in (None, steps):
-            raise ValueError(f"{checkpoint.file} has {state.steps} updates an epoch, not {steps}: another batch_size?")
+        state = load_checkpoint(checkpoint.file, stateful, settings)
         state.totals.divide(ranks, accelerator.device)
+        if file and (done := len(state.objectives)) >= epochs:
+            told = "%s has %d epochs, and epochs is %d: nothing is left to train; delete it, and training starts anew"
+            logging.getLogger("seqae").warning(told, file, done, epochs)
         checkpoint.resume(len(state.objectives))
 
     began, due = time.monotonic() - state.seconds, time.monotonic() + (checkpoint.seconds if checkpoint else 0)

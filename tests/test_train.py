@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,7 @@ TRAIN, VAL = sequences("train", 0, 10), sequences("val", 0, 6)
 
 
 def trains(
-    loss: str = "mse",
+    loss: Any = "mse",
     pixel_range: tuple[float, float] = (0.0, 1.0),
     recon_weight: float = 1.0,
     reduction: str = "mean",
@@ -57,6 +58,10 @@ def trains(
 
 OBJECTIVE = trains()
 RULE = ("optimizer", "schedule", "schedule_per", "clip_norm", "clip_update", "precision")
+
+
+def absolute(z: Tensor, target: Tensor, *, activation: str) -> Tensor:
+    return (z - target).abs().flatten(1).mean(1)
 
 
 def same(epoch: int) -> Tensor:
@@ -272,10 +277,15 @@ def test_asked_to_stop_it_goes_on_with_the_next_update(
     assert equal(second.model.state_dict(), unbroken.model.state_dict())
 
 
-def test_resuming_a_finished_run_trains_nothing(tmp_path: Path) -> None:
+ANEW = "training starts anew"
+
+
+def test_resuming_a_finished_run_trains_nothing_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "state.pt"
     done = fitted(checkpoint=file)
-    again = fitted(model_of(seed=99), checkpoint=file)
+    with caplog.at_level("WARNING", logger="seqae"):
+        again = fitted(model_of(seed=99), checkpoint=file)
+    assert caplog.messages == [f"{file} has 4 epochs, and epochs is 4: nothing is left to train; delete it, and {ANEW}"]
     assert again.log.rows == []
     assert equal(again.fitted.weights, done.fitted.weights)
     assert again.fitted == Fitted(again.fitted.weights, 4, None)
@@ -309,10 +319,55 @@ def test_a_checkpoint_of_an_older_version_is_refused(tmp_path: Path) -> None:
         upgrade_checkpoint(file)
 
 
-def test_a_checkpoint_of_other_batches_is_refused(tmp_path: Path) -> None:
-    fitted(epochs=1, checkpoint=tmp_path / "state.pt")
-    with pytest.raises(ValueError, match=r"state.pt has 3 updates an epoch, not 5: another batch_size\?"):
-        fitted(epochs=2, batch_size=2, checkpoint=tmp_path / "state.pt")
+FAST, PLAIN = ({"optimizer": optimizer_factory(name, learning_rate=1.0)} for name in ("Adam", "SGD"))
+OTHER: list[tuple[dict[str, Any], str]] = [
+    (FAST, "lr 0.01, not 1.0"),
+    (PLAIN, "optimizer Adam, not SGD; lr 0.01, not 1.0"),
+    ({"schedule": schedule_factory("StepLR", steps=4)}, "schedule None, not StepLR"),
+    ({"objective": trains("mse", (-1.0, 1.0))}, "pixel_range [0.0, 1.0], not [-1.0, 1.0]"),
+    ({"objective": trains(absolute)}, "loss mse, not absolute"),
+    ({"seed": 7}, "seed 6, not 7"),
+    ({"clip_norm": 1.0}, "clip_norm None, not 1.0"),
+    ({"batch_size": 2}, "updates an epoch 3, not 5; batch_size 4, not 2"),
+    ({"train": lambda epoch: TRAIN[:6]}, "updates an epoch 3, not 2; sequences of train 10, not 6"),
+    ({"val": VAL.flip(2).roll(1) // 2}, rf"sum of val's pixels {VAL.sum()}, not {(VAL // 2).sum()}"),
+]
+
+
+@pytest.mark.parametrize(("given", "differs"), OTHER, ids=[differs for _, differs in OTHER])
+def test_a_checkpoint_of_another_training_is_refused_with_what_differs(
+    given: dict[str, Any], differs: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "state.pt"
+    fitted(epochs=1, checkpoint=file)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=re.escape(f"{file} was trained with {differs}: delete it, and {ANEW}")):
+        fitted(epochs=2, checkpoint=file, **given)
+    assert file.read_bytes() == before
+
+
+def test_what_has_no_effect_on_the_numbers_may_change_under_a_checkpoint(tmp_path: Path) -> None:
+    file, plain = tmp_path / "state.pt", fitted(epochs=2)
+    fitted(epochs=1, checkpoint=file)
+    slow = optimizer_factory("Adam", learning_rate=np.float64(0.01), arguments={"betas": [0.9, 0.999], "foreach": True})
+    objective = replace(OBJECTIVE, metrics={"dark": lambda output, target: 1 - output.mean((2, 3))}, recon_weight=1)
+    other = fitted(model_of(seed=99), epochs=2, checkpoint=file, optimizer=slow, objective=objective, patience=9)
+    assert np.allclose(other.log.curve("val", "objective"), plain.log.curve("val", "objective")[1:])
+
+
+def test_a_checkpoint_of_before_it_held_settings_is_gone_on_from(tmp_path: Path) -> None:
+    file, plain = tmp_path / "state.pt", fitted(epochs=2)
+    fitted(epochs=1, checkpoint=file)
+    content = torch.load(file, weights_only=True)
+    del content["progress"]["settings"]
+    torch.save(content, file)
+    with pytest.raises(ValueError, match=r"state.pt is of another run \(optimizer: 'no dampening, momentum"):
+        fitted(epochs=2, checkpoint=file, **PLAIN)
+    content["progress"]["steps"] = 3  # as of 29 November 2026
+    torch.save(content, file)
+    with pytest.raises(ValueError, match=r"state.pt was trained with updates an epoch 3, not 5: delete it"):
+        fitted(epochs=2, batch_size=2, checkpoint=file)
+    assert fitted(model_of(seed=99), checkpoint=file, epochs=2).log.numbers() == plain.log.numbers(since=2)
 
 
 def test_train_may_be_a_tensor_and_has_equally_many_sequences_in_every_epoch() -> None:
@@ -329,15 +384,6 @@ def test_what_else_one_would_pass_is_taken(tmp_path: Path) -> None:
     for wrong in ({"batch_size": 0}, {"train": lambda epoch: TRAIN[:0]}):
         with pytest.raises(ValueError, match=r"batch_size \(=\d+\) and the sequences of train \(=\d+\) must be"):
             fitted(**wrong)
-
-
-def test_a_checkpoint_of_another_optimizer_names_it(tmp_path: Path) -> None:
-    fitted(epochs=1, checkpoint=tmp_path / "state.pt")
-    momentum = optimizer_factory("SGD", learning_rate=0.1, momentum=0.9)
-    with pytest.raises(ValueError, match=r"state.pt is of another run \((optimizer|scheduler): "):
-        fitted(epochs=2, checkpoint=tmp_path / "state.pt", optimizer=momentum, schedule=schedule_factory(
-            "StepLR", steps=4
-        ))  # fmt: skip
 
 
 @pytest.mark.parametrize("val", [VAL / 255, VAL.numpy(), VAL[:, :-1], VAL[:0]], ids=["float", "numpy", "short", "none"])
