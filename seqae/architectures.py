@@ -2,8 +2,8 @@
 
 A model of one's own needs no row: `architecture: module:name`, see docs/your-own.md. To add one for everybody, add a
 row. For a new way from frame to vector, write a function in `embeddings` and call it in `models._embedding` and
-`models._readout`. A new kind of layer goes to `lstm`; where its state is not h and c, `encode`, `decode` and
-`initialise` of `models` change, too.
+`models._readout`. A new kind of layer goes to `lstm`; where its state is not h and c, `encode` and `decode`
+of `models` and `runs.first_weights` change, too.
 """
 
 from collections.abc import Callable

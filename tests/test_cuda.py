@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from seqae import device as devices
-from seqae import models, training
+from seqae import training
 from seqae.checkpoint import Checkpointing, Stateful, TrainingState, load_checkpoint, save_checkpoint
 from seqae.device import make_accelerator, resident
 from seqae.files import cache_folder
 from seqae.lstm import layers
 from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
+from seqae.runs import first_weights
 from seqae.runs.optimizers import optimizer_factory
 from seqae.sweeps import fork_server
 from seqae.training import fit
@@ -229,14 +230,14 @@ def test_orthogonal_weights_are_torchs_own(shape: tuple[int, int]) -> None:
     torch.manual_seed(3)
     torch.nn.init.orthogonal_(expected)
     torch.manual_seed(3)
-    models._make_orthogonal(found, "cpu")
+    first_weights._make_orthogonal(found, "cpu")
     assert torch.equal(found, expected)
 
 
 def test_orthogonal_weights_are_decomposed_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     model, where = small_model(), []
-    monkeypatch.setattr(models, "_make_orthogonal", lambda weight, device: where.append(device))
-    models.initialise(model, init="orthogonal", device="cuda")
+    monkeypatch.setattr(first_weights, "_make_orthogonal", lambda weight, device: where.append(device))
+    first_weights.initialise(model, init="orthogonal", device="cuda")
     assert where == ["cuda"] * 4  # two LSTMs
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from seqae.architectures import ARCHITECTURES, HIDDEN, Architecture
 from seqae.data import to_range
 from seqae.losses import LOSSES, activate, training_loss
-from seqae.models import SequenceAutoencoder, initialise
+from seqae.models import SequenceAutoencoder
+from seqae.runs.first_weights import initialise
 from seqae.tasks import BRANCHES, branch_targets
 
 SEEN, FUTURE = 3, 5

@@ -9,9 +9,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from seqae.architectures import ARCHITECTURES
-from seqae.models import SequenceAutoencoder, initialise
+from seqae.models import SequenceAutoencoder
 from seqae.parameters import ParameterError, Parameters
 from seqae.runs import own_models
+from seqae.runs.first_weights import initialise
 from seqae.runs.merging import resolve
 from seqae.runs.own_code import OwnCode, OwnCodeError, code_for, recorded_code, told
 from seqae.runs.records import RunError
