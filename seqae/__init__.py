@@ -13,10 +13,14 @@ what it trained: `run.predict(frames, steps=30)`, `run.reconstruct(frames)`, `ru
     load_model           a trained one, from a run's model.safetensors, on any device
     fit                  the training loop alone, for a model, data and a loss of your own: what is trained is an
                          Objective, how an UpdateRule, what it resumes from a Checkpointing; predict makes frames
-    load_digits          digit images of a split; MovingMNIST makes sequences of them
+    load_digits          digit images, a dict by split; MovingMNIST makes sequences of those of one split
+
+Modules with a help of their own: seqae.contract (what a model, a loss and a metric have to be), seqae.evaluation
+(evaluate, seen_frames), seqae.metrics, seqae.losses, seqae.tasks, seqae.data, seqae.lstm (LSTMStack).
 """
 
 import os
+import pkgutil
 import warnings
 
 import lazy_loader
@@ -32,4 +36,6 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 # Imported when asked for: torch and seaborn cost seconds that `seqae --help` need not pay.
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 # What help(seqae) shows of the package: two classes have a help of their own, most of it inherited (torch, pydantic).
-__all__ = [name for name in _names if name not in ("Parameters", "SequenceAutoencoder")]
+# Modules are there for help(seqae.contract) and the like.
+_modules = {module.name for module in pkgutil.iter_modules(__path__)}
+__all__ = [name for name in _names if name not in {"Parameters", "SequenceAutoencoder"} | _modules]

@@ -99,7 +99,8 @@ def predict(
 ) -> dict[str, Tensor]:
     """Output frames of each branch on [0, 1], clipped, (B, T, H, W) on the CPU.
 
-    frames: (B, frames_in, H, W), as for `seen_frames`. activation, pixel_range: as in the model's `Objective`.
+    frames: (B, frames_in, H, W), uint8 0–255, or floating point in [0, 1]. activation, pixel_range: as in the model's
+    `Objective`.
     """
     device = next(model.parameters()).device
     model.eval()

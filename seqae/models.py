@@ -21,11 +21,12 @@ from seqae.tasks import ACTIVATIONS, BRANCHES, DECODER_INPUTS, Size, branch_targ
 class SequenceAutoencoder(nn.Module):
     """LSTM encoder-decoder on video: it reconstructs the frames seen, predicts the frames to come, or both.
 
-    architecture: a key of `ARCHITECTURES`. task, decoder_input, activation: see `tasks`. frame_size: pixels on a side,
-    or height and width. frames_in, frames_out: frames seen and to come. gain: factor on the last layer, before the
-    activation. width: factor on hidden sizes and channels. hidden, layers, peepholes: in place of the architecture's
-    own. recon_truth: the recon decoder reads the true frames in evaluation as well, which are those seen, as in the
-    paper's code (Srivastava et al., 2015). Raises ValueError for values that do not go together, naming values that do.
+    architecture: a key of `ARCHITECTURES`. task, decoder_input, activation: see `seqae.tasks`. frame_size: pixels on a
+    side, or height and width. frames_in, frames_out: frames seen and to come. gain: factor on the last layer, before
+    the activation. width: factor on hidden sizes and channels. hidden, layers, peepholes: in place of the
+    architecture's own. recon_truth: the recon decoder reads the true frames in evaluation as well, which are those
+    seen, as in the paper's code (Srivastava et al., 2015). Raises ValueError for values that do not go together, naming
+    values that do.
     """
 
     capturable = True  # see `capture.can_capture`

@@ -15,12 +15,13 @@ from seqae.tasks import ACTIVATIONS, BRANCHES, branch_targets, check_choice
 class Objective:
     """What a model is trained to do.
 
-    task: what its branches decode, a key of `tasks.BRANCHES`. frames_in: how many frames of a sequence it sees; the
-    others are to come. loss: `mse`, in squared units of pixel_range, `bce`, in nats/pixel, or a function of your own,
-    see `contract`. activation: of the last layer. pixel_range: what uint8 frames are scaled to. recon_weight: with two
-    branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's mean over sequences,
-    frames and pixels, or of its sum; the mean is what is reported, in both cases. metrics: functions of your own, by
-    name, which `evaluate` measures. Raises ValueError for other names, and for `bce` on another range than (0, 1).
+    task: what its branches decode, a key of `seqae.tasks.BRANCHES`. frames_in: how many frames of a sequence it sees;
+    the others are to come. loss: `mse`, in squared units of pixel_range, `bce`, in nats/pixel, or a function of your
+    own, see `seqae.contract`. activation: of the last layer. pixel_range: what uint8 frames are scaled to.
+    recon_weight: with two branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's
+    mean over sequences, frames and pixels, or of its sum; the mean is what is reported, in both cases. metrics:
+    functions of your own, by name, which `evaluate` measures. Raises ValueError for other names, and for `bce` on
+    another range than (0, 1).
     """
 
     task: str

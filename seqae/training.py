@@ -65,19 +65,19 @@ def fit(
 ) -> Fitted:
     """Train a model in place and return the weights that were best on val.
 
-    model: any module that is what `contract` says; it is checked on two sequences before training. Random numbers that
-    it draws from torch in training (dropout) are a function of seed, update and rank.
+    model: any module that is what `seqae.contract` says; it is checked on two sequences before training. Random numbers
+    that it draws from torch in training (dropout) are a function of seed, update and rank.
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
     always equally many, as a tensor or as `Frames` that are read when a batch indexes them; or a tensor for all epochs.
     val: a tensor of fixed sequences of the same shape. objective: what is trained; the best weights are those with the
     least objective on val. batch_size: sequences in an update. patience: training ends after so many epochs without a
-    gain of 1 % on val (`plateau_begins`).
+    gain of 1 % on val.
 
     record(table, rows) is called with each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value,
-    with units as in `metrics.UNITS`; on val also the least and the largest pre-activation. Branch `all` holds the
+    with units as in `seqae.metrics.UNITS`; on val also the least and the largest pre-activation. Branch `all` holds the
     objective and, on train, the mean gradient norm before clipping, the learning rate, `update_ratio` (the norm of the
     epoch's last update over that of the weights) and, in fp16, `overflows` (updates left out for an infinite gradient).
-    `histograms`: epoch, branch, output, share on val, see `metrics.histogram`.
+    `histograms`: epoch, branch, output, share on val, see `seqae.metrics.histogram`.
 
     Training resumed from a checkpoint comes to the numbers of unbroken training, on a CPU to the last bit: the order of
     sequences is a function of (seed, epoch); torch is seeded before each update by (seed, step, rank), and before val;
@@ -93,7 +93,7 @@ def fit(
     val, gradients and numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do
     nothing in the other ranks. Signals go to the launcher, which stops the ranks; their checkpoints are those of whole
     epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used, and for a model that is not
-    what `contract` says.
+    what `seqae.contract` says.
     """
     keep_freed_memory()
     accelerator = make_accelerator(device=str(device))

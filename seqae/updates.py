@@ -24,7 +24,7 @@ class UpdateRule:
     optimizer: takes the weights, returns a torch optimizer. schedule: takes that, returns its scheduler, or None;
     schedule_per: `epoch` or `update`, how often the scheduler takes a step (ReduceLROnPlateau, which reads the
     objective on val: every epoch). clip_norm: largest gradient norm, of all weights together. clip_update: largest
-    change of one weight in an update. precision: of matrix products, see `device.mixed_precision`.
+    change of one weight in an update. precision: of matrix products, see `seqae.device.mixed_precision`.
     """
 
     optimizer: Callable[[Iterable[Tensor]], Optimizer]
