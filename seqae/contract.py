@@ -25,12 +25,21 @@ from torch import Tensor, nn
 from seqae.data import to_range
 from seqae.device import seeded
 from seqae.losses import training_loss
+from seqae.models import SequenceAutoencoder
 from seqae.objective import BranchOutput, Objective, unit_frames
 from seqae.tasks import branch_targets
 
 
 class ContractError(ValueError):
     """A model, a training loss or a metric does not do what this module says; told with shapes seen and wanted."""
+
+
+def check_kinds(given: Mapping[Any, object]) -> None:
+    """Raise ValueError unless each of these is None or of its class, a dataclass that the package offers."""
+    for kind, value in given.items():
+        if not isinstance(value, kind | None):
+            wanted = f"a seqae.{kind.__name__}({kind.__match_args__[0]}, …)"
+            raise ValueError(f"fit takes {wanted}, not a {type(value).__name__}: see help(seqae.{kind.__name__})")
 
 
 def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autocast: torch.autocast) -> None:
@@ -40,6 +49,9 @@ def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autoca
     Weights, buffers and random numbers are afterwards what they were. Raises ContractError, a sentence.
     """
     told = f"model {type(model).__name__}"
+    if isinstance(model, SequenceAutoencoder) and model.activation != objective.activation:
+        both = f"activation {model.activation}, and the objective has {objective.activation}"
+        raise ContractError(f"{told} has {both}: give both the same, as decoders may read what it makes")
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ContractError(f"{told} has no weights that can be trained")
     kept = {name: value.clone() for name, value in model.named_buffers()}  # statistics of normalisation layers

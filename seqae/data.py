@@ -5,13 +5,14 @@ Its generator is the class BouncingMNISTDataHandler of the authors' `data_handle
 """
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from seqae.tasks import FRAME_SIZES, check_choice
+from seqae.tasks import FRAME_SIZES, check_choice, check_positive
 
 SPLITS = ("train", "val", "test")
 STEP = 0.1  # the paper's speed of a digit: the share of the free canvas, frame minus digit, that it crosses in a frame
@@ -74,24 +75,17 @@ class MovingMNIST:
     """
 
     def __init__(
-        self,
-        digits: np.ndarray,
-        *,
-        seed: int,
-        split: str,
-        frame_size: int = 64,
-        frames: int = 20,
-        digits_per_sequence: int = 2,
-        digit_speed: float = STEP,
-    ) -> None:
+        self, digits: np.ndarray, *, seed: int, split: str, frame_size: int = 64, frames: int = 20,
+        digits_per_sequence: int = 2, digit_speed: float = STEP,
+    ) -> None:  # fmt: skip
+        if not isinstance(digits, np.ndarray):
+            raise ValueError(f"digits must be an array, such as load_digits()['train']; not a {type(digits).__name__}")
         if digits.dtype != np.uint8 or digits.shape[1:] != (28, 28) or len(digits) == 0:
             raise ValueError(f"digits must be uint8 (n, 28, 28), n >= 1; not {digits.dtype} {digits.shape}")
         check_choice("split", split, SPLITS)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in [0, 2**64); not {seed!r}")
-        for name, value in (("frames", frames), ("digits_per_sequence", digits_per_sequence)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1; not {value!r}")
+        check_positive(Integral, frames=frames, digits_per_sequence=digits_per_sequence)
         if not 0 <= digit_speed <= 1:
             raise ValueError(f"digit_speed must be in [0, 1]; not {digit_speed!r}")
         self.digits = scale_digits(digits, frame_size)
@@ -140,6 +134,19 @@ class MovingMNIST:
             words = philox.random_raw(int(run[-1] - run[0] + 1) * self.digits_per_sequence * 4)
             parts.append(words.reshape(-1, self.digits_per_sequence, 4)[run - run[0]])
         return (np.concatenate(parts)[inverse] >> np.uint64(11)) * 2.0**-53
+
+
+def check_sequences(name: str, frames: Any, shape: tuple[int, ...] | None = None) -> None:
+    """Raise ValueError unless `frames`, of an argument of this name, are a uint8 tensor (N, T, H, W), N >= 1.
+
+    shape: (T, H, W), if it is known.
+    """
+    fits = isinstance(frames, torch.Tensor) and frames.dtype == torch.uint8 and frames.ndim == 4 and len(frames) > 0
+    if not fits or shape not in (None, frames.shape[1:]):
+        wanted = ", ".join(map(str, ("N", *(shape or ("frames_in + frames_out", "H", "W")))))
+        seen = f"{tuple(frames.shape)} of {frames.dtype}" if hasattr(frames, "dtype") else f"a {type(frames).__name__}"
+        remedy = ": torch.from_numpy makes one" if isinstance(frames, np.ndarray) else ""
+        raise ValueError(f"{name} must be a torch.uint8 tensor ({wanted}), 0–255, N >= 1; not {seen}{remedy}")
 
 
 def to_range(frames_uint8: torch.Tensor, pixel_range: tuple[float, float]) -> torch.Tensor:

@@ -42,15 +42,9 @@ def branch_errors(outputs: Mapping[str, BranchOutput], objective: Objective, *, 
 
 
 def evaluate(
-    model: nn.Module,
-    frames: Tensor,
-    batch_size: int,
-    objective: Objective,
-    *,
-    statistics: bool = False,
-    quality: bool = False,
-    stop: Sized = (),
-) -> Evaluation:
+    model: nn.Module, frames: Tensor, batch_size: int, objective: Objective, *,
+    statistics: bool = False, quality: bool = False, stop: Sized = (),
+) -> Evaluation:  # fmt: skip
     """Errors of a model in evaluation mode, where decoders read their own outputs in the place of true frames.
 
     frames: uint8 (N, T, H, W). statistics adds the least and the largest pre-activation of each frame and the
@@ -91,7 +85,12 @@ def _add_mean(totals: dict[str, Tensor], name: str, values: Tensor, share: float
 def seen_frames(frames: Tensor, pixel_range: tuple[float, float]) -> Tensor:
     """Frames uint8 0–255, or floating point in [0, 1], → float32 in pixel_range, what a model reads; same shape."""
     low, high = pixel_range
-    return to_range(frames, pixel_range) if frames.dtype == torch.uint8 else frames.float() * (high - low) + low
+    if frames.dtype == torch.uint8:
+        return to_range(frames, pixel_range)
+    if not frames.is_floating_point() or (frames < 0).any() or (frames > 1).any():
+        seen = f"{frames.dtype}{' beyond that' if frames.is_floating_point() else ''}"
+        raise ValueError(f"frames must be uint8, 0–255, or floating point in [0, 1]; not {seen}: convert or scale them")
+    return frames.float() * (high - low) + low
 
 
 def predict(
@@ -99,11 +98,11 @@ def predict(
 ) -> dict[str, Tensor]:
     """Output frames of each branch on [0, 1], clipped, (B, T, H, W) on the CPU.
 
-    frames: (B, frames_in, H, W), uint8 0–255, or floating point in [0, 1]. activation, pixel_range: as in the model's
-    `Objective`.
+    frames: (B, frames_in, H, W), a tensor or an array, uint8 0–255, or floating point in [0, 1]. activation,
+    pixel_range: as in the model's `Objective`.
     """
     device = next(model.parameters()).device
     model.eval()
     with seeded(0, device), torch.inference_mode():
-        outputs = model(seen_frames(frames.to(device), pixel_range))
+        outputs = model(seen_frames(torch.as_tensor(frames, device=device), pixel_range))
     return {b: output_frames(z.float(), activation, pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}

@@ -65,10 +65,7 @@ def pixel_cross_entropy(z: "Tensor", target: "Tensor") -> "Tensor":
     return F.binary_cross_entropy_with_logits(z, target, reduction="none")
 
 
-TRAINING_LOSSES: "dict[str, Callable[..., Tensor]]" = {
-    "mse": squared_error,
-    "bce": binary_cross_entropy,
-}
+TRAINING_LOSSES: "dict[str, Callable[..., Tensor]]" = {"mse": squared_error, "bce": binary_cross_entropy}
 NEEDS_PROBABILITY = ("bce",)  # losses of a sigmoid's output, with pixels in (0, 1)
 
 

@@ -6,6 +6,7 @@ what is handed to the decoders and what they read. The LSTMs themselves are in `
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -15,7 +16,16 @@ from seqae.architectures import ARCHITECTURES, HIDDEN, PIXELS, Architecture
 from seqae.embeddings import convolutional, map_sizes, mirrored_convolutional, perceptron
 from seqae.losses import activate
 from seqae.lstm import Feedback, LSTMState
-from seqae.tasks import ACTIVATIONS, BRANCHES, DECODER_INPUTS, Size, branch_targets, check_choice, frame_shape
+from seqae.tasks import (
+    ACTIVATIONS,
+    BRANCHES,
+    DECODER_INPUTS,
+    Size,
+    branch_targets,
+    check_choice,
+    check_positive,
+    frame_shape,
+)
 
 
 class SequenceAutoencoder(nn.Module):
@@ -32,27 +42,17 @@ class SequenceAutoencoder(nn.Module):
     capturable = True  # see `capture.can_capture`
 
     def __init__(
-        self,
-        *,
-        architecture: str,
-        task: str,
-        decoder_input: str,
-        activation: str,
-        frame_size: int | Size = 64,
-        frames_in: int = 10,
-        frames_out: int = 10,
-        gain: float = 1.0,
-        width: float = 1.0,
-        hidden: int | None = None,
-        layers: int | None = None,
-        peepholes: bool | None = None,
-        recon_truth: bool = False,
-    ) -> None:
+        self, *, architecture: str, task: str, decoder_input: str, activation: str,
+        frame_size: int | Size = 64, frames_in: int = 10, frames_out: int = 10, gain: float = 1.0, width: float = 1.0,
+        hidden: int | None = None, layers: int | None = None, peepholes: bool | None = None, recon_truth: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_choice("architecture", architecture, ARCHITECTURES)
         check_choice("task", task, BRANCHES)
         check_choice("decoder_input", decoder_input, DECODER_INPUTS)
         check_choice("activation", activation, ACTIVATIONS)
+        check_positive(Integral, hidden=hidden, layers=layers, frames_in=frames_in, frames_out=frames_out)
+        check_positive(Real, gain=gain, width=width)
         row = ARCHITECTURES[architecture]
         if hidden is not None and row.hidden == PIXELS:
             raise ValueError(

@@ -39,6 +39,9 @@ class Objective:
         check_choice("activation", self.activation, ACTIVATIONS)
         if not callable(self.loss):
             check_choice("loss", self.loss, TRAINING_LOSSES)
+        if not isinstance(self.metrics, Mapping) or not all(map(callable, self.metrics.values())):
+            usual = "mse and bce are always measured, ssim by evaluate(…, quality=True)"
+            raise ValueError(f"metrics must be functions by name, {{'iou': iou}}; not {self.metrics!r}: {usual}")
         object.__setattr__(self, "pixel_range", tuple(self.pixel_range))  # a list would equal no tuple
         if getattr(self.loss, "needs_probability", self.loss in NEEDS_PROBABILITY) and self.pixel_range != (0, 1):
             raise ValueError(f"a loss of probabilities needs pixel_range (0, 1), not {self.pixel_range}: choose mse")

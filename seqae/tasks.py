@@ -1,6 +1,7 @@
 """Tasks, branches, decoder inputs and activations: the one list of each, and the targets of each branch; sizes."""
 
 from collections.abc import Collection
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:  # parameters are checked without importing torch
@@ -14,11 +15,8 @@ Size = tuple[int, int]  # height and width, of frames in pixels
 FRAME_SIZES = (64, 32, 16)  # of Moving MNIST, pixels a side; the digits are 28, 14, 7
 
 BRANCHES: dict[str, tuple[Branch, ...]] = {  # of each task, in the order of its decoders
-    "recon": ("recon",),
-    "recon_ordered": ("recon",),
-    "pred": ("pred",),
-    "both": ("recon", "pred"),
-}
+    "recon": ("recon",), "recon_ordered": ("recon",), "pred": ("pred",), "both": ("recon", "pred"),
+}  # fmt: skip
 DECODER_INPUTS: tuple[str, ...] = get_args(DecoderInput)
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 
@@ -27,6 +25,14 @@ def check_choice(name: str, value: object, known: Collection[object]) -> None:
     """Raise ValueError unless the value, of an argument of this name, is one of those known."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(str, known))}; not {value!r}")
+
+
+def check_positive(kind: Any, **named: Any) -> None:
+    """Raise ValueError unless each of these arguments is None or a number above 0, whole where `kind` is Integral."""
+    for name, value in named.items():
+        if value is not None and not (isinstance(value, kind) and value > 0):
+            allowed = "a whole number, 1 or more" if kind is Integral else "a number above 0"
+            raise ValueError(f"{name} must be {allowed}; not {value!r}")
 
 
 def frame_shape(frame_size: Any) -> Size:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,14 @@ from tqdm import tqdm
 
 from seqae.capture import CapturedGradients, can_capture
 from seqae.checkpoint import Checkpointing, EpochTotals, Stateful, TrainingState, load_checkpoint, save_checkpoint
-from seqae.contract import check_contract
-from seqae.data import Frames
+from seqae.contract import check_contract, check_kinds
+from seqae.data import Frames, check_sequences
 from seqae.device import keep_freed_memory, make_accelerator, mixed_precision, resident
 from seqae.evaluation import Evaluation, evaluate
 from seqae.metrics import HISTOGRAM_CENTRES
 from seqae.objective import Objective
 from seqae.signals import stop_asked
+from seqae.tasks import check_positive
 from seqae.updates import Updated, UpdateRule, gradients, update
 
 Row = dict[str, Any]
@@ -95,20 +97,20 @@ def fit(
     epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used, and for a model that is not
     what `seqae.contract` says.
     """
+    check_kinds({Objective: objective, UpdateRule: rule, Checkpointing: checkpoint})
+    check_positive(Integral, epochs=epochs, batch_size=batch_size, patience=patience)
     keep_freed_memory()
     accelerator = make_accelerator(device=str(device))
-    draw = (lambda epoch: train) if isinstance(train, Tensor) else train
+    draw = train if callable(train) else lambda epoch: train
     made = draw(1)
-    if batch_size < 1 or not len(made):
-        raise ValueError(f"batch_size (={batch_size}) and the sequences of train (={len(made)}) must be 1 or more")
+    sample: Any = made[torch.tensor([0, len(made) - 1])] if len(made) else made
+    check_sequences("train", made if isinstance(made, Tensor | np.ndarray) else sample)
+    check_sequences("val", val, sample.shape[1:])
     ranks, steps = accelerator.num_processes, -(-len(made) // batch_size)
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
-    sample = made[torch.tensor([0, len(made) - 1])].to(accelerator.device)
-    if not isinstance(val, Tensor) or val.dtype != torch.uint8 or not len(val) or val.shape[1:] != sample.shape[1:]:
-        raise ValueError(f"val must be a uint8 tensor of sequences {tuple(sample.shape[1:])}, as those of train are")
-    check_contract(model, sample, objective, autocast)
+    check_contract(model, sample.to(accelerator.device), objective, autocast)
     optimizer = rule.optimizer(list(model.parameters()))
     if scaler.is_enabled():  # inside SGD's fused kernel a skipped first update leaves the momentum uninitialised
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,7 @@ from seqae.checkpoint import Stateful
 from seqae.evaluation import branch_errors
 from seqae.metrics import BranchMetrics
 from seqae.objective import Objective, branch_outputs, objective_value
-from seqae.tasks import check_choice
+from seqae.tasks import check_choice, check_positive
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class UpdateRule:
 
     def __post_init__(self) -> None:
         check_choice("schedule_per", self.schedule_per, ("epoch", "update"))
+        check_positive(Real, clip_norm=self.clip_norm, clip_update=self.clip_update)
+        for name, of in (("optimizer", "weights"), ("schedule", "optimizer")):
+            if not callable(given := getattr(self, name)):
+                raise ValueError(f"{name} must be a function that makes it, lambda {of}: …; not {type(given).__name__}")
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,9 @@ class Updated:
 
 
 def gradients(
-    net: nn.Module,
-    batch: Tensor,
-    *,
-    objective: Objective,
-    optimizer: Optimizer,
-    autocast: torch.autocast,
-    scaler: torch.amp.GradScaler,
-    factor: float = 1.0,
-) -> Gradients:
+    net: nn.Module, batch: Tensor, *, objective: Objective, optimizer: Optimizer,
+    autocast: torch.autocast, scaler: torch.amp.GradScaler, factor: float = 1.0,
+) -> Gradients:  # fmt: skip
     """Leave the gradients of `factor` times the objective in the weights' .grad.
 
     net: the model, or what shares its gradients with other ranks. batch: uint8 (B, T, H, W).
@@ -90,18 +89,10 @@ def gradients(
 
 
 def update(
-    net: nn.Module,
-    stateful: Stateful,
-    batch: Tensor,
-    *,
-    objective: Objective,
-    rule: UpdateRule,
-    autocast: torch.autocast,
-    factor: float,
-    accelerator: Accelerator,
-    watched: bool,
+    net: nn.Module, stateful: Stateful, batch: Tensor, *, objective: Objective, rule: UpdateRule,
+    autocast: torch.autocast, factor: float, accelerator: Accelerator, watched: bool,
     differentiate: Callable[..., Gradients] = gradients,
-) -> Updated:
+) -> Updated:  # fmt: skip
     """Change the weights once. net, batch, factor: as `gradients`. watched: measure the update's size as well.
     differentiate: `gradients`, or what does the same.
     """

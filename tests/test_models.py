@@ -170,6 +170,12 @@ def widths(model: SequenceAutoencoder) -> tuple[list[int], list[int]]:
     )
 
 
+@pytest.mark.parametrize("name", ["hidden", "layers", "frames_in", "frames_out"])
+def test_a_size_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, 1 or more; not 0"):
+        tiny("srivastava", **{name: 0})
+
+
 def test_width_shrinks_hidden_sizes_and_channels_alone() -> None:
     with torch.device("meta"):
         assert widths(tiny("lstm_copy", width=0.25, frame_size=64)) == ([512] * 3, [512, 512, 4096])

@@ -19,7 +19,7 @@ from seqae import training as module
 from seqae.checkpoint import Checkpointing
 from seqae.data import MovingMNIST, to_range
 from seqae.device import make_accelerator, mixed_precision
-from seqae.evaluation import Evaluation, evaluate, predict
+from seqae.evaluation import Evaluation, evaluate, predict, seen_frames
 from seqae.losses import activate, binary_cross_entropy, squared_error
 from seqae.metrics import HISTOGRAM_EDGES, UNITS
 from seqae.models import SequenceAutoencoder
@@ -381,17 +381,69 @@ def test_what_else_one_would_pass_is_taken(tmp_path: Path) -> None:
     given: Any = {"device": torch.device("cpu"), "checkpoint": str(tmp_path / "state.pt")}
     assert fitted(**given).log.curve("val", "objective") == plain
     assert (tmp_path / "state.pt").exists()
-    for wrong in ({"batch_size": 0}, {"train": lambda epoch: TRAIN[:0]}):
-        with pytest.raises(ValueError, match=r"batch_size \(=\d+\) and the sequences of train \(=\d+\) must be"):
-            fitted(**wrong)
+    arrays = predict(model_of(), VAL[:, :SEEN].numpy(), activation="none", pixel_range=(0, 1))
+    assert equal(arrays, predict(model_of(), VAL[:, :SEEN], activation="none", pixel_range=(0, 1)))
 
 
-@pytest.mark.parametrize("val", [VAL / 255, VAL.numpy(), VAL[:, :-1], VAL[:0]], ids=["float", "numpy", "short", "none"])
-def test_val_is_looked_at_before_anything_is_trained(val: Any) -> None:
+SHAPE = r"must be a torch.uint8 tensor \(N, frames_in \+ frames_out, H, W\), 0–255, N >= 1; not "
+LIKE = r"val must be a torch.uint8 tensor \(N, 5, 16, 16\), 0–255, N >= 1; not "
+WHOLE = "must be a whole number, 1 or more; not"
+RATE = optimizer_factory("Adam", learning_rate=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"train": TRAIN.numpy()}, rf"train {SHAPE}\(10, 5, 16, 16\) of uint8: torch.from_numpy makes one"),
+        ({"train": lambda epoch: TRAIN.numpy()}, rf"train {SHAPE}\(10, 5, 16, 16\) of uint8: torch.from_numpy"),
+        ({"train": TRAIN[:, 0]}, rf"train {SHAPE}\(10, 16, 16\) of torch.uint8$"),
+        ({"train": TRAIN[:, :, None]}, rf"train {SHAPE}\(10, 5, 1, 16, 16\) of torch.uint8$"),
+        ({"train": TRAIN[:0]}, rf"train {SHAPE}\(0, 5, 16, 16\) of torch.uint8$"),
+        ({"val": VAL / 255}, rf"{LIKE}\(6, 5, 16, 16\) of torch.float32$"),
+        ({"val": VAL.numpy()}, rf"{LIKE}\(6, 5, 16, 16\) of uint8: torch.from_numpy makes one$"),
+        ({"val": VAL[:, :-1]}, rf"{LIKE}\(6, 4, 16, 16\) of torch.uint8$"),
+        ({"val": VAL[:0]}, rf"{LIKE}\(0, 5, 16, 16\) of torch.uint8$"),
+        *(({name: 0}, f"{name} {WHOLE} 0") for name in ("batch_size", "epochs", "patience")),
+        ({"epochs": -1}, f"epochs {WHOLE} -1"),
+        ({"epochs": 1.5}, f"epochs {WHOLE} 1.5"),
+        (
+            {"model": model_of(activation="sigmoid"), "objective": OBJECTIVE},
+            "activation sigmoid, and the objective has",
+        ),
+    ],
+)
+def test_what_fit_is_given_is_looked_at_before_anything_is_trained(given: dict[str, Any], told: str) -> None:
     log = Log()
-    with pytest.raises(ValueError, match=r"val must be a uint8 tensor of sequences \(\d+, 16, 16\), as those of train"):
-        fitted(val=val, record=log)
+    usual: dict[str, Any] = {
+        "model": model_of(), "train": TRAIN, "val": VAL, "objective": OBJECTIVE, "rule": UpdateRule(RATE), "epochs": 1,
+        "batch_size": 4, "record": log, "device": "cpu",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=told) as error:
+        fit(**usual | given)
+    assert "\n" not in str(error.value)
     assert not log.rows
+
+
+def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) -> None:
+    model, made = model_of(), RATE([torch.zeros(2, requires_grad=True)])
+    usual: dict[str, Any] = {"objective": OBJECTIVE, "rule": UpdateRule(RATE), "epochs": 1, "batch_size": 4}
+    for given, told in (
+        ({"rule": made}, r"fit takes a seqae.UpdateRule\(optimizer, …\), not a Adam: see help\(seqae.UpdateRule\)"),
+        ({"checkpoint": tmp_path}, r"fit takes a seqae.Checkpointing\(file, …\), not a PosixPath"),
+        ({"objective": "mse"}, r"fit takes a seqae.Objective\(task, …\), not a str"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            fit(model, TRAIN, VAL, record=Log(), **usual | given)
+    for refused, told in (
+        (lambda: UpdateRule(made), "optimizer must be a function that makes it, lambda weights: …; not Adam"),  # type: ignore[arg-type]
+        (lambda: UpdateRule(RATE, clip_norm=-1), "clip_norm must be a number above 0; not -1"),
+        (lambda: UpdateRule(RATE, clip_update=0), "clip_update must be a number above 0; not 0"),
+        (lambda: replace(OBJECTIVE, metrics=["ssim"]), r"metrics must be functions by name, .*; not \['ssim'\]: mse"),  # type: ignore[arg-type]
+        (lambda: seen_frames(VAL.float(), (0, 1)), "floating point in .0, 1.; not torch.float32 beyond that"),
+        (lambda: seen_frames(VAL.long(), (0, 1)), "floating point in .0, 1.; not torch.int64: convert"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            refused()
 
 
 def test_choices_that_are_none_of_those_known_are_refused() -> None:
