@@ -312,9 +312,13 @@ def test_a_damaged_model_is_named(store):
     file = store / "fam" / BAD / "model.safetensors"
     with safe_open(file, "pt") as stored:
         whole, metadata = file.read_bytes(), stored.metadata()
-    for content in (whole[:300], b"hello", save({"weights": torch.zeros(1)}, metadata={})):
+    bare, weights = "has no parameters of a run in its metadata: .* call model.load_state_dict", torch.zeros(1)
+    for content, fault in (
+        (whole[:300], "is damaged"), (b"hello", "is damaged"), (save({"w": weights}), bare),
+        (save({"w": weights}, metadata={}), bare), (save({"w": weights}, metadata={"parameters": "{"}), "is damaged"),
+    ):  # fmt: skip
         file.write_bytes(content)
-        with pytest.raises(RunError, match=rf"{BAD}/model\.safetensors is damaged"):
+        with pytest.raises(RunError, match=rf"{BAD}/model\.safetensors {fault}"):
             Run.load(file.parent).model()
     file.write_bytes(save({"weights": torch.zeros(1)}, metadata=metadata))
     with pytest.raises(RunError, match=r"does not hold the weights that its parameters describe: .*Missing key"):

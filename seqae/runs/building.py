@@ -98,11 +98,14 @@ def load_model(
 
     An architecture of your own is built of the project's files if they have the recorded hash, or else, if trust_code,
     of the copy beside `file`; or of `code`. Raises OwnCodeError, a ValueError, where neither can be, and RunError if
-    the file is damaged, which it names.
+    the file, which it names, is damaged or has only weights.
     """
     try:
         with safe_open(str(file), "pt", device=device) as stored:
-            parameters = resolve(json.loads(stored.metadata()["parameters"]))
+            if "parameters" not in (metadata := stored.metadata() or {}):
+                built = "or build the model and call model.load_state_dict(safetensors.torch.load_file(file))"
+                raise RunError(f"{file} has no parameters of a run in its metadata: copy it again if it had, {built}")
+            parameters = resolve(json.loads(metadata["parameters"]))
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise RunError(f"{file} is damaged ({error}): copy it again, or train the run anew") from None
