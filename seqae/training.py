@@ -130,6 +130,7 @@ def fit(
         if file and (done := len(state.objectives)) >= epochs:
             told = "%s has %d epochs, and epochs is %d: nothing is left to train; delete it, and training starts anew"
             logging.getLogger("seqae").warning(told, file, done, epochs)
+    if checkpoint:
         checkpoint.resume(len(state.objectives))
 
     began, due = time.monotonic() - state.seconds, time.monotonic() + (checkpoint.seconds if checkpoint else 0)

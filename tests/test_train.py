@@ -218,17 +218,20 @@ def test_a_resumed_run_is_the_unbroken_run(
         if first.calls == after:
             raise Stop
 
+    resumed_at: list[int] = []
     with pytest.raises(Stop):
-        fitted(model_of(), checkpoint=file, checkpoint_seconds=0, record=record, **given)
+        fitted(
+            model_of(), checkpoint=file, checkpoint_seconds=0, record=record, resume=resumed_at.append, **given
+        )  # fmt: skip
+    assert resumed_at == [0]  # what one killed before its first checkpoint has recorded is to be dropped
     state = torch.load(file, weights_only=True)  # runs no code
     assert len(state["progress"]["objectives"]) == after - 1  # the objective on val, an epoch each
     assert [f.name for f in file.parent.iterdir()] == [file.name]
 
-    resumed_at: list[int] = []
     resumed = fitted(
         model_of(seed=99), checkpoint=file, checkpoint_seconds=0, record=second, resume=resumed_at.append, **given
     )  # other initial weights: they must not matter
-    assert resumed_at == [after - 1]
+    assert resumed_at == [0, after - 1]
     assert first.numbers()[: len(first.rows) * (after - 1) // after] + second.numbers() == unbroken.log.numbers()
     assert [row for row in first.shares if row["epoch"] < after] + second.shares == unbroken.log.shares
     assert equal(resumed.fitted.weights, unbroken.fitted.weights)
