@@ -2,7 +2,9 @@
 
 import linecache
 import re
+import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,35 @@ def test_the_training_loop_stands_alone_as_the_page_says(project) -> None:
     exec(alone, names)  # from its checkpoint: nothing is left to train
     assert {row["epoch"] for row in names["rows"]["metrics"]} == set()
     assert all(torch.equal(first[name], weight) for name, weight in names["fitted"].weights.items())
+
+
+def test_what_the_page_says_of_moving_mnist_and_of_figures_of_test_works(project) -> None:
+    names: dict[str, Any] = {}
+    alone, made, figures = (cell for cell in CELLS if re.search(r"seqae\.(fit|load_digits|evaluation)\b", cell))
+    exec(alone, names)
+    exec(made + figures, names)
+    assert names["train"](2).shape == names["val"].shape == names["train"](1).shape == (40, 12, 16, 16)
+    assert not torch.equal(names["train"](1), names["train"](2))
+    assert {name: tuple(values.shape) for name, values in names["errors"].items()} == dict.fromkeys(
+        ("mse", "bce", "mae", "psnr", "ssim"), (6,)
+    )
+    for told in re.findall(r"seqae\.\w+(?:\.\w+)*", PAGE.split("## The training loop alone")[1]):
+        assert eval(told, {"seqae": seqae}) is not None
+
+
+@pytest.mark.processes("a Python in which packages cannot be imported")
+def test_the_training_loop_needs_the_packages_that_the_page_says(project) -> None:
+    (alone,) = [cell for cell in CELLS if "seqae.fit(" in cell]
+    (needed,) = re.findall(r"    pip install -c constraints.txt (torch .*)", PAGE)
+    allowed = {*needed.replace("-", "_").split(), "seqae", "safetensors", "pyyaml"}  # the last are accelerate's own
+    metadata = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
+    others = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in metadata} - allowed  # type: ignore[index]
+    spelled = {"beautifulsoup4": "bs4", "ipython": "IPython", "pillow": "PIL", "scikit_learn": "sklearn"}
+    needless = {spelled.get(name, name) for name in others} - {"filelock", "fsspec", "jinja2", "markupsafe"}  # torch's
+    assert {"pydantic", "torchmetrics", "mlxtend", "pandas"} <= needless
+    blocked = f"import sys; sys.modules |= dict.fromkeys({sorted(needless)})\n"
+    said = subprocess.run([sys.executable, "-W", "ignore", "-c", blocked + alone], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
 
 
 def test_what_readme_does_with_a_run_works(project, monkeypatch) -> None:
@@ -166,5 +197,5 @@ def test_a_value_that_cannot_be_written_is_named(project, notebook, value: str, 
 
 def test_the_cell_of_the_page_names_what_the_package_offers() -> None:
     assert {"open_run", "parameter_cells"} <= set(dir(seqae))
-    compile(CELLS[-2], "cell", "exec")
-    assert "model=GRUForecaster" in CELLS[-2]
+    (cell,) = [cell for cell in CELLS if "model=GRUForecaster" in cell]
+    compile(cell, "cell", "exec")
