@@ -12,7 +12,8 @@ what it trained: `run.predict(frames, steps=30)`, `run.reconstruct(frames)`, `ru
     build_model          an untrained SequenceAutoencoder for parameters, of one of ARCHITECTURES
     load_model           a trained one, from a run's model.safetensors, on any device
     fit                  the training loop alone, for a model, data and a loss of your own: what is trained is an
-                         Objective, how an UpdateRule, what it resumes from a Checkpointing; predict makes frames
+                         Objective, how an UpdateRule, what it resumes from a Checkpointing, what comes out a Fitted;
+                         predict makes frames
     load_digits          digit images, a dict by split; MovingMNIST makes sequences of those of one split
 
 Modules with a help of their own: seqae.contract (what a model, a loss and a metric have to be), seqae.evaluation

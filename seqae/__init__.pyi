@@ -60,5 +60,6 @@ from .runs import (
 from .runs import (
     resolve as resolve,
 )
+from .training import Fitted as Fitted
 from .training import fit as fit
 from .updates import UpdateRule as UpdateRule

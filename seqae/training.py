@@ -72,8 +72,9 @@ def fit(
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
     always equally many, as a tensor or as `Frames` that are read when a batch indexes them; or a tensor for all epochs.
     val: a tensor of fixed sequences of the same shape. objective: what is trained; the best weights are those with the
-    least objective on val. batch_size: sequences in an update. patience: training ends after so many epochs without a
-    gain of 1 % on val.
+    least objective on val. batch_size: sequences in an update. seed: of the order of sequences and of random numbers in
+    training; of the first weights, call torch.manual_seed before the model is built. patience: training ends after so
+    many epochs without a gain of 1 % on val.
 
     record(table, rows) is called with each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value,
     with units as in `seqae.metrics.UNITS`; on val also the least and the largest pre-activation. Branch `all` holds the
@@ -90,6 +91,8 @@ def fit(
 
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
     and leave a checkpoint of the unfinished epoch.
+
+    torch's random numbers are left as the last update left them: seed torch again where it matters.
 
     Every rank of `runs.ranks.launch` calls this, and all train one model: each takes its share of every batch and of
     val, gradients and numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do

@@ -257,7 +257,10 @@ def test_the_package_says_what_it_offers() -> None:
 
 @pytest.mark.processes("a Python that has imported nothing yet")
 def test_what_help_names_is_there_where_nothing_is_imported_yet() -> None:
-    told = [seqae.__doc__, *(pydoc.render_doc(getattr(seqae, name)) for name in ("fit", "Objective", "UpdateRule"))]
+    told = [
+        seqae.__doc__,
+        *(pydoc.render_doc(getattr(seqae, name)) for name in ("fit", "Fitted", "Objective", "UpdateRule")),
+    ]
     named = {*re.findall(r"\bseqae\.\w+(?:\.\w+)*", "\n".join(map(str, told)))} - {"seqae.training"}
     assert {"seqae.contract", "seqae.metrics.UNITS", "seqae.tasks.BRANCHES", "seqae.lstm"} <= named
     code = f"import pydoc, seqae; [eval(name) for name in {sorted(named)}]; help(seqae.contract)"
