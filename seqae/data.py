@@ -17,6 +17,7 @@ from seqae.tasks import FRAME_SIZES, check_choice, check_positive
 SPLITS = ("train", "val", "test")
 STEP = 0.1  # the paper's speed of a digit: the share of the free canvas, frame minus digit, that it crosses in a frame
 CHUNK = 32  # sequences drawn at a time: 2.6 MB at 64×64, which stays in the processor's cache
+BACK = "scale those in [0, 1] back, (255 * frames).round().to(torch.uint8)"
 FAR = 100  # indices further apart than this get a generator each: cheaper than the random numbers between them
 
 
@@ -145,7 +146,8 @@ def check_sequences(name: str, frames: Any, shape: tuple[int, ...] | None = None
     if not fits or shape not in (None, frames.shape[1:]):
         wanted = ", ".join(map(str, ("N", *(shape or ("frames_in + frames_out", "H", "W")))))
         seen = f"{tuple(frames.shape)} of {frames.dtype}" if hasattr(frames, "dtype") else f"a {type(frames).__name__}"
-        remedy = ": torch.from_numpy makes one" if isinstance(frames, np.ndarray) else ""
+        floating = isinstance(frames, torch.Tensor) and frames.is_floating_point()
+        remedy = f": {BACK}" if floating else ": torch.from_numpy makes one" if isinstance(frames, np.ndarray) else ""
         raise ValueError(f"{name} must be a torch.uint8 tensor ({wanted}), 0–255, N >= 1; not {seen}{remedy}")
 
 
@@ -155,8 +157,7 @@ def to_range(frames_uint8: torch.Tensor, pixel_range: tuple[float, float]) -> to
     Raises TypeError for another dtype: frames that are scaled already would become almost black.
     """
     if frames_uint8.dtype != torch.uint8:
-        remedy = "scale those in [0, 1] back, (255 * frames).round().to(torch.uint8)"
-        raise TypeError(f"frames must be torch.uint8, 0–255; not {frames_uint8.dtype}: {remedy}")
+        raise TypeError(f"frames must be torch.uint8, 0–255; not {frames_uint8.dtype}: {BACK}")
     low, high = pixel_range
     # CUDA turns a division by 255 into × 1/255; written as such, the CPU does the same. 255 still becomes exactly 1.
     return frames_uint8.to(torch.float32).mul_(1 / 255).mul_(high - low).add_(low)

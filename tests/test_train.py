@@ -402,7 +402,7 @@ RATE = optimizer_factory("Adam", learning_rate=0.01)
         ({"train": TRAIN[:, 0]}, rf"train {SHAPE}\(10, 16, 16\) of torch.uint8$"),
         ({"train": TRAIN[:, :, None]}, rf"train {SHAPE}\(10, 5, 1, 16, 16\) of torch.uint8$"),
         ({"train": TRAIN[:0]}, rf"train {SHAPE}\(0, 5, 16, 16\) of torch.uint8$"),
-        ({"val": VAL / 255}, rf"{LIKE}\(6, 5, 16, 16\) of torch.float32$"),
+        ({"val": VAL / 255}, rf"{LIKE}\(6, 5, 16, 16\) of torch.float32: scale .*uint8\)$"),
         ({"val": VAL.numpy()}, rf"{LIKE}\(6, 5, 16, 16\) of uint8: torch.from_numpy makes one$"),
         ({"val": VAL[:, :-1]}, rf"{LIKE}\(6, 4, 16, 16\) of torch.uint8$"),
         ({"val": VAL[:0]}, rf"{LIKE}\(0, 5, 16, 16\) of torch.uint8$"),
