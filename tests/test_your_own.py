@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from test_own_code import SMALL
-from test_sweep import TINY
+from test_sweep import TINY, TRAIN, make_project
 
 import seqae
 from seqae.parameters import ParameterError
@@ -21,6 +21,7 @@ from seqae.runs import assignment
 from seqae.runs.cell_classes import class_source
 from seqae.runs.own_code import OwnCodeError
 from seqae.runs.run import Run, open_run
+from seqae.sweeps.planning import plan
 
 PAGE = (Path(__file__).parents[1] / "docs" / "your-own.md").read_text(encoding="utf-8")
 MODULES = dict(re.findall(r"`notebooks/(\w+)\.py`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))
@@ -150,8 +151,24 @@ def test_a_class_of_a_cell_stays_in_its_notebook(project, notebook, monkeypatch)
     with pytest.raises(ParameterError, match="devices 2: GRUForecaster is a class of a notebook's cell"):
         open_run("mine", SMALL, TINY | {"devices": 2, "task": "pred"}, model=kind)
     monkeypatch.setattr(assignment, "_current", assignment.Assignment("0nm-pred-output-01234567"))
-    with pytest.raises(OwnCodeError, match=r"seqae run: GRUForecaster is a class of a notebook's cell.* my_models:GRU"):
+    told = r"^notebooks/mine.ipynb opens its runs with model=GRUForecaster, .*: take model= out of .* my_models:GRU"
+    with pytest.raises(OwnCodeError, match=told):
         open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+
+
+def test_a_plan_says_that_a_notebook_opens_its_runs_with_a_class_of_a_cell(project) -> None:
+    cell = TRAIN.format("mine").replace(").train()", ", model=GRUForecaster).train()")
+    for family, source in {
+        "mine": cell,
+        "fam": TRAIN.format("fam"),
+        "none": cell.replace("=GRUForecaster", "=None"),
+    }.items():
+        make_project(project, {family: ["%matplotlib inline\n" + source]}, {f"{family}/a": {}})
+    told: list[str] = []
+    plan([project / "params"], tell=told.append)
+    (line,) = told
+    assert line.startswith("seqae: notebooks/mine.ipynb opens its runs with model=GRUForecaster, ")
+    assert ": take model= out of that cell" in line
 
 
 def test_what_has_no_source_is_named(project, notebook) -> None:

@@ -49,6 +49,7 @@ from .naming import name_words as name_words
 from .notebook_cells import cells_hash as cells_hash
 from .notebook_cells import family_defaults as family_defaults
 from .notebook_cells import family_notebook as family_notebook
+from .notebook_cells import model_of_cells as model_of_cells
 from .notebook_cells import modules_of_cells as modules_of_cells
 from .notebook_cells import parameter_cells as parameter_cells
 from .own_code import CODE_FOLDER as CODE_FOLDER
@@ -57,6 +58,7 @@ from .own_code import OwnCodeError as OwnCodeError
 from .own_code import code_for as code_for
 from .own_code import recorded_packages as recorded_packages
 from .own_runs import defining_files as defining_files
+from .own_runs import opened_with as opened_with
 from .own_runs import takes as takes
 from .page_file import has_page as has_page
 from .pictures import Strip as Strip

@@ -104,18 +104,33 @@ def modules_of_cells(text: str, folder: Path) -> dict[str, str]:
     return dict(find_code(sorted(name for name in names if module_files(name, [folder])), [folder], {}).texts)
 
 
+def model_of_cells(text: str) -> str | None:
+    """What the notebook's cells give `open_run` as `model`, as it is written there; None if nothing.
+
+    text: the notebook's JSON.
+    """
+    trees = (_tree(cell) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
+    calls = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
+    of_runs = (call for call in calls if ast.unparse(call.func).rpartition(".")[2] == "open_run")
+    given = (word.value for call in of_runs for word in call.keywords if word.arg == "model")
+    return next((ast.unparse(value) for value in given if not isinstance(value, ast.Constant)), None)
+
+
 def _imports(cell: dict[str, Any]) -> list[str]:
+    return [name for name in imported_modules(_tree(cell), "") if name]
+
+
+def _tree(cell: dict[str, Any]) -> ast.Module:
     source = "".join(cell["source"])
     try:
-        tree = ast.parse(source)
+        return ast.parse(source)
     except SyntaxError:
         from IPython.core.inputtransformer2 import TransformerManager  # here, because few cells need it: %magic, !shell
 
         try:
-            tree = ast.parse(TransformerManager().transform_cell(source))
+            return ast.parse(TransformerManager().transform_cell(source))
         except SyntaxError:  # it fails when it is executed, and says so there
-            return []
-    return [name for name in imported_modules(tree, "") if name]
+            return ast.parse("")
 
 
 def parameter_cells(family: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:

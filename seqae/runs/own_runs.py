@@ -44,6 +44,15 @@ def with_code(
     return _known(p, family, code, stated), code, None
 
 
+def opened_with(family: str, model: str) -> str:
+    """Why `seqae run` cannot train the runs of a family whose notebook gives `open_run` a class of a cell."""
+    return (
+        f"notebooks/{family}.ipynb opens its runs with model={model}, a class of a notebook's cell, which no other "
+        "process can import: take model= out of that cell, and seqae run trains what the parameter files name; to "
+        f"train {model} there, write it to notebooks/my_models.py and give architecture: my_models:{model}"
+    )
+
+
 def takes(p: Parameters, code: OwnCode | None) -> list[str] | None:
     """The arguments of the constructor of an architecture of your own; None for a built-in one."""
     return taken_by(p, code) if code and ":" in p.architecture else None
@@ -88,7 +97,7 @@ def _with_class(stated: Parameters, family: str, model: type) -> tuple[Parameter
     what = f"{model.__name__} is a class of a notebook's cell, which no other process can import"
     instead = f"write it to notebooks/my_models.py and give architecture: my_models:{model.__name__}"
     if current_assignment():
-        raise OwnCodeError(f"seqae run: {what}: {instead}")
+        raise OwnCodeError(opened_with(family, model.__name__))
     if stated.devices > 1:
         raise ParameterError(f"devices {stated.devices}: {what}: {instead}")
     p = as_used(stated.model_copy(update={"architecture": name, "code": None}), family)

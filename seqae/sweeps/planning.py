@@ -21,8 +21,10 @@ from seqae.runs import (
     has_page,
     located_clips,
     merge,
+    model_of_cells,
     modules_of_cells,
     open_run,
+    opened_with,
     progress,
     resolve,
     shorter_run,
@@ -100,7 +102,8 @@ def plan(
     command line's parameters, or several such, a grid: each file is planned with each. Layers are merged by
     `merging.merge`: notebook < scale < file < given. store: where runs are kept; by default what the parameters,
     $SEQAE_STORE or the files' project say. tell: called with a line for each family whose parameters cell has
-    uncommitted edits that apply to a run, for a run with two labels, and where a grid gives the same run twice.
+    uncommitted edits that apply to a run, or whose notebook has a model in a cell, for a run with two labels, and where
+    a grid gives the same run twice.
 
     Raises ValueError with the faults of all files, among them parameters that a file gives and its run does not use;
     for a value of `given` that none of the runs uses; for several values of a parameter that does not define a run; or
@@ -126,7 +129,7 @@ def plan(
     _check_given(runs)
     if len(combinations) > 1 and len(runs) > len(planned):
         tell(f"seqae: {len(runs)} combinations of files and -p define {len(planned)} runs: some are the same run")
-    for line in _edit_notes(planned.values()):
+    for line in [*_edit_notes(planned.values()), *_model_notes(planned.values())]:
         tell(line)
     finished = cache(finished_by_recipe)
     return [_with_shorter(item, finished) for item in planned.values()]
@@ -192,6 +195,13 @@ def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:
         if edits:
             listed = ", ".join(f"{key} {public_url(str(value))}" for key, value in edits.items())
             yield f"seqae: {family}.ipynb is edited; all runs whose scale or file sets no other value have: {listed}"
+
+
+def _model_notes(planned: Iterable[Planned]) -> Iterable[str]:
+    notebooks = {item.run.family: item.notebook for item in planned}
+    for family, notebook in notebooks.items():
+        if model := model_of_cells(notebook):
+            yield f"seqae: {opened_with(family, model)}"
 
 
 def _planned(
