@@ -19,9 +19,11 @@ import seqae
 from seqae.parameters import ParameterError
 from seqae.runs import assignment
 from seqae.runs.cell_classes import class_source
+from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.own_code import OwnCodeError
 from seqae.runs.run import Run, open_run
 from seqae.sweeps.planning import plan
+from seqae.sweeps.shipped_files import SHIPPED
 
 PAGE = (Path(__file__).parents[1] / "docs" / "your-own.md").read_text(encoding="utf-8")
 MODULES = dict(re.findall(r"`notebooks/(\w+)\.py`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))
@@ -154,6 +156,23 @@ def test_a_class_of_a_cell_stays_in_its_notebook(project, notebook, monkeypatch)
     told = r"^notebooks/mine.ipynb opens its runs with model=GRUForecaster, .*: take model= out of .* my_models:GRU"
     with pytest.raises(OwnCodeError, match=told):
         open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+
+
+def test_the_cell_of_the_page_trains_in_a_new_project(project, notebook, monkeypatch) -> None:
+    defaults = family_defaults(SHIPPED / "new/notebooks/mine.ipynb")
+    assert defaults["task"] != "pred"
+    monkeypatch.setattr(seqae, "parameter_cells", lambda family: (defaults, TINY | {"frame_size": 16}))
+    notebook.run_cell("from seqae import open_run, parameter_cells\n" + MODULES["my_models"])
+    assert notebook.run_cell(CELLS[-2]).run.status == "done"
+
+
+def test_an_instance_in_the_place_of_a_class_is_named(project, notebook) -> None:
+    model = notebook.run_cell(MODULES["my_models"]).GRUForecaster((16, 16), 2)
+    told = (
+        "^model must be a class, not an instance of GRUForecaster: give model=GRUForecaster, .* architecture_arguments$"
+    )
+    with pytest.raises(ParameterError, match=told):
+        open_run("mine", SMALL, TINY | {"task": "pred"}, model=model)
 
 
 def test_a_plan_says_that_a_notebook_opens_its_runs_with_a_class_of_a_cell(project) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from seqae.parameters import ParameterError, Parameters
@@ -93,6 +94,10 @@ def _known(p: Parameters, family: str, code: OwnCode | None, stated: Parameters)
 
 
 def _with_class(stated: Parameters, family: str, model: type) -> tuple[Parameters, OwnCode, None]:
+    if not isinstance(model, type | FunctionType):
+        kind = type(model).__name__
+        told = f"model must be a class, not an instance of {kind}: give model={kind}"
+        raise ParameterError(f"{told}, and the arguments of its constructor in architecture_arguments")
     name = f"{CELL}:{model.__name__}"
     what = f"{model.__name__} is a class of a notebook's cell, which no other process can import"
     instead = f"write it to notebooks/my_models.py and give architecture: my_models:{model.__name__}"
