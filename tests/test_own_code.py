@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,24 @@ def test_tied_and_transposed_weights_are_saved_and_loaded(project) -> None:
     state = run.model().state_dict()
     assert torch.equal(state["same"], state["gru.weight_hh_l0"])
     assert state["other"].shape == (5, 3)
+
+
+def test_what_was_edited_since_a_run_was_opened_is_not_trained_as_it_was(project) -> None:
+    run, other = opened().train(), opened(gain=2)
+    write_modules(project, own_models="# a comment\n" + MODELS)
+    assert opened(seed=9).train().status == run.train().status == "done"
+    write_modules(project, own_models=MODELS.replace("dropout=0.2", "dropout=0.3"), own_layers=LAYERS + "def f(:")
+    told = r"own_layers.py have been edited since this run was opened: run the cell of open_run again"
+    with pytest.raises(OwnCodeError, match=told):
+        other.train()
+    assert not other.folder.exists()
+    with pytest.warns(UserWarning, match=told):
+        run.train()
+    write_modules(project, own_metrics=METRICS.replace("0.5", "0.4"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other.train()
+    assert other.status == "done"
 
 
 # ---- its hash ----

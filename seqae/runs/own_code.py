@@ -43,13 +43,14 @@ class OwnCode:
 
     texts: by path, with those that they import. packages: versions of the installed packages that they import. live: a
     class of a notebook's cell by its module:name, used instead of its text; it stays in this process. defining: the
-    hash of what defines a run, so without metrics; None if only metrics are one's own.
+    hash of what defines a run, so without metrics; None if only metrics are one's own. folders: where its files lie.
     """
 
     texts: Mapping[str, str]
     packages: Mapping[str, str]
     live: Mapping[str, Any] = field(default_factory=dict, compare=False)
     defining: str | None = None
+    folders: Sequence[Path] = field(default=(), compare=False)
 
     def __getstate__(self) -> dict[str, Any]:  # what travels to other processes
         return {"texts": self.texts, "packages": self.packages, "live": {}, "defining": self.defining}
@@ -148,7 +149,7 @@ def code_for(
     try:
         found = _found(p, _places(root), texts or {}, packages)
         if p.code in (None, own := found.defining):
-            return replace(_told(p, found), live=live or {})
+            return replace(_told(p, found), live=live or {}, folders=_places(root))
     except OwnCodeError as error:
         if copies is None or (p.code is None and not copies.is_dir()):
             raise

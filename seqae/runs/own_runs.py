@@ -1,6 +1,8 @@
 """What a run of your own code needs beyond its parameters: the code, its hash among the parameters, its record."""
 
-from collections.abc import Collection
+import ast
+import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -52,6 +54,32 @@ def opened_with(family: str, model: str) -> str:
         "process can import: take model= out of that cell, and seqae run trains what the parameter files name; to "
         f"train {model} there, write it to notebooks/my_models.py and give architecture: my_models:{model}"
     )
+
+
+def check_unedited(code: OwnCode | None, *, trained: bool) -> None:
+    """Raise OwnCodeError where files of this code were edited since it was read, but for comments and layout: what
+    trains is what the files say. trained: only warn, because the run has ended, and shows what is recorded of it. Says
+    nothing in a sweep, which trains what it has planned.
+    """
+    if code is None or current_assignment():
+        return
+    edited = [path for path, text in code.texts.items() if _differs(path, text, code.folders)]
+    if edited:
+        what = f"{', '.join(edited)} {'has' if len(edited) == 1 else 'have'} been edited since this run was opened"
+        told = f"{what}: run the cell of open_run again, which opens the run of the code as it is now"
+        if not trained:
+            raise OwnCodeError(told)
+        warnings.warn(told, stacklevel=3)
+
+
+def _differs(path: str, text: str, folders: Sequence[Path]) -> bool:
+    file = next((folder / path for folder in folders if (folder / path).is_file()), None)
+    if file is None or (now := file.read_text(encoding="utf-8", errors="replace")) == text:
+        return False
+    try:
+        return ast.dump(ast.parse(now)) != ast.dump(ast.parse(text))
+    except (SyntaxError, ValueError):
+        return True
 
 
 def takes(p: Parameters, code: OwnCode | None) -> list[str] | None:

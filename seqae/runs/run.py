@@ -36,7 +36,7 @@ from seqae.runs.locks import UNWRITABLE, changing
 from seqae.runs.merging import resolve
 from seqae.runs.naming import differing, existing_name, run_name
 from seqae.runs.own_code import CODE_FOLDER, OwnCode, recorded_code
-from seqae.runs.own_runs import code_entry, with_code
+from seqae.runs.own_runs import check_unedited, code_entry, with_code
 from seqae.runs.page_file import outdate_page
 from seqae.runs.provenance import code_entries, now, provenance_of, resumed_by
 from seqae.runs.records import RunError, read_record
@@ -126,8 +126,9 @@ class Run(RunFolder):
         """Train the run, resume it, or, if it is done, only measure the metrics of your own that it lacks.
 
         Its folder then holds all of `RunFolder`. Raises RunError if another process trains the run or its folder cannot
-        be written, StoreError as `working`, and ValueError for a device that is not there.
+        be written, StoreError as `working`, OwnCodeError as `check_unedited`, ValueError for a device not there.
         """
+        check_unedited(self.code, trained="results" in self.record() and not unmeasured(self))
         self.once(self._train)
         if unmeasured(self):
             measure(self, self._published())
@@ -146,8 +147,7 @@ class Run(RunFolder):
             self.mend()
             return self
         with self._published(), self._writing():
-            before = self.record()
-            if "results" in before:  # trained by another process, while this one waited for the lock
+            if "results" in (before := self.record()):  # trained by another process, while this one waited for the lock
                 return self
             made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
             asked = self._asked(before, *RECORDED) | {"status": "running", "reason": None}
