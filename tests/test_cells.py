@@ -9,6 +9,7 @@ import IPython
 import nbformat
 import papermill
 import pytest
+from own import write_modules
 from test_sweep import DEFAULTS, TINY, TRAIN, make_project, one_run, plan
 
 from seqae.parameters import ParameterError
@@ -144,6 +145,19 @@ def test_in_jupyter_an_unsaved_edit_is_in_the_name(project, monkeypatch):
     assert (run.parameters.loss, run.parameters.gain) == ("0sb", 4.0)
     monkeypatch.setattr(assignment, "_current", assignment.Assignment("x"))  # a sweep has separated edits already
     assert executed(monkeypatch, edited)[1] == {}
+
+
+def test_edited_arguments_do_not_reach_what_names_another_architecture(project, monkeypatch):
+    write_modules(project)
+    edit(project, "batch_size", "architecture = 'own_models:Forecaster'\ntask = 'pred'\nbatch_size")
+    git(project, "commit", "-qam", "a model")
+    cell = edit(project, "batch_size", "architecture_arguments = {'hidden': 6}\nbatch_size")
+    for name, model in (("a", "Tied"), ("b", "Forecaster")):
+        (project / "params" / "fam" / f"{name}.yaml").write_text(f"architecture: own_models:{model}")
+    tied, forecaster = (item.run for item in plan(project, "fam"))
+    assert (tied.parameters.architecture_arguments, forecaster.parameters.architecture_arguments) == ({}, {"hidden": 6})
+    injected = "# Parameters\narchitecture = 'own_models:Tied'"
+    assert open_run("fam", *executed(monkeypatch, cell, injected)).name == tied.name
 
 
 def test_the_cell_is_taken_as_it_is_where_git_cannot_tell(project):

@@ -285,6 +285,22 @@ def test_an_unknown_loss_lists_the_known(loss: Any) -> None:
     assert all(name in message for name in LOSSES)
 
 
+def test_arguments_of_one_architecture_are_not_those_of_another() -> None:
+    cell = {"architecture": "mine:A", "architecture_arguments": {"hidden": 3}}
+    for layer, inherited in (
+        ({"architecture": "mine:B"}, {}),
+        ({"architecture": "mine:A"}, {"hidden": 3}),
+        ({"seed": 1}, {"hidden": 3}),
+        ({"architecture": "mine:B", "architecture_arguments": {"depth": 1}}, {"depth": 1}),
+    ):
+        assert resolve(cell, layer).architecture_arguments == inherited
+        assert resolve(merge(cell, layer)).architecture_arguments == inherited
+        edits = {"architecture_arguments": {"hidden": 3}}
+        assert resolve(cell, merge(edits, layer, below=cell)).architecture_arguments == inherited
+        assert merge(cell | {"architecture_arguments": {}}, layer) == cell | {"architecture_arguments": {}} | layer
+    assert resolve({"architecture_arguments": {"hidden": 3}}, {"architecture": "mine:B"}).architecture_arguments
+
+
 def test_later_layers_win_key_by_key() -> None:
     layers = [{"epochs": 1, "seed": 1, "gain": 1.5}, {"epochs": 2, "seed": 2}, {"epochs": 3}]
     assert merge(*layers) == {"epochs": 3, "seed": 2, "gain": 1.5}

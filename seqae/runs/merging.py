@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,8 +11,11 @@ from seqae.losses import LOSSES
 from seqae.parameters import LOSS_FIELDS, ParameterError, Parameters
 
 
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all layers; later layers win, key by key. Nested mappings are replaced, as papermill does.
+def merge(*layers: Mapping[str, Any], below: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """The values of all layers; later layers win, key by key. Nested mappings are replaced, as papermill does. A layer
+    that names another architecture does not inherit `architecture_arguments`, which are of the one before.
+
+    below: what these layers will be merged over. It is not part of the result.
 
     `loss` stays as it is written if no layer gives one of `LOSS_FIELDS`. Otherwise every `loss` is replaced by its
     fields, so that a later layer can change one of them. Raises `ParameterError` as `loss_as_fields`.
@@ -19,8 +23,16 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     separate = any(not layer.keys().isdisjoint(LOSS_FIELDS) for layer in layers)
     merged: dict[str, Any] = {}
     for layer in layers:
+        layer = _with_own_arguments(layer, {**below, **merged})
         merged |= loss_as_fields(layer) if separate else {str(key): value for key, value in layer.items()}
     return merged
+
+
+def _with_own_arguments(layer: Mapping[str, Any], below: Mapping[str, Any]) -> Mapping[str, Any]:
+    if layer.get("architecture") in (None, below.get("architecture")) or "architecture_arguments" in layer:
+        return layer
+    inherits = below.get("architecture") and below.get("architecture_arguments")
+    return {**layer, "architecture_arguments": {}} if inherits else layer
 
 
 def loss_as_fields(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +62,7 @@ def resolve(*layers: Mapping[str, Any]) -> Parameters:
     faults: list[str] = []
     values: dict[str, Any] = {}
     for layer in layers:
+        layer = _with_own_arguments(layer, values)
         try:
             values |= loss_as_fields(layer)
         except ParameterError as error:

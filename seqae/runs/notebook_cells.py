@@ -161,7 +161,7 @@ def parameter_cells(family: str | None = None) -> tuple[dict[str, Any], dict[str
     if family is None or current_assignment():
         return values, injected
     defaults, edits = _separated(_committed(project_root() / "notebooks" / f"{family}.ipynb"), values)
-    return defaults, merge(edits, injected) if edits else injected
+    return defaults, merge(edits, injected, below=defaults) if edits else injected
 
 
 def _tagged(content: Any, notebook: str | Path) -> dict[str, Any]:

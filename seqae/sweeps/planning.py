@@ -224,7 +224,7 @@ def _planned(
         raise ValueError(f"family {family} has no notebook {source}: {how}")
     notebook, defaults, edits = notebook_of(source)
     own = read_yaml(file)
-    merged = merge(edits, *map(read_yaml, scale_files(place, scale)), own, given)
+    merged = merge(edits, *map(read_yaml, scale_files(place, scale)), own, given, below=defaults)
     usual = (defaults | edits).get("store")
     where = store_location(store, merged.pop("store", None), usual, root=root)
     if defaults.get("store"):  # else the kernel reads $SEQAE_STORE
