@@ -190,6 +190,12 @@ def test_a_run_is_reported_from_a_notebook_as_it_stands(tmp_path, monkeypatch):
     assert page.select_one("pre.stdout").string == "as it stands"
     assert [about.p.string for about in page.select(".about")] == ["the run", "result", "made"]
     assert f'href="losses/{run.name}/report.html"' in (tmp_path / "store" / "index.html").read_text()
+    write(
+        v4.new_notebook(cells=[text("# Mine"), v4.new_code_cell("run"), v4.new_code_cell("run.train()")]),
+        tmp_path / "mine.ipynb",
+    )
+    with pytest.warns(UserWarning, match=r"^mine.ipynb on the disk has no outputs, .*: save the notebook, then report"):
+        reports.report(run)
 
 
 def test_a_report_leads_to_its_familys_comparison_whenever_that_is_made(visit, tmp_path):

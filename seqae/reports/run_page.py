@@ -1,6 +1,8 @@
 """The report of a run: its facts above its notebook, and the way to the index and to its family's comparison."""
 
+import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from glob import escape
@@ -58,8 +60,8 @@ def report(run: Run, notebook: str | Path | None = None) -> Path:
     """Render the report of a run from a notebook as it stands on the disk, without executing it. Returns the page.
 
     notebook: by default the one that is open in JupyterLab: save it first. Outside Jupyter, the one in the run's
-    folder. The index then leads to the page, and to those that `give_pages` makes. Raises ValueError where there is no
-    such file.
+    folder. The index then leads to the page, and to those that `give_pages` makes. Warns where none of the notebook's
+    cells has been executed. Raises ValueError where there is no such file.
     """
     there = [Path(os.environ.get("JPY_SESSION_NAME") or "none"), run.folder / "notebook.ipynb"]
     source = Path(notebook) if notebook else next((file for file in there if file.is_file()), there[-1])
@@ -68,11 +70,22 @@ def report(run: Run, notebook: str | Path | None = None) -> Path:
     if not (run.folder / "run.yaml").exists():
         raise ValueError(f"{run.family}/{run.name} has not begun: call run.train() first")
     page = run.folder / "report.html"
+    if _not_executed(source):
+        told = f"{source.name} on the disk has no outputs, so the report has none: save the notebook, then report(run)"
+        warnings.warn(told, stacklevel=2)
     render_notebook(source, page, run_facts(run))
     with suppress(StoreError):  # the page is made, whatever becomes of others
         give_pages(run.folder.parents[1])
     update_index(run.folder.parents[1])
     return page
+
+
+def _not_executed(notebook: Path) -> bool:
+    try:
+        cells = [c for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        return bool(cells) and not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    except (ValueError, KeyError, TypeError, AttributeError):  # the report says so
+        return False
 
 
 WITHOUT_NOTEBOOK = (
