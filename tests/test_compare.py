@@ -257,6 +257,29 @@ def test_two_versions_of_an_edited_model_are_told_apart_by_the_time_of_their_cod
     assert "code=mine.py of 2026-11-29 11:30" in told
 
 
+def test_runs_of_one_file_are_called_by_its_label_and_what_differs(seeds, tmp_path):
+    def run(name, **values):
+        own = {"architecture": "mine:Conv", "label": "my 3D convolutions", "code": "a" * 12, "seed": 7}
+        copy = changed(seeds[0], tmp_path / "own" / name, **own | values)
+        record = copy.record() | {"started": f"2026-11-29T10:1{len(name)}:07+00:00"}
+        (copy.folder / "run.yaml").write_text(yaml.safe_dump(record))
+        return copy
+
+    runs = [run("a"), run("bb", learning_rate=0.004), run("ccc", architecture_arguments={"channels": 8})]
+    rate = f"{runs[0].parameters.learning_rate:g}"
+    assert compare.labels(runs) == [
+        f"my 3D convolutions, learning rate {rate}",
+        "my 3D convolutions, learning rate 0.004",
+        f"my 3D convolutions, learning rate {rate}, channels 8",
+    ]
+    assert compare.labels(runs[::2]) == ["my 3D convolutions", "my 3D convolutions, channels 8"]
+    faster = run("dddd", learning_rate=0.004, seed=8)
+    assert compare.recipes([*runs[:2], faster])[1:] == ["my 3D convolutions, learning rate 0.004, n = 2 seeds"] * 2
+    again, edited = run("eeeee"), run("ffffff", code="b" * 12)
+    assert compare.labels([runs[0], edited]) == [f"my 3D convolutions, code of 2026-11-29 10:1{n}" for n in (1, 6)]
+    assert compare.labels([runs[0], again]) == ["a", "eeeee"], "the same code, trained anew"
+
+
 def test_the_best_run_by_a_metric_of_ones_own_is_concluded(seeds, tmp_path):
     runs = [changed(run, tmp_path / "own" / run.name, label=name) for run, name in zip(seeds[1:], "ab", strict=True)]
     for run, value in zip(runs, (0.1, 0.3), strict=True):

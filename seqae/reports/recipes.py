@@ -1,5 +1,6 @@
 """What runs are called in a comparison: each run, and those that differ only by seed together."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -7,7 +8,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from seqae.parameters import Parameters
+from seqae.parameters import EXECUTION, Parameters
 from seqae.runs import Run, counted, finished, name_words, run_hash
 
 LEFT_OUT = 40  # names of runs left out, at most
@@ -17,9 +18,10 @@ def labels(runs: Sequence[Run]) -> list[str]:
     """The name of each run in a comparison, no two alike.
 
     It is the run's parameter `label`, or else its way and the values in which it differs from most of the runs; where
-    one has an architecture of one's own, always the architecture. Runs with the same name get their seed added; if that
-    is not enough, those of one's own code, which may have been edited, the time when their training began; and if that
-    is not enough, they are called by their folder.
+    one has an architecture of one's own, always the architecture. Runs with the same name, such as those of one file
+    with several values of -p, get the values added in which they differ; then their seed; then those of other code of
+    one's own, which was edited, the time when it was first trained; and if that is not enough, they are called by their
+    folder.
     """
     columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
@@ -27,8 +29,9 @@ def labels(runs: Sequence[Run]) -> list[str]:
     if any(":" in run.parameters.architecture for run in runs):
         common = common.model_copy(update={"architecture": ""})
     names = [run.parameters.label or name_words(run.parameters, common, run.family) for run in runs]
+    names = _longer(names, _values(runs, names))
     names = _longer(names, [f", seed {run.parameters.seed}" for run in runs])
-    names = _longer(names, [_code_of(run) for run in runs])
+    names = _longer(names, _codes(runs))
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
 
 
@@ -40,9 +43,30 @@ def _longer(names: Sequence[str], endings: Sequence[str]) -> list[str]:
     return [name + ending if len(found[name]) > 1 else name for name, ending in zip(names, endings, strict=True)]
 
 
-def _code_of(run: Run) -> str:
-    started = run.record().get("started", "") if run.parameters.code else ""
-    return f", code of {started[:16].replace('T', ' ')}" if started else ""
+def _values(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    # For each run the values in which it differs from others of the same name, but for its seed and code.
+    flat = []
+    for run in runs:
+        values = run.parameters.model_dump(exclude={*EXECUTION, "seed", "code", "architecture_arguments"})
+        shown = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in values.items()}
+        flat.append(shown | {key: str(value) for key, value in run.parameters.architecture_arguments.items()})
+    count, found = Counter(names), dict[str, Counter[tuple[str, str]]]()
+    for name, values in zip(names, flat, strict=True):
+        found.setdefault(name, Counter()).update(values.items())
+    return [
+        "".join(f", {k.replace('_', ' ')} {v}" for k, v in values.items() if found[name][k, v] < count[name])
+        for name, values in zip(names, flat, strict=True)
+    ]
+
+
+def _codes(runs: Sequence[Run]) -> list[str]:
+    # For each run of one's own code when the first of these runs of that code began.
+    first: dict[str, str] = {}
+    for run in runs:
+        if (code := run.parameters.code) and (started := run.record().get("started")):
+            first[code] = min(started, first.get(code, started))
+    told = (first.get(run.parameters.code or "", "") for run in runs)
+    return [f", code of {started[:16].replace('T', ' ')}" if started else "" for started in told]
 
 
 def recipes(runs: Sequence[Run]) -> list[str]:
