@@ -1,6 +1,7 @@
 """seqae.parameters: what may be said, how it may be spelled, what is refused and in which words."""
 
 import ast
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -68,6 +69,15 @@ def test_an_unknown_parameter_near_to_none_lists_all() -> None:
     message = fault({"xyzzy": 1})
     assert all(name in message for name in Parameters.model_fields)
     assert "'1'" in fault({1: 2})  # type: ignore[dict-item]  # as YAML may have it
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("heads", "; help(seqae.Parameters) lists all"), ("hiden", "; did you mean 'hidden'?")]
+)
+def test_an_unknown_parameter_may_be_an_argument_of_an_architecture_of_ones_own(name: str, near: str) -> None:
+    told = f"unknown parameter '{name}'{near}; an argument of mine:Net goes to architecture_arguments={{{name}: 8}}"
+    with pytest.raises(ParameterError, match=f"^{re.escape(told)}$"):
+        resolve({"architecture": "mine:Net"}, {name: 8})
 
 
 def test_all_faults_are_told_at_once() -> None:

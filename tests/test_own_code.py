@@ -389,8 +389,11 @@ def test_parameters_of_built_in_architectures_have_no_effect_on_it(project) -> N
 
 
 def test_a_parameter_that_the_constructor_has_an_argument_for_is_not_ignored(project) -> None:
-    cell = SMALL | {"hidden": 8}
-    told = r"^hidden is an argument of own_models:Forecaster: write architecture_arguments: \{hidden: 8\}$"
+    cell = SMALL | {"hidden": 7}
+    told = (
+        "^hidden 7 is for built-in architectures, and own_models:Forecaster has an argument of that name: give its own "
+        r"in architecture_arguments, such as \{hidden: 8\}$"
+    )
     with pytest.raises(ParameterError, match=told):
         open_run("mine", cell, TINY | {"architecture": "own_models:Forecaster"})
     assert open_run("mine", cell, TINY | OWN).name == opened().name, "OWN says hidden 6"

@@ -71,20 +71,20 @@ def resolve(*layers: Mapping[str, Any]) -> Parameters:
     try:
         parameters = Parameters.model_validate(values)
     except ValidationError as error:
-        faults += _faults(error)
+        faults += _faults(error, str(values.get("architecture")))
         # pydantic checks combinations only if all values are valid, so check them again without the invalid ones.
         wrong = {fault["loc"][0] for fault in error.errors() if fault["loc"]}
         if wrong and not wrong & {*LOSS_FIELDS}:
             try:
                 Parameters.model_validate({key: value for key, value in values.items() if key not in wrong})
             except ValidationError as unsound:
-                faults += _faults(unsound)
+                faults += _faults(unsound, str(values.get("architecture")))
     if faults:
         raise ParameterError("\n".join(faults))
     return parameters
 
 
-def _faults(error: ValidationError) -> Iterable[str]:
+def _faults(error: ValidationError, architecture: str) -> Iterable[str]:
     known = [*Parameters.model_fields, "loss"]
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
@@ -92,9 +92,12 @@ def _faults(error: ValidationError) -> Iterable[str]:
             # lr, bs and wd are the initials of learning_rate, batch_size and weight_decay
             initials = [other for other in known if "".join(word[0] for word in other.split("_")) == name.lower()]
             near = difflib.get_close_matches(name, known, n=1) or initials * (len(initials) == 1)
-            yield f"unknown parameter {name!r}" + (
-                f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            )
+            told = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            if ":" in architecture:
+                argument = f"{{{name}: {fault['input']}}}"
+                told = told if near else "; help(seqae.Parameters) lists all"
+                told += f"; an argument of {architecture} goes to architecture_arguments={argument}"
+            yield f"unknown parameter {name!r}{told}"
         elif name == "metrics" and isinstance(fault["input"], str):
             yield f"metrics: give a list: [{fault['input']}]"
         elif fault["type"] == "value_error":

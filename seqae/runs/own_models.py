@@ -66,6 +66,12 @@ def taken_by(p: Parameters, code: OwnCode) -> list[str]:
     return [name for name, argument in _signature(p, code).items() if argument.kind != argument.VAR_KEYWORD]
 
 
+def default_of(name: str, p: Parameters, code: OwnCode | None) -> str:
+    """What the constructor takes for an argument that it is not given, as text; … if nothing."""
+    default = _signature(p, code)[name].default if code else inspect.Parameter.empty
+    return "…" if default is inspect.Parameter.empty else "none" if default is None else str(default)
+
+
 def own_loss(p: Parameters, code: OwnCode | None) -> str | Callable[..., Tensor]:
     """The training loss: the name of a built-in one, or a function."""
     return code.load(p.training_loss) if code and ":" in p.training_loss else p.training_loss

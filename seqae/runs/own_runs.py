@@ -12,7 +12,7 @@ from seqae.runs.assignment import current_assignment
 from seqae.runs.cell_classes import class_source
 from seqae.runs.identity import as_used, spelled_hashes
 from seqae.runs.own_code import CELL, CODE_FOLDER, OwnCode, OwnCodeError, code_for, own_names
-from seqae.runs.own_models import OFFERED, own_metrics, taken_by
+from seqae.runs.own_models import OFFERED, default_of, own_metrics, taken_by
 from seqae.runs.own_modules import path_among
 from seqae.stores import store_folder
 
@@ -116,7 +116,8 @@ def _known(p: Parameters, family: str, code: OwnCode | None, stated: Parameters)
         if (value := getattr(stated, name)) != getattr(used, name):
             text = "none" if value is None else value
             raise ParameterError(
-                f"{name} is an argument of {p.architecture}: write architecture_arguments: {{{name}: {text}}}"
+                f"{name} {text} is for built-in architectures, and {p.architecture} has an argument of that name: give "
+                f"its own in architecture_arguments, such as {{{name}: {default_of(name, p, code)}}}"
             )
     return used
 
