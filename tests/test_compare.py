@@ -280,6 +280,18 @@ def test_runs_of_one_file_are_called_by_its_label_and_what_differs(seeds, tmp_pa
     assert compare.labels([runs[0], again]) == ["a", "eeeee"], "the same code, trained anew"
 
 
+def test_a_label_stands_in_the_index_where_the_filter_finds_it(seeds, tmp_path):
+    for seed in (7, 8):
+        changed(seeds[0], tmp_path / "own" / f"conv-{seed}", label="my 3D convolutions", seed=seed)
+    changed(seeds[2], tmp_path / "own" / "plain")
+    update_index(tmp_path)
+    page = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+    lines = [row.th.p.get_text() for row in page.select(".setting")]
+    lines += [told.get_text() for told in page.select(".setting th p:last-child, .seed th p")]
+    assert [told.startswith("label=my 3D convolutions") for told in lines] == [False, True, True, True]
+    assert page.get_text().count("label=") == 3, "another has none"
+
+
 def test_the_best_run_by_a_metric_of_ones_own_is_concluded(seeds, tmp_path):
     runs = [changed(run, tmp_path / "own" / run.name, label=name) for run, name in zip(seeds[1:], "ab", strict=True)]
     for run, value in zip(runs, (0.1, 0.3), strict=True):

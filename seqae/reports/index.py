@@ -127,6 +127,7 @@ def _row(folder: Path) -> IndexRow:
         return IndexRow(family, name, f"{family}/{name}/run.yaml", "failed", verdict=str(error))
     page = "report.html" if (folder / "report.html").exists() else "run.yaml"
     defined = {key: str(value) for key, value in record.get("parameters", {}).items()}
+    named = {"label": defined["label"]} if record.get("parameters", {}).get("label") else {}
     return IndexRow(
         family,
         name,
@@ -138,7 +139,7 @@ def _row(folder: Path) -> IndexRow:
         picture=known["picture"],
         started=record.get("started", "")[:16].replace("T", " "),
         duration_s=record.get("seconds"),
-        parameters={key: str(value) for key, value in record.get("differs", {}).items()} | _own_code(record),
+        parameters=named | {key: str(value) for key, value in record.get("differs", {}).items()} | _own_code(record),
         comparison=known["beside"],
         defined=defined | ({"loss": known["loss"]} if known["loss"] else {}),
         setting=known["setting"],
