@@ -220,15 +220,17 @@ def test_compare_executes_the_notebook_on_the_runs_chosen(project):
     assert json.loads(executed)["metadata"]["papermill"]["parameters"] == {"family": "fam", "runs": [run.name]}
     assert str(project) not in executed
 
+    run.rendered("cells")  # as seqae run does
+    open_run("fam", DEFAULTS, TINY | {"gain": 2}).train()
     assert "AssertionError: nothing to compare" in call("compare", "fam", code=1)
     assert "nothing to compare" in page.read_text()
-    told = "1 of 2; seqae run params/fam --dry-run names the others"
+    told = "1 of 2; seqae run params/fam --dry-run names the others; 1 more, trained without seqae run"
     text = page.read_text().replace("<wbr>", "")
     assert f"<dt>runs finished</dt><dd>{told}</dd>" in text, "of the two that params/fam defines"
     seed, code = run.parameters.seed, run.record()["commit"]
     for told in (f"{seed} (one seed: ", f"<dd>{code}", "seqae rerun FOLDER for each run, then seqae compare fam"):
         assert told in page.read_text(), "it is read without the pages of its runs"
-    assert one_run(project / "reports", "fam").status == "done"
+    assert run.status == "done"
 
 
 # --- status ---

@@ -307,6 +307,8 @@ def test_the_best_run_by_a_metric_of_ones_own_is_concluded(seeds, tmp_path):
     link = f"[b]({runs[1].name}/run.yaml)"
     best = f"- Best pred on val by `iou` (share of their union, more is better): **{link}**, 0.3000 there"
     assert f"{best}, on test 0.3000." in told.splitlines()
+    assert "by `iou`" not in comparison_findings([runs[0], seeds[2]], by="run"), "only one of two was measured with it"
+    assert "by `iou`" in comparison_findings(runs[:1], by="run")
 
 
 def changed(run, folder, **values):

@@ -143,11 +143,11 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
 def _by_own_metrics(grid: Sequence[Run], branch: str | None, hrefs: Mapping[str, str]) -> list[str]:
     # The recipe that is best on val by each metric of one's own, in each branch.
     own = {name: of for run in grid for name, of in own_metrics_of(run.record()).items()}
-    table = finals(grid)
+    table, several = finals(grid), len(set(recipes(grid)))
     table = table[table.metric.isin(own) & table.val.notna() & ((table.branch == branch) | (branch is None))]
     lines = []
     for (name, of_branch), rows in over_seeds(table, ["metric", "branch", "recipe"]).groupby(["metric", "branch"]):
-        if rows.val.nunique() == 1 < len(rows):  # none is better than the others
+        if rows.val.nunique() == 1 < several:  # none is better than the others, or these were not measured with it
             continue
         more, unit = bool(own[name].get("more_is_better")), own[name]["unit"]
         best = rows.loc[rows.val.idxmax() if more else rows.val.idxmin()]

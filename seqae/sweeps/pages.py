@@ -76,7 +76,7 @@ def _how_many(
     family: str, runs: Collection[Run], store: Path, project: Path, *, mixed: bool
 ) -> tuple[str, Sequence[Run]]:
     # Of how many: whoever sees 2 of 33 runs should know that 31 are missing, and which. And those that the notebook
-    # compares.
+    # compares. Runs that were trained in notebooks alone are counted apart: parameter files may not define them.
     names = [run.name for run in runs]
     with warnings.catch_warnings(action="ignore"):  # of damaged runs: the notebook warns of them
         try:
@@ -86,8 +86,10 @@ def _how_many(
     defined = len(names) or len(parameter_files(project, family))
     left = [name for name in names if name not in {run.name for run in done}]
     which = ", ".join(left) if 0 < len(left) <= UNFINISHED else f"seqae run params/{family} --dry-run names the others"
-    missing = f" of {defined}; {'not finished: ' * bool(left)}{which}" if defined > len(done) else ""
-    return f"{len(done)}{missing}", done if mixed or not done else next(iter(compare.groups(done).values()))
+    alone = [run for run in done if defined and not (names or run.record().get("cells"))]
+    count, more = len(done) - len(alone), f"; {len(alone)} more, trained without seqae run" if alone else ""
+    missing = f" of {defined}; {'not finished: ' * bool(left)}{which}" if defined > count else ""
+    return f"{count}{missing}{more}", done if mixed or not done else next(iter(compare.groups(done).values()))
 
 
 def demo_page(
