@@ -160,6 +160,12 @@ def test_edited_arguments_do_not_reach_what_names_another_architecture(project, 
     assert open_run("fam", *executed(monkeypatch, cell, injected)).name == tied.name
 
 
+def test_a_notebook_without_the_cell_is_told_where_to_copy_it_from(project, monkeypatch):
+    told = "first run the cell .*; in a notebook of your own, copy that cell from notebooks/fam.ipynb$"
+    with pytest.raises(ParameterError, match=told):
+        executed(monkeypatch, "run = 1")
+
+
 def test_the_cell_is_taken_as_it_is_where_git_cannot_tell(project):
     file = project / "notebooks" / "fam.ipynb"
     edit(project, "batch_size", "gain = 4.0\nbatch_size")

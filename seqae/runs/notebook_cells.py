@@ -157,7 +157,8 @@ def parameter_cells(family: str | None = None) -> tuple[dict[str, Any], dict[str
         elif re.match(r"# Parameters\s*\n", source):
             injected = read_cell(source)
     if not (values := read_cell(own)):
-        raise ParameterError("no parameters: first run the cell that begins with '# Parameters of'")
+        own = f"; in a notebook of your own, copy that cell from notebooks/{family or 'FAMILY'}.ipynb"
+        raise ParameterError(f"no parameters: first run the cell that begins with '# Parameters of'{own}")
     if family is None or current_assignment():
         return values, injected
     defaults, edits = _separated(_committed(project_root() / "notebooks" / f"{family}.ipynb"), values)
