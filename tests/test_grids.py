@@ -108,6 +108,12 @@ def test_a_value_that_no_run_uses_is_refused(project) -> None:
     assert said.count("\n") == 1  # of both files, once
 
 
+def test_a_list_where_one_value_belongs_is_answered_with_a_grid(project) -> None:
+    said = call("check", "params/fam", "-p", "learning_rate=[0.001,0.003]", "-p", "task=[pred,recon]", code=2)
+    assert "; -p learning_rate=0.001,0.003 makes a run of each)" in said
+    assert "; -p task=pred,recon makes a run of each)" in said
+
+
 @pytest.mark.parametrize("pair", ["device=cpu,cuda", "fresh=true,false", "checkpoint_seconds=1,2"])
 def test_what_defines_no_run_takes_one_value(pair, project) -> None:
     for command in (["run", "--dry-run"], ["status"]):

@@ -235,8 +235,10 @@ def test_nothing_from_a_run_folder_runs_unasked(project) -> None:
     for look in (loaded.model, loaded.outputs, lambda: load_model(run.folder / "model.safetensors")):
         with pytest.raises(OwnCodeError, match=r"code \w{12} of .* is not run: the project's own has .* trust_code"):
             look()
-    told = "you have edited own_models.py since: --trust-code (in Python: trust_code=True) runs the copy that made it"
-    with pytest.raises(OwnCodeError, match=re.escape(told)):
+    how = "--trust-code (in Python: Run.load(folder, trust_code=True))"
+    with pytest.raises(
+        OwnCodeError, match=re.escape(f"you have edited own_models.py since: {how} runs the copy that ")
+    ):
         loaded.model()
     assert isinstance(Run.load(run.folder, trust_code=True).model(), torch.nn.Module)
     model, _ = load_model(run.folder / "model.safetensors", trust_code=True)

@@ -214,6 +214,8 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(project) -> No
     )
     said = call("check", "params/fma", code=2)
     assert said == "seqae: params/fma: no parameter file params/fma; did you mean fam? there is in params: fam\n"
+    assert call("check", "fam", code=2) == "seqae: fam: no parameter file fam; did you mean params/fam?\n"
+    assert "did you mean params/fam/a.yaml?" in call("check", "fam/a.yaml", code=2)
     said = call("status", "params/fam/aa.yaml", code=2)
     assert "did you mean a.yaml? there are in params/fam: a.yaml, b.yaml" in said
     assert "there are in params/fam: a.yaml, b.yaml" in call("check", "params/fam/deep/er/x.yaml", code=2)

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from seqae.losses import LOSSES
 from seqae.parameters import LOSS_FIELDS, ParameterError, Parameters
 
+_ONE_VALUE = ("float_type", "int_type", "string_type", "bool_type", "literal_error")  # what pydantic says of a list
+
 
 def merge(*layers: Mapping[str, Any], below: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     """The values of all layers; later layers win, key by key. Nested mappings are replaced, as papermill does. A layer
@@ -104,4 +106,6 @@ def _faults(error: ValidationError, architecture: str) -> Iterable[str]:
             yield fault["msg"].removeprefix("Value error, ")
         else:
             meaning = Parameters.model_fields[str(fault["loc"][0])].description
+            if isinstance(values := fault["input"], list) and fault["type"] in _ONE_VALUE:
+                meaning = f"{meaning}; -p {name}={','.join(map(str, values))} makes a run of each"
             yield f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}; not {fault['input']!r} ({meaning})"

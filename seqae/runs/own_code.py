@@ -161,13 +161,13 @@ def code_for(
         told = f"code {p.code or own_names(p)[0]} of {copies.parent.name} is not run: {why}"
         if edited := None if missing else _edited(found, copies, root):
             raise OwnCodeError(
-                f"{told}. Of a run of yours, you have edited {edited} since: --trust-code (in Python: trust_code=True) "
-                f"runs the copy that made it. Of a run of somebody else, read that copy first: {copies}"
+                f"{told}. Of a run of yours, you have edited {edited} since: --trust-code (in Python: Run.load(folder, "
+                f"trust_code=True)) runs the copy that made it. Of a run of somebody else, read that first: {copies}"
             )
         around = _around(p, copies.parent, packages)
         read = f"read its copy, {copies}, and, if you trust it"
         there = around and f"the project around it has it: do this in {around}, or, if you trust that code"
-        raise OwnCodeError(f"{told}; {there or read}, say --trust-code (in Python: trust_code=True)")
+        raise OwnCodeError(f"{told}; {there or read}, say --trust-code (in Python: Run.load(folder, trust_code=True))")
     if (found := _found(p, [copies], {}, packages)).defining != p.code:
         raise OwnCodeError(f"{copies} is damaged: its hash is {found.defining}, and the run was made with {p.code}")
     return _told(p, found)

@@ -136,7 +136,9 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _what_there_is(path: Path) -> str:
-    # Instead of a path that does not exist: the names in its nearest folder that does.
+    # Instead of a path that does not exist: the one in params/, or the names in its nearest folder that does.
+    if (meant := project_root() / "params" / path).exists():
+        return f"; did you mean {os.path.relpath(meant)}?"
     path = unlinked(path)
     missing = next((p for p in [path, *path.parents] if p.parent.is_dir()), path)
     entries = [p for p in missing.parent.iterdir() if not p.name.startswith(".") and p.name != "scale"]
