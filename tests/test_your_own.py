@@ -166,6 +166,17 @@ def test_the_cell_of_the_page_trains_in_a_new_project(project, notebook, monkeyp
     assert notebook.run_cell(CELLS[-2]).run.status == "done"
 
 
+def test_a_class_that_was_edited_since_a_run_was_opened_is_not_trained_as_it_was(project, notebook) -> None:
+    runs = [
+        open_run("mine", SMALL, TINY | {"task": "pred", "seed": seed}, model=notebook.run_cell(cell).GRUForecaster)
+        for seed, cell in enumerate([MODULES["my_models"], "# again\n" + MODULES["my_models"]])
+    ]
+    assert runs[0].train().status == "done", "the cell was executed again, and not edited"
+    notebook.run_cell(MODULES["my_models"].replace("hidden=64", "hidden=8"))
+    with pytest.raises(OwnCodeError, match=r"^class GRUForecaster has been edited since this run was opened: run the"):
+        runs[1].train()
+
+
 def test_an_instance_in_the_place_of_a_class_is_named(project, notebook) -> None:
     model = notebook.run_cell(MODULES["my_models"]).GRUForecaster((16, 16), 2)
     told = (

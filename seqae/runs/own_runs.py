@@ -1,6 +1,7 @@
 """What a run of your own code needs beyond its parameters: the code, its hash among the parameters, its record."""
 
 import ast
+import sys
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -57,13 +58,17 @@ def opened_with(family: str, model: str) -> str:
 
 
 def check_unedited(code: OwnCode | None, *, trained: bool) -> None:
-    """Raise OwnCodeError where files of this code were edited since it was read, but for comments and layout: what
-    trains is what the files say. trained: only warn, because the run has ended, and shows what is recorded of it. Says
+    """Raise OwnCodeError where files or cells of this code were edited since it was read, but for comments and layout:
+    what trains is what they say. trained: only warn, because the run has ended, and shows what is recorded of it. Says
     nothing in a sweep, which trains what it has planned.
     """
     if code is None or current_assignment():
         return
     edited = [path for path, text in code.texts.items() if _differs(path, text, code.folders)]
+    for kind in code.live.values():  # its cell may have defined another since
+        now = getattr(sys.modules.get(kind.__module__), kind.__name__, kind)
+        if isinstance(now, type) and now is not kind and class_source(now) != code.texts[f"{CELL}.py"]:
+            edited.append(f"class {kind.__name__}")
     if edited:
         what = f"{', '.join(edited)} {'has' if len(edited) == 1 else 'have'} been edited since this run was opened"
         told = f"{what}: run the cell of open_run again, which opens the run of the code as it is now"
