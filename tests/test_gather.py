@@ -189,7 +189,8 @@ def saved_again(store: Path, **progress: object) -> None:
 def as_a_tuple(store: Path) -> None:
     file = the_run(store).folder / "checkpoint" / "state.pt"
     content = torch.load(file, weights_only=True)
-    torch.save(content | {"progress": tuple(content["progress"].values())}, file)
+    progress = [value for name, value in content["progress"].items() if name != "settings"]  # of before there were any
+    torch.save(content | {"progress": tuple(progress)}, file)
 
 
 def torn(store: Path) -> None:
