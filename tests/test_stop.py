@@ -25,9 +25,9 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc").exists(), reason="kernels are forked on Linux alone"),
 ]
 
-GIVEN = {"epochs": 4, "train_sequences": 600, "checkpoint_seconds": 3600}
+GIVEN = {"epochs": 4, "train_sequences": 1800, "checkpoint_seconds": 3600}
 LONG = ("params/long", *(word for key, value in GIVEN.items() for word in ("-p", f"{key}={value}")))
-STEPS = 150  # updates an epoch
+STEPS = 450  # updates an epoch
 
 
 @pytest.fixture(scope="module")

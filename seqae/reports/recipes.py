@@ -29,7 +29,8 @@ def labels(runs: Sequence[Run]) -> list[str]:
     if any(":" in run.parameters.architecture for run in runs):
         common = common.model_copy(update={"architecture": ""})
     names = [run.parameters.label or name_words(run.parameters, common, run.family) for run in runs]
-    names = _longer(names, _values(runs, names))
+    if len(set(names)) < len(names):
+        names = _longer(names, _values(runs, names))
     names = _longer(names, [f", seed {run.parameters.seed}" for run in runs])
     names = _longer(names, _codes(runs))
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
