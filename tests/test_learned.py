@@ -386,7 +386,7 @@ def test_a_map_has_a_point_and_its_frames_for_each_sequence(run) -> None:
     "given",
     [{"layers": 2, "peepholes": True}, {"architecture": "convlstm", "hidden": 4, "peepholes": True}],
 )
-def test_gates_seen_are_those_that_make_the_state(made, given) -> None:
+def test_gates_seen_are_those_that_make_the_state(made, given, monkeypatch) -> None:
     run = made(**given)
     model, seen = run.model(), torch.from_numpy(run.sequences()[:, :5]) / 255
     read = model._embed(seen.transpose(0, 1).flatten(2))
@@ -398,6 +398,8 @@ def test_gates_seen_are_those_that_make_the_state(made, given) -> None:
     assert len(shares) == 4 * len(model.encoder.layers)
     np.testing.assert_allclose(shares[["shut", "open", "between"]].sum(axis=1), 1)
     assert shares["mean"].between(-1, 1).all()
+    monkeypatch.setattr(gates, "AT_ONCE", 7)  # of 30 sequences: parts of unequal length
+    pd.testing.assert_frame_equal(gate_shares(run), shares, check_exact=False, rtol=1e-5)
     figures.show(figures.gate_bars(shares), "gates")
 
 

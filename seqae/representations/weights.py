@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GATES = {"i": "input", "f": "forget", "g": "candidate", "o": "output"}  # in the order of the weights
 SHUT, OPEN = 0.1, 0.9  # of a sigmoid; of tanh, on its own range
+AT_ONCE = 100  # sequences; the gates of a whole test would take gigabytes
 
 
 def gate_shares(run: "RunFolder") -> "pd.DataFrame":
@@ -31,17 +32,22 @@ def gate_shares(run: "RunFolder") -> "pd.DataFrame":
 
     p, model = run.parameters, _built_in(run)
     frames = torch.from_numpy(run.sequences("test")[:, : p.frames_in])
-    rows = []
+    parts = []
     with torch.inference_mode():
-        seen = seen_frames(frames, p.pixel_range)
-        read = model.embedding(seen.transpose(0, 1).flatten(0, 1).flatten(1)).unflatten(0, (p.frames_in, len(frames)))
-        for number, layer in enumerate(model.encoder.layers, start=1):
-            gates, read = _gates(layer, read, model.encoder.map_size)
-            for gate, values in zip(GATES.values(), gates.unbind(2), strict=True):
-                unit = (values + 1) / 2 if gate == "candidate" else values
-                shut, opened = (unit < SHUT).float().mean().item(), (unit > OPEN).float().mean().item()
-                rows.append((number, gate, shut, opened, 1 - shut - opened, values.mean().item(), len(frames)))
-    return pd.DataFrame(rows, columns=["layer", "gate", "shut", "open", "between", "mean", "sequences"])
+        for part in frames.split(AT_ONCE):
+            seen = seen_frames(part, p.pixel_range)
+            read = model.embedding(seen.transpose(0, 1).flatten(0, 1).flatten(1)).unflatten(0, (p.frames_in, len(part)))
+            for number, layer in enumerate(model.encoder.layers, start=1):
+                gates, read = _gates(layer, read, model.encoder.map_size)
+                for gate, values in zip(GATES.values(), gates.unbind(2), strict=True):
+                    unit = (values + 1) / 2 if gate == "candidate" else values
+                    shares = [of.float().mean().item() for of in (unit < SHUT, unit > OPEN, values)]
+                    parts.append((number, gate, *(len(part) * share for share in shares), len(part)))
+    columns = ["layer", "gate", "shut", "open", "mean", "sequences"]
+    table = pd.DataFrame(parts, columns=columns).groupby(["layer", "gate"], sort=False, as_index=False).sum()
+    table[columns[2:5]] = table[columns[2:5]].div(table.sequences, axis=0)
+    table.insert(4, "between", 1 - table["shut"] - table["open"])
+    return table
 
 
 def weight_pictures(run: "RunFolder", *, units: int = 12) -> dict[str, np.ndarray]:
