@@ -15,6 +15,7 @@ from seqae.metrics import UNITS
 from seqae.reports.groups import alike as alike
 from seqae.reports.groups import comparable_runs as comparable_runs
 from seqae.reports.groups import data_and_budget, groups
+from seqae.reports.kept import while_unchanged
 from seqae.reports.published import diary_results
 from seqae.reports.recipes import called as called
 from seqae.reports.recipes import cells, labels, left_out, recipes, report_links
@@ -129,6 +130,7 @@ def best_on_val(runs: Sequence[Run]) -> pd.DataFrame:
     return table[table.branch != "all"].merge(kept, on=["run", "epoch"]).rename(columns={"value": "val"})
 
 
+@while_unchanged("run.yaml", "metrics.csv", "test.csv")
 def finals(runs: Sequence[Run]) -> pd.DataFrame:
     """Test metrics, means over frames: branch, metric, value, unit, sequences, verdict, val; the columns of `by_epoch`.
     val: the same metric on val, by which runs are ordered and chosen; NaN where it was not measured.

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from seqae.parameters import LOSS_FIELDS, Parameters
+from seqae.reports.kept import while_unchanged
 from seqae.runs import (
     DIGIT_SETS,
     OF_DIGITS,
@@ -59,6 +60,7 @@ def _in_words(p: Parameters, names: Iterable[str]) -> str:
     return ", ".join(LIKE[name].format(value) for name, value in told.items() if value is not None)
 
 
+@while_unchanged("run.yaml")
 def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs that are comparable, by a name that tells these groups apart. The largest group is first, and of equally
     large ones the one with the newest run.

@@ -9,11 +9,13 @@ from urllib.parse import quote
 import pandas as pd
 
 from seqae.parameters import EXECUTION, Parameters
+from seqae.reports.kept import while_unchanged
 from seqae.runs import Run, counted, finished, name_words, run_hash
 
 LEFT_OUT = 40  # names of runs left out, at most
 
 
+@while_unchanged("run.yaml")
 def labels(runs: Sequence[Run]) -> list[str]:
     """The name of each run in a comparison, no two alike.
 
@@ -70,6 +72,7 @@ def _codes(runs: Sequence[Run]) -> list[str]:
     return [f", code of {started[:16].replace('T', ' ')}" if started else "" for started in told]
 
 
+@while_unchanged("run.yaml")
 def recipes(runs: Sequence[Run]) -> list[str]:
     """The name of each run's recipe, the same for runs that differ only by seed, with the number of seeds, and how many
     of these diverged: a mean is of the others.

@@ -10,6 +10,7 @@ from io import StringIO
 import pandas as pd
 
 from seqae.reports.groups import groups
+from seqae.reports.kept import states, while_unchanged
 from seqae.reports.recipes import labels, recipes
 from seqae.runs import Run, whole_lines
 
@@ -21,7 +22,7 @@ def stack(runs: Sequence[Run], name: str) -> pd.DataFrame:
 
     All files are parsed at once: parsing each by itself took ten times as long.
     """
-    return _stacked(tuple(runs), name, _states(runs, f"{name}.csv"), _states(runs)).copy()
+    return _stacked(tuple(runs), name, states(runs, f"{name}.csv"), states(runs, "run.yaml")).copy()
 
 
 @lru_cache(maxsize=8)
@@ -47,26 +48,10 @@ def with_facets(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     return table.join(added, on="number").drop(columns="number")
 
 
+@while_unchanged("run.yaml")
 def facets(runs: Sequence[Run]) -> pd.DataFrame:
     """What `with_facets` adds, a row for each run. Names of recipes say how many seeds diverged."""
-    return _faceted(tuple(runs), _states(runs))
-
-
-@lru_cache(maxsize=16)
-def _faceted(runs: tuple[Run, ...], records: object) -> pd.DataFrame:
     columns = {name: [getattr(run.parameters, name) for run in runs] for name in FACETS}
     of = {run: name for name, group in groups(runs).items() for run in group}
     named = {"run": labels(runs), "recipe": recipes(runs), "group": [of[run] for run in runs]}
     return pd.DataFrame(named | columns)
-
-
-def _states(runs: Sequence[Run], name: str = "run.yaml") -> tuple[object, ...]:
-    # Of a file of each run: other ones after any change of it.
-    found = []
-    for run in runs:
-        try:
-            state = (run.folder / name).stat()
-            found.append((state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino))
-        except OSError:
-            found.append((0, 0, 0, 0))  # to be told of when it is read
-    return tuple(found)
