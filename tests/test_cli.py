@@ -233,6 +233,19 @@ def test_compare_executes_the_notebook_on_the_runs_chosen(project):
     assert run.status == "done"
 
 
+@pytest.mark.processes
+def test_a_comparison_tells_on_top_of_the_runs_that_its_notebook_compares(project):
+    for values in ({"seed": 71}, {"seed": 72}, {"seed": 73, "epochs": 1}):
+        open_run("fam", DEFAULTS, TINY | values).train()
+    page = project / "reports" / "fam" / "compare.html"
+    for cell, told in (("", "<dd>71 or 72<"), ("mixed = True", "<dd>71 or 72 or 73<")):
+        source = f"family = ''\nruns = []\n{cell}"
+        parameters = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+        nbformat.write(nbformat.v4.new_notebook(cells=[parameters]), project / "notebooks" / "compare.ipynb")
+        call("compare", "fam")
+        assert told in page.read_text()
+
+
 # --- status ---
 
 

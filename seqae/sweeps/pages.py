@@ -57,7 +57,8 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
     if others := [run.name for run in runs if run.family != family]:
         raise ValueError(f"{others[0]} is no run of family {family}")
     give_pages(folder.parent, family)  # the comparison links them
-    told, chosen = _how_many(family, runs, folder.parent, project, mixed="mixed=True" in source.read_text("utf-8"))
+    mixed = bool(family_defaults(source).get("mixed"))
+    told, chosen = _how_many(family, runs, folder.parent, project, mixed=mixed)
     again = [("to make it again", f"seqae rerun FOLDER for each run, then seqae compare {family}")] if chosen else []
     return execute_page(
         source,
