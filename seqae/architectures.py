@@ -25,10 +25,9 @@ class Architecture:
     relu_last=False omits the last. readout: what the output frame is: the h of the decoder's last layer (`h`), which
     then has as many units as the frame has pixels, a Linear of it, or the embedding mirrored.
     hand_over: the decoder gets the encoder's top h alone, as the h of its first layer, or every layer's h and c.
-    feedback: what `decoder_input: output` returns to the decoder, the output frame or the top h. lstm_kernel_size: of
-    convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep (ConvLSTM); None: the
-    LSTMs are fully connected. stack: what builds the recurrent layers. Raises ValueError for a row that would build
-    another network than it says.
+    lstm_kernel_size: of convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep
+    (ConvLSTM); None: the LSTMs are fully connected. stack: what builds the recurrent layers. Raises ValueError for a
+    row that would build another network than it says.
     """
 
     hidden: int
@@ -40,15 +39,20 @@ class Architecture:
     relu_last: bool = True
     readout: Literal["h", "linear", "mirror"] = "h"
     hand_over: Literal["top", "all"] = "top"
-    feedback: Literal["frame", "top_h"] = "frame"
     lstm_kernel_size: int | None = None
     stack: Callable[..., Any] = LSTMStack
 
     def __post_init__(self) -> None:
-        embedded, unread = bool(self.channels or self.linear), bool(self.channels) and self.readout == "h"
-        if unread or (self.readout == "mirror" and not embedded) or embedded != (self.feedback == "top_h"):
-            given = f"channels {self.channels}, linear {self.linear}, readout {self.readout}, feedback {self.feedback}"
-            raise ValueError(f"{given}: feedback is top_h where frames are embedded, and only then, as is a mirror")
+        if (self.channels and self.readout == "h") or (self.readout == "mirror" and not self.embeds):
+            given = f"channels {self.channels}, linear {self.linear}, readout {self.readout}"
+            raise ValueError(
+                f"{given}: a mirror needs channels or linear, channels need a mirror or a linear readout"
+            )
+
+    @property
+    def embeds(self) -> bool:
+        """Whether frames are embedded. With `decoder_input: output` the decoder then reads the top h, not the frame."""
+        return bool(self.channels or self.linear)
 
     def reach(self, gain: float) -> float:
         """The largest |pre-activation| that any weights can give.
@@ -59,13 +63,14 @@ class Architecture:
         return gain if self.readout == "h" else float("inf")
 
 
-_CNN = Architecture(hidden=1024, layers=3, channels=(128, 512, HIDDEN), kernel_sizes=(10, 10, 10), strides=(2, 2, 1),
-                    readout="mirror", feedback="top_h")  # fmt: skip
+_CNN = Architecture(
+    hidden=1024, layers=3, channels=(128, 512, HIDDEN), kernel_sizes=(10, 10, 10), strides=(2, 2, 1), readout="mirror"
+)
 ARCHITECTURES = {
     "lstm": Architecture(hidden=PIXELS, layers=1),  # in the diary built with torch.nn.LSTM
     "lstmcell": Architecture(hidden=PIXELS, layers=1),  # the same network, in the diary built with torch.nn.LSTMCell
     "lstm_copy": Architecture(hidden=2048, layers=3),
-    "fc_lstm": Architecture(hidden=256, layers=3, linear=(1024, HIDDEN), readout="mirror", feedback="top_h"),
+    "fc_lstm": Architecture(hidden=256, layers=3, linear=(1024, HIDDEN), readout="mirror"),
     "cnn_v1": replace(
         _CNN, hidden=512, channels=(128, 256, 256, 256, HIDDEN), kernel_sizes=(4, 5, 4, 4, 3), strides=(2, 2, 2, 1, 1),
         relu_last=False,

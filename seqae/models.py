@@ -82,11 +82,11 @@ class SequenceAutoencoder(nn.Module):
             cells |= {"kernel_size": row.lstm_kernel_size, "map_size": sizes[-1]}
 
         self.embedding = _embedding(row, channels, sizes, widths)
-        self.encoder = row.stack(top if row.channels or row.linear else pixels, [top] * depth, **cells)
+        self.encoder = row.stack(top if row.embeds else pixels, [top] * depth, **cells)
         self.decoders, self.readouts = nn.ModuleDict(), nn.ModuleDict()
         hidden_sizes = [*[top] * (depth - 1), pixels if row.readout == "h" else top]
         for branch in BRANCHES[task]:
-            self.decoders[branch] = row.stack(top if row.feedback == "top_h" else pixels, hidden_sizes, **cells)
+            self.decoders[branch] = row.stack(top if row.embeds else pixels, hidden_sizes, **cells)
             self.readouts[branch] = _readout(row, channels, sizes, widths, top)
 
     @property
@@ -164,7 +164,7 @@ class SequenceAutoencoder(nn.Module):
                 followed = truth.transpose(0, 1).flatten(2)[:-1]  # no step reads the last true frame
                 return self._read(branch, decoder(self._embed(torch.cat([before[None], followed])), initial)[0])
             return self._decode_own_frames(branch, initial, before)
-        if self.row.feedback == "top_h":
+        if self.row.embeds:
             return self._read(branch, decoder.unroll(initial, Feedback(), steps=steps))
         weight, bias = (readout.weight, readout.bias) if isinstance(readout, nn.Linear) else (None, None)
         feedback = Feedback(weight, bias, self.gain, self.activation)
