@@ -45,9 +45,7 @@ class Architecture:
     def __post_init__(self) -> None:
         if (self.channels and self.readout == "h") or (self.readout == "mirror" and not self.embeds):
             given = f"channels {self.channels}, linear {self.linear}, readout {self.readout}"
-            raise ValueError(
-                f"{given}: a mirror needs channels or linear, channels need a mirror or a linear readout"
-            )
+            raise ValueError(f"{given}: a mirror needs channels or linear, channels need a mirror or a linear readout")
 
     @property
     def embeds(self) -> bool:
