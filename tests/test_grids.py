@@ -112,6 +112,8 @@ def test_a_list_where_one_value_belongs_is_answered_with_a_grid(project) -> None
     said = call("check", "params/fam", "-p", "learning_rate=[0.001,0.003]", "-p", "task=[pred,recon]", code=2)
     assert "; -p learning_rate=0.001,0.003 makes a run of each)" in said
     assert "; -p task=pred,recon makes a run of each)" in said
+    said = call("check", "params/fam", "-p", "loss=[0sb,0nm]", code=2)
+    assert said.endswith("; -p loss=0sb,0nm makes a run of each\n")
 
 
 @pytest.mark.parametrize("pair", ["device=cpu,cuda", "fresh=true,false", "checkpoint_seconds=1,2"])

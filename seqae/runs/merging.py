@@ -46,7 +46,8 @@ def loss_as_fields(layer: Mapping[str, Any]) -> dict[str, Any]:
     if "loss" in values:
         name = values.pop("loss")
         if name not in [*LOSSES]:
-            raise ParameterError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
+            each = f"; -p loss={','.join(map(str, name))} makes a run of each" if isinstance(name, list) else ""
+            raise ParameterError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}{each}")
         for field, value in zip(LOSS_FIELDS, LOSSES[name], strict=True):
             if values.setdefault(field, value) not in (value, list(value)):
                 raise ParameterError(
