@@ -96,7 +96,7 @@ def test_examples_work_in_this_repository(example, monkeypatch, tmp_path):
         return
     if command == "new":
         monkeypatch.chdir(tmp_path)
-        assert call(command, *arguments).startswith("next: seqae run ")
+        assert call(command, *arguments).startswith("next: cd ")
         return
     if "--store" not in arguments:
         arguments += ["--store", str(tmp_path)]

@@ -32,9 +32,8 @@ def files(folder: Path) -> set[str]:
 def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEQAE_STORE", "")
-    assert call("new", "walking") == (
-        "next: seqae run walking/params/mine/prediction.yaml (or open walking/notebooks/mine.ipynb in Jupyter)\n"
-    )
+    told = "seqae run params (or open notebooks/mine.ipynb in Jupyter)\n"
+    assert call("new", "walking") == f"next: cd walking && {told}"
     return tmp_path / "walking"
 
 
@@ -66,7 +65,7 @@ def test_a_folder_that_holds_such_files_stays_as_it_is(there, tmp_path, monkeypa
     assert call("new", "notes.txt", code=2) == "seqae: notes.txt is no folder: name another one\n"
     assert files(tmp_path) == {there, "notes.txt"}
     (tmp_path / there).unlink()
-    call("new", ".")
+    assert call("new", ".").startswith("next: seqae run params ")
     assert files(tmp_path) == FILES | {"notes.txt"}
 
 

@@ -1,5 +1,6 @@
 """The command that begins a project: `seqae new`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -23,5 +24,6 @@ def new(
     with errors_in_one_line():
         from seqae.sweeps import lay_down
 
-        project = lay_down(folder)
-    typer.echo(f"next: seqae run {project.parameters} (or open {project.notebook} in Jupyter)")
+        lay_down(folder)
+    there = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    typer.echo(f"next: {there}seqae run params (or open notebooks/mine.ipynb in Jupyter)")

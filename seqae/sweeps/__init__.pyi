@@ -18,5 +18,4 @@ from .planning import Planned as Planned
 from .planning import plan as plan
 from .reproduce import Rerun as Rerun
 from .reproduce import reproduce_run as reproduce_run
-from .shipped_files import NewProject as NewProject
 from .shipped_files import lay_down as lay_down

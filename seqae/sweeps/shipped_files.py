@@ -5,18 +5,10 @@ The notebooks and scales are those of the repository, to which `shipped/` links.
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 from seqae.sweeps.parameter_files import files_below
 
 SHIPPED = Path(__file__).with_name("shipped")
-
-
-class NewProject(NamedTuple):
-    """A project that was laid down: its only notebook, and its only parameter file."""
-
-    notebook: Path
-    parameters: Path
 
 
 def page_notebook(project: Path, name: str) -> Path:
@@ -25,7 +17,7 @@ def page_notebook(project: Path, name: str) -> Path:
     return own if own.exists() else SHIPPED / "notebooks" / name
 
 
-def lay_down(folder: Path) -> NewProject:
+def lay_down(folder: Path) -> None:
     """Lay down the smallest project in a folder, which is made if it is missing: a notebook and a parameter file.
 
     Raises ValueError if the folder has notebooks or parameter files, or is none.
@@ -36,8 +28,6 @@ def lay_down(folder: Path) -> NewProject:
     parameters = [file for file in files_below(folder / "params") if file.is_file()]
     if there := sorted(notebooks + parameters):
         raise ValueError(f"{there[0]} is there already: name another folder")
-    names = Path("notebooks/mine.ipynb"), Path("params/mine/prediction.yaml")
-    for name in names:
+    for name in ("notebooks/mine.ipynb", "params/mine/prediction.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(SHIPPED / "new" / name, folder / name)
-    return NewProject(*(folder / name for name in names))
