@@ -108,16 +108,18 @@ def installed(tmp_path_factory) -> Path:
 def test_all_works_from_a_wheel_in_an_empty_folder(installed, tmp_path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "SEQAE_STORE"}
     environment |= {"PYTHONPATH": os.pathsep.join([str(AT_START), str(installed)])}
+    cwd = tmp_path
 
     def seqae(*arguments: str) -> str:
         said = subprocess.run(
-            [sys.executable, "-c", SEQAE, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [sys.executable, "-c", SEQAE, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
         )
         assert said.returncode == 0, said.stdout + said.stderr
         return said.stdout
 
     assert "MIT License" in next(installed.glob("*.dist-info/licenses/LICENSE")).read_text()
-    command = seqae("new", "walking").removeprefix("next: seqae ").split(" (")[0].split()
+    there, command = seqae("new", "walking").removeprefix("next: cd ").split(" (")[0].split(" && seqae ")
+    cwd, command = tmp_path / there, command.split()
     assert "1 of 1 runs done" in seqae(*command)  # at its own size, in seconds
     (file,) = (reports := tmp_path / "walking/reports").glob("mine/*/run.yaml")
     run = Run.load(file.parent)
@@ -126,9 +128,10 @@ def test_all_works_from_a_wheel_in_an_empty_folder(installed, tmp_path) -> None:
     assert "learned" in (run.folder / "report.html").read_text()
     assert "1 of 1 runs done" in seqae(*command, "--scale", "smoke")
     (small,) = {file.parent for file in reports.glob("mine/*/run.yaml")} - {run.folder}
-    assert seqae("compare", "mine", "--store", str(reports)).strip() == str(reports / "mine/compare.html")
+    assert seqae("compare", "mine").strip() == str(reports / "mine/compare.html")
     assert "<h1>" in (reports / "mine/compare.html").read_text()
     assert seqae("demo", str(small)).strip() == str(small / "demo.html")
+    cwd = tmp_path
     said = seqae("rerun", str(small), "--trust-code")  # by the package that made it; its project is not where we are
     assert "Identical to the last bit" in said
     assert said.splitlines()[-1].endswith("/rerun.html")
