@@ -173,13 +173,13 @@ def test_nothing_outlives_the_backward_pass(monkeypatch, in_c):
     monkeypatch.setenv("SEQAE_FUSED", in_c)
     monkeypatch.setattr(layers, "runs_in_c", lambda own, batch: False)
     kept: list[weakref.ref] = []
-    allocate = unrolled.UnrolledLayer.allocate
-    keep = lambda *given: kept.append(weakref.ref(layer := allocate(*given))) or layer  # noqa: E731
-    monkeypatch.setattr(unrolled.UnrolledLayer, "allocate", keep)
+    make = unrolled.UnrolledLayer.__init__
+    noted = lambda layer, *given: kept.append(weakref.ref(layer)) or make(layer, *given)  # noqa: E731
+    monkeypatch.setattr(unrolled.UnrolledLayer, "__init__", noted)
     gc.disable()
     try:
         read_and_unroll(peepholes=True)
-        assert len(kept) == 4
-        assert [layer() for layer in kept] == [None] * 4
+        assert len(kept) == 8  # four layers, each made once for the forward pass and once for the backward pass
+        assert [layer() for layer in kept] == [None] * 8
     finally:
         gc.enable()

@@ -70,7 +70,9 @@ class UnrolledLayer:
     """
 
     hidden_steps: Sequence[Tensor]  # T + 1 views (H, B) of hidden
-    pointwise: Callable[..., Any]  # the part of a step that is no matrix product, forward or backward
+    # The part of a step that is no matrix product, forward or backward. It must not hold the layer: in a cycle the
+    # buffers would stay in memory until Python's next look for garbage, some updates later.
+    pointwise: Callable[..., Any]
 
     def __init__(self, tensors: LayerTensors, buffers: Sequence[Tensor], map_size: Size):
         """buffers: hidden, cell, gates and candidate, in the shapes that the class describes."""
@@ -109,7 +111,7 @@ class UnrolledLayer:
         """A function that fills the buffers of step t from W_hh h (4 H, B), or None, and W_ih x + b (4 H, B or 1)."""
         z, cells = self.gates.flatten(1, 2), (self.cell[:-1], self.cell[1:])
         steps = _steps(z, *self.gates.unbind(1), self.candidate, *cells, self.hidden[1:])
-        peepholes, gates = self.peepholes, self.gates  # not the layer itself: a cycle would outlive the backward pass
+        peepholes, gates = self.peepholes, self.gates
 
         def pointwise(t: int, recurrent: Tensor | None, known: Tensor) -> None:
             z, i, f, third, o, g, before, c, h = steps[t]
@@ -197,12 +199,12 @@ class UnrolledLayer:
         """The same function as `_backward_in_torch` makes, in C."""
         z, g, cell, _, p, size, *shape, _ = self._addresses()
         d_h, d_c, d = (tensor.data_ptr() for tensor in (self.d_h, self.d_c, self.d_z))
-        step, line = 4 * self.d_gates.stride(0), self.d_gates.stride(3 if self.maps else 2)
+        step, line, maps = 4 * self.d_gates.stride(0), self.d_gates.stride(3 if self.maps else 2), self.maps
 
         def pointwise(t: int) -> None:
             at = size * t
             c = cell + at
-            library.backward(z + 4 * at, g + at, c, c + size, d_h, d_c, d + t * step, line, p, *shape, self.maps)
+            library.backward(z + 4 * at, g + at, c, c + size, d_h, d_c, d + t * step, line, p, *shape, maps)
 
         return pointwise
 
