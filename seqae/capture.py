@@ -26,7 +26,8 @@ def can_capture(stateful: Stateful, objective: Objective, accelerator: Accelerat
     reads numbers back, and with an optimizer that asks for gradients once.
 
     A replay runs no Python. So a model or a loss of your own is recorded only if it has the attribute `capturable`,
-    True: its forward pass launches the same operations at every call, and no hook has to be called.
+    True: its forward pass launches the same operations at every call, and no hook has to be called. A subclass of
+    `SequenceAutoencoder` does not inherit it, see there.
     """
     parts = [stateful.model, *([] if isinstance(objective.loss, str) else [objective.loss])]
     fits = accelerator.device.type == "cuda" and accelerator.num_processes == 1 and not stateful.scaler.is_enabled()

@@ -27,6 +27,8 @@ from seqae.tasks import (
     frame_shape,
 )
 
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")  # of a torch module
+
 
 class SequenceAutoencoder(nn.Module):
     """LSTM encoder-decoder on video: it reconstructs the frames seen, predicts the frames to come, or both.
@@ -38,8 +40,6 @@ class SequenceAutoencoder(nn.Module):
     seen, as in the paper's code (Srivastava et al., 2015). Raises ValueError for values that do not go together, naming
     values that do.
     """
-
-    capturable = True  # see `capture.can_capture`
 
     def __init__(
         self, *, architecture: str, task: str, decoder_input: str, activation: str,
@@ -93,6 +93,11 @@ class SequenceAutoencoder(nn.Module):
     def reach(self) -> float:
         """The largest |pre-activation| that any weights can give, see `Architecture.reach`."""
         return self.row.reach(self.gain)
+
+    @property
+    def capturable(self) -> bool:
+        """What `capture.can_capture` reads: False with hooks, and of a subclass that does not say capturable = True."""
+        return type(self) is SequenceAutoencoder and not any(vars(m)[n] for m in self.modules() for n in HOOKS)
 
     def forward(self, frames: Tensor, truth: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Pre-activations z (B, T, H, W) of each branch; `activate(z, activation)` are the output frames.

@@ -148,3 +148,32 @@ def test_what_is_captured() -> None:
     assert [given for given in refused if fits(**given)] == []
     own.capturable = loss.capturable = True  # type: ignore[attr-defined,assignment]
     assert fits(own=own, loss=loss)
+
+
+class Louder(SequenceAutoencoder):
+    """Its Python decides anew at each call, which a replay would not run."""
+
+    def forward(self, frames: Tensor, truth: Any = None) -> dict[str, Tensor]:
+        return {branch: z * torch.rand(1).item() for branch, z in super().forward(frames, truth).items()}
+
+
+class Plain(SequenceAutoencoder):
+    capturable = True
+
+
+def test_a_model_that_runs_python_of_its_own_is_not_captured() -> None:
+    accelerator: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1)
+
+    def fits(model: nn.Module) -> bool:
+        parts = Stateful(model, torch.optim.Adam(model.parameters()), None, torch.amp.GradScaler("cpu", enabled=False))
+        return can_capture(parts, OBJECTIVE, accelerator)
+
+    given: Any = {"architecture": "srivastava", "task": "both", "decoder_input": "zero", "hidden": 8, "frame_size": 16}
+    assert not fits(Louder(activation="none", **given))  # although the class above it can be captured
+    assert fits(Plain(activation="none", **given))
+    for hook in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+        model = model_of()
+        registered = getattr(model.encoder, hook)(lambda *given: None)
+        assert not fits(model)
+        registered.remove()
+        assert fits(model)
