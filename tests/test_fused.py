@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 
+from seqae import files
 from seqae.lstm import compiled, layers, unrolled
 from seqae.lstm.layers import Feedback, LSTMStack, LSTMState
 
@@ -132,6 +133,16 @@ def test_without_a_compiler_torch_and_one_line_of_log(monkeypatch, caplog):
     assert "no-such-compiler" in record.getMessage()
 
 
+@pytest.mark.parametrize("given", ["", "cc -g0"])  # as for make: nothing is the usual one; options may follow
+def test_the_compiler_may_be_empty_or_have_options(monkeypatch, tmp_path, given):
+    if compiled.step_library() is None:
+        pytest.skip("no C compiler here")
+    compiled.step_library.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", given)
+    assert compiled.step_library() is not None
+
+
 def test_a_compiler_that_fails_is_no_failure(monkeypatch, caplog, tmp_path):
     (tmp_path / "cc").write_text("#!/bin/sh\necho cannot >&2\nexit 1\n")
     (tmp_path / "cc").chmod(0o755)
@@ -158,6 +169,19 @@ def test_what_is_compiled_once_is_kept(monkeypatch, tmp_path):
     compiled.step_library.cache_clear()
     assert compiled.step_library() is not None
     assert built.stat().st_mtime_ns == before
+
+
+def test_what_is_compiled_is_on_the_disk_before_it_has_its_name(monkeypatch, tmp_path):
+    """After a crash of the machine, half a library of this name would end every process that loads it."""
+    if compiled.step_library() is None:
+        pytest.skip("no C compiler here")
+    compiled.step_library.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    named: list[list[str]] = []
+    monkeypatch.setattr(files, "fsync", lambda descriptor: named.append([p.name for p in tmp_path.rglob("lstm-*.so")]))
+    assert compiled.step_library() is not None
+    assert named == [[]]
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".so"]
 
 
 def test_a_weight_of_other_strides_is_read_right():

@@ -12,12 +12,11 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from seqae.files import cache_folder
+from seqae.files import cache_folder, whole
 
 # The library finds OpenMP in what torch has loaded, so that it shares torch's threads and their number.
 OPTIONS = ["-O3", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
@@ -31,7 +30,7 @@ def step_library() -> Any:
     """The loaded library with the functions of step.c, or None, logged with its reason, where there is none.
 
     They take addresses of contiguous float32 data, see step.c for the shapes. $SEQAE_FUSED=0 turns the library off, $CC
-    names the compiler.
+    names the compiler, with options if there are any.
     """
     try:
         return _load()
@@ -47,22 +46,20 @@ def _load() -> Any:
     """The library, from the cache or compiled; raises one of the errors that `step_library` expects."""
     if os.environ.get("SEQAE_FUSED") == "0":
         raise OSError("SEQAE_FUSED is 0")
-    wanted = os.environ.get("CC", "cc")
+    wanted, *flags = os.environ.get("CC", "").split() or ["cc"]
     if platform.system() != "Linux":
         raise OSError(f"{platform.system()} does not have glibc's vector functions")
     if (compiler := shutil.which(wanted)) is None:
         raise OSError(f"the C compiler {wanted} is not on this machine")
     cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]  # the compiled code runs on this kind of processor only
     kind = [line for line in cpu.splitlines() if line.startswith(("flags", "Features", "model name"))]
-    digest = hashlib.sha256("\n".join([STEP_SOURCE, compiler, *OPTIONS, *kind]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join([STEP_SOURCE, compiler, *flags, *OPTIONS, *kind]).encode()).hexdigest()[:16]
     file = cache_folder() / f"lstm-{digest}.so"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            built = Path(folder) / file.name
-            command = [compiler, *OPTIONS, "-x", "c", "-", "-o", str(built), "-lmvec", "-lm"]
+        with whole(file) as built:  # other processes see the whole file or none, also after a crash of the machine
+            command = [compiler, *flags, *OPTIONS, "-x", "c", "-", "-o", str(built), "-lmvec", "-lm"]
             subprocess.run(command, input=STEP_SOURCE, text=True, check=True, capture_output=True)
-            built.replace(file)  # other processes see the whole file or none
     library = ctypes.CDLL(str(file))
     address, size = ctypes.c_void_p, ctypes.c_long
     library.forward.argtypes = [address, address, size, size, *[address] * 6, size, size, ctypes.c_int]
