@@ -94,7 +94,8 @@ class Stateful:
     scaler: torch.amp.GradScaler
 
     def settings(self, *parts: object, **others: Any) -> dict[str, Any]:
-        """What a checkpoint has to agree in with the training that goes on from it: numbers, texts, lists, by name.
+        """What a checkpoint has to agree in with the training that goes on from it: numbers, texts, lists, by name. Of
+        a function it has the name alone.
 
         parts: what is trained and how, an `Objective` and an `UpdateRule`. To be called before the first update.
         """

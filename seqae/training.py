@@ -87,7 +87,8 @@ def fit(
     the checkpoint holds all state of model, optimizer, schedule and scaler, the best weights and the totals of the
     unfinished epoch, which goes on at its next batch. Val is measured in float32, or tf32, whatever the precision. A
     checkpoint of another objective, rule, seed, batch_size or val, or of fewer or more sequences, is refused; another
-    number of epochs is not. Other sequences from a function `train` are not noticed.
+    number of epochs is not. Functions are compared by name: other sequences from a function `train`, or other code of
+    a loss, a metric or a schedule, are not noticed (`seqae.runs` compares code, and makes another run of it).
 
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
     and leave a checkpoint of the unfinished epoch.

@@ -2,7 +2,7 @@
 
 Where torch makes a step, it launches a dozen operations, of which seven pass over memory for the pointwise half alone.
 step.c is compiled on first use and kept in the user's cache. That needs Linux (glibc's vector functions) and a C
-compiler. Elsewhere `step_library` returns None, and `recurrence` and `unrolled` make the same steps with torch.
+compiler. Elsewhere `step_library` returns None, and torch makes the same steps; `layers` says by what.
 """
 
 import ctypes

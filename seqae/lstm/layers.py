@@ -3,6 +3,12 @@
 The result is that of a plain loop over `torch.nn.LSTMCell`, with a backward pass written by hand (`unrolled`), and
 inputs that are zero are never multiplied. With a kernel size the products are convolutions over maps of features
 (ConvLSTM; Shi et al., 2015, §3.1).
+
+The steps are made by the first of these that fits:
+
+- `stacked`, all steps of all layers in C: float32 matrices on a CPU, not larger than `largest` of step.c
+- torch's own LSTM, layer by layer (cuDNN; oneDNN on a CPU): matrices without peepholes, whose output is not fed back
+- `recurrence`: products by torch, the pointwise half of a step in C for float32 on a CPU, else by torch as well
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """All steps of a stack of dense layers on a CPU in one call of C, as one function of autograd.
 
-`layers` uses it for weights that are not large; `recurrence` does the same with any others. Sequences lie one after the
-other: T steps of B sequences, D inputs and H hidden features of a layer, P features of the output.
+`layers` uses it for weights that are not large, see `runs_in_c`. Sequences lie one after the other: T steps of B
+sequences, D inputs and H hidden features of a layer, P features of the output.
 """
 
 import ctypes
