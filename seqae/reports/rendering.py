@@ -37,7 +37,6 @@ def _environment() -> Environment:
         "saved_as": saved_as,
         "digits": four_digits,
         # where a long name may go on in the next line, and a percentage may not
-        # where a long name may go on in the next line
         "parted": lambda text: Markup(unbroken(re.sub(r"(?<=[a-z])([:_/])(?=\w)", r"\1<wbr>", str(escape(text))))),
         "duration": lambda seconds: duration(seconds) if seconds >= 86400 else str(timedelta(seconds=round(seconds))),
         "sha256": lambda text: b64encode(hashlib.sha256(text.encode()).digest()).decode(),
