@@ -87,7 +87,7 @@ def seen_frames(frames: Tensor, pixel_range: tuple[float, float]) -> Tensor:
     low, high = pixel_range
     if frames.dtype == torch.uint8:
         return to_range(frames, pixel_range)
-    if not frames.is_floating_point() or (frames < 0).any() or (frames > 1).any():
+    if not frames.is_floating_point() or not ((frames >= 0) & (frames <= 1)).all():  # nor NaN
         seen = f"{frames.dtype}{' beyond that' if frames.is_floating_point() else ''}"
         raise ValueError(f"frames must be uint8, 0–255, or floating point in [0, 1]; not {seen}: convert or scale them")
     return frames.float() * (high - low) + low

@@ -443,6 +443,10 @@ def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) 
         (lambda: UpdateRule(RATE, clip_update=0), "clip_update must be a number above 0; not 0"),
         (lambda: replace(OBJECTIVE, metrics=["ssim"]), r"metrics must be functions by name, .*; not \['ssim'\]: mse"),  # type: ignore[arg-type]
         (lambda: seen_frames(VAL.float(), (0, 1)), "floating point in .0, 1.; not torch.float32 beyond that"),
+        (
+            lambda: seen_frames(torch.tensor([float("nan")]), (0, 1)),
+            "floating point in .0, 1.; not torch.float32 beyond",
+        ),
         (lambda: seen_frames(VAL.long(), (0, 1)), "floating point in .0, 1.; not torch.int64: convert"),
     ):
         with pytest.raises(ValueError, match=told):
