@@ -11,6 +11,7 @@ from seqae.benchmark import cost_estimate
 from seqae.commands import estimates
 from seqae.commands.main import app
 from seqae.commands.options import given_grid, given_parameters
+from seqae.sweeps import planning
 from seqae.sweeps.planning import plan
 
 
@@ -88,6 +89,17 @@ def test_every_command_plans_the_product(project, monkeypatch) -> None:
     assert [(item.given["seed"], item.run.parameters.loss) for item in items[:6]] == [
         (one["seed"], one["loss"]) for one in given
     ]
+
+
+def test_the_code_is_read_once_for_all_runs_of_a_plan(project, monkeypatch) -> None:
+    """It took more than half of the time that planning hundreds of runs took."""
+    hashed, looked = [], []
+    monkeypatch.setattr(planning, "sources_hash", lambda: hashed.append(1) or "f00")
+    monkeypatch.setattr(planning, "modules_of_cells", lambda *given: looked.append(given) or {})
+    items = plan([project / "params/fam"], scale="tiny", given=[{"seed": seed} for seed in (6, 7, 8)])
+    assert {item.sources for item in items} == {"f00"}
+    assert len(items) == 6
+    assert (len(hashed), len(looked)) == (1, 1)
 
 
 def test_two_values_that_give_one_run_are_planned_once(project, monkeypatch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from seqae.files import expanded
 from seqae.parameters import EXECUTION
@@ -87,6 +87,14 @@ class Planned:
         return _hash(self.notebook)
 
 
+class _Once(NamedTuple):
+    # What a plan reads once, however many runs it has: stores, notebooks, the modules these import, the command's code.
+    folder_of: Callable[[str], Path]
+    notebook_of: Callable[[Path], tuple[str, dict[str, Any], dict[str, Any]]]
+    modules_of: Callable[[str, Path], Mapping[str, str]]
+    sources: Callable[[], str]
+
+
 def plan(
     files: Iterable[Path],
     *,
@@ -113,13 +121,13 @@ def plan(
     _check_grid(combinations)
     if not files and (scale or any(combinations)):
         raise ValueError("--scale and -p apply to parameter files: name some, such as params/losses")
-    folder_of, notebook_of = cache(fetch), cache(family_notebook)  # read each store and notebook once
+    once = _Once(cache(fetch), cache(family_notebook), cache(modules_of_cells), cache(sources_hash))
     faults: dict[str, list[Path]] = {}
     planned: dict[Path, Planned] = {}
     runs: list[tuple[Mapping[str, Any], Run]] = []  # each with the combination that it was planned with
     for file, combination in product([file for named in files for file in files_below(named)], combinations):
         try:
-            item = _planned(file, scale, combination, store, folder_of, notebook_of)
+            item = _planned(file, scale, combination, store, once)
             _add(planned, item, tell)
             runs.append((combination, item.run))
         except (ValueError, OSError) as error:
@@ -209,8 +217,7 @@ def _planned(
     scale: str | None,
     given: Mapping[str, Any],
     store: str | None,
-    folder_of: Callable[[str], Path],
-    notebook_of: Callable[[Path], tuple[str, dict[str, Any], dict[str, Any]]],
+    once: _Once,
 ) -> Planned:
     if file.is_dir():
         raise ValueError("no *.yaml or *.yml in this folder")
@@ -222,7 +229,7 @@ def _planned(
         other = min(known & {"own", "mine"} or known, default="own")
         how = f"copy one, such as {other}.ipynb, and write {family} for {other} in its cells"
         raise ValueError(f"family {family} has no notebook {source}: {how}")
-    notebook, defaults, edits = notebook_of(source)
+    notebook, defaults, edits = once.notebook_of(source)
     own = read_yaml(file)
     merged = merge(edits, *map(read_yaml, scale_files(place, scale)), own, given, below=defaults)
     usual = (defaults | edits).get("store")
@@ -230,7 +237,7 @@ def _planned(
     if defaults.get("store"):  # else the kernel reads $SEQAE_STORE
         merged["store"] = public_url(where)  # the executed notebook shows it
         notebook = notebook.replace(defaults["store"], public_url(defaults["store"]))
-    run = open_run(family, defaults, merged | {"store": str(folder_of(where))}, project=root)
+    run = open_run(family, defaults, merged | {"store": str(once.folder_of(where))}, project=root)
     merged |= {"code": run.parameters.code} if run.parameters.code else {}
     if folder := run.parameters.data_folder:  # on other machines `~` and variables are others, the project is not there
         located = folder if folder[0] in "~$" else str(project_path(folder, root))
@@ -245,5 +252,5 @@ def _planned(
     stated = {name: value for name, value in own.items() if name not in given}
     if idle := without_effect(run.parameters, family, stated, takes(run.parameters, run.code)):
         raise ValueError("\n".join(f"{why}: leave it out" for why in idle.values()))
-    modules = modules_of_cells(notebook, source.parent)
-    return Planned(run, notebook, merged, source.parent, where, edits, modules=modules)
+    modules = once.modules_of(notebook, source.parent)
+    return Planned(run, notebook, merged, source.parent, where, edits, once.sources(), modules)
