@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -173,6 +175,24 @@ def test_a_kernel_that_is_to_be_stopped_while_it_starts_never_runs(tmp_path):
         with pytest.raises(notebooks.StoppedError):
             execute_notebook(source, target, name="x", parameters={}, environment={})
     assert not (tmp_path / "ran").exists()
+
+
+class Ending(dict):
+    """The first of its kernels ends while somebody lists them, as the threads of other runs may."""
+
+    def __iter__(self):
+        listed = [*self.keys()]
+        self.pop(listed[0])
+        return iter(listed)
+
+
+def test_a_kernel_that_ends_meanwhile_does_not_keep_the_others_running(monkeypatch):
+    stopped = []
+    monkeypatch.setattr(notebooks, "Thread", lambda target, args, daemon: SimpleNamespace(start=lambda: target(*args)))
+    monkeypatch.setattr(notebooks, "_end", stopped.append)
+    monkeypatch.setattr(notebooks, "_kernels", Ending({Path("first"): 1, Path("second"): 2}))
+    notebooks.stop_kernels()
+    assert stopped == [2]
 
 
 DEAF = """

@@ -157,9 +157,10 @@ def stop_kernels(targets: set[Path] | None = None) -> None:
     not ended. This function does not wait for their end.
     """
     for target in [*_kernels] if targets is None else targets & _kernels.keys():
-        pid, _kernels[target] = _kernels[target], None
-        if pid:
-            Thread(target=_end, args=(pid,), daemon=True).start()
+        with suppress(KeyError):  # its thread has just ended
+            pid, _kernels[target] = _kernels[target], None
+            if pid:
+                Thread(target=_end, args=(pid,), daemon=True).start()
 
 
 def _stopped(target: Path) -> bool:
