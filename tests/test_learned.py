@@ -314,6 +314,21 @@ def test_a_table_is_measured_again_when_its_function_has_changed(run, tmp_path, 
     (run.folder / "one.csv").unlink()
 
 
+def test_what_is_measured_meanwhile_stays_on_record(run) -> None:
+    """Or an edit of the function that made it would no longer be noticed."""
+
+    def inner(run: Run) -> pd.DataFrame:
+        return pd.DataFrame({"a": [1]})
+
+    def outer(run: Run) -> pd.DataFrame:
+        return run.measured(inner)
+
+    assert run.measured(outer).a.item() == 1
+    assert {"inner", "outer"} <= run.record()["measured"].keys()
+    for name in ("inner", "outer"):
+        (run.folder / f"{name}.csv").unlink()
+
+
 def test_what_is_not_trained_has_no_table(tmp_path) -> None:
     with pytest.raises(RunError, match="has no trained model, it is waiting"):
         open_run("own", TINY, {"store": str(tmp_path)}).measured(linear_probes)

@@ -45,7 +45,8 @@ def kept_table(
         try:
             with published, changing(run.folder):
                 replace_text(file, text)
-                run.update(measured=known | {name: source})
+                # Read anew: other tables may have been measured meanwhile, by `measure` itself or another process.
+                run.update(measured=run.record().get("measured", {}) | {name: source})
         except (BusyError, filelock.Timeout):
             pass
         except OSError as error:
