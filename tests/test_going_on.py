@@ -66,6 +66,14 @@ def same(run: Run, other: Run) -> None:
         assert run.record()[key] == other.record()[key]
 
 
+def test_a_family_may_have_brackets_in_its_name(tmp_path) -> None:
+    one, two = (open_run("fam[1]", DEFAULTS, KEPT | {"epochs": epochs, "store": str(tmp_path)}) for epochs in (1, 2))
+    one.train()
+    found = shorter_run(two)
+    assert found
+    assert (found.run.name, found.hindrance) == (one.name, None)
+
+
 STEPS = {"schedule": "StepLR", "schedule_every": 1, "schedule_per": "update"}
 PLATEAU = {"schedule": "ReduceLROnPlateau", "schedule_arguments": {"patience": 0}}
 COSINE = {"schedule": "CosineAnnealingLR", "schedule_arguments": {"T_max": 3}}  # an end that the epochs do not move

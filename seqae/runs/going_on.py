@@ -11,6 +11,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,7 +53,7 @@ def finished_by_recipe(family: Path) -> Mapping[str, Sequence[RunFolder]]:
     """The finished runs in a family's folder, by what defines them but their epochs. Damaged ones are left out."""
     found = defaultdict(list)
     with remembered(family.parent) as store:
-        for file in sorted(store.glob(f"{family.name}/*/run.yaml")):
+        for file in sorted(store.glob(f"{escape(family.name)}/*/run.yaml")):
             with suppress(RunError, ValueError):  # ValueError: parameters of another version
                 if read_record(file.parent).get("status") == "done":
                     run = RunFolder.load(file.parent)
