@@ -211,6 +211,18 @@ def test_what_has_no_source_is_named(project, notebook) -> None:
         open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
 
 
+def test_variables_of_a_class_are_not_those_of_the_notebook(project, notebook) -> None:
+    cell = """
+class Net:
+    def forward(self, frames, size=SIZE):
+        return [t for t in range(size) for _ in [frames]], [(lambda h: h + t)(h) for h, t in [(1, 2)]]
+"""
+    source = class_source(notebook.run_cell(f"SIZE = 3\n{cell}").Net)
+    module = notebook.run_cell(f"_ = frames = h = forward = object()\nt = 3\n{cell}")
+    assert class_source(module.Net) == source
+    assert "SIZE = 3" in source
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -3,6 +3,7 @@
 import ast
 import linecache
 import math
+import symtable
 import types
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -35,9 +36,10 @@ def _add(name: str, names: Mapping[str, Any], done: dict[str, str]) -> None:
         source = f"import {value.__name__} as {name}"
     elif isinstance(value, type | types.FunctionType) and home == names.get("__name__"):
         node = _definition(value)
-        for used in sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name)}):
+        text = ast.unparse(node)
+        for used in sorted(_outer(symtable.symtable(text, called, "exec"))):
             _add(used, names, done)
-        source = ast.unparse(node) + (f"\n{name} = {called}" if name != called else "")
+        source = text + (f"\n{name} = {called}" if name != called else "")
     elif home and getattr(import_module(home), called, None) is value:
         source = f"from {home} import {called} as {name}"
     elif isinstance(value, LITERALS):
@@ -67,6 +69,14 @@ def _literal(value: Any, name: str) -> str:
     except RecursionError:
         raise OwnCodeError(f"{name} contains itself, or is too deep to be copied: make it inside the class") from None
     raise OwnCodeError(f"{name} is or holds a {type(value).__name__}, which has no source: make it inside the class")
+
+
+def _outer(scope: symtable.SymbolTable) -> set[str]:
+    # The names that a definition reads from outside of itself. Variables and arguments of its functions are none of
+    # them, though the notebook may have the same name: IPython's is _ for what was shown last.
+    inside = scope.get_type() == "function"
+    found = {name.get_name() for name in scope.get_symbols() if (name.is_global() if inside else name.is_referenced())}
+    return found.union(*(_outer(inner) for inner in scope.get_children()))
 
 
 def _definition(value: Any) -> ast.stmt:
