@@ -180,7 +180,7 @@ class Parameters(BaseModel):
         if not (self.clips or self.clips_digest) and self.frame_size not in FRAME_SIZES:
             faults.append(f"frame_size: Moving MNIST has frames of 16, 32 or 64 pixels a side; not {self.frame_size}")
         if self.training_loss not in [*TRAINING_LOSSES, *own]:
-            faults.append(f"training_loss must be one of {', '.join(TRAINING_LOSSES)}; not {self.training_loss!r}")
+            faults += [f"training_loss must be {', '.join(TRAINING_LOSSES)} or module:name; not {self.training_loss!r}"]
         probability = self.training_loss in NEEDS_PROBABILITY
         if probability and self.activation != "sigmoid":
             faults.append(
