@@ -1,5 +1,6 @@
 """docs/your-own.md does what it says; a class of a notebook's cell is a model, too."""
 
+import importlib
 import linecache
 import re
 import subprocess
@@ -176,6 +177,41 @@ def test_a_class_that_was_edited_since_a_run_was_opened_is_not_trained_as_it_was
     notebook.run_cell(MODULES["my_models"].replace("hidden=64", "hidden=8"))
     with pytest.raises(OwnCodeError, match=r"^class GRUForecaster has been edited since this run was opened: run the"):
         runs[1].train()
+
+
+@pytest.fixture
+def imports(project, monkeypatch):
+    monkeypatch.syspath_prepend(project / "notebooks")
+    yield
+    sys.modules.pop("my_layers", None)
+
+
+def test_a_class_of_a_module_is_not_taken_for_one_of_a_cell(project, imports) -> None:
+    (project / "notebooks" / "my_layers.py").write_text(MODULES["my_models"])
+    kind = importlib.import_module("my_layers").GRUForecaster
+    told = r"^model=GRUForecaster is of the module my_layers, .* give architecture: my_layers:GRUForecaster, or"
+    with pytest.raises(OwnCodeError, match=told):
+        open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+
+
+def test_a_class_of_a_cell_is_not_recorded_with_an_edit_that_it_does_not_use(project, notebook, imports) -> None:
+    def opened():
+        kind = notebook.run_cell("from my_layers import SCALE\n" + cell).GRUForecaster
+        return open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+
+    layers = project / "notebooks" / "my_layers.py"
+    cell = MODULES["my_models"].replace("self.out(", "SCALE() * self.out(")
+    layers.write_text("def SCALE():\n    return 1\n")
+    first = opened()
+    layers.write_text("def SCALE():  # a comment\n    return 1\n")
+    assert opened().name == first.name
+    layers.write_text("def SCALE():\n    return 0.125\n")
+    with pytest.raises(
+        OwnCodeError, match=r"^my_layers.py has been edited since it was imported, .* restart the kernel"
+    ):
+        opened()
+    importlib.reload(sys.modules["my_layers"])
+    assert opened().name != first.name
 
 
 def test_an_instance_in_the_place_of_a_class_is_named(project, notebook) -> None:

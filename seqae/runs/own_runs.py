@@ -57,6 +57,10 @@ def opened_with(family: str, model: str) -> str:
     )
 
 
+# By path and id of its spec: the spec of an imported module, and the text of its file when that was first seen.
+_imported: dict[tuple[str, int], tuple[Any, str]] = {}
+
+
 def check_unedited(code: OwnCode | None, *, trained: bool) -> None:
     """Raise OwnCodeError where files or cells of this code were edited since it was read, but for comments and layout:
     what trains is what they say. trained: only warn, because the run has ended, and shows what is recorded of it. Says
@@ -132,6 +136,11 @@ def _with_class(stated: Parameters, family: str, model: type) -> tuple[Parameter
         kind = type(model).__name__
         told = f"model must be a class, not an instance of {kind}: give model={kind}"
         raise ParameterError(f"{told}, and the arguments of its constructor in architecture_arguments")
+    if model.__module__ != "__main__" and getattr(sys.modules.get(model.__module__), "__file__", None):
+        raise OwnCodeError(
+            f"model={model.__name__} is of the module {model.__module__}, not of a cell: leave model= out and give "
+            f"architecture: {model.__module__}:{model.__name__}, or define a class in a cell that inherits from it"
+        )
     name = f"{CELL}:{model.__name__}"
     what = f"{model.__name__} is a class of a notebook's cell, which no other process can import"
     instead = f"write it to notebooks/my_models.py and give architecture: my_models:{model.__name__}"
@@ -142,4 +151,20 @@ def _with_class(stated: Parameters, family: str, model: type) -> tuple[Parameter
     p = as_used(stated.model_copy(update={"architecture": name, "code": None}), family)
     code = code_for(p, texts={f"{CELL}.py": class_source(model)}, live={name: model})
     assert code is not None
+    _check_imported(code.part(name))
     return _known(p, family, code, stated), code, None
+
+
+def _check_imported(code: OwnCode) -> None:
+    # A class of a cell uses modules as this process has imported them, and the run records their files.
+    for path, text in code.texts.items():
+        module = sys.modules.get(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+        if module is None:
+            continue
+        spec = module.__spec__  # a reload makes another
+        _, before = _imported.setdefault((path, id(spec)), (spec, text))
+        if ast.dump(ast.parse(before)) != ast.dump(ast.parse(text)):
+            raise OwnCodeError(
+                f"{path} has been edited since it was imported, and the class of the cell still uses it as it was: "
+                "restart the kernel and run the notebook again (%autoreload 2, before the imports, spares this)"
+            )
