@@ -25,6 +25,28 @@ def class_source(kind: type) -> str:
     return "\n\n".join(done.values()) + "\n"
 
 
+def is_as_written(module: types.ModuleType, text: str) -> bool:
+    """Whether the functions and methods of a module that was imported are those of this text, which its file has now.
+
+    Says nothing of its other values.
+    """
+    written: dict[str, list[Any]] = {}
+    wanted = [compile(text, "", "exec", dont_inherit=True)]
+    for code in wanted:
+        wanted += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+        written.setdefault(code.co_qualname, []).append(_instructions(code))
+    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    functions = [f for value in own if isinstance(value, type) for f in _functions(value)]
+    codes = [f.__code__ for f in [*own, *functions] if isinstance(f, types.FunctionType)]
+    return all(_instructions(code) in written.get(code.co_qualname, [_instructions(code)]) for code in codes)
+
+
+def _instructions(code: types.CodeType) -> tuple[Any, ...]:
+    # What a function does, wherever its lines stand.
+    values = [_instructions(c) if isinstance(c, types.CodeType) else (type(c), c) for c in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, values
+
+
 def _add(name: str, names: Mapping[str, Any], done: dict[str, str]) -> None:
     # Adds the source that gives `name` its value, after that of the names which it uses.
     if name in done or name not in names:

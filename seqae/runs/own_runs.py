@@ -10,7 +10,7 @@ from typing import Any
 
 from seqae.parameters import ParameterError, Parameters
 from seqae.runs.assignment import current_assignment
-from seqae.runs.cell_classes import class_source
+from seqae.runs.cell_classes import class_source, is_as_written
 from seqae.runs.identity import as_used, spelled_hashes
 from seqae.runs.own_code import CELL, CODE_FOLDER, OwnCode, OwnCodeError, code_for, own_names
 from seqae.runs.own_models import OFFERED, default_of, own_metrics, taken_by
@@ -55,10 +55,6 @@ def opened_with(family: str, model: str) -> str:
         "process can import: take model= out of that cell, and seqae run trains what the parameter files name; to "
         f"train {model} there, write it to notebooks/my_models.py and give architecture: my_models:{model}"
     )
-
-
-# By path and id of its spec: the spec of an imported module, and the text of its file when that was first seen.
-_imported: dict[tuple[str, int], tuple[Any, str]] = {}
 
 
 def check_unedited(code: OwnCode | None, *, trained: bool) -> None:
@@ -159,11 +155,7 @@ def _check_imported(code: OwnCode) -> None:
     # A class of a cell uses modules as this process has imported them, and the run records their files.
     for path, text in code.texts.items():
         module = sys.modules.get(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
-        if module is None:
-            continue
-        spec = module.__spec__  # a reload makes another
-        _, before = _imported.setdefault((path, id(spec)), (spec, text))
-        if ast.dump(ast.parse(before)) != ast.dump(ast.parse(text)):
+        if module is not None and not is_as_written(module, text):
             raise OwnCodeError(
                 f"{path} has been edited since it was imported, and the class of the cell still uses it as it was: "
                 "restart the kernel and run the notebook again (%autoreload 2, before the imports, spares this)"
