@@ -194,6 +194,11 @@ def test_seeds_are_one_line_their_mean_in_a_band_and_n_is_stated(tables):
     assert [text.get_text() for text in figure.texts] == ["line: mean of the seeds, band: least to largest, n = 3"]
     assert "0nm-pred-zero, n = 3 seeds" in [text.get_text() for text in pred.texts]
 
+    wide = [seed.assign(value=seed.value + shift) for seed, shift in zip(seeds, (0.2, 0, -0.2), strict=True)]
+    axis = figures.learning_curves_of_runs(pd.concat(wide), hue="run").axes[1]
+    (low, high), band = axis.get_ylim(), axis.collections[0].get_paths()[0].vertices
+    assert low < band[:, 1].min() < band[:, 1].max() < high, "the axis holds the band whole"
+
     legend = figures.losses_in_ways(both, levels[levels.loss != "0sb"]).legends[0]
     assert legend.get_texts()[-1].get_text() == "seeds, least to largest, n = 3; line: their mean"
     steps = both.rename(columns={"epoch": "frame"})

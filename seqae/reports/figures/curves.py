@@ -229,7 +229,8 @@ def _name_ends(
     least = min(drawn, default=0)
     known = known[(known.baseline != "floor") | (known.value > least / FAR_BELOW)]
     axes = grid.axes_dict
-    fit_axis([*axes.values()], grid.data.value.to_list(), known.value.to_list(), log=log)
+    reached = grid.data.reindex(columns=["value", "low", "high"]).to_numpy(float).ravel().tolist()  # bands, too
+    fit_axis([*axes.values()], reached, known.value.to_list(), log=log)
     of_all: dict[str, list[EndLabel]] = {}
     for branch in axes:
         of_branch = known[known.branch == branch]
