@@ -110,7 +110,11 @@ def test_every_fault_is_a_sentence(run, store, clips, tmp_path) -> None:
         np.save("other.npy", frames)
         return fault(run.folder, "other.npy", "-o", "out.npz")
 
-    assert of(clips[:, :4]) == "frames have 4 frames a sequence, and this run's model reads 5 (frames_in): give as many"
+    assert of(clips[:, :4]) == (
+        "other.npy is read as 10 clips of 4 frames (time is the axis along which neighbouring frames differ less), "
+        "and this run's model reads 5 (frames_in): give as many"
+    )
+    assert of(clips[0, :4]) == "frames have 4 frames a sequence, and this run's model reads 5 (frames_in): give as many"
     assert of(clips[..., :12] / 255).startswith("frames have 16×12 pixels, and this run's model reads 16×16")
     assert of(clips[0, 0]).startswith("frames have shape (16, 16)")
     assert of(clips[:0]).startswith("frames have shape (0, 5, 16, 16)")

@@ -38,6 +38,11 @@ def save_clip_outputs(
     run.model_file()  # what has no model is told before large files are read
     p, given = run.parameters, clips_of(clips_file)
     clips = _of_size(given, p.frame_shape)
+    if clips.ndim == 4 and 0 < clips.shape[1] < p.frames_in:
+        raise ValueError(
+            f"{clips_file} is read as {len(clips)} clips of {clips.shape[1]} frames (time is the axis along which "
+            f"neighbouring frames differ less), and this run's model reads {p.frames_in} (frames_in): give as many"
+        )
     seen = clips if clips.ndim < 3 else clips[..., : p.frames_in, :, :]  # `run` refuses others
     outputs: dict[str, np.ndarray] = {}
     if "recon" in BRANCHES[p.task]:
