@@ -245,7 +245,7 @@ def test_two_versions_of_an_edited_model_are_told_apart_by_the_time_of_their_cod
     assert compare.by_epoch(runs).run.unique().tolist() == [
         "GRU, seed 7, code of 2026-11-29 10:15",
         "GRU, seed 7, code of 2026-11-29 11:30",
-        "GRU, seed 8",
+        "GRU, seed 8, code of 2026-11-29 11:30",
     ]
     assert compare.by_epoch(runs).recipe.unique().tolist() == [
         "GRU, code of 2026-11-29 10:15",
@@ -277,6 +277,10 @@ def test_runs_of_one_file_are_called_by_its_label_and_what_differs(seeds, tmp_pa
     assert compare.recipes([*runs[:2], faster])[1:] == ["my 3D convolutions, learning rate 0.004, n = 2 seeds"] * 2
     again, edited = run("eeeee"), run("ffffff", code="b" * 12)
     assert compare.labels([runs[0], edited]) == [f"my 3D convolutions, code of 2026-11-29 10:1{n}" for n in (1, 6)]
+    assert compare.labels([runs[2], edited]) == [
+        "my 3D convolutions, channels 8, code of 2026-11-29 10:13",
+        "my 3D convolutions, code of 2026-11-29 10:16",
+    ], "the values are not all that differs"
     assert compare.labels([runs[0], again]) == ["a", "eeeee"], "the same code, trained anew"
 
 

@@ -21,9 +21,9 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
     It is the run's parameter `label`, or else its way and the values in which it differs from most of the runs; where
     one has an architecture of one's own, always the architecture. Runs with the same name, such as those of one file
-    with several values of -p, get the values added in which they differ; then their seed; then those of other code of
-    one's own, which was edited, the time when it was first trained; and if that is not enough, they are called by their
-    folder.
+    with several values of -p, get the values added in which they differ; then their seed. Where code of one's own was
+    edited between runs of the same architecture and loss, each of these gets the time when its code was first trained.
+    If that is not enough, runs are called by their folder.
     """
     columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
@@ -34,7 +34,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     if len(set(names)) < len(names):
         names = _longer(names, _values(runs, names))
     names = _longer(names, [f", seed {run.parameters.seed}" for run in runs])
-    names = _longer(names, _codes(runs))
+    names = [name + code for name, code in zip(names, _codes(runs), strict=True)]
     return [run.name if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
 
 
@@ -63,13 +63,15 @@ def _values(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
 
 
 def _codes(runs: Sequence[Run]) -> list[str]:
-    # For each run of one's own code when the first of these runs of that code began.
+    # For each run when the first of these runs of its code began, where its code has been another.
     first: dict[str, str] = {}
     for run in runs:
         if (code := run.parameters.code) and (started := run.record().get("started")):
             first[code] = min(started, first.get(code, started))
     told = (first.get(run.parameters.code or "", "") for run in runs)
-    return [f", code of {started[:16].replace('T', ' ')}" if started else "" for started in told]
+    endings = [f", code of {started[:16].replace('T', ' ')}" if started else "" for started in told]
+    kinds = [f"{run.parameters.architecture} {run.parameters.training_loss}" for run in runs]
+    return [named.removeprefix(kind) for kind, named in zip(kinds, _longer(kinds, endings), strict=True)]
 
 
 @while_unchanged("run.yaml")
