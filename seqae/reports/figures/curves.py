@@ -226,8 +226,7 @@ def _name_ends(
     # Reference levels as lines, and all names at the right of their panels.
     known = pd.DataFrame(columns=["branch", "baseline", "value"]) if levels is None else levels
     drawn = [*grid.data.value[grid.data.value > 0], *known.value[known.baseline != "floor"]]
-    least = min(drawn, default=0)
-    known = known[(known.baseline != "floor") | (known.value > least / FAR_BELOW)]
+    known = known[(known.baseline != "floor") | (known.value > min(drawn, default=0) / FAR_BELOW)]
     axes = grid.axes_dict
     reached = grid.data.reindex(columns=["value", "low", "high"]).to_numpy(float).ravel().tolist()  # bands, too
     fit_axis([*axes.values()], reached, known.value.to_list(), log=log)
