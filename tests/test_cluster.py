@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from distributed import Client, LocalCluster, Security, get_worker
@@ -535,6 +536,36 @@ def test_a_worker_that_does_not_see_the_store_gets_no_run(project, two_workers, 
     assert len(done) == 8
     assert all(re.fullmatch(r"worker \S+ gets no run, as it does not see \S+: give --store .*", told) for told in said)
     assert {told.split()[1] for told in said} == {blind}
+
+
+@pytest.mark.processes("uname, which Dask asks once")
+@pytest.mark.parametrize("there", ["nothing", "others"])
+def test_a_worker_without_the_clips_gets_no_run(project, two_workers, monkeypatch, there):
+    for name, first in (("clips", 0), ("others", 3)):
+        (project / name).mkdir()
+        for number in range(first, first + 3):  # each another movement
+            frames = np.random.default_rng(number).integers(0, 255, (20, 16, 16), np.uint8)
+            np.save(project / name / f"{number}.npy", frames)
+    given = {"clips": str(project / "clips"), "train_sequences": 1, "val_sequences": 1, "test_sequences": 1}
+    planned = plan(project, "fam", scale="tiny", given=given)
+    without, said, done = sorted(two_workers.nthreads())[0], [], []
+
+    def executed(item, per_gpu, mark):
+        if get_worker().address == without:
+            paths = item.run.parameters.model_copy(update={"clips": str(project / there)})
+            return execute(replace(item, run=replace(item.run, parameters=paths)), per_gpu, mark)
+        assert execution._refusal(item, mark) == ""
+        return Outcome(item.run, None, 0.0)
+
+    monkeypatch.setattr(dispatch, "execute", executed)
+    monkeypatch.setattr(dispatch, "SHARED_SECONDS", 0.0)  # nothing is written here
+    dispatch.sweep(planned * 4, two_workers, refused=said.append, finished=lambda outcome: done.append(outcome.run))
+    assert len(done) == 8
+    has = {"nothing": "there is no such file or folder", "others": "these are other clips"}[there]
+    line = rf"worker {without} gets no run, as it lacks the run's clips \(.*{has}.*\): copy .*"
+    assert said
+    assert all(re.fullmatch(line, told) for told in said)
+    assert not [*(project / "reports").glob("*/*/run.yaml")]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from .cleaning import removables as removables
 from .clip_outputs import save_clip_outputs as save_clip_outputs
 from .clip_sets import DECIDED_BY_CLIPS as DECIDED_BY_CLIPS
 from .clip_sets import located_clips as located_clips
+from .clip_sets import other_clips as other_clips
 from .digits import load_digits as load_digits
 from .digits import load_labels as load_labels
 from .drawn import drawn_table as drawn_table

@@ -84,6 +84,20 @@ def clip_splits(p: Parameters) -> dict[str, list[Clip]]:
     return splits
 
 
+def other_clips(p: Parameters) -> str:
+    """Why the clips on this machine are not those of a planned run: they are not there, cannot be read, or are others.
+    Empty where they are the same, or where no path says where they should be.
+    """
+    if p.clips is None:
+        return ""
+    _splits.cache_clear()  # files may have changed since
+    try:
+        clip_splits(p)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
 def located_clips(values: Mapping[str, Any], root: Path | None = None) -> dict[str, str | list[str]]:
     """Of parameters those that say where clips are, as paths found from any folder of this machine.
 

@@ -41,7 +41,7 @@ def sweep(
     jobs: the largest number of runs at a time. per_gpu: how many runs may share a GPU. finished: called after each run.
     tick: called about once a second with the runs in progress. busy: called once for a run that another process trains;
     the sweep waits, and takes the run over if it is not done then. refused: called with a sentence for each worker that
-    gets no run: it has another version of seqae, or of a package of your own code, or does not see the store.
+    gets no run: it has another version of seqae or of a package of your own code, or lacks the clips or the store.
 
     On KeyboardInterrupt the kernels are stopped. The same sweep, started again, resumes from their checkpoints. Raises
     RunError if the scheduler is lost, or if no worker gets a run.

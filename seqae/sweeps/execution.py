@@ -16,7 +16,7 @@ from distributed import get_worker
 
 from seqae.files import remove_leftovers, replace_text
 from seqae.reports import render_notebook, run_facts
-from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, sources_hash
+from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, other_clips, sources_hash
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
@@ -27,6 +27,9 @@ OTHERWISE = "install the same there; if the code was edited since this command b
 OTHER_CODE = f"it has another version of seqae than this command: {OTHERWISE}"
 OTHER_PACKAGES = "it has other packages than this command, which your own code imports: {}: " + OTHERWISE
 OTHER_DISK = "it does not see {}: give --store the URL of a store that all reach, or a folder that all machines share"
+OTHER_CLIPS = (
+    "it lacks the run's clips ({}): copy them there, to the same path, then start that worker or this command again"
+)
 SHARED_SECONDS = 5.0  # until a shared folder shows what another machine wrote
 STOPPED = "its kernel was interrupted"
 
@@ -49,16 +52,21 @@ def execute(item: Planned, per_gpu: int = 1, mark: Path | None = None) -> Outcom
     """In a worker: execute the run's notebook, on GPUs of its own, record a failure, render the report.
 
     per_gpu: how many runs may share a GPU. mark: a file that the command has put into the store's folder. A worker
-    that does not see it, or has other code than the command, or other packages than the run's own code was planned
-    with, changes nothing.
+    that does not see it, or has other code than the command, or other packages or clips than the run was planned with,
+    changes nothing.
     """
-    if refusal := _refusal(item, mark):
-        return Outcome(item.run, refusal, 0.0, get_worker().address)
-    began, here = time.monotonic(), replace(item, run=run_here(item))
-    folder, name = here.run.folder, f"{here.run.family}/{here.run.name}"
+    here = replace(item, run=run_here(item))
+    with stoppable(here.run.folder / "notebook.ipynb"):  # also while it reads clips for the first time
+        if refusal := _refusal(item, mark):
+            return Outcome(item.run, refusal, 0.0, get_worker().address)
+        return Outcome(item.run, *_executed(here, per_gpu))
+
+
+def _executed(here: Planned, per_gpu: int) -> tuple[str | None, float]:
+    began, folder, name = time.monotonic(), here.run.folder, f"{here.run.family}/{here.run.name}"
     logging.getLogger(RUN_LOG).info("%s begins", name)
     try:
-        with stoppable(folder / "notebook.ipynb"), executing(folder), working(folder):
+        with executing(folder), working(folder):
             # another process may have finished it since it was planned
             reason = None if here.reason_to_execute() in (None, NOT_PUBLISHED) else _execute(here, per_gpu)
     except (BusyError, filelock.Timeout):
@@ -71,7 +79,7 @@ def execute(item: Planned, per_gpu: int = 1, mark: Path | None = None) -> Outcom
         reason = f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - began
     logging.getLogger(RUN_LOG).info("%s: %s, %.0f s", name, f"failed: {reason}" if reason else "done", seconds)
-    return Outcome(item.run, reason, seconds)
+    return reason, seconds
 
 
 def _refusal(item: Planned, mark: Path | None) -> str:
@@ -84,6 +92,8 @@ def _refusal(item: Planned, mark: Path | None) -> str:
         if time.monotonic() > deadline:
             return OTHER_DISK.format(mark.parent)
         time.sleep(0.2)
+    if others := other_clips(item.run.parameters):
+        return OTHER_CLIPS.format(others)
     return ""
 
 
