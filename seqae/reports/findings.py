@@ -93,10 +93,10 @@ def comparison_findings(
 ) -> str:
     """How far below the mean frame the compared runs end on test, as a list in Markdown; each of `groups` for itself.
 
-    Names the recipe that is best on val in each branch, by MSE and by each metric of your own, then gives each branch's
-    range for each value of the column `by` of `compare.by_epoch`, the best on val first, then each of `fixes`: with a
-    fix, or, if it is in the grid, without. A figure of a recipe is the mean over its seeds. branch: the only one to
-    report; None: all.
+    Names the recipe that is best on val in each branch, by MSE and by each metric of your own, with its figures on val,
+    of which verdicts are, and on test. Then gives each branch's range for each value of the column `by` of
+    `compare.by_epoch`, the best on val first, then each of `fixes`: with a fix, or, if it is in the grid, without. A
+    figure of a recipe is the mean over its seeds. branch: the only one to report; None: all.
     """
     several, lines = (
         groups(grid),
@@ -118,7 +118,8 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
     for name in sorted(dict.fromkeys(below.branch[below.val_below.notna()]), key=lambda name: name == "pred"):
         best = below.loc[below.val_below[below.branch == name].idxmax()]
         linked = f"[{escape(best.run)}]({hrefs[best.run]})"
-        lines.append(f"Best {name} on val: **{linked}**, {_beside_mean_frame(best.below)}.")
+        there, on_test = _beside_mean_frame(best.val_below), _beside_mean_frame(best.below)
+        lines.append(f"Best {name} on val: **{linked}**, {there} there, on test {on_test}.")
     lines += _by_own_metrics(grid, branch, hrefs)
     order = below.groupby(by)["val_below"].max().sort_values(ascending=False)
     for value in order.index[:LISTED]:
