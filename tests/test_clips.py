@@ -246,10 +246,30 @@ def test_what_cannot_be_read_is_named_in_a_sentence(name: str, place: Path) -> N
     assert str(place / name.partition("*")[0]).rstrip("/") in str(caught.value)
 
 
+def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
+    np.save(tmp_path / "whole.npy", np.zeros((9, 4, 4), np.uint8))
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.full((9, 4, 4), 25.0))
+    with pytest.raises(ValueError, match="move it elsewhere or begin its name with a dot") as caught:
+        read_clips([tmp_path])
+    assert [line.split()[0] for line in str(caught.value).splitlines()] == [str(tmp_path / f"{n}.npy") for n in "ab"]
+    for name in "ab":
+        (tmp_path / f"{name}.npy").rename(tmp_path / f".{name}.npy")
+    assert len(read_clips([tmp_path])) == 1
+    for number in range(20):
+        np.save(tmp_path / f"{number}.npy", np.full((9, 4, 4), 25.0))
+    with pytest.raises(ValueError, match="the files after these have not been read yet; to leave") as caught:
+        read_clips([tmp_path])
+    assert str(caught.value).count("holds values") == 10
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"frames_out": 12}, "clips with fewer frames than a window of 15 .*: [^,]*clips.npy .14.: leave"),
+        (
+            {"frames_out": 12},
+            "clips with fewer frames than a window of 15 .*: [^,]*clips.npy .14.: set either lower; to leave",
+        ),
         ({"clips": ["clips.npy", "other.npy"]}, "frames of 12×20 and .* frames of 12×22: set frame_size"),
         ({"clips": "two.npy"}, "2 clips are too few for train, val and test, train has none"),
         ({"clips": "masks.npy"}, "pixels of clips masks.npy are 0 and 1, nearly black: multiply by 255"),

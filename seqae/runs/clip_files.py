@@ -1,7 +1,7 @@
 """What is in the files of clips: arrays, and the grey frames of videos, GIFs and pictures by PyAV and Pillow."""
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,10 @@ VIDEOS = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wm
 REC_601 = (299, 587, 114)  # thousandths of red, green and blue in luma
 LUMA = np.clip((np.arange(256) - 16) * 255 / 219, 0, 255).round().astype(np.uint8)  # studio range 16–235 → 0–255
 
+MOST_FAULTS = 10
+LEAVE_OUT = "; to leave a file out, move it elsewhere or begin its name with a dot"
 NEIGHBOURS = 2**21  # bytes: pages around the one that is read are mapped as well
+Source = tuple[Path, ...]  # one file, or the pictures of one clip in order
 
 
 class Frame(NamedTuple):
@@ -111,6 +114,39 @@ def decoded(source: Sequence[Path]) -> Iterator[Frame]:
     is no video, truncated or damaged, or has a codec that is not known.
     """
     return _of_pictures(source) if source[0].suffix.lower() in PICTURES else _of_video(source[0])
+
+
+def read_each(sources: Collection[Source], read: Callable[[Source], list[Any]]) -> list[Any]:
+    """What `read` returns for each source, in one list. Raises one ValueError, which tells of all that cannot be read,
+    a line each; after `MOST_FAULTS` of them no more are tried.
+    """
+    found, faults = list[Any](), list[str]()
+    for source in sources:
+        try:
+            found += read(source)
+        except ValueError as error:
+            faults.append(str(error))
+        if len(faults) == MOST_FAULTS:
+            faults.append("the files after these have not been read yet")
+            break
+    if faults:
+        raise ValueError("\n".join(faults) + LEAVE_OUT * (len(sources) > 1))
+    return found
+
+
+def picture_clips(files: Iterable[Path]) -> list[Source]:
+    """The folders of these files that hold pictures, each a clip, its pictures in the order of their numbers."""
+    folders: dict[Path, list[Path]] = {}
+    for file in files:
+        if file.suffix.lower() in PICTURES:
+            folders.setdefault(file.parent, []).append(file)
+    return [tuple(sorted(of, key=_numbers)) for of in folders.values()]
+
+
+def _numbers(file: Path) -> list[Any]:
+    # frame9 before frame10: texts and numbers in turn
+    parts = "".join(c if c.isdigit() else f"\0{c}\0" for c in file.stem).replace("\0\0", "").split("\0")
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def named_source(source: Sequence[Path]) -> Path:

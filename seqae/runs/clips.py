@@ -23,13 +23,24 @@ import torch
 from torch import Tensor
 
 from seqae.files import cache_folder, replace_text, whole
-from seqae.runs.clip_files import PICTURES, VIDEOS, array_clips, decoded, grey, named_source, release
+from seqae.runs.clip_files import (
+    LEAVE_OUT,
+    PICTURES,
+    VIDEOS,
+    Source,
+    array_clips,
+    decoded,
+    grey,
+    named_source,
+    picture_clips,
+    read_each,
+    release,
+)
 from seqae.tasks import Size
 
 ARRAYS = {".npy", ".npz"}
 CACHE_FORMAT = 1  # of what the cache remembers, and of the hashes
 READ_BYTES = 2**25  # bytes of frames read at a time
-Source = tuple[Path, ...]  # one file, or the pictures of one clip in order
 
 
 @dataclass(frozen=True)
@@ -87,11 +98,10 @@ def read_clips(paths: Iterable[str | Path]) -> list[Clip]:
     floats in [0, 1]. Of two leading axes, time is the one along which neighbouring frames differ less. Four axes are
     one clip with channels if the second or the last is 1 or 3 long.
 
-    Raises FileNotFoundError where nothing matches, ValueError, which names the file, for what cannot be read.
+    Raises FileNotFoundError where nothing matches, ValueError, which names the files, for what cannot be read.
     """
     sources = dict.fromkeys(source for path in paths for source in _sources(str(path)))
-    clips = [clip for source in sources for clip in _remembered(source)]
-    return sorted(clips, key=lambda clip: clip.digest)
+    return sorted(read_each(sources, _remembered), key=lambda clip: clip.digest)
 
 
 def split_clips(
@@ -145,7 +155,7 @@ class Windows:
         if short := dict.fromkeys(f"{named_source(c.source)} ({c.frames})" for c in clips if c.frames < frames):
             raise ValueError(
                 f"clips with fewer frames than a window of {frames} (frames_in + frames_out): "
-                f"{', '.join([*short][:10])}{', …' * (len(short) > 10)}: leave them out, or set either lower"
+                f"{', '.join([*short][:10])}{', …' * (len(short) > 10)}: set either lower{LEAVE_OUT}"
             )
         counts = [(clip.frames - frames) // (stride or frames) + 1 for clip in clips]
         places = np.repeat(np.arange(len(clips)), counts)
@@ -203,9 +213,9 @@ def _sources(path: str) -> Iterator[Source]:
     for folder in [each for each in matched if each.is_dir()]:
         below = sorted(file for file in folder.rglob("*") if not _hidden(file, folder) and file.is_file())
         found += [(file,) for file in below if file.suffix.lower() in ARRAYS | VIDEOS]
-        found += _picture_clips(below)
+        found += picture_clips(below)
     found += [(file,) for file in matched if file.is_file() and file.suffix.lower() not in PICTURES]
-    found += _picture_clips(file for file in matched if file.is_file())
+    found += picture_clips(file for file in matched if file.is_file())
     if not found:
         raise FileNotFoundError(f"clips {path}: it holds no arrays (.npy, .npz), videos or pictures")
     yield from found
@@ -214,20 +224,6 @@ def _sources(path: str) -> Iterator[Source]:
 def _hidden(file: Path, folder: Path) -> bool:
     # JupyterLab's .ipynb_checkpoints, macOS' ._frame1.png
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
-def _picture_clips(files: Iterable[Path]) -> list[Source]:
-    folders: dict[Path, list[Path]] = {}
-    for file in files:
-        if file.suffix.lower() in PICTURES:
-            folders.setdefault(file.parent, []).append(file)
-    return [tuple(sorted(of, key=_numbers)) for of in folders.values()]
-
-
-def _numbers(file: Path) -> list[Any]:
-    # frame9 before frame10: texts and numbers in turn
-    parts = "".join(c if c.isdigit() else f"\0{c}\0" for c in file.stem).replace("\0\0", "").split("\0")
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def _remembered(source: Source) -> list[Clip]:
