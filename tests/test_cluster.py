@@ -129,6 +129,7 @@ def test_a_run_whose_worker_dies_twice_has_failed_and_leaves_no_kernel(project):
         assert (failed.status, failed.record()["reason"]) == ("failed", dispatch.KILLED)
         assert dispatch.KILLED in (failed.folder / "report.html").read_text()
         assert f"fam/{failed.name}: failed: {dispatch.KILLED}" in first.stdout
+        assert first.stdout.count(f"fam/{failed.name}: its worker died or was cut off; it is executed again") == 1
         kernels = [int(pid) for pid in pids.read_text().split()]
         assert len(kernels) == 2  # it was tried once more, and no more
         until(lambda: not any(map(psutil.pid_exists, kernels)))
@@ -499,7 +500,7 @@ def test_a_worker_of_another_version_gets_no_run(project, two_workers, monkeypat
     monkeypatch.setattr(dispatch, "execute", executed)
     monkeypatch.setattr(dispatch, "SHARED_SECONDS", 0.0)  # nothing is written here
     options = {
-        "refused": lambda told: (said.append(told), view.refused(told)),
+        "tell": lambda told: (said.append(told), view.say(told)),
         "finished": lambda outcome: done.append(outcome.run),
     }
     done = []
@@ -532,10 +533,23 @@ def test_a_worker_that_does_not_see_the_store_gets_no_run(project, two_workers, 
 
     monkeypatch.setattr(dispatch, "execute", executed)
     monkeypatch.setattr(dispatch, "SHARED_SECONDS", 0.0)  # nothing is written here
-    dispatch.sweep(planned * 4, two_workers, refused=said.append, finished=lambda outcome: done.append(outcome.run))
+    dispatch.sweep(planned * 4, two_workers, tell=said.append, finished=lambda outcome: done.append(outcome.run))
     assert len(done) == 8
     assert all(re.fullmatch(r"worker \S+ gets no run, as it does not see \S+: give --store .*", told) for told in said)
     assert {told.split()[1] for told in said} == {blind}
+
+
+@pytest.mark.processes("uname, which Dask asks once")
+def test_a_run_that_is_executed_again_is_told(project, two_workers, monkeypatch):
+    planned, said = plan(project, "fam/a.yaml", scale="tiny"), []
+    reasons = iter([dispatch.KILLED, dispatch.STOPPED, "a fault"])
+    monkeypatch.setattr(dispatch, "_outcome", lambda future, item, killed_before: Outcome(item.run, next(reasons), 0.0))
+    monkeypatch.setattr(dispatch, "execute", lambda item, per_gpu, mark: None)
+    (outcome,) = dispatch.sweep(planned, two_workers, tell=said.append)
+    assert outcome.reason == "a fault"
+    name = f"fam/{planned[0].run.name}"
+    whys = ["its worker died or was cut off", dispatch.STOPPED]
+    assert said == [f"{name}: {why}; it is executed again, from its last checkpoint if it has one" for why in whys]
 
 
 @pytest.mark.processes("uname, which Dask asks once")
@@ -559,7 +573,7 @@ def test_a_worker_without_the_clips_gets_no_run(project, two_workers, monkeypatc
 
     monkeypatch.setattr(dispatch, "execute", executed)
     monkeypatch.setattr(dispatch, "SHARED_SECONDS", 0.0)  # nothing is written here
-    dispatch.sweep(planned * 4, two_workers, refused=said.append, finished=lambda outcome: done.append(outcome.run))
+    dispatch.sweep(planned * 4, two_workers, tell=said.append, finished=lambda outcome: done.append(outcome.run))
     assert len(done) == 8
     has = {"nothing": "there is no such file or folder", "others": "these are other clips"}[there]
     line = rf"worker {without} gets no run, as it lacks the run's clips \(.*{has}.*\): copy .*"

@@ -253,7 +253,7 @@ def test_a_sweep_takes_over_what_another_one_leaves_when_it_dies(long, tmp_path,
     one = started(project, *LONG, store=tmp_path, jobs=1)
     in_an_epoch(one, tmp_path, 1)
     two = started(project, *LONG, store=tmp_path, jobs=1)
-    wait_until(lambda: "another process trains it; waiting" in two.said() or two.process.poll() is not None)
+    wait_until(lambda: "another process trains it, or died" in two.said() or two.process.poll() is not None)
     one.process.kill()
     one.ended()
     two.ended(0)

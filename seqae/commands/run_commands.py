@@ -74,7 +74,7 @@ def run(
             with view.bar, connected as client:
                 view.show(client)
                 sweep(todo, client, jobs=jobs, per_gpu=per_gpu, finished=view.finished, tick=view.tick, busy=view.busy,
-                      refused=view.refused)  # fmt: skip
+                      tell=view.say)  # fmt: skip
         view.show_failed()  # before the index, which cannot be written on a full disk
         for folder in stores:
             _write_index(folder, needed=bool(todo))

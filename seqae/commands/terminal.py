@@ -73,13 +73,15 @@ class SweepView:
                 self.bar.update(self.running[run.folder], completed=logged[0], note=f"loss {logged[1]:.4g}")
 
     def busy(self, run: "Run") -> None:
-        """Print that another process trains this run."""
+        """Print that another process trains this run. One that died holds a store at a URL for another minute."""
         if (bar := self.running.pop(run.folder, None)) is not None:
             self.bar.remove_task(bar)
-        self._print(f"{run.family}/{run.name}: another process trains it; waiting for that one")
+        self._print(
+            f"{run.family}/{run.name}: another process trains it, or died within the last minute; waiting for that one"
+        )
 
-    def refused(self, sentence: str) -> None:
-        """Print why a worker gets no run."""
+    def say(self, sentence: str) -> None:
+        """Print why a worker gets no run, or that a run is executed again."""
         self._print(sentence)
 
     def finished(self, outcome: "Outcome") -> None:

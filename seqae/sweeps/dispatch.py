@@ -34,14 +34,14 @@ def sweep(
     finished: Callable[[Outcome], None] = lambda outcome: None,
     tick: Callable[[list[Run]], None] = lambda running: None,
     busy: Callable[[Run], None] = lambda run: None,
-    refused: Callable[[str], None] = lambda sentence: None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> list[Outcome]:
     """Execute planned runs on the workers of a Dask client, one run at a time on each worker.
 
     jobs: the largest number of runs at a time. per_gpu: how many runs may share a GPU. finished: called after each run.
     tick: called about once a second with the runs in progress. busy: called once for a run that another process trains;
-    the sweep waits, and takes the run over if it is not done then. refused: called with a sentence for each worker that
-    gets no run: it has another version of seqae or of a package of your own code, or lacks the clips or the store.
+    the sweep waits, and takes the run over if it is not done then. tell: called with a sentence for each run that is
+    executed again, and for each worker that gets none: it has another seqae, or lacks packages, clips or the store.
 
     On KeyboardInterrupt the kernels are stopped. The same sweep, started again, resumes from their checkpoints. Raises
     RunError if the scheduler is lost, or if no worker gets a run.
@@ -58,8 +58,7 @@ def sweep(
                 elsewhere, next_try = [], time.monotonic() + BUSY_SECONDS
             # Submit one run per slot. Runs queued at one worker would not move to a worker that starts later.
             threads, where = _usable(client, others, running)
-            slots = min(jobs or len(planned), max(1, threads))
-            while waiting and len(running) < slots:
+            while waiting and len(running) < min(jobs or len(planned), max(1, threads)):
                 item = waiting.popleft()
                 running[
                     client.submit(execute, item, per_gpu, marks.get(item.run.folder.parents[1]), pure=False, **where)
@@ -74,13 +73,14 @@ def sweep(
                 if worker := outcome.refused_by:
                     waiting.appendleft(item)
                     others[worker] = str(outcome.reason)
-                    refused(f"worker {worker} gets no run, as {others[worker]}")
+                    tell(f"worker {worker} gets no run, as {others[worker]}")
                 elif outcome.reason == BUSY:
                     elsewhere.append(item)
                     if tried[item.run.folder, BUSY] == 1:
                         busy(item.run)
                 elif tried[item.run.folder, outcome.reason] < TRIES.get(outcome.reason, 1):
                     waiting.appendleft(item)  # it resumes from its checkpoint
+                    tell(_again(outcome))
                 else:
                     outcomes.append(_as_seen_here(outcome, item))
                     finished(outcomes[-1])
@@ -131,6 +131,13 @@ def _outcome(future: Future, item: Planned, *, killed_before: bool) -> Outcome:
     outcome = future.result()
     future.release()  # else Dask computes the result again if the worker that holds it dies
     return outcome
+
+
+def _again(outcome: Outcome) -> str:
+    why = "its worker died or was cut off" if outcome.reason == KILLED else outcome.reason
+    return (
+        f"{outcome.run.family}/{outcome.run.name}: {why}; it is executed again, from its last checkpoint if it has one"
+    )
 
 
 def _as_seen_here(outcome: Outcome, item: Planned) -> Outcome:
