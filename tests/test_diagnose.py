@@ -388,7 +388,9 @@ def test_worse() -> None:
     assert of_recon([0.09, 0.06]) == "worse than the mean frame (50 % above)"
     curve = val([3, 2], recon=[0.05, 0.04], pred=[0.08, 0.06])
     line = verdict(curve, mean_frame={"recon": 0.04, "pred": 0.05}, floor={"recon": 0, "pred": 0})
-    assert line == "worse than the mean frame (pred 20 % above)"
+    assert line == "worse than the mean frame (recon 0 %, pred 20 % above)"  # both: a reader may want either
+    line = verdict(curve, mean_frame={"recon": 0.041, "pred": 0.05}, floor={"recon": 0, "pred": 0})
+    assert line == "worse than the mean frame (recon 2 % below, pred 20 % above)"
 
 
 def test_cannot_learn_whatever_the_curve() -> None:

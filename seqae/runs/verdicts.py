@@ -61,16 +61,15 @@ def verdict(
     best = val[(val.epoch == objective.idxmin()) & (val.metric == "mse")].set_index("branch")["value"]
     below = {b if len(mean_frame) > 1 else "": _below(best[b], mean) for b, mean in mean_frame.items()}
     suffix = (f", plateau since epoch {since}" if (since := plateau_since(objective.to_list())) else "") + ended
-    if max(below.values()) >= MARGIN:
-        mixed = bool(min(below.values()) < 0)  # one branch has learned, the other has not
-        shares = [f"{b} {abs(x):.0%}".strip() + mixed * (" below" if x > 0 else " above") for b, x in below.items()]
-        grade = _grade(round(100 * share) for share in below.values())
-        return f"{grade} ({', '.join(shares).replace('%', ' %')}{'' if mixed else ' below'} mean frame){suffix}"
-    worst = min(below, key=below.__getitem__)
-    if below[worst] > -MARGIN:
+    if max(abs(share) for share in below.values()) < MARGIN:
         return f"stuck at the mean frame{suffix}"
-    share = f" ({f'{worst} {-below[worst]:.0%}'.strip()}".replace("%", " % above)") if isfinite(below[worst]) else ""
-    return f"worse than the mean frame{share}{suffix}"
+    most = max(below.values())
+    mixed = bool(min(below.values()) < 0 < most)  # one branch is below the mean frame, the other above it
+    shares = [f"{b} {abs(x):.0%}".strip() + mixed * (" below" if x > 0 else " above") for b, x in below.items()]
+    told = ", ".join(shares).replace("%", " %") + ("" if mixed else " below" if most > 0 else " above")
+    if most >= MARGIN:
+        return f"{_grade(round(100 * share) for share in below.values())} ({told} mean frame){suffix}"
+    return f"worse than the mean frame{f' ({told})' * isfinite(sum(below.values()))}{suffix}"
 
 
 def recorded_verdict(record: Mapping[str, Any]) -> str | None:
