@@ -601,7 +601,7 @@ def test_the_head_of_a_comparison_says_what_its_runs_are_and_share(seeds, tmp_pa
     assert (facts["seeds"], facts["made with code"]) == ("7 or 8", seeds[0].facts()[-2][1])
     assert facts["training"].endswith("learning rate 0.1"), "two rates, of one optimizer"
     assert facts["training"].count(" or ") == 1
-    assert dict(shared_facts(seeds[:1]))["seeds"].startswith("7 (one seed")
+    assert dict(shared_facts(seeds[:1]))["seed"].startswith("7 (one seed"), "seeds 7 would read as seven of them"
     told = introduction(*(run.parameters for run in [*seeds, both]))
     assert told.startswith(
         "Sequence autoencoders on 2 moving digits (Moving MNIST). Each sees 10 frames of 16×16 pixels "

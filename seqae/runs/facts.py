@@ -74,7 +74,7 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
     rows = [
         ("architecture", either(_built(run).replace(_width(run.parameters), "") for run in alike) + counts),
         ("training", either(map(_trained, of))),
-        ("seeds", f"{either(seeds)}{ONE_SEED if len(seeds) == 1 else ''}"),
+        ("seeds", either(seeds)) if len(seeds) > 1 else ("seed", f"{seeds[0]}{ONE_SEED}"),
         ("started", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
         ("machine", either(_machine(record) for record in records if {"machine", "device"} <= record.keys())),
         ("made with code", either(_told(_code(record)) for record in records if "commit" in record)),
