@@ -210,7 +210,8 @@ def _machine(record: Mapping[str, Any]) -> str:
 
 def _told(code: CodeVersion) -> str:
     changed, reason = " and uncommitted changes" if code.dirty else "", f" (git: {code.git})" if code.git else ""
-    return f"{code.commit}{changed}{reason}"
+    name = code.commit if code.commit.startswith("seqae ") else f"commit {code.commit}"  # or an installed package
+    return f"{name}{changed}{reason}"
 
 
 def _weights(p: Parameters) -> int:
