@@ -521,6 +521,7 @@ def test_facts_say_what_was_run_and_their_units(done):
     facts, p = dict(done.facts()), done.parameters
     assert f"{p.frame_size}×{p.frame_size} pixels" in facts["data"]
     assert f"{p.train_sequences} sequences an epoch, in batches of {p.batch_size}" in facts["data"]
+    assert facts["data"].endswith(f"; {p.val_sequences} for val, {p.test_sequences} for test"), "what figures are of"
     assert facts["training"] == f"{p.optimizer}, learning rate {p.learning_rate:g}"
     assert facts["seed"].startswith(f"{p.seed} (one seed")
     test = done.test().query("frame.isna() and metric == 'mse' and branch == 'recon'")["value"].item()

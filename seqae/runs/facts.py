@@ -104,7 +104,8 @@ def _what(run: "RunFolder") -> Rows:
             "data",
             "{} + {} frames of {}×{} pixels, ".format(p.frames_in, p.frames_out, *p.frame_shape)
             + f"{_data(p, record)}, {p.train_sequences:,} sequences an epoch, in batches of {p.batch_size}, "
-            + ("new ones every epoch" if p.endless else "the same ones every epoch"),
+            + ("new ones every epoch" if p.endless else "the same ones every epoch")
+            + ("" if p.clips_digest else f"; {p.val_sequences:,} for val, {p.test_sequences:,} for test"),
         ),
         ("training", _trained(p)),
         ("seed", f"{p.seed}{ONE_SEED}"),
