@@ -228,7 +228,8 @@ def test_compare_executes_the_notebook_on_the_runs_chosen(project):
     text = page.read_text().replace("<wbr>", "")
     assert f"<dt>runs finished</dt><dd>{told}</dd>" in text, "of the two that params/fam defines"
     seed, code = run.parameters.seed, run.record()["commit"]
-    for told in (f"{seed} (one seed: ", f"<dd>commit {code}", "seqae rerun FOLDER for each run, then seqae compare fam"):
+    again = "seqae rerun FOLDER for each run, then seqae compare fam"
+    for told in (f"<dt>seed</dt><dd>{seed} (one seed: ", f"<dd>commit {code}", again):
         assert told in page.read_text(), "it is read without the pages of its runs"
     assert run.status == "done"
 

@@ -15,6 +15,7 @@ from seqae.runs import Run, four_digits, grades, own_metrics_of
 
 LISTED = 20  # lines of one kind
 FLAT = 0.01  # the error on val is flat where the last epoch changed it by less: from there on, training is on a plateau
+OF_TEST = "All shares here are of test; the best is chosen on val. recon: the frames seen, given back; pred: those to come."
 CANNOT = "cannot learn"  # as prognoses begin
 ENDS = ("learned", "learned little", "could, but did not learn")  # as verdicts begin, but for the last
 
@@ -98,10 +99,7 @@ def comparison_findings(
     `compare.by_epoch`, the best on val first, then each of `fixes`: with a fix, or, if it is in the grid, without. A
     figure of a recipe is the mean over its seeds. branch: the only one to report; None: all.
     """
-    several, lines = (
-        groups(grid),
-        ["On test, the best chosen on val; recon: the frames seen, given back; pred: those to come.", ""],
-    )
+    several, lines = groups(grid), [OF_TEST, ""]
     for group, runs in several.items():
         found = _group_findings(runs, fixes if len(several) == 1 else (), by, branch)
         indent = "    " if len(several) > 1 else ""
