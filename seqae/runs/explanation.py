@@ -74,8 +74,9 @@ def explain_head(
     if floor < 1e-6:
         head = "a weighted sum of h" if np.isinf(reach) else scaled
         head = "what your architecture puts out" if own else head
+        known = "" if own else ", h being what the last LSTM layer puts out, in (-1, 1)"
         reaches = "can reach every pixel value, so this model can learn. Whether it did, see the curve."
-        return f"The output is {head}{through}. It {reaches}"
+        return f"The output is {head}{through}{known}. It {reaches}"
     ends = [("black, 0", (targets == 0).mean(), low), ("white, 1", (targets == 255).mean(), 1 - high)]
     missed = [(name, share, distance) for name, share, distance in ends if distance > 0 and round(share, 3) > 0]
     told = [
