@@ -78,13 +78,13 @@ def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
     )
     told = f"`{escape(loss)}` ended on val {_from_to(below.val_below.min(), below.val_below.max())}"
     if (fall := -curves.pct_change(fill_method=None).iloc[-1].mean()) == fall:  # it has two epochs and did not diverge
-        flat = "was flat" if abs(fall) < FLAT else "was still falling" if fall > 0 else "was rising"
+        flat = f"was flat (changed by less than {FLAT:.0%})".replace("%", " %") if abs(fall) < FLAT else "was still falling" if fall > 0 else "was rising"
         told += f", where its error {flat}: {100 * -fall:+.1f} % in the last epoch".replace("-", "−")
     shown = [(name, output_spread(x)) for run in runs if not run.diverged for name, x in run.samples().items()]
     if shown:
         own, truth = (max(x for name, x in shown if (name == "frames") == true) for true in (False, True))
         told += (
-            f"; its outputs differ by {own:.1f} grey levels of 255 between sequences, the true frames by {truth:.1f}"
+            f"; its outputs differ by at most {own:.1f} grey levels of 255 between sequences, the true frames by {truth:.1f}"
         )
     return f"{told}."
 
