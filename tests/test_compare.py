@@ -612,6 +612,16 @@ def test_the_head_of_a_comparison_says_what_its_runs_are_and_share(seeds, tmp_pa
     )
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_what_one_seed_shows_may_be_chance(n):
+    tasks = {"both": (0.21, 0.2), "pred": (0.16, 0.15)}
+    rows = [("pred", "0nm", task, share, share, n) for task, shares in tasks.items() for share in shares]
+    below = pd.DataFrame(rows, columns=["branch", "loss", "task", "below", "val_below", "n"])
+    (line,) = findings._both_and_pred(below)
+    assert line.startswith("To reconstruct as well helps to predict: `0nm` of task both 20 % to 21 % below the mean frame")
+    assert line.endswith("; one seed each, so this may be chance.") == (n == 1)
+
+
 def test_of_each_branch_the_best_is_named(seeds):
     below = compare.below_mean_frame(seeds)
     told = comparison_findings(seeds).splitlines()[2:]

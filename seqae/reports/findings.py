@@ -182,7 +182,7 @@ def _both_and_pred(below: pd.DataFrame) -> list[str]:
     word = "helps to predict" if helps else "makes predictions worse"
     return [
         f"To reconstruct as well {word}: `{escape(both.loss.iloc[0])}` of task both {spans[0]}, "
-        f"of task pred {spans[1]}."
+        f"of task pred {spans[1]}{'' if pred.n.max() > 1 else '; one seed each, so this may be chance'}."
     ]
 
 
