@@ -15,7 +15,9 @@ from seqae.runs import Run, four_digits, grades, own_metrics_of
 
 LISTED = 20  # lines of one kind
 FLAT = 0.01  # the error on val is flat where the last epoch changed it by less: from there on, training is on a plateau
-OF_TEST = "All shares here are of test; the best is chosen on val. recon: the frames seen, given back; pred: those to come."
+OF_TEST = (
+    "All shares here are of test; the best is chosen on val. recon: the frames seen, given back; pred: those to come."
+)
 CANNOT = "cannot learn"  # as prognoses begin
 ENDS = ("learned", "learned little", "could, but did not learn")  # as verdicts begin, but for the last
 
@@ -78,14 +80,14 @@ def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
     )
     told = f"`{escape(loss)}` ended on val {_from_to(below.val_below.min(), below.val_below.max())}"
     if (fall := -curves.pct_change(fill_method=None).iloc[-1].mean()) == fall:  # it has two epochs and did not diverge
-        flat = f"was flat (changed by less than {FLAT:.0%})".replace("%", " %") if abs(fall) < FLAT else "was still falling" if fall > 0 else "was rising"
+        flat = f"was flat (changed by less than {100 * FLAT:.0f} %)"
+        flat = flat if abs(fall) < FLAT else "was still falling" if fall > 0 else "was rising"
         told += f", where its error {flat}: {100 * -fall:+.1f} % in the last epoch".replace("-", "−")
     shown = [(name, output_spread(x)) for run in runs if not run.diverged for name, x in run.samples().items()]
     if shown:
         own, truth = (max(x for name, x in shown if (name == "frames") == true) for true in (False, True))
-        told += (
-            f"; its outputs differ by at most {own:.1f} grey levels of 255 between sequences, the true frames by {truth:.1f}"
-        )
+        told += f"; its outputs differ by at most {own:.1f} grey levels of 255 between sequences, "
+        told += f"the true frames by {truth:.1f}"
     return f"{told}."
 
 
