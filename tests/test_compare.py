@@ -620,6 +620,9 @@ def test_what_one_seed_shows_may_be_chance(n):
     (line,) = findings._both_and_pred(below)
     assert line.startswith("To reconstruct as well helps to predict: `0nm` of task both 20 % to 21 % below ")
     assert line.endswith("; one seed each, so this may be chance.") == (n == 1)
+    above = below.assign(val_below=below.val_below - 0.3)
+    assert findings._both_and_pred(above) == [], "none predicts"
+    assert findings._both_and_pred(below.assign(below=0.2)) == [], "the same to the per cent"
 
 
 def test_of_each_branch_the_best_is_named(seeds):

@@ -171,16 +171,19 @@ def _of_branches(below: pd.DataFrame) -> str:
 
 
 def _both_and_pred(below: pd.DataFrame) -> list[str]:
-    # Whether reconstructing as well helps to predict: of the best loss, where all runs of both tasks agree.
+    # Whether reconstructing as well helps to predict: of the best loss, where all runs of both tasks agree, one of them
+    # predicts better than the mean frame, and the figures tell the tasks apart.
     pred = below[(below.branch == "pred") & below.val_below.notna()]
     pred = pred[pred.loss == pred.loss[pred.val_below.idxmax()]] if len(pred) else pred
     both, alone = (pred[pred.task == task] for task in ("both", "pred"))
-    if both.empty or alone.empty:
+    if both.empty or alone.empty or pred.val_below.max() <= 0:
         return []
     helps = both.val_below.min() > alone.val_below.max()
     if not helps and both.val_below.max() >= alone.val_below.min():
         return []
     spans = [_from_to(part.below.min(), part.below.max()) for part in (both, alone)]
+    if spans[0] == spans[1]:
+        return []
     word = "helps to predict" if helps else "makes predictions worse"
     return [
         f"To reconstruct as well {word}: `{escape(both.loss.iloc[0])}` of task both {spans[0]}, "
