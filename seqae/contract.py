@@ -35,9 +35,9 @@ class ContractError(ValueError):
 
 
 def check_kinds(given: Mapping[Any, object]) -> None:
-    """Raise ValueError unless each of these is None or of its class, a dataclass that the package offers."""
+    """Raise ValueError unless each of these is of its class, a dataclass that the package offers."""
     for kind, value in given.items():
-        if not isinstance(value, kind | None):
+        if not isinstance(value, kind):
             wanted = f"a seqae.{kind.__name__}({kind.__match_args__[0]}, …)"
             raise ValueError(f"fit takes {wanted}, not a {type(value).__name__}: see help(seqae.{kind.__name__})")
 

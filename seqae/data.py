@@ -146,8 +146,9 @@ def check_sequences(name: str, frames: Any, shape: tuple[int, ...] | None = None
     if not fits or shape not in (None, frames.shape[1:]):
         wanted = ", ".join(map(str, ("N", *(shape or ("frames_in + frames_out", "H", "W")))))
         seen = f"{tuple(frames.shape)} of {frames.dtype}" if hasattr(frames, "dtype") else f"a {type(frames).__name__}"
-        floating = isinstance(frames, torch.Tensor) and frames.is_floating_point()
-        remedy = f": {BACK}" if floating else ": torch.from_numpy makes one" if isinstance(frames, np.ndarray) else ""
+        array, several = isinstance(frames, np.ndarray), hasattr(frames, "__iter__") and not hasattr(frames, "dtype")
+        remedy = ": torch.cat or torch.stack makes one" if several else ": torch.from_numpy makes one" * array
+        remedy = f": {'torch.from_numpy(frames), then ' * array}{BACK}" if "float" in seen else remedy
         raise ValueError(f"{name} must be a torch.uint8 tensor ({wanted}), 0–255, N >= 1; not {seen}{remedy}")
 
 

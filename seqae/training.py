@@ -101,14 +101,15 @@ def fit(
     epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used, and for a model that is not
     what `seqae.contract` says.
     """
-    check_kinds({Objective: objective, UpdateRule: rule, Checkpointing: checkpoint})
+    check_kinds({Objective: objective, UpdateRule: rule} | ({} if checkpoint is None else {Checkpointing: checkpoint}))
     check_positive(Integral, epochs=epochs, batch_size=batch_size, patience=patience)
     keep_freed_memory()
     accelerator = make_accelerator(device=str(device))
     draw = train if callable(train) else lambda epoch: train
     made = draw(1)
-    sample: Any = made[torch.tensor([0, len(made) - 1])] if len(made) else made
-    check_sequences("train", made if isinstance(made, Tensor | np.ndarray) else sample)
+    if isinstance(made, Tensor | np.ndarray | list | tuple) or not hasattr(made, "__getitem__") or not len(made):
+        check_sequences("train", made)
+    check_sequences("train", sample := made[torch.tensor([0, len(made) - 1])])
     check_sequences("val", val, sample.shape[1:])
     ranks, steps = accelerator.num_processes, -(-len(made) // batch_size)
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, TensorDataset
 
 from seqae import training as module
 from seqae.checkpoint import Checkpointing
@@ -399,6 +400,16 @@ RATE = optimizer_factory("Adam", learning_rate=0.01)
     [
         ({"train": TRAIN.numpy()}, rf"train {SHAPE}\(10, 5, 16, 16\) of uint8: torch.from_numpy makes one"),
         ({"train": lambda epoch: TRAIN.numpy()}, rf"train {SHAPE}\(10, 5, 16, 16\) of uint8: torch.from_numpy"),
+        (
+            {"train": TRAIN.numpy() / 255},
+            rf"train {SHAPE}\(10, 5, 16, 16\) of float64: torch.from_numpy.*then scale",
+        ),
+        ({"train": [*TRAIN]}, f"train {SHAPE}a list: torch.cat or torch.stack makes one$"),
+        ({"train": lambda epoch: iter([TRAIN])}, f"train {SHAPE}a list_iterator: torch.cat or"),
+        ({"train": DataLoader(TensorDataset(TRAIN))}, f"train {SHAPE}a DataLoader: torch.cat or"),
+        ({"val": None}, rf"{LIKE}a NoneType$"),
+        ({"objective": None}, r"fit takes a seqae.Objective\(task, …\), not a NoneType"),
+        ({"rule": None}, r"fit takes a seqae.UpdateRule\(optimizer, …\), not a NoneType"),
         ({"train": TRAIN[:, 0]}, rf"train {SHAPE}\(10, 16, 16\) of torch.uint8$"),
         ({"train": TRAIN[:, :, None]}, rf"train {SHAPE}\(10, 5, 1, 16, 16\) of torch.uint8$"),
         ({"train": TRAIN[:0]}, rf"train {SHAPE}\(0, 5, 16, 16\) of torch.uint8$"),
