@@ -482,3 +482,11 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
 def test_errors_say_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_second_derivatives_are_refused_and_not_zeros(dtype: torch.dtype) -> None:
+    stack, inputs = make_stack(5, [3], dtype, peepholes=True), torch.randn(4, 2, 5, dtype=dtype, requires_grad=True)
+    top = stack(inputs)[0].sum()
+    with pytest.raises(RuntimeError, match="LSTMStack has no second derivatives: leave create_graph out, or use"):
+        torch.autograd.grad(top, inputs, create_graph=True)

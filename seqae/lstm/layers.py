@@ -98,6 +98,8 @@ class LSTMStack(nn.Module):
     With kernel_size (odd) the matrices become convolutions, padded with zeros. Inputs and h are then maps of
     map_size (H, W), flattened channel by channel; input_size and hidden_sizes are channels · H · W; a peephole belongs
     to a channel. Raises ValueError for sizes that do not fit together.
+
+    A backward pass with create_graph=True raises RuntimeError, except where torch has the whole layer.
     """
 
     def __init__(

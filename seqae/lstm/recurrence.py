@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from seqae.lstm.linear import apply_weight, input_gradient, weight_gradient
-from seqae.lstm.unrolled import ACTIVATION_BACKWARD, LayerTensors, UnrolledLayer, Unrolling, as_columns
+from seqae.lstm.unrolled import ACTIVATION_BACKWARD, LayerTensors, UnrolledLayer, Unrolling, as_columns, no_second_order
 
 
 class Recurrence(torch.autograd.Function):
@@ -52,9 +51,9 @@ class Recurrence(torch.autograd.Function):
         return out, last.hidden[-1].clone(), last.cell[-1].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_out: Any, d_h: Tensor | None, d_c: Tensor | None) -> tuple[Any, ...]:
         """The gradients of forward's arguments from those of its results, d_out (T, H or D, B), d_h and d_c (H, B)."""
+        no_second_order()
         how: Unrolling = ctx.how
         if how.feeds_back and d_out is None:
             return (None,) * len(ctx.needs_input_grad)

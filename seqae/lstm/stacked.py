@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from seqae.lstm.compiled import step_library
-from seqae.lstm.unrolled import LayerTensors, Unrolling
+from seqae.lstm.unrolled import LayerTensors, Unrolling, no_second_order
 from seqae.tasks import ACTIVATIONS
 
 TILE = 64  # rows of a tile in step.c, at most
@@ -25,8 +24,7 @@ def runs_in_c(layers: Sequence[LayerTensors], batch: int) -> bool:
 
     Not where a dispatch mode of torch wants to see every operation.
     """
-    weights = [weight for own in layers for weight in own[:2]]
-    fits = all(w.dim() == 2 and w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
+    fits = all(w.dim() == 2 and w.dtype == torch.float32 and w.device.type == "cpu" for own in layers for w in own[:2])
     if not fits or is_in_torch_dispatch_mode() or (library := step_library()) is None:
         return False
     return max(own.weight_ih.numel() + own.weight_hh.numel() for own in layers) <= library.largest(batch)
@@ -60,9 +58,9 @@ class Stacked(torch.autograd.Function):
         return out.clone(), *(state[-1].clone() for n in range(len(layers)) for state in buffers[4 * n : 4 * n + 2])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_out: Any, *d_states: Tensor | None) -> tuple[Any, ...]:
         """The gradients of forward's arguments from those of its results, d_out (T, B, H or P) and d_states (B, H)."""
+        no_second_order()
         how: Unrolling = ctx.how
         x, weight, read, *rest = ctx.saved_tensors
         needs, count = ctx.needs_input_grad[1:], len(rest) // 10

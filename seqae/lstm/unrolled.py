@@ -52,6 +52,12 @@ class Unrolling(NamedTuple):
     activation: str = "none"
 
 
+def no_second_order() -> None:
+    """Raise RuntimeError in a backward pass with create_graph=True, whose second derivatives would be zeros."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("LSTMStack has no second derivatives: leave create_graph out, or use torch.nn.LSTM")
+
+
 def as_columns(x: Tensor) -> Tensor:
     """(T, features, B) → (features, T·B)"""
     return x.transpose(0, 1).flatten(1)
