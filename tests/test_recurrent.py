@@ -490,3 +490,22 @@ def test_second_derivatives_are_refused_and_not_zeros(dtype: torch.dtype) -> Non
     top = stack(inputs)[0].sum()
     with pytest.raises(RuntimeError, match="LSTMStack has no second derivatives: leave create_graph out, or use"):
         torch.autograd.grad(top, inputs, create_graph=True)
+
+
+@pytest.mark.parametrize("recorded", [torch.export.export, torch.jit.trace])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_network_with_a_stack_that_is_exported_or_traced_computes_the_same(recorded: Callable) -> None:
+    class Top(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stack = make_stack(5, [4, 3], torch.float32)
+
+        def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+            top, states = self.stack(inputs)
+            return top, states[0].c
+
+    net, inputs = Top(), torch.randn(6, 2, 5)
+    made = recorded(net, (inputs,))
+    made = made.module() if recorded is torch.export.export else made
+    for one, other in zip(made(inputs), net(inputs), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)

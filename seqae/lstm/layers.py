@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from seqae.lstm.linear import LARGE, ONEDNN_LINEAR
 from seqae.lstm.recurrence import Recurrence
-from seqae.lstm.stacked import Stacked, runs_in_c
+from seqae.lstm.stacked import Stacked, is_recorded, runs_in_c
 from seqae.lstm.unrolled import LayerTensors, Unrolling
 from seqae.tasks import ACTIVATIONS, Size, check_choice
 
@@ -99,7 +99,8 @@ class LSTMStack(nn.Module):
     map_size (H, W), flattened channel by channel; input_size and hidden_sizes are channels · H · W; a peephole belongs
     to a channel. Raises ValueError for sizes that do not fit together.
 
-    A backward pass with create_graph=True raises RuntimeError, except where torch has the whole layer.
+    torch.export and torch.jit.trace take `forward` of stacks without peepholes and kernels. A backward pass with
+    create_graph=True raises RuntimeError, except where torch has the whole layer.
     """
 
     def __init__(
@@ -205,12 +206,13 @@ class LSTMStack(nn.Module):
 def _torch_is_faster(own: LayerTensors) -> bool:
     """Whether cuDNN, or oneDNN on a CPU, has the whole layer, and runs it faster than `Recurrence`.
 
-    Both know no peepholes. Of layers that `Stacked` leaves, oneDNN was up to 1.2 times as fast as `Recurrence` in those
-    of up to 1,024 features on two cores of a Zen 4, but half as fast in those of 4,096.
+    Both know no peepholes. Torch's kernels are also what torch.export and torch.jit.trace can record. Of layers that
+    `Stacked` leaves, oneDNN was up to 1.2 times as fast as `Recurrence` in those of up to 1,024 features on two cores
+    of a Zen 4, but half as fast in those of 4,096.
     """
     weight, bias = own.weight_hh, own.bias
     small = bias.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() < LARGE
-    has = bias.is_cuda or (small and ONEDNN_LINEAR is not None and bool(torch.backends.mkldnn.enabled))
+    has = bias.is_cuda or is_recorded() or (small and ONEDNN_LINEAR is not None and bool(torch.backends.mkldnn.enabled))
     return has and own.peepholes is None and weight.dim() == 2
 
 

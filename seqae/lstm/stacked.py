@@ -19,13 +19,18 @@ from seqae.tasks import ACTIVATIONS
 TILE = 64  # rows of a tile in step.c, at most
 
 
+def is_recorded() -> bool:
+    """Whether torch.export or torch.jit.trace records the operations: those of torch.lstm it can, ours it cannot."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
 def runs_in_c(layers: Sequence[LayerTensors], batch: int) -> bool:
     """Whether C makes all steps of these layers: float32 matrices on a CPU, of at most `largest` in step.c a layer.
 
-    Not where a dispatch mode of torch wants to see every operation.
+    Not where torch wants to see every operation: in a dispatch mode, as torch.export has, and in torch.jit.trace.
     """
     fits = all(w.dim() == 2 and w.dtype == torch.float32 and w.device.type == "cpu" for own in layers for w in own[:2])
-    if not fits or is_in_torch_dispatch_mode() or (library := step_library()) is None:
+    if not fits or is_in_torch_dispatch_mode() or is_recorded() or (library := step_library()) is None:
         return False
     return max(own.weight_ih.numel() + own.weight_hh.numel() for own in layers) <= library.largest(batch)
 
