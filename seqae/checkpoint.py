@@ -65,10 +65,11 @@ class TrainingState:
 class Checkpointing:
     """Where and how often `fit` saves its state.
 
-    file: replaced atomically; where it exists, training goes on from it. resume: called before training with the number
-    of epochs in the file, 0 where there is none; it has to drop what was recorded of later ones. seconds: the least
-    time between two, see `pause`; 0 saves after every epoch. at_end: whether the state after the last epoch is saved in
-    any case.
+    file: replaced atomically; where it exists, training goes on from it, or is refused with other settings. To begin
+    with its weights at another rate, load torch.load(file)["model"] into the model (those that were best on val are
+    "weights") and name another file. resume: called before training with the number of epochs in the file, 0 where
+    there is none; it has to drop what was recorded of later ones. seconds: the least time between two, see `pause`; 0
+    saves after every epoch. at_end: whether the state after the last epoch is saved in any case.
     """
 
     file: Path

@@ -47,9 +47,10 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """Errors of a model in evaluation mode, where decoders read their own outputs in the place of true frames.
 
-    frames: uint8 (N, T, H, W). statistics adds the least and the largest pre-activation of each frame and the
-    histograms of outputs; quality adds `metrics.image_quality`. The objective's own metrics are always measured. stop:
-    once it is not empty, the remaining batches are left out, and the result is of no use.
+    frames: a tensor, uint8 (N, frames_in + frames_out, H, W), those seen and the true ones to come. statistics adds the
+    least and the largest pre-activation of each frame and the histograms of outputs; quality adds
+    `metrics.image_quality`. The objective's own metrics are always measured. stop: once it is not empty, the remaining
+    batches are left out, and the result is of no use.
     """
     device = next(model.parameters()).device
     means: dict[str, Tensor] = {}

@@ -64,6 +64,14 @@ def test_the_training_loop_stands_alone_as_the_page_says(project) -> None:
     exec(alone, names)  # from its checkpoint: nothing is left to train
     assert {row["epoch"] for row in names["rows"]["metrics"]} == set()
     assert all(torch.equal(first[name], weight) for name, weight in names["fitted"].weights.items())
+    slower = alone.replace("lr=1e-3", "lr=1e-4")
+    with pytest.raises(ValueError, match=r"lr 0.001, not 0.0001: delete it"):
+        exec(slower, names)
+    (again,) = [cell for cell in CELLS if "slower.pt" in cell]
+    exec(again, names)
+    assert all(torch.equal(names["weights"][name], weight) for name, weight in names["model"].state_dict().items())
+    exec(slower.replace('seqae.Checkpointing(Path("state.pt"))', "again"), names)
+    assert Path("slower.pt").exists()
 
 
 def test_what_the_page_says_of_moving_mnist_and_of_figures_of_test_works(project) -> None:
