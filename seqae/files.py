@@ -1,6 +1,5 @@
 """Files that a killed process leaves whole, because they are replaced at once. Also the user's cache."""
 
-import errno
 import re
 import sys
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from glob import escape
 from os import environ, fsync, getpid
 from os.path import expanduser, expandvars
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 from threading import get_ident
 
 
@@ -17,13 +15,6 @@ def replace_text(file: Path, text: str) -> None:
     """Write a text file in UTF-8, or replace it, at once; see `whole`."""
     with whole(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def regular_text(file: Path) -> str:
-    """The content of a text file in UTF-8. Raises OSError for a pipe or a device, where reading might never end."""
-    if not (S_ISREG(mode := file.stat().st_mode) or S_ISDIR(mode)):
-        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(file))
-    return file.read_text(encoding="utf-8")
 
 
 @contextmanager

@@ -49,8 +49,8 @@ def test_what_one_process_has_read_another_does_not_parse(store, parsed, monkeyp
 
 
 def test_a_file_that_has_not_changed_for_seconds_is_read_once(store, monkeypatch):
-    read, file = [], records.files.regular_text
-    monkeypatch.setattr(records.files, "regular_text", lambda path: read.append(path) or file(path))
+    read, file = [], records.regular_text
+    monkeypatch.setattr(records, "regular_text", lambda path: read.append(path) or file(path))
     folder = store / "family" / "a"
     for _ in range(3):
         assert read_record(folder)["verdict"] == "verdict of a"

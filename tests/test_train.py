@@ -445,6 +445,10 @@ def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) 
         ({"rule": made}, r"fit takes a seqae.UpdateRule\(optimizer, …\), not a Adam: see help\(seqae.UpdateRule\)"),
         ({"checkpoint": tmp_path}, r"fit takes a seqae.Checkpointing\(file, …\), not a PosixPath"),
         ({"objective": "mse"}, r"fit takes a seqae.Objective\(task, …\), not a str"),
+        (
+            {"rule": UpdateRule(lambda weights: made)},
+            "rule.optimizer has none of the model's weights: make it of those",
+        ),
     ):
         with pytest.raises(ValueError, match=told):
             fit(model, TRAIN, VAL, record=Log(), **usual | given)

@@ -13,8 +13,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqae.files import regular_text, replace_text
-from seqae.runs.records import RunError, notes
+from seqae.files import replace_text
+from seqae.runs.records import RunError, notes, regular_text
 
 if TYPE_CHECKING:  # commands that only read runs should not wait 0.5 s for them
     import numpy as np

@@ -3,6 +3,7 @@
 Nothing here needs torch, so commands that only look at runs start at once. `Run` writes these files.
 """
 
+import errno
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from glob import escape
 from hashlib import sha256
 from os import SEEK_END
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any, NamedTuple
 
 import filelock
@@ -55,7 +57,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         if known and _settled.get(str(folder)) == (state, known.digest):
             return json.loads(known.record)  # a copy for each caller, who may change it
         settled = before - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED_NS
-        return _parsed(str(folder), files.regular_text(file), state if settled else None)
+        return _parsed(str(folder), regular_text(file), state if settled else None)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -67,6 +69,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     except RecordError as error:
         fault = str(error)
     raise RunError(f"{file} is damaged ({fault}): delete the folder and run it again")
+
+
+def regular_text(file: Path) -> str:
+    """The content of a text file in UTF-8. Raises OSError for a pipe or a device, where reading might never end."""
+    if not (S_ISREG(mode := file.stat().st_mode) or S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(file))
+    return file.read_text(encoding="utf-8")
 
 
 def outside_runs(folder: Path) -> Path:
