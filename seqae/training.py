@@ -118,9 +118,7 @@ def fit(
     check_contract(model, sample.to(accelerator.device), objective, autocast)
     optimizer = rule.optimizer(list(model.parameters()))
     if not {w for group in optimizer.param_groups for w in group["params"]} & {*model.parameters()}:
-        raise ValueError(
-            "rule.optimizer has none of the model's weights: make it of those that it is given, lambda weights: Adam(weights)"
-        )
+        raise ValueError("the optimizer has none of the model's weights: return one of those that it is given")
     if scaler.is_enabled():  # inside SGD's fused kernel a skipped first update leaves the momentum uninitialised
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     scheduler = rule.schedule(optimizer)

@@ -447,7 +447,7 @@ def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) 
         ({"objective": "mse"}, r"fit takes a seqae.Objective\(task, …\), not a str"),
         (
             {"rule": UpdateRule(lambda weights: made)},
-            "rule.optimizer has none of the model's weights: make it of those",
+            "the optimizer has none of the model's weights: return one of those",
         ),
     ):
         with pytest.raises(ValueError, match=told):
