@@ -148,7 +148,7 @@ def test_a_loss_of_ones_own_is_trained_and_its_shape_is_checked() -> None:
     assert log.curve("val", "objective") != expected.curve("val", "objective")
     assert log.curve("val", "mse", "pred")  # both are recorded
     for wrong, told in (
-        (lambda z, target, *, activation: (z - target).abs().mean(), r"returned \(\); it must be \(B,\), here \(2,\)"),
+        (lambda z, target, *, activation: (z - target).abs().mean(), r"returned a scalar; it must be \(B,\)"),
         (lambda z, target: z, r"failed on \(2, 2, 16, 16\), \(2, 2, 16, 16\): TypeError"),
         (lambda z, target, *, activation: z.mean((1, 2, 3)) / 0, "returned 2 of 2 values not finite"),
     ):  # fmt: skip

@@ -89,7 +89,7 @@ def test_what_is_there_is_not_measured_again(project) -> None:
 def test_a_metric_that_does_not_fit_leaves_the_finished_run_as_it_is(project) -> None:
     run = built_in().train()
     before = snapshot(run)
-    with pytest.raises(ContractError, match=r"metric broken returned \(\); it must be \(B, T\)"):
+    with pytest.raises(ContractError, match=r"metric broken returned a scalar; it must be \(B, T\)"):
         built_in(metrics=["more_metrics:broken"]).train()
     assert snapshot(run) == before
 

@@ -327,7 +327,10 @@ def test_a_module_that_cannot_be_imported(project, text: str, told: str) -> None
             "cannot be built of {'task': 'pred'}: RuntimeError: .*negative dimension",
         ),
         ({"architecture": "own_models:Misshapen"}, r"branch pred, returned \(2, 2, 256\); it must be \(B, T, H, W\)"),
-        ({"training_loss": "own_losses:scalar"}, r"training_loss scalar returned \(\); it must be \(B,\), here \(2,\)"),
+        (
+            {"training_loss": "own_losses:scalar"},
+            r"training_loss scalar returned a scalar; it must be \(B,\), here \(2,\)",
+        ),
     ],
 )
 def test_what_shows_only_when_it_is_called_ends_the_run_with_a_sentence(project, given: Any, told: str) -> None:

@@ -229,6 +229,9 @@ def test_an_instance_in_the_place_of_a_class_is_named(project, notebook) -> None
     )
     with pytest.raises(ParameterError, match=told):
         open_run("mine", SMALL, TINY | {"task": "pred"}, model=model)
+    told = "^model must be a class, not 'GRUForecaster': name one of a module as architecture: module:name$"
+    with pytest.raises(ParameterError, match=told):
+        open_run("mine", SMALL, TINY | {"task": "pred"}, model="GRUForecaster")
 
 
 def test_a_plan_says_that_a_notebook_opens_its_runs_with_a_class_of_a_cell(project) -> None:

@@ -129,6 +129,10 @@ def _known(p: Parameters, family: str, code: OwnCode | None, stated: Parameters)
 
 def _with_class(stated: Parameters, family: str, model: type) -> tuple[Parameters, OwnCode, None]:
     if not isinstance(model, type | FunctionType):
+        if isinstance(model, str):
+            raise ParameterError(
+                f"model must be a class, not {model!r}: name one of a module as architecture: module:name"
+            )
         kind = type(model).__name__
         told = f"model must be a class, not an instance of {kind}: give model={kind}"
         raise ParameterError(f"{told}, and the arguments of its constructor in architecture_arguments")
