@@ -846,6 +846,9 @@ def test_a_checkpoint_that_was_to_be_kept_is_kept_whoever_looks_at_the_run_later
 
 
 def test_unknown_digits_and_losses_list_the_known(tmp_path):
-    for given, known in ({"digits": "svhn"}, "mnist5k, mnist"), ({"training_loss": "mae"}, "mse, bce"):
-        with pytest.raises(ValueError, match=f"must be one of {known}; not"):
+    for given, known in (
+        ({"digits": "svhn"}, "one of mnist5k, mnist"),
+        ({"training_loss": "mae"}, "mse, bce or module:name"),
+    ):
+        with pytest.raises(ValueError, match=f"must be {known}; not"):
             open_run("f", TINY, {"store": str(tmp_path)} | given)
