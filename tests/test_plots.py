@@ -58,6 +58,19 @@ def colliding(figure):
     return [(names[i].get_text(), names[j].get_text()) for i, j in pairs]
 
 
+def test_axes_have_numbers_where_ways_at_the_edge_were_not_trained(tables):
+    curves, levels = tables
+    first, last = [(curves.task == task) & (curves.decoder_input == reads) for task, reads in (WAYS[0], WAYS[-1])]
+    figure = figures.losses_in_ways(curves[~first & ~last], levels)
+    figure.canvas.draw()
+    for at, name in (("yaxis", "get_ylabel"), ("xaxis", "get_xlabel")):
+        named = [getattr(axis, at) for axis in figure.axes if getattr(axis, name)()]
+        assert len(named) in (2, 4)
+        for axis in named:
+            shown = [tick.label1 for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())]
+            assert any(label.get_visible() and label.get_text() for label in shown)
+
+
 def test_five_losses_in_six_ways(tables):
     figure = figures.losses_in_ways(*tables)
     titles = {axis.get_title("left"): axis for axis in figure.axes}

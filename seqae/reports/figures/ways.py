@@ -63,9 +63,13 @@ def losses_in_ways(curves: pd.DataFrame, levels: pd.DataFrame, *, metric: str = 
             axis.tick_params(labelsize=8)
     label = axis_label(metric, data) + LOG_SCALE * (grid[0, 0].get_yscale() == "log")
     for row in grid:
-        next(axis for axis in row if axis in figure.axes).set_ylabel(label, fontsize=8.5)
+        first = next(axis for axis in row if axis in figure.axes)
+        first.set_ylabel(label, fontsize=8.5)
+        first.tick_params(which="both", labelleft=True)  # matplotlib labels only those that stand at the edge
     for column in grid.T:
-        [axis for axis in column if axis in figure.axes][-1].set_xlabel("epoch")
+        last = [axis for axis in column if axis in figure.axes][-1]
+        last.set_xlabel("epoch")
+        last.tick_params(labelbottom=True)
     handles = _handles({*data.loss}, colours, walls=bool((levels.baseline == "floor").any()))
     if data.n.max() > 1:
         counts = " or ".join(map(str, sorted(set(data.n[data.n > 1]))))
