@@ -15,13 +15,13 @@ from seqae.metrics import UNITS
 from seqae.reports.groups import alike as alike
 from seqae.reports.groups import comparable_runs as comparable_runs
 from seqae.reports.groups import data_and_budget, groups
-from seqae.reports.kept import while_unchanged
 from seqae.reports.published import diary_results
 from seqae.reports.recipes import called as called
 from seqae.reports.recipes import cells, labels, left_out, recipes, report_links
 from seqae.reports.seeds import over_seeds
 from seqae.reports.stacking import FACETS, facets, with_facets
 from seqae.reports.stacking import stack as stack
+from seqae.reports.unchanged import while_unchanged
 from seqae.runs import (
     Run,
     Strip,

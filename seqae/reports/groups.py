@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from seqae.parameters import LOSS_FIELDS, Parameters
-from seqae.reports.kept import while_unchanged
+from seqae.reports.unchanged import while_unchanged
 from seqae.runs import (
     DIGIT_SETS,
     OF_DIGITS,

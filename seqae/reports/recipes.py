@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from seqae.parameters import EXECUTION, Parameters
-from seqae.reports.kept import while_unchanged
+from seqae.reports.unchanged import while_unchanged
 from seqae.runs import Run, counted, finished, name_words, run_hash
 
 LEFT_OUT = 40  # names of runs left out, at most

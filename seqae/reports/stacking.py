@@ -10,8 +10,8 @@ from io import StringIO
 import pandas as pd
 
 from seqae.reports.groups import groups
-from seqae.reports.kept import states, while_unchanged
 from seqae.reports.recipes import labels, recipes
+from seqae.reports.unchanged import states, while_unchanged
 from seqae.runs import Run, whole_lines
 
 FACETS = ("loss", "task", "decoder_input", "architecture", "gain", "optimizer", "precision", "frame_size", "seed")

@@ -59,10 +59,10 @@ def execute(item: Planned, per_gpu: int = 1, mark: Path | None = None) -> Outcom
     with stoppable(here.run.folder / "notebook.ipynb"):  # also while it reads clips for the first time
         if refusal := _refusal(item, mark):
             return Outcome(item.run, refusal, 0.0, get_worker().address)
-        return Outcome(item.run, *_executed(here, per_gpu))
+        return replace(_executed(here, per_gpu), run=item.run)
 
 
-def _executed(here: Planned, per_gpu: int) -> tuple[str | None, float]:
+def _executed(here: Planned, per_gpu: int) -> Outcome:
     began, folder, name = time.monotonic(), here.run.folder, f"{here.run.family}/{here.run.name}"
     logging.getLogger(RUN_LOG).info("%s begins", name)
     try:
@@ -79,7 +79,7 @@ def _executed(here: Planned, per_gpu: int) -> tuple[str | None, float]:
         reason = f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - began
     logging.getLogger(RUN_LOG).info("%s: %s, %.0f s", name, f"failed: {reason}" if reason else "done", seconds)
-    return reason, seconds
+    return Outcome(here.run, reason, seconds)
 
 
 def _refusal(item: Planned, mark: Path | None) -> str:
