@@ -158,8 +158,6 @@ def load_checkpoint(file: Path, stateful: Stateful, settings: Mapping[str, Any] 
     name, options = "its progress", {*stateful.optimizer.param_groups[0]}
     try:
         progress = {"settings": {}} | content["progress"]
-        if "steps" in progress:  # of 29 November 2026
-            progress["settings"] = {"updates an epoch": progress.pop("steps")}
         state = TrainingState(content["weights"], **progress, totals=EpochTotals(**content["epoch"]))
         pairs = [(name, state.settings.get(name, value), value) for name, value in (settings or {}).items()]
         other = [f"{name} {was}, not {value}" for name, was, value in pairs if was != value]

@@ -5,7 +5,6 @@ Its generator is the class BouncingMNISTDataHandler of the authors' `data_handle
 """
 
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,7 +85,7 @@ class MovingMNIST:
         check_choice("split", split, SPLITS)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in [0, 2**64); not {seed!r}")
-        check_positive(Integral, frames=frames, digits_per_sequence=digits_per_sequence)
+        check_positive(frames=frames, digits_per_sequence=digits_per_sequence)
         if not 0 <= digit_speed <= 1:
             raise ValueError(f"digit_speed must be in [0, 1]; not {digit_speed!r}")
         self.digits = scale_digits(digits, frame_size)

@@ -10,10 +10,11 @@ import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
-from seqae.data import to_range
+from seqae.data import check_sequences, to_range
 from seqae.device import seeded
 from seqae.metrics import BranchMetrics, frame_errors, histogram, image_quality, preactivation_range
 from seqae.objective import BranchOutput, Objective, branch_outputs, objective_value, output_frames, unit_frames
+from seqae.tasks import check_positive
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,11 @@ def evaluate(
     frames: a tensor, uint8 (N, frames_in + frames_out, H, W), those seen and the true ones to come. statistics adds the
     least and the largest pre-activation of each frame and the histograms of outputs; quality adds
     `metrics.image_quality`. The objective's own metrics are always measured. stop: once it is not empty, the remaining
-    batches are left out, and the result is of no use.
+    batches are left out, and the result is of no use. Raises ValueError for frames of another kind or shape, and for a
+    batch_size below 1.
     """
+    check_positive(batch_size=batch_size)
+    check_sequences("frames", frames)
     device = next(model.parameters()).device
     means: dict[str, Tensor] = {}
     sums: BranchMetrics = {}

@@ -6,7 +6,7 @@ what is handed to the decoders and what they read. The LSTMs themselves are in `
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ class SequenceAutoencoder(nn.Module):
         check_choice("task", task, BRANCHES)
         check_choice("decoder_input", decoder_input, DECODER_INPUTS)
         check_choice("activation", activation, ACTIVATIONS)
-        check_positive(Integral, hidden=hidden, layers=layers, frames_in=frames_in, frames_out=frames_out)
+        check_positive(hidden=hidden, layers=layers, frames_in=frames_in, frames_out=frames_out)
         check_positive(Real, gain=gain, width=width)
         row = ARCHITECTURES[architecture]
         if hidden is not None and row.hidden == PIXELS:

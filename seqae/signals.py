@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stop_asked() -> Iterator[list[int]]:
+def stop_asked(*, heeded: bool = True) -> Iterator[list[int]]:
     """Yield a list to which SIGINT and SIGTERM are appended as they arrive.
 
     Raises KeyboardInterrupt at the end of the block if one arrived. Python delivers signals to the main thread only, so
-    in other threads the list stays empty.
+    in other threads the list stays empty; it also does where signals are not `heeded`, and have their usual effect.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not heeded or threading.current_thread() is not threading.main_thread():
         yield []
         return
     with collect_signals((signal.SIGINT, signal.SIGTERM)) as asked:

@@ -27,7 +27,7 @@ def check_choice(name: str, value: object, known: Collection[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, known))}; not {value!r}")
 
 
-def check_positive(kind: Any, **named: Any) -> None:
+def check_positive(kind: Any = Integral, /, **named: Any) -> None:
     """Raise ValueError unless each of these arguments is None or a number above 0, whole where `kind` is Integral."""
     for name, value in named.items():
         if value is not None and not (isinstance(value, kind) and value > 0):
@@ -47,8 +47,12 @@ def branch_targets(frames: "Tensor", *, task: str, frames_in: int) -> "dict[str,
     """The frames that each branch has to output, (B, T, H, W) by branch, in the units of `frames`.
 
     frames: (B, frames_in + frames_out, H, W). task: a key of BRANCHES. The recon branch decodes the frames seen in
-    reverse order (Srivastava et al., 2015, §2.2), except in `recon_ordered`.
+    reverse order (Srivastava et al., 2015, §2.2), except in `recon_ordered`. Raises ValueError for sequences that have
+    too few frames.
     """
+    least = frames_in + ("pred" in BRANCHES[task])
+    if (length := frames.shape[1]) < least:
+        raise ValueError(f"task {task} after {frames_in} frames needs sequences of {least} or more; not of {length}")
     seen, future = frames[:, :frames_in], frames[:, frames_in:]
     recon = seen if task == "recon_ordered" else seen.flip(1)
     return {branch: {"recon": recon, "pred": future}[branch] for branch in BRANCHES[task]}

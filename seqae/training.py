@@ -8,9 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -102,7 +100,7 @@ def fit(
     what `seqae.contract` says.
     """
     check_kinds({Objective: objective, UpdateRule: rule} | ({} if checkpoint is None else {Checkpointing: checkpoint}))
-    check_positive(Integral, epochs=epochs, batch_size=batch_size, patience=patience)
+    check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
     keep_freed_memory()
     accelerator = make_accelerator(device=str(device))
     draw = train if callable(train) else lambda epoch: train
@@ -143,10 +141,9 @@ def fit(
     began, due = time.monotonic() - state.seconds, time.monotonic() + (checkpoint.seconds if checkpoint else 0)
     val, val_share = _share(val, accelerator)
     val, frames = resident(val, accelerator.device), resident(made, accelerator.device)
-    stopping: AbstractContextManager[list[int]] = stop_asked() if ranks == 1 else nullcontext([])
     shown: Any = {"unit": "step", "leave": False, "mininterval": 0.5, "disable": not accelerator.is_main_process}
     # Once asked to stop, `stop` is not empty, and leaving the block raises KeyboardInterrupt.
-    with stopping as stop, tqdm(total=epochs * steps, initial=state.step, **shown) as bar:
+    with stop_asked(heeded=ranks == 1) as stop, tqdm(total=epochs * steps, initial=state.step, **shown) as bar:
         while len(state.objectives) < epochs and state.diverged_at is None and not stop:
             done = len(state.objectives)
             if patience and done and done - plateau_begins(state.objectives) >= patience:

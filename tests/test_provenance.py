@@ -127,6 +127,25 @@ def test_the_commit_is_named_of_what_it_tracks_and_dirty_is_what_differs(here):
         assert not code_version().dirty
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("https://name:secret@example.org/lab/seqae.git", "https://example.org/lab/seqae.git"),
+        ("https://example.org/lab/seqae", "https://example.org/lab/seqae"),
+        ("git@example.org:lab/seqae.git", "git@example.org:lab/seqae.git"),
+        ("ssh://git@example.org:2222/lab/seqae.git", "ssh://git@example.org:2222/lab/seqae.git"),
+        ("/home/me/seqae", None),
+        ("file:///home/me/seqae", None),
+    ],
+)
+def test_where_others_get_the_code_is_recorded_without_a_password_or_a_path_of_this_machine(here, given, told):
+    assert "origin" not in provenance.code_entries()
+    git(here, "remote", "add", "origin", given)
+    assert "origin" not in provenance.code_entries()  # the repository is another's
+    commit(here)
+    assert provenance.code_entries().get("origin") == told
+
+
 def test_a_repository_around_an_installed_package_is_not_its_own(here):
     git(here, "add", "README")
     git(here, "commit", "--quiet", "-m", "of another project")

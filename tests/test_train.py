@@ -367,10 +367,6 @@ def test_a_checkpoint_of_before_it_held_settings_is_gone_on_from(tmp_path: Path)
     torch.save(content, file)
     with pytest.raises(ValueError, match=r"state.pt is of another run \(optimizer: 'no dampening, momentum"):
         fitted(epochs=2, checkpoint=file, **PLAIN)
-    content["progress"]["steps"] = 3  # as of 29 November 2026
-    torch.save(content, file)
-    with pytest.raises(ValueError, match=r"state.pt was trained with updates an epoch 3, not 5: delete it"):
-        fitted(epochs=2, batch_size=2, checkpoint=file)
     assert fitted(model_of(seed=99), checkpoint=file, epochs=2).log.numbers() == plain.log.numbers(since=2)
 
 
@@ -436,6 +432,23 @@ def test_what_fit_is_given_is_looked_at_before_anything_is_trained(given: dict[s
         fit(**usual | given)
     assert "\n" not in str(error.value)
     assert not log.rows
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"batch_size": 0}, f"batch_size {WHOLE} 0"),
+        ({"frames": VAL / 255}, rf"frames {SHAPE}\(6, 5, 16, 16\) of torch.float32: scale"),
+        (
+            {"frames": VAL[:, :SEEN]},
+            rf"task both after {SEEN} frames needs sequences of {SEEN + 1} or more; not of {SEEN}",
+        ),
+    ],
+)
+def test_what_evaluate_is_given_is_looked_at_first(given: dict[str, Any], told: str) -> None:
+    usual: dict[str, Any] = {"frames": VAL, "batch_size": 4, "objective": OBJECTIVE}
+    with pytest.raises(ValueError, match=told):
+        evaluate(model_of(), **usual | given)
 
 
 def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) -> None:

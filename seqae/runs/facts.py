@@ -67,6 +67,7 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
     """What a reader wants to know first of runs that are compared: what they share, and of what differs the values."""
     records, of = [run.record() for run in runs], [run.parameters for run in runs]
     seeds, weights = sorted({p.seed for p in of}), sorted(r["weights"] for r in records if r.get("weights"))
+    family = runs[0].family if runs else ""
     counts = f", {' to '.join(f'{n:,}' for n in dict.fromkeys((weights[0], weights[-1])))} weights" if weights else ""
     days = sorted({record["started"][:10] for record in records if "started" in record})
     # A model is built, though without memory, to tell its sizes: once for all seeds.
@@ -78,8 +79,9 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
         ("started", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
         ("machine", either(_machine(record) for record in records if {"machine", "device"} <= record.keys())),
         ("made with code", either(_told(_code(record)) for record in records if "commit" in record)),
+        ("to make it again", f"seqae rerun FOLDER for each run, then seqae compare {family}, in {_clone_of(records)}"),
     ]
-    return [(name, told) for name, told in rows if told]
+    return [(name, told) for name, told in rows if told and runs]
 
 
 def facts_of(run: "RunFolder") -> dict[str, Rows]:
@@ -135,7 +137,7 @@ def _made(run: "RunFolder") -> Rows:
         same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
         facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
         if not record["commit"].startswith("seqae "):  # an installed package has no commit to check out
-            facts.append(("to make it again", "seqae rerun FOLDER, this page's folder, in a clone of the project"))
+            facts.append(("to make it again", f"seqae rerun FOLDER, this page's folder, in {_clone_of([record])}"))
     return facts
 
 
@@ -207,6 +209,12 @@ def _machine(record: Mapping[str, Any]) -> str:
     processor = f", {record['processor']}" if record.get("processor") else ""
     threads = f", {record['threads']} thread{'s' * (record['threads'] != 1)}" if "threads" in record else ""
     return f"{record['machine']}{processor}, device {record['device']}{threads}"
+
+
+def _clone_of(records: "Iterable[Mapping[str, Any]]") -> str:
+    # Where runs with these records can be made again, with the address to clone from where it is recorded.
+    origins = dict.fromkeys(str(record["origin"]) for record in records if "origin" in record)
+    return f"a clone of {either(origins)}" if origins else "a clone of the project"
 
 
 def _told(code: CodeVersion) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,7 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import torch
 
@@ -88,11 +90,12 @@ def processor_name() -> str:
 
 
 def code_entries() -> dict[str, Any]:
-    """`code_version` with the keys of run.yaml; a warning is logged where git fails."""
+    """`code_version` and where others get that code, with the keys of run.yaml; a warning is logged where git fails."""
     found = code_version()
     if found.git:
         logging.getLogger("seqae").warning("the commit of the code is not recorded, git fails: %s", found.git)
-    return {key: value for key, value in found._asdict().items() if value is not None}
+    told = found._asdict() | {"origin": _origin()}
+    return {key: value for key, value in told.items() if value is not None}
 
 
 def code_version() -> CodeVersion:
@@ -132,6 +135,17 @@ def _imported_sources() -> Mapping[str, bytes]:
             _seen[name] = spec, file.read_bytes().replace(b"\r\n", b"\n")
         found[name] = _seen[name][1]
     return found | {_STEP: compiled.STEP_SOURCE.encode()}
+
+
+def _origin() -> str | None:
+    # The address that the code was cloned from, without a password or a token; None for a path on this machine, which
+    # says nothing to others, and where git does not track the package.
+    url = run_git(_PACKAGE, "remote", "get-url", "origin").stdout.strip() if _tree(_head()) else ""
+    if "://" not in url:
+        return url if re.match(r"[\w.-]+@[\w.-]+:", url) else None  # as git@host:owner/name.git
+    user, _, host = urlsplit(url).netloc.rpartition("@")
+    name = f"{user.partition(':')[0]}@" if user and url.startswith("ssh:") else ""  # elsewhere it may be a token
+    return urlsplit(url)._replace(netloc=name + host).geturl() if host else None
 
 
 def _head() -> str:

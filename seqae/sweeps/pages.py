@@ -59,14 +59,13 @@ def comparison_page(family: str, runs: Collection[Run], *, store: str | None = N
     give_pages(folder.parent, family)  # the comparison links them
     mixed = bool(family_defaults(source).get("mixed"))
     told, chosen = _how_many(family, runs, folder.parent, project, mixed=mixed)
-    again = [("to make it again", f"seqae rerun FOLDER for each run, then seqae compare {family}")] if chosen else []
     return execute_page(
         source,
         folder / "compare.html",
         title=f"{family}: comparison",
         links={"all runs": "../index.html"},
         ends_first=True,
-        rows=[("runs finished", told), *shared_facts(chosen), *again, ("folder of runs", folder.parent.name)],
+        rows=[("runs finished", told), *shared_facts(chosen), ("folder of runs", folder.parent.name)],
         store=folder.parent,
         parameters={"family": family, "runs": [run.name for run in runs]},
         introduction=introduction(*(run.parameters for run in chosen)) if chosen else None,
