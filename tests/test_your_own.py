@@ -222,6 +222,22 @@ def test_a_class_of_a_cell_is_not_recorded_with_an_edit_that_it_does_not_use(pro
     assert opened().name != first.name
 
 
+@pytest.mark.parametrize(("before", "after"), [("1", "0.125"), ("'a'", "'b'"), ("(1, 2)", "(1, 3)"), ("True", "1")])
+def test_nor_with_an_edited_constant_of_a_module_that_it_uses(before, after, project, notebook, imports) -> None:
+    layers = project / "notebooks" / "my_layers.py"
+    cell = "import my_layers\n" + MODULES["my_models"].replace("self.out(", "my_layers.scale() * self.out(")
+    module = "import math\n{}\nROOT = math.sqrt(2)\nUSED = []\ndef scale():\n    return 1\n"
+    layers.write_text(module.format(f"FACTOR = {before}"))
+    kind = notebook.run_cell(cell).GRUForecaster
+    importlib.import_module("my_layers").USED.append(kind)
+    open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+    layers.write_text(module.format(f"\nFACTOR = {after}  # edited"))
+    with pytest.raises(OwnCodeError, match=r"^my_layers.py has been edited since it was imported"):
+        open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+    importlib.reload(sys.modules["my_layers"])
+    open_run("mine", SMALL, TINY | {"task": "pred"}, model=kind)
+
+
 def test_an_instance_in_the_place_of_a_class_is_named(project, notebook) -> None:
     model = notebook.run_cell(MODULES["my_models"]).GRUForecaster((16, 16), 2)
     told = (

@@ -5,7 +5,9 @@ import linecache
 import math
 import symtable
 import types
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -26,9 +28,8 @@ def class_source(kind: type) -> str:
 
 
 def is_as_written(module: types.ModuleType, text: str) -> bool:
-    """Whether the functions and methods of a module that was imported are those of this text, which its file has now.
-
-    Says nothing of its other values.
+    """Whether functions, methods and constants of a module that was imported are those of this text, which its file has
+    now. Constants are names that get a number, a text or a tuple of such once; of other values it says nothing.
     """
     written: dict[str, list[Any]] = {}
     wanted = [compile(text, "", "exec", dont_inherit=True)]
@@ -38,7 +39,24 @@ def is_as_written(module: types.ModuleType, text: str) -> bool:
     own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
     functions = [f for value in own if isinstance(value, type) for f in _functions(value)]
     codes = [f.__code__ for f in [*own, *functions] if isinstance(f, types.FunctionType)]
-    return all(_instructions(code) in written.get(code.co_qualname, [_instructions(code)]) for code in codes)
+    changed = [name for name, value in _constants(text) if repr(vars(module).get(name, value)) != repr(value)]
+    known = (_instructions(code) in written.get(code.co_qualname, [_instructions(code)]) for code in codes)
+    return not changed and all(known)
+
+
+def _constants(text: str) -> Iterator[tuple[str, Any]]:
+    tree = ast.parse(text)
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    stored = Counter(name.id for name in names)
+    for node in tree.body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        with suppress(ValueError):  # it is computed
+            value = ast.literal_eval(node.value)
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                # Lists and dicts may have been filled since.
+                if isinstance(target, ast.Name) and stored[target.id] == 1 and isinstance(value, Hashable):
+                    yield target.id, value
 
 
 def _instructions(code: types.CodeType) -> tuple[Any, ...]:
