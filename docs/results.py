@@ -54,7 +54,7 @@ def table(runs: list[Run]) -> str:
     for name in names:
         rows = found.loc[[name]]
         cells = [written(rows[column] if column in rows else pd.Series(dtype=float), column) for column in COLUMNS]
-        lines.append(" | ".join([f"**{name.strip(', ')}**" if name.startswith("seqae") else name, *cells]))
+        lines.append(" | ".join(["**seqae**" if name.startswith("seqae") else name, *cells]))
     return "\n".join(f"| {line} |" for line in lines)
 
 

@@ -537,7 +537,7 @@ def test_what_is_quoted_from_memory_says_so_wherever_it_is_shown() -> None:
 def test_a_run_stands_between_baselines_and_published_figures() -> None:
     """0.02 per pixel are 81.92 a frame, 0.1 nats per pixel are 409.6; the least error comes first."""
     found = [(np.nan, "mse", 0.02), (np.nan, "bce", 0.1), (1.0, "mse", 0.01), (np.nan, "ssim", 0.7)]
-    test = pd.DataFrame(found, columns=["frame", "metric", "value"]).assign(branch="pred")
+    test = pd.DataFrame(found, columns=["frame", "metric", "value"]).assign(branch="pred", sequences=10_000)
     rows = [("test", "pred", "mean_frame", "mse", 0.0372), ("val", "pred", "mean_frame", "mse", 9.0)]
     rows += [("test", "pred", "floor", "mse", 0.0), ("test", "pred", "copy_last", "bce", 0.3)]
     levels = pd.DataFrame(rows, columns=["split", "branch", "baseline", "metric", "value"])
@@ -552,6 +552,8 @@ def test_a_run_stands_between_baselines_and_published_figures() -> None:
     known = table.mse.dropna()
     assert known.is_monotonic_increasing
     assert known.index.get_loc("mine") < known.index.get_loc("FC-LSTM") < known.index.get_loc("mean frame")
+    assert table.source["mine"] == "test, 10,000 sequences"
+    assert table[table.mse.isna()].nats_per_frame.is_monotonic_increasing, "the best first there, too"
 
 
 @pytest.mark.parametrize(

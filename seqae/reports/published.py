@@ -24,13 +24,15 @@ def diary_results() -> pd.DataFrame:
 
 
 def standing(test: pd.DataFrame, levels: pd.DataFrame, name: str = "this run") -> pd.DataFrame:
-    """A run's test metrics among the baselines and the `published_results`, the least squared error first.
+    """A run's test metrics among the baselines and the `published_results`, the least squared error first; then those
+    without one, the least cross-entropy first.
 
     test: as `Run.test`, of 64×64 pixels; levels: as `Run.baselines`. Returns one row for each model and branch: mse
-    (per pixel, on [0, 1]), mse_per_frame and nats_per_frame (sums over 4096 pixels), ssim, psnr (dB), source; empty
-    where not known.
+    (per pixel, on [0, 1]), mse_per_frame and nats_per_frame (sums over 4096 pixels), ssim, psnr (dB), source (of the
+    run, on how many test sequences); empty where not known.
     """
-    own = test[test.frame.isna()].assign(model=name, source="")
+    of = f"test, {test.sequences.max():,.0f} sequences" if "sequences" in test else ""
+    own = test[test.frame.isna()].assign(model=name, source=of)
     known = levels[(levels.split == "test") & (levels.baseline != "floor")]
     known = known.assign(model=known.baseline.str.replace("_", " "), source="no model")
     keys = ["branch", "model", "source"]
@@ -41,4 +43,4 @@ def standing(test: pd.DataFrame, levels: pd.DataFrame, name: str = "this run") -
     others = published_results().assign(mse=lambda t: t.mse_per_frame / FRAME_PIXELS)
     table = pd.concat([table, others[others.branch.isin(table.branch)]])
     shown = [*keys[:2], "mse", "mse_per_frame", "nats_per_frame", "ssim", "psnr", "source"]
-    return table.reindex(columns=shown).sort_values(["branch", "mse"], ignore_index=True)
+    return table.reindex(columns=shown).sort_values(["branch", "mse", "nats_per_frame"], ignore_index=True)
