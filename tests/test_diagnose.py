@@ -334,7 +334,8 @@ def test_verdicts_of_earlier_versions_are_shown_in_todays_words(recorded: str | 
 
 
 def test_the_words_are_explained_where_they_are_used() -> None:
-    told = "From 3 % below the mean frame, a run has *learned little*; from 20 %, it has *learned*."
+    told = "Percentages are of the squared error. From 3 % below the mean frame, a run has *learned little*; "
+    told += "from 20 %, it has *learned*."
     assert grades(of_recon([0.05, 0.03])) == grades(of_recon([0.05, 0.04])) == told
     assert grades("diverged at epoch 3") == grades(of_recon([0.04], floor=0.05)) == ""
 
@@ -499,8 +500,8 @@ def test_the_conclusion_sets_each_branch_beside_the_mean_frame() -> None:
         columns=["split", "branch", "baseline", "metric", "value"],
     )
     assert run_findings("learned (50 % below mean frame)", test, levels, "Compare it.").splitlines() == [
-        "**Learned (50 % below mean frame)**, on val. From 3 % below the mean frame, a run has *learned little*; from "
-        "20 %, it has *learned*.",
+        "**Learned (50 % below mean frame)**, on val. Percentages are of the squared error. From 3 % below the mean "
+        "frame, a run has *learned little*; from 20 %, it has *learned*.",
         "",
         "- recon: MSE 0.0100 per pixel on test, mean frame 0.0200",
         "- recon: BCE 0.0800 nats/pixel on test, mean frame 0.1600",

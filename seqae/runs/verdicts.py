@@ -92,8 +92,8 @@ def grades(verdict: str) -> str:
         return ""
     both = " Of two branches, the better one counts." if "recon " in verdict else ""
     return (
-        f"From {100 * MARGIN:.0f} % below the mean frame, a run has *learned little*; from {LITTLE} %, it has "
-        f"*learned*.{both}"
+        f"Percentages are of the squared error. From {100 * MARGIN:.0f} % below the mean frame, a run has *learned "
+        f"little*; from {LITTLE} %, it has *learned*.{both}"
     )
 
 
