@@ -73,6 +73,7 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
     # A model is built, though without memory, to tell its sizes: once for all seeds.
     alike = {run.parameters.model_dump_json(exclude={"seed", "label"}): run for run in runs}.values()
     rows = [
+        ("loss", either(map(_loss, of))),
         ("architecture", either(_built(run).replace(_width(run.parameters), "") for run in alike) + counts),
         ("training", either(map(_trained, of))),
         ("seeds", either(seeds)) if len(seeds) > 1 else ("seed", f"{seeds[0]}{ONE_SEED}"),
@@ -95,12 +96,7 @@ def _what(run: "RunFolder") -> Rows:
     weights = record.get("weights") or (None if ":" in p.architecture else _weights(p))
     return [
         ("task", ", decoder reads ".join(way(p).values())),
-        (
-            "loss",
-            f"{p.loss}: pixels in ({p.pixel_range[0]:g}, {p.pixel_range[1]:g}), "
-            f"{'no activation' if p.activation == 'none' else p.activation}, {p.training_loss}"
-            + (f", gain {p.gain:g}" if p.gain != 1 else ""),
-        ),
+        ("loss", _loss(p)),
         ("architecture", f"{_built(run)}{'' if weights is None else f', {weights:,} weights'}"),
         (
             "data",
@@ -164,6 +160,12 @@ def _beside(baseline: str, level: float, value: float) -> str:
         return told
     share = 1 - value / level
     return f"{abs(100 * share):.0f} % {'below' if share > 0 else 'above'} {told}"
+
+
+def _loss(p: Parameters) -> str:
+    low, high = p.pixel_range
+    told = f"{p.loss}: pixels in ({low:g}, {high:g}), {'no activation' if p.activation == 'none' else p.activation}"
+    return f"{told}, {p.training_loss}" + (f", gain {p.gain:g}" if p.gain != 1 else "")
 
 
 def _built(run: "RunFolder") -> str:
