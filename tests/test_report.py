@@ -174,6 +174,9 @@ def test_the_facts_stand_by_what_they_are_about_below_the_way_to_other_pages(rep
     assert "stuck at the mean frame on val" in " ".join(page.select_one(".badges").get_text(" ", strip=True).split())
     page = report(text("# T"), facts=Facts("performance/a", "done", "1.8 times as fast as the LSTMCell loop"))
     assert "on val" not in page.select_one(".badges").get_text(), "nothing was trained"
+    facts = Facts("losses: comparison", "done", None, [("runs finished", "3 of 23")])
+    assert not report(text("# T"), facts=facts).select(".badge"), "the page is done, its runs are not"
+    assert report(text("# T"), facts=replace(facts, status="failed")).select_one(".badge.bad")
 
 
 def test_a_run_is_reported_from_a_notebook_as_it_stands(tmp_path, monkeypatch):
