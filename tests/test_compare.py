@@ -600,6 +600,7 @@ def test_the_head_of_a_comparison_says_what_its_runs_are_and_share(seeds, tmp_pa
     both = changed(seeds[0], tmp_path / "recon", task="recon")
     facts = dict(shared_facts([*seeds, both]))
     assert (facts["seeds"], facts["made with code"]) == ("7 or 8", seeds[0].facts()[-2][1])
+    assert "run the notebook losses.ipynb there" in dict(seeds[0].facts())["to make it again"]
     assert facts["loss"] == "0nm: pixels in (0, 1), no activation, mse"
     assert facts["training"].endswith("learning rate 0.1"), "two rates, of one optimizer"
     assert facts["training"].count(" or ") == 1

@@ -72,7 +72,7 @@ def explain_head(
     through = "" if activation == "none" else f" through {activation}"
     scaled = "h" if reach == 1 else f"{reach:g} · h"
     if floor < 1e-6:
-        head = "a weighted sum of h" if np.isinf(reach) else scaled
+        head = "what the readout makes of h" if np.isinf(reach) else scaled
         head = "what your architecture puts out" if own else head
         known = "" if own else ", h being what the last LSTM layer puts out, in (-1, 1)"
         reaches = "can reach every pixel value, so this model can learn. Whether it did, see the curve."

@@ -133,7 +133,9 @@ def _made(run: "RunFolder") -> Rows:
         same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
         facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
         if not record["commit"].startswith("seqae "):  # an installed package has no commit to check out
-            facts.append(("to make it again", f"seqae rerun FOLDER, this page's folder, in {_clone_of([record])}"))
+            again = f"seqae rerun FOLDER, this page's folder, in {_clone_of([record])}"
+            alone = f"; without the folder, run the notebook {run.family}.ipynb there with the parameters of this page"
+            facts.append(("to make it again", again + alone))
     return facts
 
 

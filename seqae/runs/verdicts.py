@@ -127,7 +127,7 @@ def next_step(verdict: str, p: "Parameters", *, family: str, reach: float) -> st
     return f"Train for longer: {_again(f'epochs={4 * p.epochs}')}. Then try {others}. {_FILE}"
 
 
-_FILE = "(FILE: this run's parameter file, at the same `--scale`; in Jupyter, change the parameters cell.)"
+_FILE = "(FILE: this run's parameter file in `params/`, at the same `--scale`; in Jupyter, change the parameters cell.)"
 
 
 def _again(given: str) -> str:
