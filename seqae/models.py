@@ -109,7 +109,8 @@ class SequenceAutoencoder(nn.Module):
         seen, states = self._encode(frames)
         follow = dict(truth or {}) if self.training else {}
         if self.recon_truth and "recon" in self.decoders:
-            follow["recon"] = branch_targets(frames, task=self.task, frames_in=frames.shape[1])["recon"]
+            task = "recon" if self.task == "both" else self.task  # the frames to come, which `both` needs, are not here
+            follow["recon"] = branch_targets(frames, task=task, frames_in=frames.shape[1])["recon"]
         return self.decode(states, seen[-1], follow)
 
     def encode(self, frames: Tensor) -> dict[str, Tensor]:
@@ -172,8 +173,7 @@ class SequenceAutoencoder(nn.Module):
         if self.row.embeds:
             return self._read(branch, decoder.unroll(initial, Feedback(), steps=steps))
         weight, bias = (readout.weight, readout.bias) if isinstance(readout, nn.Linear) else (None, None)
-        feedback = Feedback(weight, bias, self.gain, self.activation)
-        return decoder.unroll(initial, feedback, steps=steps)
+        return decoder.unroll(initial, Feedback(weight, bias, self.gain, self.activation), steps=steps)
 
     def _decode_own_frames(self, branch: str, states: Sequence[LSTMState | None], frame: Tensor) -> Tensor:
         """As `_decode_branch`, without true frames: it reads its own output frames, embedded as true ones were."""
