@@ -133,11 +133,11 @@ class LSTMStack(nn.Module):
 
         states: the initial one of every layer; None is zero. With inputs None the stack reads zeros for `steps` steps,
         and states tell B. The first weight_ih then gets no gradient (None, not zeros, so that optimizers skip it).
-        Raises ValueError where shapes do not fit.
+        Raises ValueError where shapes or devices do not fit.
         """
         batch = None
         if inputs is not None:
-            _check("inputs", inputs, steps, None, self.input_size)
+            _check("inputs", inputs, self.layers[0].bias.device, steps, None, self.input_size)
             steps, batch = inputs.shape[:2]
         tensors, batch = self._tensors(states, steps, batch)
         positions, top, final = self.positions, inputs, []
@@ -160,7 +160,7 @@ class LSTMStack(nn.Module):
         """Read zeros at the first step, then what `feedback` makes of the top h of the step before.
 
         Returns gain * (weight @ h + bias) of every step, (T, B, D): the values before their activation. states: as for
-        `forward`. Raises ValueError where shapes do not fit.
+        `forward`. Raises ValueError where shapes or devices do not fit.
         """
         weight, bias, gain = feedback.weight, feedback.bias, feedback.gain
         if weight is not None and self.positions > 1:
@@ -172,10 +172,10 @@ class LSTMStack(nn.Module):
             )
         tensors, batch = self._tensors(states, steps, None)
         if weight is not None:
-            _check("feedback weight", weight, self.input_size, self.hidden_sizes[-1])
+            _check("feedback weight", weight, tensors[0].bias.device, self.input_size, self.hidden_sizes[-1])
             weight = (weight if gain == 1 else weight * gain).to(tensors[0].weight_ih.dtype)
         if bias is not None:
-            _check("feedback bias", bias, self.input_size)
+            _check("feedback bias", bias, tensors[0].bias.device, self.input_size)
             bias = (bias * gain).unsqueeze(1)
         how = Unrolling(steps, batch * self.positions, self.map_size, True, gain, feedback.activation)
         function = Stacked if runs_in_c(tensors, batch) else Recurrence
@@ -184,6 +184,7 @@ class LSTMStack(nn.Module):
 
     def _tensors(self, states: InitialStates, steps: int | None, batch: int | None) -> tuple[list[LayerTensors], int]:
         """The tensors of every layer, and the number of sequences B, from states (B, H) where `batch` is None."""
+        dtype, device = self.layers[0].bias.dtype, self.layers[0].bias.device
         known = [state or LSTMState(None, None) for state in states or [None] * len(self.layers)]
         if steps is None or steps < 1:
             raise ValueError(f"steps (={steps}) must be 1 or more")
@@ -192,13 +193,12 @@ class LSTMStack(nn.Module):
         for number, state in enumerate(known):
             for name, tensor in zip("hc", state, strict=True):
                 if tensor is not None:
-                    _check(f"{name} of layer {number}", tensor, batch, self.hidden_sizes[number])
+                    _check(f"{name} of layer {number}", tensor, device, batch, self.hidden_sizes[number])
                     batch = len(tensor)
         if batch is None:
             raise ValueError("inputs or states must tell the number of sequences; not None for both")
-        dtype, device = self.layers[0].bias.dtype, self.layers[0].bias.device.type
-        if device != "meta" and dtype != torch.float64 and torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        if device.type != "meta" and dtype != torch.float64 and torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
         own = zip(self.layers, known, strict=True)
         return [layer.tensors(state, dtype, self.positions) for layer, state in own], batch
 
@@ -232,12 +232,15 @@ def _torch_lstm(x: Tensor | None, own: LayerTensors, steps: int, batch: int) -> 
     return hidden, last_h[0], last_c[0]
 
 
-def _check(name: str, tensor: Tensor, *shape: int | None) -> None:
-    """Raise ValueError unless the tensor is floating point, not empty, and of this shape, where None is any size."""
+def _check(name: str, tensor: Tensor, device: torch.device, *shape: int | None) -> None:
+    """Raise ValueError unless the tensor is floating point, not empty, on the device, and of this shape, where None is
+    any size.
+    """
+    # step.c reads addresses: those of another device would end the process, or read nothing without a word.
     fits = tensor.ndim == len(shape) and 0 not in tensor.shape and tensor.is_floating_point()
-    if not fits or any(s not in (None, n) for n, s in zip(tensor.shape, shape, strict=True)):
-        wanted, got = str(shape).replace("None", "any"), f"{tuple(tensor.shape)} of {tensor.dtype}"
-        raise ValueError(f"{name} must be floating point, not empty, of shape {wanted}; not {got}")
+    if not fits or tensor.device != device or any(s not in (None, n) for n, s in zip(tensor.shape, shape, strict=True)):
+        wanted, got = str(shape).replace("None", "any"), f"{tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
+        raise ValueError(f"{name} must be floating point, on {device}, not empty, of shape {wanted}; not {got}")
 
 
 def _features_first(x: Tensor, positions: int) -> Tensor:
