@@ -106,8 +106,12 @@ class Stateful:
         for n, group in enumerate(optimizer.param_groups):
             first = group | {"lr": group.get("initial_lr", group.get("lr"))}  # a schedule changes lr when it is made
             found |= {f"{name} of group {n}" if n else name: v for name, v in first.items() if name not in FREE}
-        held = schedule.state_dict() if schedule else {}
-        found |= {f"{name} of the schedule": v for name, v in held.items() if not name.startswith(("_", "base_lrs"))}
+        parts_of = getattr(schedule, "_schedulers", [])  # SequentialLR and ChainedScheduler have them
+        found |= {f"part {n} of the schedule": type(part).__name__ for n, part in enumerate(parts_of, 1)}
+        for n, part in enumerate([schedule, *parts_of] if schedule else []):
+            held = {"milestones": getattr(part, "_milestones", None)} | part.state_dict()
+            of = f"part {n} of the schedule" if n else "the schedule"
+            found |= {f"{name} of {of}": v for name, v in held.items() if not name.startswith(("_", "base_lrs"))}
         return {name: _plain(value) for name, value in found.items() if name not in FREE}
 
 

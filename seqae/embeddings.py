@@ -36,9 +36,7 @@ def map_sizes(kernel_sizes: Sequence[int], strides: Sequence[int], frame: Size, 
 
 def perceptron(widths: Sequence[int], *, relu_last: bool) -> nn.Sequential:
     """Linear layers, (N, widths[0]) → (N, widths[-1]), with a ReLU after each, or after all but the last one."""
-    modules: list[nn.Module] = []
-    for n_in, n_out in pairwise(widths):
-        modules += [nn.Linear(n_in, n_out), nn.ReLU()]
+    modules = [module for n_in, n_out in pairwise(widths) for module in (nn.Linear(n_in, n_out), nn.ReLU())]
     return nn.Sequential(*modules if relu_last else modules[:-1])
 
 

@@ -78,8 +78,7 @@ def objective_value(outputs: Mapping[str, BranchOutput], objective: Objective) -
 
 def unit_frames(out: BranchOutput, objective: Objective) -> tuple[Tensor, Tensor]:
     """Output and true frames on the [0, 1] scale, (B, T, H, W) each; the output is not clipped."""
-    output = output_frames(out.z, objective.activation, objective.pixel_range)
-    return output, to_unit(out.target, objective.pixel_range)
+    return output_frames(out.z, objective.activation, objective.pixel_range), to_unit(out.target, objective.pixel_range)
 
 
 def output_frames(z: Tensor, activation: str, pixel_range: tuple[float, float]) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
 from seqae import training as module
@@ -348,6 +348,34 @@ def test_a_checkpoint_of_another_training_is_refused_with_what_differs(
     with pytest.raises(ValueError, match=re.escape(f"{file} was trained with {differs}: delete it, and {ANEW}")):
         fitted(epochs=2, checkpoint=file, **given)
     assert file.read_bytes() == before
+
+
+def warm(then: Any = lr_scheduler.ExponentialLR, value: float = 0.5, milestone: int = 2) -> Any:
+    def schedule(optimizer: Any) -> Any:
+        parts = [lr_scheduler.LinearLR(optimizer, 0.1), then(optimizer, value)]
+        return lr_scheduler.SequentialLR(optimizer, parts, [milestone])
+
+    return schedule
+
+
+@pytest.mark.parametrize(
+    ("schedule", "differs"),
+    [
+        (warm(value=0.9), "gamma of part 2 of the schedule 0.5, not 0.9"),
+        (warm(milestone=3), "milestones of the schedule [2], not [3]"),
+        (
+            warm(then=lr_scheduler.CosineAnnealingLR, value=5),
+            "part 2 of the schedule ExponentialLR, not CosineAnnealingLR",
+        ),
+    ],
+)
+def test_a_schedule_of_several_is_compared_part_by_part(schedule: Any, differs: str, tmp_path: Path) -> None:
+    file, plain = tmp_path / "state.pt", fitted(epochs=2, schedule=warm())
+    fitted(epochs=1, checkpoint=file, schedule=warm())
+    with pytest.raises(ValueError, match=re.escape(f"{file} was trained with {differs}")):
+        fitted(epochs=2, checkpoint=file, schedule=schedule)
+    resumed = fitted(model_of(seed=99), epochs=2, checkpoint=file, schedule=warm())
+    assert resumed.log.numbers() == plain.log.numbers(since=2)
 
 
 def test_what_has_no_effect_on_the_numbers_may_change_under_a_checkpoint(tmp_path: Path) -> None:
