@@ -117,6 +117,8 @@ def fit(
     optimizer = rule.optimizer(list(model.parameters()))
     if not {w for group in optimizer.param_groups for w in group["params"]} & {*model.parameters()}:
         raise ValueError("the optimizer has none of the model's weights: return one of those that it is given")
+    if scaler.is_enabled() and isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
     if scaler.is_enabled():  # inside SGD's fused kernel a skipped first update leaves the momentum uninitialised
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     scheduler = rule.schedule(optimizer)

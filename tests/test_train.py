@@ -378,6 +378,11 @@ def test_a_schedule_of_several_is_compared_part_by_part(schedule: Any, differs: 
     assert resumed.log.numbers() == plain.log.numbers(since=2)
 
 
+def test_lbfgs_is_refused_in_fp16_and_not_in_the_first_update() -> None:
+    with pytest.raises(ValueError, match="LBFGS cannot be scaled for precision fp16: use bf16, or none"):
+        fitted(optimizer=optimizer_factory("LBFGS", learning_rate=0.1), precision="fp16")
+
+
 def test_what_has_no_effect_on_the_numbers_may_change_under_a_checkpoint(tmp_path: Path) -> None:
     file, plain = tmp_path / "state.pt", fitted(epochs=2)
     fitted(epochs=1, checkpoint=file)
