@@ -37,8 +37,7 @@ def branch_errors(outputs: Mapping[str, BranchOutput], objective: Objective, *, 
     for branch, out in outputs.items():
         output, target = unit_frames(out, objective)
         found[branch] = frame_errors(output, target, out.z if probability else None)
-        if quality:
-            found[branch] |= image_quality(output, target)
+        found[branch] |= image_quality(output, target) if quality else {}
     return found
 
 
@@ -46,7 +45,7 @@ def evaluate(
     model: nn.Module, frames: Tensor, batch_size: int, objective: Objective, *,
     statistics: bool = False, quality: bool = False, stop: Sized = (),
 ) -> Evaluation:  # fmt: skip
-    """Errors of a model in evaluation mode, where decoders read their own outputs in the place of true frames.
+    """Errors of a model in evaluation mode, which is told no true frames: with `recon_truth` it reads those seen.
 
     frames: a tensor, uint8 (N, frames_in + frames_out, H, W), those seen and the true ones to come. statistics adds the
     least and the largest pre-activation of each frame and the histograms of outputs; quality adds
@@ -56,12 +55,12 @@ def evaluate(
     """
     check_positive(batch_size=batch_size)
     check_sequences("frames", frames)
-    device = next(model.parameters()).device
+    device = next(model.eval().parameters()).device
     means: dict[str, Tensor] = {}
     sums: BranchMetrics = {}
     histograms: dict[str, Tensor] = {}
-    model.eval()
-    with seeded(0, device), torch.inference_mode():  # a model may draw random numbers
+    # A model may draw random numbers, and may keep tensors: of inference_mode they could not be trained with.
+    with seeded(0, device), torch.no_grad():
         for batch in frames.split(batch_size):
             if stop:
                 break
@@ -106,8 +105,7 @@ def predict(
     frames: (B, frames_in, H, W), a tensor or an array, uint8 0–255, or floating point in [0, 1]. activation,
     pixel_range: as in the model's `Objective`.
     """
-    device = next(model.parameters()).device
-    model.eval()
-    with seeded(0, device), torch.inference_mode():
+    device = next(model.eval().parameters()).device
+    with seeded(0, device), torch.no_grad():  # as in `evaluate`
         outputs = model(seen_frames(torch.as_tensor(frames, device=device), pixel_range))
     return {b: output_frames(z.float(), activation, pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}

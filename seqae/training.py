@@ -39,8 +39,9 @@ PLATEAU = 0.01  # less than 1 % better in total counts as a plateau
 class Fitted:
     """What `fit` ends with.
 
-    weights: those with the least objective on val, on the CPU. epochs: how many were trained, fewer than asked for
-    where `patience` ended training. diverged_at: the epoch of a NaN or infinite loss.
+    weights: those with the least objective on val, on the CPU; the first ones where no epoch had a finite loss. epochs:
+    how many were trained, fewer than asked for where `patience` or a NaN or infinite loss ended training.
+    diverged_at: the epoch of that loss.
     """
 
     weights: dict[str, Tensor]
@@ -84,9 +85,10 @@ def fit(
     sequences is a function of (seed, epoch); torch is seeded before each update by (seed, step, rank), and before val;
     the checkpoint holds all state of model, optimizer, schedule and scaler, the best weights and the totals of the
     unfinished epoch, which goes on at its next batch. Val is measured in float32, or tf32, whatever the precision. A
-    checkpoint of another objective, rule, seed, batch_size or val, or of fewer or more sequences, is refused; another
-    number of epochs is not. Functions are compared by name: other sequences from a function `train`, or other code of
-    a loss, a metric or a schedule, are not noticed (`seqae.runs` compares code, and makes another run of it).
+    checkpoint of another objective, rule, seed or batch_size, or of fewer or more sequences, is refused; another number
+    of epochs is not. Tensors of sequences are compared by the sum of their pixels, functions by name: the same pixels
+    in another order, other sequences from a function `train`, or other code of a loss, a metric or a function in a
+    schedule, are not noticed (`seqae.runs` compares code, and makes another run of it).
 
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
     and leave a checkpoint of the unfinished epoch.
@@ -216,7 +218,7 @@ def fit(
                 due = time.monotonic() + checkpoint.pause(time.monotonic() - asked)
     if file and checkpoint and checkpoint.at_end:
         save_checkpoint(file, state, stateful)
-    return Fitted({name: weight.cpu() for name, weight in state.best.items()}, len(state.objectives), state.diverged_at)
+    return Fitted(recursively_apply(Tensor.cpu, state.best), len(state.objectives), state.diverged_at)
 
 
 def plateau_begins(objectives: Sequence[float]) -> int:
@@ -236,7 +238,8 @@ def _share(batch: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    # A module's extra state need not be a tensor.
+    return recursively_apply(lambda tensor: tensor.detach().clone(), dict(model.state_dict()))
 
 
 def _add(totals: EpochTotals, result: Updated, share: float) -> None:

@@ -442,7 +442,10 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: STACK(torch.zeros(0, 5, 3)), r"inputs must .* not \(0, 5, 3\)"),
         (lambda: STACK(torch.zeros(6, 5, 3), steps=4), r"shape \(4, any, 3\); not \(6, 5, 3\)"),
         (lambda: STACK(torch.zeros(6, 5, 3, dtype=torch.uint8)), r"floating point, .* not .* torch.uint8"),
-        (lambda: STACK(torch.zeros(6, 5, 3, device="meta")), r"inputs must be .* on cpu, .* not \(6, 5, 3\) .* on meta"),
+        (
+            lambda: STACK(torch.zeros(6, 5, 3, device="meta")),
+            r"inputs must be .* on cpu, .* not \(6, 5, 3\) .* on meta",
+        ),
         (lambda: STACK(None, [(H4.to("meta"), H4), None], steps=3), r"h of layer 0 .* on cpu, .* not .* on meta"),
         (
             lambda: STACK.unroll([(H4, H4), None], Feedback(torch.zeros(3, 2, device="meta")), steps=3),

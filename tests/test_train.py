@@ -383,6 +383,34 @@ def test_lbfgs_is_refused_in_fp16_and_not_in_the_first_update() -> None:
         fitted(optimizer=optimizer_factory("LBFGS", learning_rate=0.1), precision="fp16")
 
 
+class Keeps(nn.Module):
+    """It keeps a tensor as long as batches have one size, and has extra state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.ones = nn.Parameter(torch.ones(())), torch.ones(0, 0)
+
+    def forward(self, frames: Tensor, truth: Any = None) -> dict[str, Tensor]:
+        if len(self.ones) != len(frames):
+            self.ones = torch.ones_like(frames)
+        return {"recon": self.weight * self.ones * frames}
+
+    def get_extra_state(self) -> dict[str, str]:
+        return {"made": "here"}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        self.state = state
+
+
+def test_a_model_may_keep_tensors_between_val_and_training_and_have_extra_state() -> None:
+    made = fit(
+        Keeps(), TRAIN[:7], TRAIN[:4], objective=trains(task="recon"), epochs=2, batch_size=4, record=Log(),
+        rule=UpdateRule(lambda weights: torch.optim.SGD(weights, lr=0.1)), device="cpu",
+    )  # fmt: skip
+    assert made.epochs == 2
+    assert made.weights["_extra_state"] == {"made": "here"}  # type: ignore[comparison-overlap]
+
+
 def test_what_has_no_effect_on_the_numbers_may_change_under_a_checkpoint(tmp_path: Path) -> None:
     file, plain = tmp_path / "state.pt", fitted(epochs=2)
     fitted(epochs=1, checkpoint=file)
