@@ -56,7 +56,8 @@ class Architecture:
         """The largest |pre-activation| that any weights can give.
 
         A frame that is h itself, which lies in (-1, 1), reaches `gain`; any other readout reaches infinity. With gain 1
-        sigmoid(h) lies in (0.27, 0.73), so it is never black: `runs.levels` computes what that costs.
+        sigmoid(h) lies in (0.27, 0.73), so it is never black. From the pixels of val, `runs.levels` computes the least
+        loss that this leaves, the floor. One above the mean frame's loss cannot learn: a run says so before it trains.
         """
         return gain if self.readout == "h" else float("inf")
 

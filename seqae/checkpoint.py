@@ -21,7 +21,7 @@ FREE = {"metrics", "params", "initial_lr", "fused", "foreach", "capturable", "di
 
 @dataclass
 class EpochTotals:
-    """Means over the updates of an unfinished epoch, each update weighted by its share of the epoch's sequences.
+    """Parts of an epoch's means, summed up so far: of each update its value times its share of the epoch's sequences.
 
     objective: None before the first update. grad_norm: before clipping, over the updates that were made. overflows:
     updates left out for an infinite gradient (fp16 only), left_out: their share of the epoch. learning_rate: of the

@@ -33,12 +33,15 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 class SequenceAutoencoder(nn.Module):
     """LSTM encoder-decoder on video: it reconstructs the frames seen, predicts the frames to come, or both.
 
-    architecture: a key of `ARCHITECTURES`. task, decoder_input, activation: see `seqae.tasks`. frame_size: pixels on a
-    side, or height and width. frames_in, frames_out: frames seen and to come. gain: factor on the last layer, before
-    the activation. width: factor on hidden sizes and channels. hidden, layers, peepholes: in place of the
-    architecture's own. recon_truth: the recon decoder reads the true frames in evaluation as well, which are those
-    seen, as in the paper's code (Srivastava et al., 2015). Raises ValueError for values that do not go together, naming
-    values that do.
+    architecture: a key of `ARCHITECTURES`. task: which frames are decoded, see `tasks.branch_targets`. decoder_input:
+    what a decoder reads at each step. zero: nothing, its input weights get no gradient. output: zeros first, then what
+    it put out the step before, its frame, or its top h where frames are embedded. truth: the true frame before, in
+    training; its own in evaluation. activation: none, tanh or sigmoid, which the caller applies to what comes out.
+    frame_size: pixels on a side, or height and width. frames_in, frames_out: frames seen and to come. gain: factor on
+    the last layer, before the activation. width: factor on hidden sizes and channels. hidden, layers, peepholes: in
+    place of the architecture's own. recon_truth: the recon decoder reads the true frames in evaluation as well, which
+    are those seen, as in the paper's code (Srivastava et al., 2015). Raises ValueError for values that do not go
+    together, naming values that do.
     """
 
     def __init__(

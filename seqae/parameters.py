@@ -15,7 +15,8 @@ from seqae.tasks import FRAME_SIZES, Activation, DecoderInput, Size, Task, frame
 
 Paths = str | tuple[str, ...] | None
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
-# These say where and how a run is executed, not what it computes. Its name and hash leave them out.
+# These say where and how a run is executed, not what it computes. Its name and hash leave them out, and with them what
+# its combination does not use, and defaults: see `runs.identity`. So a default cannot be changed.
 EXECUTION = frozenset(
     {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
     # `clips_digest` says which clips they are
@@ -52,7 +53,11 @@ class ParameterError(ValueError):
 
 
 class Parameters(BaseModel):
-    """Everything that defines one run. Build it with `resolve`."""
+    """All parameters of a run. Build it with `resolve`.
+
+    Two runs of a family are the same run where these have equal values, but for those in EXECUTION and those that their
+    combination does not use (`runs.identity.USES`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

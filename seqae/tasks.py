@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # parameters are checked without importing torch
 
 Task = Literal["recon", "recon_ordered", "pred", "both"]
 Branch = Literal["recon", "pred"]
+# What a decoder reads at each step, see `models.SequenceAutoencoder`.
 DecoderInput = Literal["zero", "output", "truth"]
 Activation = Literal["none", "tanh", "sigmoid"]
 Size = tuple[int, int]  # height and width, of frames in pixels

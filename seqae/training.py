@@ -71,9 +71,9 @@ def fit(
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
     always equally many, as a tensor or as `Frames` that are read when a batch indexes them; or a tensor for all epochs.
     val: a tensor of fixed sequences of the same shape. objective: what is trained; the best weights are those with the
-    least objective on val. batch_size: sequences in an update. seed: of the order of sequences and of random numbers in
-    training; of the first weights, call torch.manual_seed before the model is built. patience: training ends after so
-    many epochs without a gain of 1 % on val.
+    least objective on val. batch_size: sequences in an update. seed: 0 to 2**32 - 1, of the order of sequences and of
+    random numbers in training; of the first weights, call torch.manual_seed before the model is built. patience:
+    training ends after so many epochs without a gain of 1 % on val.
 
     record(table, rows) is called with each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value,
     with units as in `seqae.metrics.UNITS`; on val also the least and the largest pre-activation. Branch `all` holds the
