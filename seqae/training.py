@@ -69,7 +69,8 @@ def fit(
     model: any module that is what `seqae.contract` says; it is checked on two sequences before training. Random numbers
     that it draws from torch in training (dropout) are a function of seed, update and rank.
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
-    always equally many, as a tensor or as `Frames` that are read when a batch indexes them; or a tensor for all epochs.
+    always equally many, as a tensor, which is a new one where anything in it is new (a GPU has a copy), or as `Frames`
+    that are read when a batch indexes them; or a tensor for all epochs.
     val: a tensor of fixed sequences of the same shape. objective: what is trained; the best weights are those with the
     least objective on val. batch_size: sequences in an update. seed: 0 to 2**32 - 1, of the order of sequences and of
     random numbers in training; of the first weights, call torch.manual_seed before the model is built. patience:
