@@ -245,8 +245,7 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
 
 def _add(totals: EpochTotals, result: Updated, share: float) -> None:
     def plus(total: Tensor | None, values: Tensor) -> Tensor:
-        mean = values.mean() * share
-        return mean if total is None else total + mean
+        return values.mean() * share + (0 if total is None else total)
 
     totals.objective = plus(totals.objective, result.objective)
     if result.grad_norm is not None:
@@ -281,8 +280,7 @@ def _metric_rows(at: Row, totals: EpochTotals, found: Evaluation, *, overflows: 
     values += [("train", "all", "overflows", totals.overflows)] if overflows else []
     values.append(("val", "all", "objective", found.objective))
     values += [("val", branch, metric, v.mean()) for branch, of in found.errors.items() for metric, v in of.items()]
-    columns = ("split", "branch", "metric")
-    return [at | dict(zip(columns, names, strict=True)) | {"value": float(value)} for *names, value in values]
+    return [at | {"split": s, "branch": b, "metric": m, "value": float(value)} for s, b, m, value in values]
 
 
 def _histogram_rows(epoch: int, found: Evaluation) -> list[Row]:

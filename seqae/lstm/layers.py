@@ -104,14 +104,9 @@ class LSTMStack(nn.Module):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_sizes: Sequence[int],
-        *,
-        peepholes: bool = False,
-        kernel_size: int | None = None,
-        map_size: Size = (1, 1),
-    ):
+        self, input_size: int, hidden_sizes: Sequence[int], *, peepholes: bool = False,
+        kernel_size: int | None = None, map_size: Size = (1, 1),
+    ) -> None:  # fmt: skip
         super().__init__()
         sizes, self.positions = [input_size, *hidden_sizes], map_size[0] * map_size[1]
         if len(sizes) < 2 or min(sizes) < 1:
@@ -163,19 +158,17 @@ class LSTMStack(nn.Module):
         `forward`. Raises ValueError where shapes or devices do not fit.
         """
         weight, bias, gain = feedback.weight, feedback.bias, feedback.gain
+        top, read = self.hidden_sizes[-1], self.input_size
         if weight is not None and self.positions > 1:
             raise ValueError(f"maps (of {self.map_size}) can feed back h itself only: the feedback weight must be None")
-        if weight is None and self.hidden_sizes[-1] != self.input_size:
-            raise ValueError(
-                f"without a feedback weight h (={self.hidden_sizes[-1]} wide) must be as wide as inputs "
-                f"(={self.input_size})"
-            )
+        if weight is None and top != read:
+            raise ValueError(f"without a feedback weight h (={top} wide) must be as wide as inputs (={read})")
         tensors, batch = self._tensors(states, steps, None)
         if weight is not None:
-            _check("feedback weight", weight, tensors[0].bias.device, self.input_size, self.hidden_sizes[-1])
+            _check("feedback weight", weight, tensors[0].bias.device, read, top)
             weight = (weight if gain == 1 else weight * gain).to(tensors[0].weight_ih.dtype)
         if bias is not None:
-            _check("feedback bias", bias, tensors[0].bias.device, self.input_size)
+            _check("feedback bias", bias, tensors[0].bias.device, read)
             bias = (bias * gain).unsqueeze(1)
         how = Unrolling(steps, batch * self.positions, self.map_size, True, gain, feedback.activation)
         function = Stacked if runs_in_c(tensors, batch) else Recurrence
