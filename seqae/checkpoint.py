@@ -17,6 +17,8 @@ from seqae.metrics import BranchMetrics
 
 # What training that goes on may have otherwise: what is measured, and how the same update is computed.
 FREE = {"metrics", "params", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
+# The file may be weights that somebody needs, or a day's training whose script was edited by mistake.
+ANEW = "name another file, or delete this one, and training starts anew"
 
 
 @dataclass
@@ -155,13 +157,13 @@ def load_checkpoint(file: Path, stateful: Stateful, settings: Mapping[str, Any] 
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
+        progress = {"settings": {}} | content["progress"]  # a file of weights alone has none
     except OSError:
         raise
     except Exception as error:  # torn bytes make torch raise any of a dozen types
-        raise ValueError(f"{file} is no whole checkpoint ({error}): delete it, and the run starts anew") from error
+        raise ValueError(f"{file} is no whole checkpoint of fit ({error!r}): {ANEW}") from error
     name, options = "its progress", {*stateful.optimizer.param_groups[0]}
     try:
-        progress = {"settings": {}} | content["progress"]
         state = TrainingState(content["weights"], **progress, totals=EpochTotals(**content["epoch"]))
         pairs = [(name, state.settings.get(name, value), value) for name, value in (settings or {}).items()]
         other = [f"{name} {was}, not {value}" for name, was, value in pairs if was != value]
@@ -175,8 +177,8 @@ def load_checkpoint(file: Path, stateful: Stateful, settings: Mapping[str, Any] 
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
-        raise ValueError(f"{file} is of another run ({name}: {told}): delete it, and the run starts anew") from error
+        raise ValueError(f"{file} is of another run ({name}: {told}): {ANEW}") from error
     if other:
-        raise ValueError(f"{file} was trained with {'; '.join(other)}: delete it, and training starts anew")
+        raise ValueError(f"{file} was trained with {'; '.join(other)}: {ANEW}")
     state.settings = dict(settings or {})
     return state

@@ -138,7 +138,7 @@ def fit(
         state = load_checkpoint(checkpoint.file, stateful, settings)
         state.totals.divide(ranks, accelerator.device)
         if file and (done := len(state.objectives)) >= epochs:
-            told = "%s has %d epochs, and epochs is %d: nothing is left to train; delete it, and training starts anew"
+            told = "%s has %d epochs, and epochs is %d: nothing is left to train; ask for more, or name another file"
             logging.getLogger("seqae").warning(told, file, done, epochs)
     if checkpoint:
         checkpoint.resume(len(state.objectives))

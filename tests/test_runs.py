@@ -757,7 +757,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path):
     run = open_run("losses", TINY, {"store": str(tmp_path)})
     (run.folder / "checkpoint").mkdir(parents=True)
     (run.folder / "checkpoint" / "state.pt").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"no whole checkpoint.*delete it"):
+    with pytest.raises(ValueError, match=r"no whole checkpoint of fit .*delete this one"):
         run.train()
 
 

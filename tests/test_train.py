@@ -281,7 +281,7 @@ def test_asked_to_stop_it_goes_on_with_the_next_update(
     assert equal(second.model.state_dict(), unbroken.model.state_dict())
 
 
-ANEW = "training starts anew"
+ANEW = "name another file, or delete this one, and training starts anew"
 
 
 def test_resuming_a_finished_run_trains_nothing_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -289,7 +289,8 @@ def test_resuming_a_finished_run_trains_nothing_and_says_so(tmp_path: Path, capl
     done = fitted(checkpoint=file)
     with caplog.at_level("WARNING", logger="seqae"):
         again = fitted(model_of(seed=99), checkpoint=file)
-    assert caplog.messages == [f"{file} has 4 epochs, and epochs is 4: nothing is left to train; delete it, and {ANEW}"]
+    nothing = "nothing is left to train; ask for more, or name another file"
+    assert caplog.messages == [f"{file} has 4 epochs, and epochs is 4: {nothing}"]
     assert again.log.rows == []
     assert equal(again.fitted.weights, done.fitted.weights)
     assert again.fitted == Fitted(again.fitted.weights, 4, None)
@@ -345,7 +346,7 @@ def test_a_checkpoint_of_another_training_is_refused_with_what_differs(
     file = tmp_path / "state.pt"
     fitted(epochs=1, checkpoint=file)
     before = file.read_bytes()
-    with pytest.raises(ValueError, match=re.escape(f"{file} was trained with {differs}: delete it, and {ANEW}")):
+    with pytest.raises(ValueError, match=re.escape(f"{file} was trained with {differs}: {ANEW}")):
         fitted(epochs=2, checkpoint=file, **given)
     assert file.read_bytes() == before
 
@@ -409,6 +410,16 @@ def test_a_model_may_keep_tensors_between_val_and_training_and_have_extra_state(
     )  # fmt: skip
     assert made.epochs == 2
     assert made.weights["_extra_state"] == {"made": "here"}  # type: ignore[comparison-overlap]
+
+
+def test_a_file_of_weights_is_no_checkpoint_and_stays(tmp_path: Path) -> None:
+    file = tmp_path / "best.pt"
+    torch.save(model_of().state_dict(), file)
+    before = file.read_bytes()
+    told = re.escape(f"{file} is no whole checkpoint of fit (KeyError('progress')): {ANEW}")
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        fitted(checkpoint=file)
+    assert file.read_bytes() == before
 
 
 def test_what_has_no_effect_on_the_numbers_may_change_under_a_checkpoint(tmp_path: Path) -> None:

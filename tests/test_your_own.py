@@ -65,7 +65,7 @@ def test_the_training_loop_stands_alone_as_the_page_says(project) -> None:
     assert {row["epoch"] for row in names["rows"]["metrics"]} == set()
     assert all(torch.equal(first[name], weight) for name, weight in names["fitted"].weights.items())
     slower = alone.replace("lr=1e-3", "lr=1e-4")
-    with pytest.raises(ValueError, match=r"lr 0.001, not 0.0001: delete it"):
+    with pytest.raises(ValueError, match=r"lr 0.001, not 0.0001: name another file"):
         exec(slower, names)
     (again,) = [cell for cell in CELLS if "slower.pt" in cell]
     exec(again, names)
