@@ -24,6 +24,8 @@ UNITS = {  # of every metric, as written in test.csv; tables and axes read them 
     "psnr": "dB",
     "mae": "per pixel, on [0, 1]",
 }
+# What rows hold beside these, and `preactivation_min`, `preactivation_max`: a metric of your own has another name.
+TAKEN = {*UNITS, "objective", "grad_norm", "learning_rate", "update_ratio", "overflows", "seconds"}
 
 
 def frame_errors(output: "Tensor", target: "Tensor", logits: "Tensor | None") -> "dict[str, Tensor]":

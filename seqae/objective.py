@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from seqae.data import to_range, to_unit
 from seqae.losses import NEEDS_PROBABILITY, TRAINING_LOSSES, activate, training_loss
-from seqae.tasks import ACTIVATIONS, BRANCHES, branch_targets, check_choice
+from seqae.metrics import TAKEN
+from seqae.tasks import ACTIVATIONS, BRANCHES, branch_targets, check_choice, check_positive
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Objective:
     own, see `seqae.contract`. activation: of the last layer. pixel_range: what uint8 frames are scaled to.
     recon_weight: with two branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's
     mean over sequences, frames and pixels, or of its sum; the mean is what is reported, in both cases. metrics:
-    functions of your own, by name, which `evaluate` measures. Raises ValueError for other names, and for `bce` on
-    another range than (0, 1).
+    functions of your own, by name, which `evaluate` measures. Raises ValueError for other names, for metrics named as
+    one that is measured anyway (`seqae.metrics.TAKEN`), for frames_in below 1, and for `bce` on another range than
+    (0, 1).
     """
 
     task: str
@@ -35,6 +37,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, BRANCHES)
+        check_positive(frames_in=self.frames_in)
         check_choice("reduction", self.reduction, ("mean", "sum"))
         check_choice("activation", self.activation, ACTIVATIONS)
         if not callable(self.loss):
@@ -42,6 +45,8 @@ class Objective:
         if not isinstance(self.metrics, Mapping) or not all(map(callable, self.metrics.values())):
             usual = "mse and bce are always measured, ssim by evaluate(…, quality=True)"
             raise ValueError(f"metrics must be functions by name, {{'iou': iou}}; not {self.metrics!r}: {usual}")
+        if taken := [n for n in self.metrics if n in TAKEN or str(n).startswith("preactivation_")]:
+            raise ValueError(f"metrics {taken}: what is measured anyway has this name; give yours another")
         object.__setattr__(self, "pixel_range", tuple(self.pixel_range))  # a list would equal no tuple
         if getattr(self.loss, "needs_probability", self.loss in NEEDS_PROBABILITY) and self.pixel_range != (0, 1):
             raise ValueError(f"a loss of probabilities needs pixel_range (0, 1), not {self.pixel_range}: choose mse")

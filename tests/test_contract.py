@@ -171,6 +171,12 @@ def brightness(output: Tensor, target: Tensor) -> Tensor:
     return output.mean((2, 3)) / target.amax((2, 3))
 
 
+@pytest.mark.parametrize("name", ["mse", "ssim", "objective", "preactivation_min"])
+def test_a_metric_of_ones_own_takes_no_name_of_another(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^metrics \['{name}'\]: what is measured anyway has this name; give yours"):
+        Objective("pred", SEEN, "mse", "none", metrics={"brightness": brightness, name: brightness})
+
+
 def test_metrics_of_ones_own_are_measured_on_val_by_frame() -> None:
     model = seeded_model()
     _, log = trained(model, metrics={"brightness": brightness})

@@ -541,6 +541,8 @@ def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) 
         (lambda: UpdateRule(made), "optimizer must be a function that makes it, lambda weights: …; not Adam"),  # type: ignore[arg-type]
         (lambda: UpdateRule(RATE, clip_norm=-1), "clip_norm must be a number above 0; not -1"),
         (lambda: UpdateRule(RATE, clip_update=0), "clip_update must be a number above 0; not 0"),
+        (lambda: replace(OBJECTIVE, frames_in=0), "frames_in must be a whole number, 1 or more; not 0"),
+        (lambda: replace(OBJECTIVE, frames_in=3.0), "frames_in must be a whole number, 1 or more; not 3.0"),  # type: ignore[arg-type]
         (lambda: replace(OBJECTIVE, metrics=["ssim"]), r"metrics must be functions by name, .*; not \['ssim'\]: mse"),  # type: ignore[arg-type]
         (lambda: seen_frames(VAL.float(), (0, 1)), "floating point in .0, 1.; not torch.float32 beyond that"),
         (

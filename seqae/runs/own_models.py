@@ -11,12 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from seqae.metrics import UNITS
+from seqae.metrics import TAKEN
 from seqae.parameters import Parameters
 from seqae.runs.own_code import OwnCode, OwnCodeError, told
 
-# What metrics.csv and histograms.csv hold beside metrics.
-_TAKEN = {*UNITS, "objective", "grad_norm", "learning_rate", "update_ratio", "overflows", "seconds"}
 OFFERED = ("task", "frame_shape", "frames_in", "frames_out", "decoder_input", "activation")
 
 
@@ -84,7 +82,7 @@ def own_metrics(p: Parameters, code: OwnCode | None) -> dict[str, Callable[[Tens
         return found
     for full in p.metrics:
         name = full.partition(":")[2]
-        if name in found or name in _TAKEN or name.startswith("preactivation_"):
+        if name in found or name in TAKEN or name.startswith("preactivation_"):
             why = "two have it" if name in found else "what is measured anyway has it"
             raise OwnCodeError(f"metrics {full}: there can be no metric {name}, {why}: give it another name")
         found[name] = _function(code, full, "metrics", ("output", "target"), set())
