@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
-from seqae.tasks import FRAME_SIZES, Activation, DecoderInput, Size, Task, frame_shape
+from seqae.tasks import FRAME_SIZES, Activation, DecoderInput, Size, Task, frame_shape, out_of_reach
 
 Paths = str | tuple[str, ...] | None
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
@@ -197,13 +197,8 @@ class Parameters(BaseModel):
                 f"training_loss {self.training_loss} needs pixels in (0, 1), not ({low:g}, {high:g}): "
                 "set pixel_range: [0, 1]"
             )
-        elif (interval := {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(self.activation)) and not (
-            interval[0] <= low and high <= interval[1]
-        ):
-            faults.append(
-                f"pixel_range ({low:g}, {high:g}) lies outside what {self.activation} can output, "
-                f"({interval[0]:g}, {interval[1]:g}): choose a range inside it, or activation: none"
-            )
+        else:
+            faults += out_of_reach(self.pixel_range, self.activation)
         if self.optimizer == "LBFGS" and self.precision == "fp16":
             faults.append("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
         if faults:

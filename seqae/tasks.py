@@ -36,6 +36,13 @@ def check_positive(kind: Any = Integral, /, **named: Any) -> None:
             raise ValueError(f"{name} must be {allowed}; not {value!r}")
 
 
+def out_of_reach(pixel_range: tuple[float, float], activation: str) -> list[str]:
+    """What is wrong with pixels that lie outside what an activation can output: one sentence, or none."""
+    (low, high), (least, most) = pixel_range, {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(activation, pixel_range)
+    told = f"pixel_range ({low:g}, {high:g}) lies outside what {activation} can output, ({least:g}, {most:g}): "
+    return [] if least <= low and high <= most else [told + "choose a range inside it, or activation: none"]
+
+
 def frame_shape(frame_size: Any) -> Size:
     """Height and width of frames. frame_size: both, or one number for square frames. Raises ValueError for others."""
     sides = [frame_size, frame_size] if isinstance(frame_size, int) else frame_size

@@ -565,6 +565,8 @@ def test_choices_that_are_none_of_those_known_are_refused() -> None:
         (lambda: Objective("pred", 6, "mse", "none", reduction="total"), "reduction must be one of mean, sum"),
         (lambda: Objective("pred", 6, "mze", "none"), "loss must be one of mse, bce; not 'mze'"),
         (lambda: Objective("pred", 6, "mse", "sgmoid"), "activation must be one of none, tanh, sigmoid; not 'sgmoid'"),
+        (lambda: Objective("pred", 6, "mse", "sigmoid", (0, 255)), r"range \(0, 255\) lies outside what sigmoid can"),
+        (lambda: Objective("pred", 6, "mse", "tanh", (-2.0, 1.0)), r"can output, \(-1, 1\): choose a range inside it"),
         (lambda: Objective("pred", 6, "bce", "sigmoid", (-1.0, 1.0)), r"probabilities needs pixel_range \(0, 1\)"),
     ):
         with pytest.raises(ValueError, match=told):
