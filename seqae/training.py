@@ -94,7 +94,9 @@ def fit(
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
     and leave a checkpoint of the unfinished epoch.
 
-    torch's random numbers are left as the last update left them: seed torch again where it matters.
+    device: auto, cpu, cuda, cuda:N or mps. The model is left on it, in evaluation mode, and torch's random numbers as
+    the last update left them: seed torch again where it matters. A progress bar goes to stderr; TQDM_DISABLE=1 in the
+    environment, set before Python starts, hides it.
 
     Every rank of `runs.ranks.launch` calls this, and all train one model: each takes its share of every batch and of
     val, gradients and numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do
@@ -146,7 +148,8 @@ def fit(
     began, due = time.monotonic() - state.seconds, time.monotonic() + (checkpoint.seconds if checkpoint else 0)
     val, val_share = _share(val, accelerator)
     val, frames = resident(val, accelerator.device), resident(made, accelerator.device)
-    shown: Any = {"unit": "step", "leave": False, "mininterval": 0.5, "disable": not accelerator.is_main_process}
+    shown: Any = {"unit": "step", "leave": False, "mininterval": 0.5}
+    shown |= {} if accelerator.is_main_process else {"disable": True}  # "disable": False would defeat $TQDM_DISABLE
     # Once asked to stop, `stop` is not empty, and leaving the block raises KeyboardInterrupt.
     with stop_asked(heeded=ranks == 1) as stop, tqdm(total=epochs * steps, initial=state.step, **shown) as bar:
         while len(state.objectives) < epochs and state.diverged_at is None and not stop:

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -679,6 +680,14 @@ def test_without_divergence_there_is_none() -> None:
 
 
 # ---- what is recorded ----
+
+
+def test_the_bar_can_be_hidden(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(epochs=1)
+    assert "step" in capsys.readouterr().err
+    monkeypatch.setattr(module, "tqdm", partial(module.tqdm, disable=True))  # as $TQDM_DISABLE does at the import
+    fitted(epochs=1)
+    assert capsys.readouterr().err == ""
 
 
 def test_rows_are_tidy() -> None:
