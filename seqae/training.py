@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,12 @@ PLATEAU = 0.01  # less than 1 % better in total counts as a plateau
 class Fitted:
     """What `fit` ends with.
 
-    weights: those with the least objective on val, on the CPU; the first ones where no epoch had a finite loss. epochs:
-    how many were trained, fewer than asked for where `patience` or a NaN or infinite loss ended training.
-    diverged_at: the epoch of that loss.
+    weights: those with the least objective on val, on the CPU; after a NaN or infinite loss the best of the epochs
+    before it, or the first ones. epochs: how many were trained, fewer than asked for where `patience` or such a loss
+    ended training. diverged_at: the epoch of that loss, or None.
     """
 
-    weights: dict[str, Tensor]
+    weights: dict[str, Tensor] = field(repr=False)  # they would fill the screen
     epochs: int
     diverged_at: int | None
 
@@ -222,6 +222,8 @@ def fit(
                 due = time.monotonic() + checkpoint.pause(time.monotonic() - asked)
     if file and checkpoint and checkpoint.at_end:
         save_checkpoint(file, state, stateful)
+    if state.diverged_at is not None and accelerator.is_main_process:
+        logging.getLogger("seqae").warning("diverged at epoch %d: fit returns weights of before it", state.diverged_at)
     return Fitted(recursively_apply(Tensor.cpu, state.best), len(state.objectives), state.diverged_at)
 
 

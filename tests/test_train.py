@@ -295,6 +295,7 @@ def test_resuming_a_finished_run_trains_nothing_and_says_so(tmp_path: Path, capl
     assert again.log.rows == []
     assert equal(again.fitted.weights, done.fitted.weights)
     assert again.fitted == Fitted(again.fitted.weights, 4, None)
+    assert repr(again.fitted) == "Fitted(epochs=4, diverged_at=None)", "weights would fill the screen"
 
 
 DENSE = sorted(  # every optimizer of this torch that takes dense gradients
@@ -651,6 +652,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_best(poison: float,
     # killed after that, it is found diverged at the same epoch
     again = fitted(model_of(), checkpoint=tmp_path / "state.pt")
     assert (again.fitted.diverged_at, again.log.calls) == (3, 0)
+
+
+def test_divergence_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wild: dict[str, Any] = {"optimizer": optimizer_factory("SGD", learning_rate=1e30), "checkpoint": tmp_path / "s.pt"}
+    for _ in ("trained", "resumed"):
+        with caplog.at_level("WARNING", logger="seqae"):
+            assert fitted(**wild).fitted.diverged_at == 1
+    assert caplog.messages == ["diverged at epoch 1: fit returns weights of before it"] * 2
 
 
 def test_divergence_in_the_first_epoch_leaves_the_initial_weights() -> None:
