@@ -74,12 +74,10 @@ def _check_pass(told: str, net: nn.Module, frames: Tensor, targets: Mapping[str,
         raise ContractError(f"{told} returned {_seen(outputs)} for frames {_seen(seen)}; {wanted}")
     for branch, target in targets.items():
         what = f"{told}, branch {branch},"
-        z = _checked(what, outputs[branch], "(B, T, H, W)", target.shape).float()
-        if net.training and not z.requires_grad:
-            raise ContractError(f"{what} returned what no weight has an effect on: it has no gradient")
+        z = _checked(what, outputs[branch], "(B, T, H, W)", target.shape, learns=net.training).float()
         told_loss = f"training_loss {getattr(objective.loss, '__name__', objective.loss)}"
-        known = {"kind": objective.loss, "activation": objective.activation}
-        _checked(told_loss, _called(told_loss, training_loss, z, target, **known), "(B,)", z.shape[:1])
+        value = _called(told_loss, training_loss, z, target, kind=objective.loss, activation=objective.activation)
+        _checked(told_loss, value, "(B,)", z.shape[:1], learns=net.training)
         given = unit_frames(BranchOutput(z, target), objective)
         for name, metric in () if net.training else objective.metrics.items():
             _checked(f"metric {name}", _called(f"metric {name}", metric, *given), "(B, T)", z.shape[:2], finite=False)
@@ -93,11 +91,13 @@ def _called(told: str, function: Callable[..., Any], *given: Any, **named: Any) 
         raise ContractError(f"{told}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
-def _checked(told: str, value: Any, axes: str, shape: torch.Size, *, finite: bool = True) -> Tensor:
+def _checked(told: str, value: Any, axes: str, shape: Any, *, finite: bool = True, learns: bool = False) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
         raise ContractError(f"{told} returned {_seen(value)}; it must be {axes}, here {tuple(shape)}, of floats")
     if finite and (bad := int((~value.isfinite()).sum())):
         raise ContractError(f"{told} returned {bad:,} of {value.numel():,} values not finite, before any training")
+    if learns and not value.requires_grad:
+        raise ContractError(f"{told} returned what no weight has an effect on: it has no gradient")
     return value
 
 

@@ -151,6 +151,7 @@ def test_a_loss_of_ones_own_is_trained_and_its_shape_is_checked() -> None:
         (lambda z, target, *, activation: (z - target).abs().mean(), r"returned a scalar; it must be \(B,\)"),
         (lambda z, target: z, r"failed on \(2, 2, 16, 16\), \(2, 2, 16, 16\): TypeError"),
         (lambda z, target, *, activation: z.mean((1, 2, 3)) / 0, "returned 2 of 2 values not finite"),
+        (lambda z, target, *, activation: z.detach().mean((1, 2, 3)), "returned what no weight has an effect on"),
     ):  # fmt: skip
         with pytest.raises(ContractError, match=f"^training_loss <lambda> {told}"):
             trained(seeded_model(), loss=wrong)
