@@ -6,6 +6,7 @@ Nothing here changes a weight: that is `training`.
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
@@ -50,8 +51,8 @@ def evaluate(
     frames: a tensor, uint8 (N, frames_in + frames_out, H, W), those seen and the true ones to come. statistics adds the
     least and the largest pre-activation of each frame and the histograms of outputs; quality adds
     `metrics.image_quality`. The objective's own metrics are always measured. stop: once it is not empty, the remaining
-    batches are left out, and the result is of no use. Raises ValueError for frames of another kind or shape, and for a
-    batch_size below 1.
+    batches are left out, and the result is of no use. The model is left in evaluation mode. Raises ValueError for
+    frames of another kind or shape, and for a batch_size below 1.
     """
     check_positive(batch_size=batch_size)
     check_sequences("frames", frames)
@@ -98,12 +99,13 @@ def seen_frames(frames: Tensor, pixel_range: tuple[float, float]) -> Tensor:
 
 
 def predict(
-    model: nn.Module, frames: Tensor, *, activation: str, pixel_range: tuple[float, float]
+    model: nn.Module, frames: Tensor | np.ndarray, *, activation: str, pixel_range: tuple[float, float]
 ) -> dict[str, Tensor]:
     """Output frames of each branch on [0, 1], clipped, (B, T, H, W) on the CPU.
 
-    frames: (B, frames_in, H, W), a tensor or an array, uint8 0–255, or floating point in [0, 1]. activation,
-    pixel_range: as in the model's `Objective`.
+    frames: (B, frames_in, H, W), a tensor or an array, uint8 0–255, or floating point in [0, 1]; all B are one batch.
+    activation, pixel_range: as in the model's `Objective`. The model is left in evaluation mode. Raises ValueError for
+    frames of another kind.
     """
     device = next(model.eval().parameters()).device
     with seeded(0, device), torch.no_grad():  # as in `evaluate`
