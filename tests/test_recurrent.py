@@ -454,6 +454,8 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: STACK(None, [(H4, H4), None]), r"steps \(=None\) must be 1 or more"),
         (lambda: STACK(None, [(H4, H4), None], steps=0), r"steps \(=0\) must be 1 or more"),
         (lambda: STACK(None, steps=3), r"must tell the number of sequences; not None for both"),
+        (lambda: STACK(None, (H4, H4), steps=3), "one LSTMState per layer: of torch.nn.LSTM's h, c"),
+        (lambda: STACK(None, H4, steps=3), "one LSTMState per layer: of torch.nn.LSTM's h, c"),
         (lambda: STACK(None, [(H4, H4)], steps=3), r"states \(of 1 layers\) must be one per layer, 2"),
         (lambda: STACK(None, [(H4, H4), (H4, H2)], steps=3), r"h of layer 1 .* \(5, 2\); not \(5, 4\)"),
         (lambda: STACK(None, [(H4, H4[:3]), None], steps=3), r"c of layer 0 .* \(5, 4\); not \(3, 4\)"),

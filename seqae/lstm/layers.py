@@ -96,8 +96,8 @@ class LSTMStack(nn.Module):
     pointwise operations stay in the parameters' dtype, except where cuDNN runs a whole layer.
 
     With kernel_size (odd) the matrices become convolutions, padded with zeros. Inputs and h are then maps of
-    map_size (H, W), flattened channel by channel; input_size and hidden_sizes are channels · H · W; a peephole belongs
-    to a channel. Raises ValueError for sizes that do not fit together.
+    map_size (H, W), which has to be given, flattened channel by channel; input_size and hidden_sizes are channels · H ·
+    W; a peephole belongs to a channel. Raises ValueError for sizes that do not fit together.
 
     torch.export and torch.jit.trace take `forward` of stacks without peepholes and kernels. A backward pass with
     create_graph=True raises RuntimeError, except where torch has the whole layer.
@@ -178,6 +178,8 @@ class LSTMStack(nn.Module):
     def _tensors(self, states: InitialStates, steps: int | None, batch: int | None) -> tuple[list[LayerTensors], int]:
         """The tensors of every layer, and the number of sequences B, from states (B, H) where `batch` is None."""
         dtype, device = self.layers[0].bias.dtype, self.layers[0].bias.device
+        if any(isinstance(state, Tensor) for state in (() if states is None else states)):
+            raise ValueError("states must be one LSTMState per layer: of torch.nn.LSTM's h, c [*map(LSTMState, h, c)]")
         known = [state or LSTMState(None, None) for state in states or [None] * len(self.layers)]
         if steps is None or steps < 1:
             raise ValueError(f"steps (={steps}) must be 1 or more")

@@ -15,9 +15,8 @@ from seqae.tasks import Size
 
 # oneDNN's x @ weight.t(), which torch keeps for compiled models. On two cores of a Zen 4 it was 1.2-3 times as fast as
 # MKL's product for LARGE or more multiplications, and slower for fewer.
-ONEDNN_LINEAR: Any = (
-    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-)
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ONEDNN else None
 LARGE = 2**24
 
 
@@ -100,6 +99,5 @@ def _convolution_backward(d_z: Tensor, x: Tensor, weight: Tensor, *mask: bool) -
 
     d_z: (batch, outputs, H, W); x: (batch, inputs, H, W); weight: (outputs, inputs, k, k).
     """
-    padding = [weight.shape[-1] // 2] * 2
-    options: Any = ([1, 1], padding, [1, 1], False, [0, 0], 1, [*mask, False])
+    options: Any = ([1, 1], [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1, [*mask, False])
     return torch.ops.aten.convolution_backward(d_z, x, weight, None, *options)
