@@ -117,9 +117,8 @@ class LSTMStack(nn.Module):
             wanted = "channels · {} · {}".format(*map_size)
             raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be {wanted}")
         self.input_size, self.hidden_sizes, self.map_size = input_size, tuple(hidden_sizes), map_size
-        channels = itertools.pairwise(size // self.positions for size in sizes)
-        layers = (LSTMLayer(d, h, peepholes=peepholes, kernel_size=kernel_size) for d, h in channels)
-        self.layers: Any = nn.ModuleList(layers)
+        channels = itertools.pairwise(size // self.positions for size in sizes)  # read, and put out
+        self.layers: Any = nn.ModuleList(LSTMLayer(*n, peepholes=peepholes, kernel_size=kernel_size) for n in channels)
 
     def forward(
         self, inputs: Tensor | None, states: InitialStates = None, *, steps: int | None = None
