@@ -134,8 +134,8 @@ def test_the_commit_is_named_of_what_it_tracks_and_dirty_is_what_differs(here):
         ("https://example.org/lab/seqae", "https://example.org/lab/seqae"),
         ("git@example.org:lab/seqae.git", "git@example.org:lab/seqae.git"),
         ("ssh://git@example.org:2222/lab/seqae.git", "ssh://git@example.org:2222/lab/seqae.git"),
-        ("/home/me/seqae", None),
-        ("file:///home/me/seqae", None),
+        ("/srv/seqae", None),
+        ("file:///srv/seqae", None),
     ],
 )
 def test_where_others_get_the_code_is_recorded_without_a_password_or_a_path_of_this_machine(here, given, told):
