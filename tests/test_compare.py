@@ -314,6 +314,8 @@ def test_the_best_run_by_a_metric_of_ones_own_is_concluded(seeds, tmp_path):
     assert f"{best}, on test 0.3000." in told.splitlines()
     assert "by `iou`" not in comparison_findings([runs[0], seeds[2]], by="run"), "only one of two was measured with it"
     assert "by `iou`" in comparison_findings(runs[:1], by="run")
+    told = comparison_findings([*runs, changed(seeds[0], tmp_path / "own" / "c", learning_rate=0.2)], by="run")
+    assert f"more is better; 2 of 3 recipes have it): **{link}**" in told, "best of those alone that have it"
 
 
 def changed(run, folder, **values):

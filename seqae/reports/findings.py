@@ -145,8 +145,8 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
 def _by_own_metrics(grid: Sequence[Run], branch: str | None, hrefs: Mapping[str, str]) -> list[str]:
     # The recipe that is best on val by each metric of one's own, in each branch.
     own = {name: of for run in grid for name, of in own_metrics_of(run.record()).items()}
-    table, several = finals(grid), len(set(recipes(grid)))
-    table = table[table.metric.isin(own) & table.val.notna() & ((table.branch == branch) | (branch is None))]
+    every, several = finals(grid), len(set(recipes(grid)))
+    table = every[every.metric.isin(own) & every.val.notna() & ((every.branch == branch) | (branch is None))]
     lines = []
     for (name, of_branch), rows in over_seeds(table, ["metric", "branch", "recipe"]).groupby(["metric", "branch"]):
         if rows.val.nunique() == 1 < several:  # none is better than the others, or these were not measured with it
@@ -155,6 +155,8 @@ def _by_own_metrics(grid: Sequence[Run], branch: str | None, hrefs: Mapping[str,
         best = rows.loc[rows.val.idxmax() if more else rows.val.idxmin()]
         linked = f"[{escape(best.recipe)}]({hrefs[best.recipe]})"
         told = ", ".join([*([escape(unit)] if unit != "1" else []), f"{'more' if more else 'less'} is better"])
+        if len(rows) < (of := every.recipe[every.branch == of_branch].nunique()):
+            told += f"; {len(rows)} of {of} recipes have it"
         lines.append(
             f"Best {of_branch} on val by `{name}` ({told}): **{linked}**, {four_digits(best.val)} there, on test "
             f"{four_digits(best.value)}."
