@@ -283,6 +283,9 @@ def test_runs_of_one_file_are_called_by_its_label_and_what_differs(seeds, tmp_pa
         "my 3D convolutions, code of 2026-11-29 10:16",
     ], "the values are not all that differs"
     assert compare.labels([runs[0], again]) == ["a", "eeeee"], "the same code, trained anew"
+    other = run("ggggggg", code="c" * 12, training_loss="mine:focal", activation="sigmoid", label="focal")
+    assert compare.labels([runs[0], other]) == ["my 3D convolutions", "focal"], "the loss has code, too"
+    assert compare.labels([runs[0], edited, other])[2] == "focal, code of 2026-11-29 10:17", "before the edit or after?"
 
 
 def test_a_label_stands_in_the_index_where_the_filter_finds_it(seeds, tmp_path):

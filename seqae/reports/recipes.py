@@ -22,8 +22,8 @@ def labels(runs: Sequence[Run]) -> list[str]:
     It is the run's parameter `label`, or else its way and the values in which it differs from most of the runs; where
     one has an architecture of one's own, always the architecture. Runs with the same name, such as those of one file
     with several values of -p, get the values added in which they differ; then their seed. Where code of one's own was
-    edited between runs of the same architecture and loss, each of these gets the time when its code was first trained.
-    If that is not enough, runs are called by their folder.
+    edited between runs of the same architecture and loss, each run of this architecture gets the time when its code was
+    first trained. If that is not enough, runs are called by their folder.
     """
     columns = pd.DataFrame([run.parameters.model_dump(exclude={"label"}) for run in runs]).map(repr)
     usual = {name: runs[int((column == column.mode()[0]).argmax())].parameters for name, column in columns.items()}
@@ -70,8 +70,13 @@ def _codes(runs: Sequence[Run]) -> list[str]:
             first[code] = min(started, first.get(code, started))
     told = (first.get(run.parameters.code or "", "") for run in runs)
     endings = [f", code of {started[:16].replace('T', ' ')}" if started else "" for started in told]
-    kinds = [f"{run.parameters.architecture} {run.parameters.training_loss}" for run in runs]
-    return [named.removeprefix(kind) for kind, named in zip(kinds, _longer(kinds, endings), strict=True)]
+    # The hash of a loss of one's own is in that of the code, so that runs of two losses do not show an edit. Where runs
+    # of one loss show it, those of the others are named, too: they are from before it or after it.
+    found: dict[tuple[str, str], set[str]] = {}
+    for run, ending in zip(runs, endings, strict=True):
+        found.setdefault((run.parameters.architecture, run.parameters.training_loss), set()).add(ending)
+    edited = {architecture for (architecture, _), codes in found.items() if len(codes) > 1}
+    return [end if run.parameters.architecture in edited else "" for run, end in zip(runs, endings, strict=True)]
 
 
 @while_unchanged("run.yaml")
