@@ -224,9 +224,10 @@ def test_compare_executes_the_notebook_on_the_runs_chosen(project):
     open_run("fam", DEFAULTS, TINY | {"gain": 2}).train()
     assert "AssertionError: nothing to compare" in call("compare", "fam", code=1)
     assert "nothing to compare" in page.read_text()
-    told = "1 of 2; seqae run params/fam --dry-run names the others; 1 more, trained without seqae run"
+    told = "1; params/fam has 2 files: seqae run params/fam --dry-run, with your --scale and -p, names what is missing"
+    told += "; 1 more, trained without seqae run"
     text = page.read_text().replace("<wbr>", "")
-    assert f"<dt>runs finished</dt><dd>{told}</dd>" in text, "of the two that params/fam defines"
+    assert f"<dt>runs finished</dt><dd>{told}</dd>" in text, "a file may make several runs, so these are not 1 of 2"
     seed, code = run.parameters.seed, run.record()["commit"]
     again = "seqae rerun FOLDER for each run, then seqae compare fam"
     for told in (f"<dt>seed</dt><dd>{seed} (one seed: ", f"<dd>commit {code}", again):

@@ -76,19 +76,26 @@ def _how_many(
     family: str, runs: Collection[Run], store: Path, project: Path, *, mixed: bool
 ) -> tuple[str, Sequence[Run]]:
     # Of how many: whoever sees 2 of 33 runs should know that 31 are missing, and which. And those that the notebook
-    # compares. Runs that were trained in notebooks alone are counted apart: parameter files may not define them.
+    # compares. Where no runs are chosen, files are not counted against runs: a file makes many (-p seed=6,7; scales).
+    # Runs that were trained in notebooks alone are counted apart: parameter files may not define them.
     names = [run.name for run in runs]
     with warnings.catch_warnings(action="ignore"):  # of damaged runs: the notebook warns of them
         try:
             done = comparable_runs(family, names, store=str(store), mixed=True)
         except ValueError:  # none is finished, as the page itself says
             done = []
-    defined = len(names) or len(parameter_files(project, family))
-    left = [name for name in names if name not in {run.name for run in done}]
-    which = ", ".join(left) if 0 < len(left) <= UNFINISHED else f"seqae run params/{family} --dry-run names the others"
-    alone = [run for run in done if defined and not (names or run.record().get("cells"))]
+    files, left = len(parameter_files(project, family)), [name for name in names if name not in {r.name for r in done}]
+    dry = f"seqae run params/{family} --dry-run"
+    alone = [run for run in done if files and not (names or run.record().get("cells"))]
     count, more = len(done) - len(alone), f"; {len(alone)} more, trained without seqae run" if alone else ""
-    missing = f" of {defined}; {'not finished: ' * bool(left)}{which}" if defined > count else ""
+    missing = ""
+    if left:
+        missing = (
+            f" of {len(names)}; not finished: {', '.join(left) if len(left) <= UNFINISHED else dry + ' names them'}"
+        )
+    elif not names and 0 < files != count:
+        has = f"{files} files" if files > 1 else "one file"
+        missing = f"; params/{family} has {has}: {dry}, with your --scale and -p, names what is missing"
     return f"{count}{missing}{more}", done if mixed or not done else next(iter(compare.groups(done).values()))
 
 
