@@ -263,6 +263,15 @@ def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None
     assert str(caught.value).count("holds values") == 10
 
 
+def test_clips_that_are_too_short_are_named_at_once_whatever_their_splits(place: Path) -> None:
+    for name, clip in zip("abcdefghi", moving(9, frames=14), strict=True):
+        np.save(place / f"{name}.npy", clip[: 14 if name < "e" else 6])
+    given = {"clips": "*.npy", "clips_val": ["a.npy", "e.npy"], "clips_test": ["b.npy", "f.npy"], "frame_size": None}
+    with pytest.raises(ValueError, match="fewer frames than a window of 7") as caught:
+        open_run("fam", TINY, given)
+    assert all(f"{name}.npy (6)" in str(caught.value) for name in "efghi"), "of train, val and test"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

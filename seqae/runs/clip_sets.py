@@ -47,6 +47,7 @@ def with_clips(p: Parameters) -> Parameters:
     changed: dict[str, Any] = {"clips_digest": set_digest(splits)}
     changed["frame_size"] = height if height == width else (height, width)
     sized = p.model_copy(update=changed)
+    Windows(every, frames=p.frames_in + p.frames_out, size=sized.frame_shape)  # names what is too short in any split
     for split in splits:
         name, there = f"{split}_sequences", len(windows(sized, split))
         if p.clips_digest and getattr(p, name) > there:
