@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import filelock
 import nbformat
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -367,6 +368,17 @@ def test_check_tells_size_time_and_reach(project):
     ):
         assert text in output, text
     assert "did you mean" in call("check", "params/fam", "-p", "lr=1", "-p", "epoch=1", code=2)
+
+
+def test_check_tells_what_becomes_of_clips(project):
+    random = np.random.default_rng(0)
+    np.save(project / "clips.npy", random.integers(0, 255, (10, 20, 24, 32, 3), dtype=np.uint8))
+    command = ["check", "params/fam/a.yaml", "--scale", "tiny", "-p", "clips=clips.npy"]
+    output = call(*command)
+    assert "clips: 8 for train, 1 for val, 1 for test, 10 of 10 had colours, made grey by Rec. 601" in output
+    assert "resized by area, from 24×32\n  sequences of 16×16 pixels in them: " in output
+    [entry] = json.loads(call(*command, "--json"))
+    assert entry["clips"]["splits"] == {"train": 8, "val": 1, "test": 1}
 
 
 def test_check_for_programs_has_the_same_numbers(project):

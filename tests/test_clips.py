@@ -462,6 +462,8 @@ def test_a_record_of_colours_says_so(place: Path) -> None:
     facts = clip_sets.clip_facts(open_run("fam", TINY, {"clips": "all.npy", "frame_size": 16}).parameters)
     assert facts["grey"] == "4 of 4 had colours, made grey by Rec. 601"
     assert facts["resized"] == "by area, from 12×20"
+    told = "2 for train, 1 for val, 1 for test, 4 of 4 had colours, made grey by Rec. 601, resized by area, from 12×20"
+    assert clip_sets.told_of_clips(facts) == told
 
 
 def test_a_run_is_read_without_its_clips(trained: Any, place: Path) -> None:

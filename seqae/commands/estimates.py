@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from seqae.runs import duration, progress
+from seqae.runs import clip_facts, duration, progress, told_of_clips
 
 if TYPE_CHECKING:  # imports torch, which takes seconds
     from seqae.sweeps import Planned
@@ -48,10 +48,17 @@ def check_entry(item: "Planned") -> dict[str, Any]:
         "cost": asdict(estimate_cost(item.run.parameters)),
     }
     try:
+        found["clips"] = _clips(item)
         levels = item.run.baselines().query("split == 'val'")
         return found | {"prognosis": item.run.prognosis(), "levels": levels.to_dict("records")}
     except OSError as error:  # the digits are not on this machine and cannot be downloaded
-        return found | {"prognosis": None, "levels": [], "unknown": str(error)}
+        return found | {"prognosis": None, "levels": [], "clips": None, "unknown": str(error)}
+
+
+def _clips(item: "Planned") -> dict[str, Any] | None:
+    # How many clips each split has, and what is done with colours and sizes; None for Moving MNIST.
+    p = item.run.parameters
+    return item.run.record().get("clips") or (clip_facts(p) if p.clips else None)
 
 
 def check_lines(item: "Planned") -> Iterator[str]:
@@ -74,6 +81,10 @@ def check_lines(item: "Planned") -> Iterator[str]:
     if not cost.recorded:
         yield "  no time on a GPU is known: an update of this size has not been measured on one (docs/gpu.md)"
     try:
+        if clips := _clips(item):
+            size = "{}×{}".format(*item.run.parameters.frame_shape)
+            cut = ", ".join(f"{count:,} for {split}" for split, count in clips["sequences"].items())
+            yield f"  clips: {told_of_clips(clips)}\n  sequences of {size} pixels in them: {cut}"
         yield f"  {item.run.prognosis()}"
     except OSError as error:  # the digits are not on this machine and cannot be downloaded
         yield f"  what it can reach is unknown without its digits: {error}"

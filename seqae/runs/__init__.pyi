@@ -7,8 +7,10 @@ from .cleaning import chosen as chosen
 from .cleaning import removables as removables
 from .clip_outputs import save_clip_outputs as save_clip_outputs
 from .clip_sets import DECIDED_BY_CLIPS as DECIDED_BY_CLIPS
+from .clip_sets import clip_facts as clip_facts
 from .clip_sets import located_clips as located_clips
 from .clip_sets import other_clips as other_clips
+from .clip_sets import told_of_clips as told_of_clips
 from .digits import load_digits as load_digits
 from .digits import load_labels as load_labels
 from .drawn import drawn_table as drawn_table

@@ -162,6 +162,16 @@ def clip_facts(p: Parameters) -> dict[str, Any]:
     }
 
 
+def told_of_clips(facts: Mapping[str, Any]) -> str:
+    """What `clip_facts` found, in words: clips of each split, colours and sizes that were changed. Empty for {}."""
+    told = [f"{count:,} for {split}" for split, count in facts.get("splits", {}).items()]
+    if "Rec. 601" in facts.get("grey", ""):
+        told.append(facts["grey"])
+    if facts.get("resized", "no") != "no":
+        told.append(f"resized {facts['resized']}")
+    return ", ".join(told)
+
+
 def _located(paths: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
     return None if paths is None else tuple(str(project_path(path)) for path in _each(paths))
 

@@ -11,6 +11,7 @@ from seqae.lstm import LSTMStack
 from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.runs.building import meta_model
+from seqae.runs.clip_sets import told_of_clips
 from seqae.runs.naming import way
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import diverged, final_figures, own_metrics_of
@@ -202,10 +203,8 @@ def _data(p: Parameters, record: Mapping[str, Any]) -> str:
     if not p.clips_digest:
         return f"digits {p.digits}{DIGIT_SETS.get(p.digits, '')}"
     paths = p.clips if isinstance(p.clips, str) else ", ".join(p.clips or ())
-    clips = record.get("clips") or {}
-    many = ", ".join(f"{count:,} for {split}" for split, count in (clips.get("splits") or {}).items())
-    colours = f", {clips['grey']}" if "Rec. 601" in clips.get("grey", "") else ""
-    return f"clips {paths} ({p.clips_digest}{f'; {many}' if many else ''}{colours})"
+    told = told_of_clips(record.get("clips") or {})
+    return f"clips {paths} ({p.clips_digest}{f'; {told}' if told else ''})"
 
 
 def _machine(record: Mapping[str, Any]) -> str:
