@@ -466,6 +466,18 @@ def test_a_record_of_colours_says_so(place: Path) -> None:
     assert clip_sets.told_of_clips(facts) == told
 
 
+def test_which_clip_a_sequence_is_from_needs_no_labels(place: Path) -> None:
+    for name, clip in zip("abcdef", moving(6), strict=True):
+        np.save(place / f"{name}.npy", clip)
+    run = open_run("fam", TINY, {"clips": "*.npy", "clips_val": "b.npy", "clips_test": ["c.npy"], "frame_size": None})
+    table = run.labels(split="test")
+    assert list(table.columns) == ["sequence", "clip", "index", "start"]
+    assert set(table["clip"]) == {str(place / "c.npy")}
+    assert set(run.labels(split="train")["clip"]) == {str(place / f"{name}.npy") for name in "adef"}
+    for row, sequence in zip(table.itertuples(), run.sequences("test"), strict=True):
+        assert (np.load(place / "c.npy")[row.start : row.start + 7] == sequence).all()
+
+
 def test_a_run_is_read_without_its_clips(trained: Any, place: Path) -> None:
     _, runs = trained
     copy = shutil.copytree(runs["gif"].folder, place / "copy")

@@ -2,7 +2,7 @@
 
 from abc import ABC
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,8 +43,8 @@ class HasData(ABC):
         _check_split(split)
         return drawn_table(self.parameters, split, frame=frame)
 
-    def labels(self, file: str | Path, split: str = "test") -> "pd.DataFrame":
-        """What a CSV file beside clips of one's own says of each of `sequences(split)`, see `labels_of_clips`."""
+    def labels(self, file: str | Path | None = None, split: str = "test") -> "pd.DataFrame":
+        """Which clip each of `sequences(split)` is from, and what a CSV file says of it, see `labels_of_clips`."""
         _check_split(split)
         return labels_of_clips(self.parameters, split, file)
 
@@ -84,20 +84,22 @@ def drawn_table(p: Parameters, split: str, *, frame: int = 1) -> "pd.DataFrame":
     return pd.DataFrame({"sequence": np.arange(count), **of_digits})
 
 
-def labels_of_clips(p: Parameters, split: str, file: str | Path) -> "pd.DataFrame":
+def labels_of_clips(p: Parameters, split: str, file: str | Path | None) -> "pd.DataFrame":
     """A row for each sequence of a split of clips, from a CSV file that has a row for each clip.
 
-    file: a path, relative to the project. Its column `file` is the name of a clip's file or, for a folder of pictures,
-    of the folder, with as many folders before it as are needed to tell clips apart (kth/walking/person01.avi, or
-    person01.avi). Its column `index`, 0, 1, …, is the place in an array of several clips. Every other column is a
-    label. Returned are `sequence`, `clip`, the clip's file, `index`, `start`, the first frame of the sequence in its
-    clip, 0, 1, …, and the labels. Raises ValueError for a run without clips, where a clip has no row or several, and
-    FileNotFoundError.
+    file: a path, relative to the project; None: no labels, only where each sequence is from. Its column `file` is the
+    name of a clip's file or, for a folder of pictures, of the folder, with as many folders before it as are needed to
+    tell clips apart (kth/walking/person01.avi, or person01.avi). Its column `index`, 0, 1, …, is the place in an array
+    of several clips. Every other column is a label. Returned are `sequence`, `clip`, the clip's file, `index`, `start`,
+    the first frame of the sequence in its clip, 0, 1, …, and the labels. Raises ValueError for a run without clips,
+    where a clip has no row or several, and FileNotFoundError.
     """
     import pandas as pd
 
     if p.clips is None:
         raise ValueError("labels are of clips of your own, and this run has none: see drawn")
+    if file is None:
+        return pd.DataFrame(_origins(p, split))
     path = project_path(str(file))
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: give a CSV file with the columns file and your labels")
@@ -106,21 +108,28 @@ def labels_of_clips(p: Parameters, split: str, file: str | Path) -> "pd.DataFram
         raise ValueError(f"{path} has the columns {', '.join(table.columns)}: it needs file, and a label or more")
     if unnamed := [number for number, empty in enumerate(table["file"].isna(), start=2) if empty]:
         raise ValueError(f"{path} names no file in line {unnamed[0]}: write there which clip its labels are of")
-    windows = clip_sets.windows(p, split)
     names = ["/" + name.strip().replace("\\", "/").lstrip("./") for name in table["file"]]
     rows = []
-    for number, (place, start) in enumerate(windows.places[: getattr(p, f"{split}_sequences")].tolist()):
-        clip = windows.clips[place]
-        source = named_source(clip.source)
-        found = [i for i, name in enumerate(names) if f"/{source.as_posix().lstrip('/')}".endswith(name)]
+    for origin in _origins(p, split):
+        source, index = origin["clip"], origin["index"]
+        found = [i for i, name in enumerate(names) if f"/{Path(source).as_posix().lstrip('/')}".endswith(name)]
         if "index" in table:
-            found = [i for i in found if table["index"][i] == clip.index]
+            found = [i for i in found if table["index"][i] == index]
         if len(found) != 1:
             what = "no row" if not found else f"{len(found)} rows"
-            raise ValueError(f"{path} has {what} for clip {clip.index} of {source}: give it one, with its file's name")
+            raise ValueError(f"{path} has {what} for clip {index} of {source}: give it one, with its file's name")
         labels = table.loc[found[0]].drop(["file", "index"], errors="ignore")
-        rows.append({"sequence": number, "clip": str(source), "index": clip.index, "start": start, **labels})
+        rows.append({**origin, **labels})
     return pd.DataFrame(rows)
+
+
+def _origins(p: Parameters, split: str) -> list[dict[str, Any]]:
+    # The clip of each sequence of a split, and its first frame there.
+    windows, rows = clip_sets.windows(p, split), []
+    for number, (place, start) in enumerate(windows.places[: getattr(p, f"{split}_sequences")].tolist()):
+        clip = windows.clips[place]
+        rows.append({"sequence": number, "clip": str(named_source(clip.source)), "index": clip.index, "start": start})
+    return rows
 
 
 def _check_split(split: str) -> None:
