@@ -16,7 +16,8 @@ def predict_clips(
         typer.Argument(
             metavar="CLIPS",
             parser=file_path,
-            help=".npy or .npz, (N, T, H, W), (T, N, H, W) or (T, H, W), uint8 or on [0, 1]; a video or a GIF.",
+            help=".npy or .npz, (N, T, H, W), (T, N, H, W) or (T, H, W), uint8 or on [0, 1]; a video, a GIF, a folder "
+            "of pictures.",
         ),
     ],
     out: Annotated[
