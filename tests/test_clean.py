@@ -62,6 +62,14 @@ def test_without_a_name_sizes_are_told_and_nothing_is_removed(place):
     assert left(place) - before <= {"reports/.records.json", "reports/.records.lock"}  # of any look
 
 
+def test_many_decoded_clips_are_one_row_of_what_is_removed(place):
+    (place / "cache" / "seqae" / "clips" / "l.raw").write_bytes(b"0" * 3_000_000)
+    rows = [line.split() for line in call("clean", "clips", "digits", "--yes").splitlines()]
+    assert ["clips", "(2)", "5.0", "MB"] in rows
+    assert not any(row[0].startswith("clips/") for row in rows)
+    assert not [name for name in left(place) if "/clips/" in name and "/.k" not in name]
+
+
 def test_what_is_named_is_removed_and_nothing_else(place):
     before = left(place)
     output = call("clean", "failed/fam", "checkpoints", "clips/k", "--yes")

@@ -47,7 +47,7 @@ def clean(
         if not (named := chosen(found, names)):
             typer.echo("there is nothing of that to remove")
             return
-        print_table(["what", "size"], [(item.name, _size(item.size)) for item in named])
+        print_table(["what", "size"], _each(named))
         if not (yes or _agreed(named)):
             tell("seqae: nothing is removed")
             raise typer.Exit(1)
@@ -69,6 +69,16 @@ def _by_kind(found: "Sequence[Removable]") -> Iterator[tuple[str, str, str, str]
     for kind, cost in REMOVAL_COSTS.items():
         sizes = [item.size for item in found if item.name.startswith(f"{kind}/")]
         yield kind, str(len(sizes)), _size(sum(sizes)), cost
+
+
+def _each(named: "Sequence[Removable]") -> Iterator[tuple[str, str]]:
+    # Names of decoded clips are hashes, and there may be thousands: several are one row.
+    clips = [item.size for item in named if item.name.startswith("clips/")]
+    for item in named:
+        if len(clips) == 1 or not item.name.startswith("clips/"):
+            yield item.name, _size(item.size)
+    if len(clips) > 1:
+        yield f"clips ({len(clips):,})", _size(sum(clips))
 
 
 def _size(count: int) -> str:
