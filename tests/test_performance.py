@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqae.benchmark import figures, machine_lock, tables, update_timing
+from seqae.benchmark import figures, machine_lock, machine_rates, tables, update_timing
 from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.peers import PlainAutoencoder, sequitur_update, torch_update
 from seqae.benchmark.peers_convolutional import PlainConvLSTM
@@ -89,6 +89,16 @@ def test_in_bf16_peers_are_timed_in_it_too(architecture):
     loop = "conv2d_loop" if architecture == "convlstm" else "lstmcell_loop"
     assert {"seqae", loop, "gemm_floor"} <= {*table.implementation}
     assert "float32 alone" in facts["left_out"]["keras_jax"]
+
+
+@pytest.mark.parametrize(("seconds", "sizes"), [(0.5, [256]), (1e-4, [256, 2048])])
+def test_what_a_processor_multiplies_slowly_is_timed_small(monkeypatch, seconds, sizes):
+    """At half a second for 256 a product of 2,048 would take four minutes."""
+    seen, random = [], torch.rand
+    monkeypatch.setattr(torch, "rand", lambda *shape, **given: seen.append(shape[0]) or random(2, 2, **given))
+    monkeypatch.setattr(machine_rates.timeit, "repeat", lambda *_, **given: [2 * seconds, seconds])
+    assert machine_rates.matmul_rate(device="cpu", precision="bf16") == 2 * sizes[-1] ** 3 / seconds
+    assert seen == sizes
 
 
 def test_a_peers_network_computes_in_the_precision_and_its_loss_in_float32():

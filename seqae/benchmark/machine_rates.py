@@ -10,13 +10,20 @@ from seqae.device import DTYPES, make_accelerator, mixed_precision
 def matmul_rate(*, device: str = "auto", precision: str = "none", size: int = 2048) -> float:
     """Floating-point operations a second in a product of two size × size matrices on the device, the best of four.
 
-    Raises ValueError where the device is not available, or has no such precision.
+    Where a CPU would take more than a second for one, as those that have no bf16 do, the rate of small matrices is
+    told. Raises ValueError where the device is not available, or has no such precision.
     """
     where = make_accelerator(device=device).device
     if where.type == "cuda":  # tf32 is a setting of the process, not a dtype
         mixed_precision(where, precision)
+    if where.type == "cpu" and (rate := _rate(where, precision, min(256, size))) < 2 * size**3:
+        return rate
+    return _rate(where, precision, size)
+
+
+def _rate(device: torch.device, precision: str, size: int) -> float:
     # A GPU multiplies ones faster than other numbers.
-    square = torch.rand(size, size, device=where, dtype=DTYPES[precision])
+    square = torch.rand(size, size, device=device, dtype=DTYPES[precision])
     times = timeit.repeat(lambda: (square @ square).sum().item(), number=1, repeat=4)  # .item() waits for the device
     return 2 * size**3 / min(times)
 
