@@ -370,6 +370,27 @@ def test_check_tells_size_time_and_reach(project):
     assert "did you mean" in call("check", "params/fam", "-p", "lr=1", "-p", "epoch=1", code=2)
 
 
+@pytest.mark.parametrize(
+    ("able", "given", "slow"),
+    [
+        ({}, "precision=bf16", True),
+        ({"avx512_bf16": True}, "precision=bf16", False),
+        ({"amx_bf16": True}, "precision=bf16", False),
+        ({}, "precision=none", False),
+        ({"architecture": "aarch64"}, "precision=bf16", False),  # of which torch does not tell
+    ],
+)
+def test_a_run_in_bf16_says_at_once_where_the_processor_has_none(project, monkeypatch, caplog, able, given, slow):
+    monkeypatch.setattr("seqae.runs.optimizers._abilities", lambda: {"architecture": "x86_64", "avx2": True} | able)
+    monkeypatch.setattr(cost_estimate, "matmul_rate", lambda **given: 1e10)
+    told = "precision bf16 takes many times as long as none on this machine"
+    said = call("run", "params/fam/a.yaml", "--scale", "tiny", "-p", given, "--dry-run")
+    assert said.count(told) == slow
+    run = open_run("fam", DEFAULTS, TINY | dict([given.split("=")]))
+    run.train()
+    assert (told in caplog.text) == slow
+
+
 def test_check_tells_what_becomes_of_clips(project):
     random = np.random.default_rng(0)
     np.save(project / "clips.npy", random.integers(0, 255, (10, 20, 24, 32, 3), dtype=np.uint8))

@@ -1,7 +1,8 @@
 """The commands that execute runs: `seqae run`, and the `seqae worker` and `seqae scheduler` of a cluster."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,9 @@ from seqae.commands.options import (
     given_grid,
 )
 from seqae.sweeps import interrupt_once
+
+if TYPE_CHECKING:
+    from seqae.sweeps import Planned
 
 
 def run(
@@ -57,6 +61,8 @@ def run(
         planned = plan(files, scale=scale, given=given_grid(given), store=store, tell=tell)
         reasons = [item.reason_to_execute() for item in planned]
         todo = [item for item, reason in zip(planned, reasons, strict=True) if reason]
+        if not cluster:
+            _tell_slow(todo)
         if dry_run:
             typer.echo("\n".join(plan_lines(planned, reasons, jobs or slots(per_gpu))))
             return
@@ -81,6 +87,13 @@ def run(
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
     if view.failed:
         raise typer.Exit(1)
+
+
+def _tell_slow(todo: "Iterable[Planned]") -> None:
+    from seqae.runs import slow_here
+
+    for line in filter(None, dict.fromkeys(slow_here(item.run.parameters) for item in todo)):
+        tell(f"seqae: {line}")
 
 
 def _begin(todo: int, planned: int, stores: set[Path], *, at_once: int | None) -> None:

@@ -55,6 +55,7 @@ from .notebook_cells import family_notebook as family_notebook
 from .notebook_cells import model_of_cells as model_of_cells
 from .notebook_cells import modules_of_cells as modules_of_cells
 from .notebook_cells import parameter_cells as parameter_cells
+from .optimizers import slow_here as slow_here
 from .own_code import CODE_FOLDER as CODE_FOLDER
 from .own_code import OwnCode as OwnCode
 from .own_code import OwnCodeError as OwnCodeError

@@ -3,6 +3,7 @@
 `seqae.parameters` says which values are allowed, the core does the work; nothing here touches a run's folder.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +33,7 @@ from seqae.runs.identity import cycles_momentum
 from seqae.runs.levels import baselines, reachable_floor
 from seqae.runs.memory import used_memory
 from seqae.runs.old_checkpoints import upgrade_checkpoint
-from seqae.runs.optimizers import optimizer_factory, schedule_factory
+from seqae.runs.optimizers import optimizer_factory, schedule_factory, slow_here
 from seqae.runs.own_code import OwnCode, code_for
 from seqae.runs.own_frames import placed
 from seqae.runs.ranks import launch
@@ -216,6 +217,8 @@ def train_model(
     if checkpoint:
         upgrade_checkpoint(checkpoint)
     device = make_accelerator(device=p.device).device
+    if slow := slow_here(p):
+        logging.getLogger("seqae").warning(slow)
     model = new_model(p, code, device=device)
     if p.devices == 1:
         fitted, peak = _fit(p, val, checkpoint, code, model, record=record, resume=resume)

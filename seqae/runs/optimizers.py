@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from seqae.parameters import Parameters
+
 FUSED_ON = {"cpu", "cuda"}
 UNFIT = {  # by name, why it cannot be used
     "SparseAdam": "it takes sparse gradients only, and every gradient here is dense; use Adam",
@@ -153,9 +155,25 @@ def orthogonal(matrices: Tensor, coefficients: Sequence[float], steps: int, *, e
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies it faster than float32."""
-    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    able = _abilities()
     fast = device.type == "cuda" or able.get("avx512_bf16") or able.get("amx_bf16")
     return torch.bfloat16 if fast else torch.float32
+
+
+def slow_here(p: Parameters) -> str:
+    """Why training takes many times as long on this machine as it would with precision none; "" if it does not."""
+    on_cpu = p.device == "cpu" or (p.device == "auto" and not torch.cuda.is_available())
+    known = _abilities().get("architecture") == "x86_64"  # of others, torch says less
+    if p.precision != "bf16" or not (on_cpu and known) or fast_dtype(torch.device("cpu")) == torch.bfloat16:
+        return ""
+    return (
+        "precision bf16 takes many times as long as none on this machine, whose processor cannot multiply it "
+        "(avx512_bf16, amx_bf16): -p precision=none is another run, and fast"
+    )
+
+
+def _abilities() -> Mapping[str, Any]:
+    return getattr(torch.cpu, "get_capabilities", dict)()  # earlier versions of torch do not tell
 
 
 class _MuonAndAdamW(Optimizer):
