@@ -51,7 +51,7 @@ class Objective:
         if getattr(self.loss, "needs_probability", self.loss in NEEDS_PROBABILITY) and self.pixel_range != (0, 1):
             raise ValueError(f"a loss of probabilities needs pixel_range (0, 1), not {self.pixel_range}: choose mse")
         if fault := out_of_reach(self.pixel_range, self.activation):
-            raise ValueError(fault[0])
+            raise ValueError(fault)
 
 
 @dataclass(frozen=True)

@@ -197,8 +197,8 @@ class Parameters(BaseModel):
                 f"training_loss {self.training_loss} needs pixels in (0, 1), not ({low:g}, {high:g}): "
                 "set pixel_range: [0, 1]"
             )
-        else:
-            faults += out_of_reach(self.pixel_range, self.activation)
+        elif fault := out_of_reach(self.pixel_range, self.activation):
+            faults.append(fault)
         if self.optimizer == "LBFGS" and self.precision == "fp16":
             faults.append("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
         if faults:

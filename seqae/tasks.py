@@ -36,11 +36,11 @@ def check_positive(kind: Any = Integral, /, **named: Any) -> None:
             raise ValueError(f"{name} must be {allowed}; not {value!r}")
 
 
-def out_of_reach(pixel_range: tuple[float, float], activation: str) -> list[str]:
-    """What is wrong with pixels that lie outside what an activation can output: one sentence, or none."""
+def out_of_reach(pixel_range: tuple[float, float], activation: str) -> str:
+    """What is wrong with pixels that lie outside what an activation can output, a sentence; "" if they do not."""
     (low, high), (least, most) = pixel_range, {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(activation, pixel_range)
     told = f"pixel_range ({low:g}, {high:g}) lies outside what {activation} can output, ({least:g}, {most:g}): "
-    return [] if least <= low and high <= most else [told + "choose a range inside it, or activation: none"]
+    return "" if least <= low and high <= most else told + "choose a range inside it, or activation: none"
 
 
 def frame_shape(frame_size: Any) -> Size:
