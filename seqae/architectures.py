@@ -13,7 +13,7 @@ from typing import Any, Literal
 from seqae.lstm import LSTMStack
 
 PIXELS = -1  # as wide as the frame has pixels
-HIDDEN = -2  # as wide as the LSTM layers
+HIDDEN = -2  # as wide as the LSTM layers: of a convolution, all positions of its map together, but in a ConvLSTM
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Architecture:
 
         A frame that is h itself, which lies in (-1, 1), reaches `gain`; any other readout reaches infinity. With gain 1
         sigmoid(h) lies in (0.27, 0.73), so it is never black. From the pixels of val, `runs.levels` computes the least
-        loss that this leaves, the floor. One above the mean frame's loss cannot learn: a run says so before it trains.
+        MSE that this leaves, the floor. A loss whose floor is above the mean frame's MSE cannot learn: a run says so
+        before it trains.
         """
         return gain if self.readout == "h" else float("inf")
 

@@ -69,6 +69,16 @@ TRAINING_LOSSES: "dict[str, Callable[..., Tensor]]" = {"mse": squared_error, "bc
 NEEDS_PROBABILITY = ("bce",)  # losses of a sigmoid's output, with pixels in (0, 1)
 
 
+def loss_fault(loss: object, activation: str, pixel_range: tuple[float, float] = (0.0, 1.0)) -> str:
+    """What is wrong where a training loss needs a probability and the output is none, a sentence; "" if nothing is."""
+    if not getattr(loss, "needs_probability", loss in NEEDS_PROBABILITY):
+        return ""
+    (low, high), name = pixel_range, getattr(loss, "__name__", loss)
+    told = f"training_loss {name} needs a probability, which activation {activation} with pixels in ({low:g}, {high:g})"
+    told += " does not give: choose activation sigmoid and pixel_range [0, 1], or mse"
+    return "" if (activation, low, high) == ("sigmoid", 0, 1) else told
+
+
 def training_loss(z: "Tensor", target: "Tensor", *, kind: "str | Callable[..., Tensor]", activation: str) -> "Tensor":
     """The training loss of each sequence, (B,). kind: a key of TRAINING_LOSSES, or a function of your own.
 
@@ -77,7 +87,6 @@ def training_loss(z: "Tensor", target: "Tensor", *, kind: "str | Callable[..., T
     """
     if isinstance(kind, str):
         check_choice("training_loss", kind, TRAINING_LOSSES)
-    if getattr(kind, "needs_probability", kind in NEEDS_PROBABILITY) and activation != "sigmoid":
-        name = getattr(kind, "__name__", kind)
-        raise ValueError(f"{name} needs a probability, so activation must be sigmoid; not {activation!r}")
+    if fault := loss_fault(kind, activation):
+        raise ValueError(fault)
     return (TRAINING_LOSSES[kind] if isinstance(kind, str) else kind)(z, target, activation=activation)

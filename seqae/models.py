@@ -16,16 +16,7 @@ from seqae.architectures import ARCHITECTURES, HIDDEN, PIXELS, Architecture
 from seqae.embeddings import convolutional, map_sizes, mirrored_convolutional, perceptron
 from seqae.losses import activate
 from seqae.lstm import Feedback, LSTMState
-from seqae.tasks import (
-    ACTIVATIONS,
-    BRANCHES,
-    DECODER_INPUTS,
-    Size,
-    branch_targets,
-    check_choice,
-    check_positive,
-    frame_shape,
-)
+from seqae.tasks import ACTIVATIONS, BRANCHES, DECODER_INPUTS, branch_targets, check_choice, check_positive, frame_shape
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")  # of a torch module
 
@@ -38,16 +29,18 @@ class SequenceAutoencoder(nn.Module):
     it put out the step before, its frame, or its top h where frames are embedded. truth: the true frame before, in
     training; its own in evaluation. activation: none, tanh or sigmoid, which the caller applies to what comes out.
     frame_size: pixels on a side, or height and width. frames_in, frames_out: frames seen and to come. gain: factor on
-    the last layer, before the activation. width: factor on hidden sizes and channels. hidden, layers, peepholes: in
-    place of the architecture's own. recon_truth: the recon decoder reads the true frames in evaluation as well, which
-    are those seen, as in the paper's code (Srivastava et al., 2015). Raises ValueError for values that do not go
-    together, naming values that do.
+    the last layer, before the activation. width: factor on hidden sizes and channels. hidden (at width 1), layers: in
+    place of the architecture's own; where feature maps are kept, as in cnn_flatten, hidden is a multiple of a map's
+    positions. peepholes: whether the LSTMs have them. recon_truth: the recon decoder reads the true frames in
+    evaluation as well, which are those seen, as in the paper's code (Srivastava et al., 2015). Raises ValueError for
+    values that do not go together, naming values that do.
     """
 
     def __init__(
         self, *, architecture: str, task: str, decoder_input: str, activation: str,
-        frame_size: int | Size = 64, frames_in: int = 10, frames_out: int = 10, gain: float = 1.0, width: float = 1.0,
-        hidden: int | None = None, layers: int | None = None, peepholes: bool | None = None, recon_truth: bool = False,
+        frame_size: int | tuple[int, int] = 64, frames_in: int = 10, frames_out: int = 10, gain: float = 1.0,
+        width: float = 1.0, hidden: int | None = None, layers: int | None = None, peepholes: bool | None = None,
+        recon_truth: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         check_choice("architecture", architecture, ARCHITECTURES)
@@ -71,9 +64,13 @@ class SequenceAutoencoder(nn.Module):
         positions = math.prod(sizes[-1])
         deepest = top if row.lstm_kernel_size else max(1, top // positions)
         channels = [1, *(deepest if n == HIDDEN else _scaled(n, width) for n in row.channels)]
-        if row.channels:
-            top = channels[-1] * positions
+        top = channels[-1] * positions if row.channels else top
         self.hidden = deepest if row.lstm_kernel_size else top  # LSTM units, or channels, as built
+        if hidden is not None and self.hidden != (asked := _scaled(hidden, width)):
+            raise ValueError(
+                f"hidden {hidden} at width {width:g} is {asked} LSTM units, which architecture {architecture} cannot "
+                f"have; it would have {self.hidden}: set hidden: {round(self.hidden / width)}, or leave hidden out"
+            )
         if row.readout == "h" and depth == 1 and top != pixels:
             raise ValueError(
                 f"architecture {architecture} with 1 layer would hand the encoder's h, {top} wide, to a decoder "
@@ -192,14 +189,16 @@ def _scaled(size: int, width: float) -> int:
     return max(1, round(size * width))
 
 
-def _embedding(row: Architecture, channels: list[int], sizes: list[Size], widths: list[int]) -> nn.Module:
+def _embedding(row: Architecture, channels: list[int], sizes: list[tuple[int, int]], widths: list[int]) -> nn.Module:
     """(N, H·W) → (N, D). channels and sizes: before the first and after every convolution. widths: the same, linear."""
     if row.channels:
         return convolutional(channels, row.kernel_sizes, row.strides, size=sizes[0], relu_last=row.relu_last)
     return perceptron(widths, relu_last=row.relu_last) if row.linear else nn.Identity()
 
 
-def _readout(row: Architecture, channels: list[int], sizes: list[Size], widths: list[int], top: int) -> nn.Module:
+def _readout(
+    row: Architecture, channels: list[int], sizes: list[tuple[int, int]], widths: list[int], top: int
+) -> nn.Module:
     """h (N, top) → (N, H·W). The other arguments are those of `_embedding`."""
     if row.readout == "linear":
         return nn.Linear(top, widths[0])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seqae.data import to_range, to_unit
-from seqae.losses import NEEDS_PROBABILITY, TRAINING_LOSSES, activate, training_loss
+from seqae.losses import TRAINING_LOSSES, activate, loss_fault, training_loss
 from seqae.metrics import TAKEN
 from seqae.tasks import ACTIVATIONS, BRANCHES, branch_targets, check_choice, check_positive, out_of_reach
 
@@ -22,8 +22,8 @@ class Objective:
     recon_weight: with two branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's
     mean over sequences, frames and pixels, or of its sum; the mean is what is reported, in both cases. metrics:
     functions of your own, by name, which `evaluate` measures. Raises ValueError for other names, for metrics named as
-    one that is measured anyway (`seqae.metrics.TAKEN`), for frames_in below 1, for `bce` on another range than
-    (0, 1), and for a range outside what the activation can output.
+    one that is measured anyway (`seqae.metrics.TAKEN`), for frames_in below 1, for `bce` with another activation than
+    sigmoid or on another range than (0, 1), and for a range outside what the activation can output.
     """
 
     task: str
@@ -48,9 +48,8 @@ class Objective:
         if taken := [n for n in self.metrics if n in TAKEN or str(n).startswith("preactivation_")]:
             raise ValueError(f"metrics {taken}: what is measured anyway has this name; give yours another")
         object.__setattr__(self, "pixel_range", tuple(self.pixel_range))  # a list would equal no tuple
-        if getattr(self.loss, "needs_probability", self.loss in NEEDS_PROBABILITY) and self.pixel_range != (0, 1):
-            raise ValueError(f"a loss of probabilities needs pixel_range (0, 1), not {self.pixel_range}: choose mse")
-        if fault := out_of_reach(self.pixel_range, self.activation):
+        fault = loss_fault(self.loss, self.activation, self.pixel_range)
+        if fault := fault or out_of_reach(self.pixel_range, self.activation):
             raise ValueError(fault)
 
 

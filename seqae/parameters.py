@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from seqae.losses import LOSSES, NEEDS_PROBABILITY, TRAINING_LOSSES
+from seqae.losses import LOSSES, TRAINING_LOSSES, loss_fault
 from seqae.tasks import FRAME_SIZES, Activation, DecoderInput, Size, Task, frame_shape, out_of_reach
 
 Paths = str | tuple[str, ...] | None
@@ -186,18 +186,8 @@ class Parameters(BaseModel):
             faults.append(f"frame_size: Moving MNIST has frames of 16, 32 or 64 pixels a side; not {self.frame_size}")
         if self.training_loss not in [*TRAINING_LOSSES, *own]:
             faults += [f"training_loss must be {', '.join(TRAINING_LOSSES)} or module:name; not {self.training_loss!r}"]
-        probability = self.training_loss in NEEDS_PROBABILITY
-        if probability and self.activation != "sigmoid":
-            faults.append(
-                f"training_loss {self.training_loss} needs a probability, and activation {self.activation} gives none: "
-                "set activation: sigmoid (loss: 0sb), or training_loss: mse"
-            )
-        if probability and (low, high) != (0.0, 1.0):
-            faults.append(
-                f"training_loss {self.training_loss} needs pixels in (0, 1), not ({low:g}, {high:g}): "
-                "set pixel_range: [0, 1]"
-            )
-        elif fault := out_of_reach(self.pixel_range, self.activation):
+        fault = loss_fault(self.training_loss, self.activation, self.pixel_range)
+        if fault := fault or out_of_reach(self.pixel_range, self.activation):
             faults.append(fault)
         if self.optimizer == "LBFGS" and self.precision == "fp16":
             faults.append("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")

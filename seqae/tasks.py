@@ -24,7 +24,7 @@ ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 
 def check_choice(name: str, value: object, known: Collection[object]) -> None:
     """Raise ValueError unless the value, of an argument of this name, is one of those known."""
-    if value not in known:
+    if value not in [*known]:  # to ask a dict for a list is an error of its own
         raise ValueError(f"{name} must be one of {', '.join(map(str, known))}; not {value!r}")
 
 

@@ -82,14 +82,14 @@ def fit(
     epoch's last update over that of the weights) and, in fp16, `overflows` (updates left out for an infinite gradient).
     `histograms`: epoch, branch, output, share on val, see `seqae.metrics.histogram`.
 
-    Training resumed from a checkpoint comes to the numbers of unbroken training, on a CPU to the last bit: the order of
-    sequences is a function of (seed, epoch); torch is seeded before each update by (seed, step, rank), and before val;
-    the checkpoint holds all state of model, optimizer, schedule and scaler, the best weights and the totals of the
-    unfinished epoch, which goes on at its next batch. Val is measured in float32, or tf32, whatever the precision. A
-    checkpoint of another objective, rule, seed or batch_size, or of fewer or more sequences, is refused; another number
-    of epochs is not. Tensors of sequences are compared by the sum of their pixels, functions by name: the same pixels
-    in another order, other sequences from a function `train`, or other code of a loss, a metric or a function in a
-    schedule, are not noticed (`seqae.runs` compares code, and makes another run of it).
+    Training resumed from a checkpoint comes to the numbers of unbroken training, on a CPU, with as many threads, to the
+    last bit: the order of sequences is a function of (seed, epoch); torch is seeded before each update by (seed, step,
+    rank), and before val; the checkpoint holds all state of model, optimizer, schedule and scaler, the best weights and
+    the totals of the unfinished epoch, which goes on at its next batch. Val is measured in float32, or tf32, whatever
+    the precision. A checkpoint of another objective, rule, seed or batch_size, or of fewer or more sequences, is
+    refused; another number of epochs is not. Tensors of sequences are compared by the sum of their pixels, functions by
+    name: the same pixels in another order, other sequences from a function `train`, or other code of a loss, a metric
+    or a function in a schedule, are not noticed (`seqae.runs` compares code, and makes another run of it).
 
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
     and leave a checkpoint of the unfinished epoch.
@@ -104,6 +104,8 @@ def fit(
     epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used, and for a model that is not
     what `seqae.contract` says.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a module of torch that has been made, model = Mine(…); not {model!r}")
     check_kinds({Objective: objective, UpdateRule: rule} | ({} if checkpoint is None else {Checkpointing: checkpoint}))
     check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
     keep_freed_memory()
@@ -120,12 +122,13 @@ def fit(
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
     check_contract(model, sample.to(accelerator.device), objective, autocast)
     optimizer = rule.optimizer(list(model.parameters()))
-    if not {w for group in optimizer.param_groups for w in group["params"]} & {*model.parameters()}:
-        raise ValueError("the optimizer has none of the model's weights: return one of those that it is given")
+    if not {w for group in getattr(optimizer, "param_groups", ()) for w in group["params"]} & {*model.parameters()}:
+        told = f"the optimizer, here a {type(optimizer).__name__}, has none of the model's weights"
+        raise ValueError(f"{told}: return one of those that it is given")
     if scaler.is_enabled() and isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
-    if scaler.is_enabled():  # inside SGD's fused kernel a skipped first update leaves the momentum uninitialised
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    # Read with fp16 alone: inside SGD's fused kernel a skipped first update leaves the momentum uninitialised.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     scheduler = rule.schedule(optimizer)
     stateful = Stateful(model, optimizer, scheduler, scaler)
     captured = can_capture(stateful, objective, accelerator)
@@ -153,10 +156,9 @@ def fit(
     # Once asked to stop, `stop` is not empty, and leaving the block raises KeyboardInterrupt.
     with stop_asked(heeded=ranks == 1) as stop, tqdm(total=epochs * steps, initial=state.step, **shown) as bar:
         while len(state.objectives) < epochs and state.diverged_at is None and not stop:
-            done = len(state.objectives)
+            epoch = (done := len(state.objectives)) + 1
             if patience and done and done - plateau_begins(state.objectives) >= patience:
                 break
-            epoch = done + 1
             if (new := draw(epoch)) is not made:
                 if len(new) != len(made):
                     raise ValueError(f"train({epoch}) has {len(new)} sequences, not {len(made)} as the epoch before")
@@ -192,8 +194,8 @@ def fit(
 
             # The end of the epoch: val, the best weights, the schedule, the rows, a checkpoint if one is due.
             found = evaluate(model, val, batch_size, objective, statistics=True, stop=stop)
+            state.seconds = time.monotonic() - began
             if stop:  # the epoch is unfinished, or was not measured
-                state.seconds = time.monotonic() - began
                 if file:
                     save_checkpoint(file, state, stateful)
                 break
@@ -210,7 +212,6 @@ def fit(
             elif scheduler and rule.schedule_per == "epoch" and totals.overflows < steps:  # some update was made
                 scheduler.step()
 
-            state.seconds = time.monotonic() - began
             at = {"epoch": epoch, "step": state.step, "seconds": round(state.seconds, 3)}
             record("histograms", _histogram_rows(epoch, found))
             # The last rows of an epoch: where they are, its other rows are, too.

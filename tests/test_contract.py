@@ -160,9 +160,7 @@ def test_a_loss_of_ones_own_is_trained_and_its_shape_is_checked() -> None:
 def test_a_loss_that_needs_a_probability_says_so() -> None:
     absolute.needs_probability = True  # type: ignore[attr-defined]
     try:
-        with pytest.raises(
-            ContractError, match="absolute needs a probability, so activation must be sigmoid; not 'none'"
-        ):
+        with pytest.raises(ValueError, match="absolute needs a probability, which activation none with pixels"):
             trained(seeded_model(), loss=absolute)
     finally:
         del absolute.needs_probability  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from seqae.metrics import (
     image_quality,
     preactivation_range,
 )
+from seqae.objective import Objective
 
 GENERATOR = torch.Generator().manual_seed(6)
 
@@ -94,8 +95,12 @@ def test_unknown_names_list_the_known() -> None:
 
 def test_bce_of_what_is_no_probability_is_refused() -> None:
     z = torch.zeros(1, 1, 1, 1)
-    with pytest.raises(ValueError, match="bce needs a probability, so activation must be sigmoid; not 'tanh'"):
+    told = r"training_loss bce needs a probability, which activation tanh with pixels in \(0, 1\) does not give: choose"
+    with pytest.raises(ValueError, match=told):
         training_loss(z, z, kind="bce", activation="tanh")
+    for activation, pixel_range in (("tanh", (0, 1)), ("none", (0, 1)), ("sigmoid", (0, 0.5)), ("sigmoid", (-1, 1))):
+        with pytest.raises(ValueError, match=f"needs a probability, which activation {activation} with pixels in"):
+            Objective("both", 2, "bce", activation, pixel_range)
 
 
 # ---- metrics ----

@@ -765,6 +765,14 @@ def test_hidden_does_not_go_with_a_layer_as_wide_as_the_frame(architecture: str)
         tiny(architecture, hidden=8)
 
 
+@pytest.mark.parametrize(("hidden", "built"), [(1000, 960), (50, 64), (31, 64)])
+def test_hidden_that_maps_cannot_have_is_refused_with_one_that_they_can(hidden: int, built: int) -> None:
+    usual: dict[str, Any] = {"task": "pred", "decoder_input": "zero", "activation": "none"}
+    with pytest.raises(ValueError, match=f"hidden {hidden} at width 1 .* it would have {built}: set hidden: {built},"):
+        SequenceAutoencoder(architecture="cnn_flatten", hidden=hidden, **usual)
+    assert SequenceAutoencoder(architecture="cnn_flatten", hidden=built, **usual).hidden == built
+
+
 @pytest.mark.parametrize(
     ("name", "known"),
     [

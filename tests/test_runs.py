@@ -258,20 +258,6 @@ def test_hidden_is_told_as_it_is_built(given, hidden, tmp_path):
     assert (f"(in decoders {hidden}, {hidden}, 256, the frame)" in told) == (run.parameters.architecture == "lstm_copy")
 
 
-def test_a_run_whose_hidden_was_rounded_by_an_earlier_version_loads_as_it_was_built(done, tmp_path):
-    flat = TINY | {"architecture": "cnn_flatten", "frame_size": 64, "width": 1, "store": str(tmp_path)}
-    folder = open_run("cnn", flat, {"hidden": 64}).folder
-    record = done.record() | {"family": "cnn", "parameters": resolve(flat, {"hidden": 100}).model_dump(mode="json")}
-    del record["hidden"]
-    old = folder.with_name("old-" + run_hash(resolve(flat, {"hidden": 100})))
-    shutil.copytree(done.folder, old)
-    (old / "run.yaml").write_text(yaml.safe_dump(record))
-    run = open_run("cnn", flat, {"hidden": 100})
-    assert run.folder == old
-    assert run.train().status == "done"
-    assert "hidden 64," in dict(Run.load(old).facts())["architecture"]
-
-
 @pytest.mark.parametrize(
     ("usual", "more"),
     [

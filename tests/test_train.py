@@ -53,8 +53,9 @@ def trains(
     reduction: str = "mean",
     *,
     task: str = "both",
-    activation: str = "none",
+    activation: str | None = None,
 ) -> Objective:
+    activation = activation or ("sigmoid" if loss == "bce" else "none")
     return Objective(task, SEEN, loss, activation, pixel_range, recon_weight, reduction)
 
 
@@ -534,11 +535,13 @@ def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) 
         ({"objective": "mse"}, r"fit takes a seqae.Objective\(task, …\), not a str"),
         (
             {"rule": UpdateRule(lambda weights: made)},
-            "the optimizer has none of the model's weights: return one of those",
+            "the optimizer, here a Adam, has none of the model's weights: return one of those",
         ),
+        ({"rule": UpdateRule(lambda weights: None)}, "here a NoneType, has none"),  # type: ignore[arg-type, return-value]
+        ({"model": nn.Linear}, r"model must be a module .* model = Mine\(…\); not <class 'torch"),
     ):
         with pytest.raises(ValueError, match=told):
-            fit(model, TRAIN, VAL, record=Log(), **usual | given)
+            fit(**{"model": model, "train": TRAIN, "val": VAL, "record": Log()} | usual | given)
     for refused, told in (
         (lambda: UpdateRule(made), "optimizer must be a function that makes it, lambda weights: …; not Adam"),  # type: ignore[arg-type]
         (lambda: UpdateRule(RATE, clip_norm=-1), "clip_norm must be a number above 0; not -1"),
@@ -563,13 +566,17 @@ def test_choices_that_are_none_of_those_known_are_refused() -> None:
             lambda: UpdateRule(torch.optim.SGD, schedule_per="step"),
             "schedule_per must be one of epoch, update; not",
         ),
+        (lambda: Objective(["recon", "pred"], 6, "mse", "none"), r"both; not \['recon', 'pred'\]"),  # type: ignore[arg-type]
         (lambda: Objective("predict", 6, "mse", "none"), "task must be one of recon, recon_ordered, pred, both"),
         (lambda: Objective("pred", 6, "mse", "none", reduction="total"), "reduction must be one of mean, sum"),
         (lambda: Objective("pred", 6, "mze", "none"), "loss must be one of mse, bce; not 'mze'"),
         (lambda: Objective("pred", 6, "mse", "sgmoid"), "activation must be one of none, tanh, sigmoid; not 'sgmoid'"),
         (lambda: Objective("pred", 6, "mse", "sigmoid", (0, 255)), r"range \(0, 255\) lies outside what sigmoid can"),
         (lambda: Objective("pred", 6, "mse", "tanh", (-2.0, 1.0)), r"can output, \(-1, 1\): choose a range inside it"),
-        (lambda: Objective("pred", 6, "bce", "sigmoid", (-1.0, 1.0)), r"probabilities needs pixel_range \(0, 1\)"),
+        (
+            lambda: Objective("pred", 6, "bce", "sigmoid", (-1.0, 1.0)),
+            r"sigmoid with pixels in \(-1, 1\) does not give",
+        ),
     ):
         with pytest.raises(ValueError, match=told):
             refused()

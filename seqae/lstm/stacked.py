@@ -5,18 +5,23 @@ sequences, D inputs and H hidden features of a layer, P features of the output.
 """
 
 import ctypes
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from seqae.lstm.compiled import step_library
+from seqae.lstm.compiled import STEP_SOURCE, step_library
 from seqae.lstm.unrolled import LayerTensors, Unrolling, no_second_order
 from seqae.tasks import ACTIVATIONS
 
 TILE = 64  # rows of a tile in step.c, at most
+BUFFERS = ("hidden", "cell", "gates", "g")  # of a layer, filled forward, read backward
+# The names of the fields of `struct stack` and of its `struct layer` in step.c, in their order.
+STRUCTS = re.findall(r"struct (\w+) \{(.*?)\n\};", STEP_SOURCE, re.DOTALL)
+FIELDS = {name: re.findall(r"(\w+)[,;]", re.sub(r"/\*.*?\*/", "", body)) for name, body in STRUCTS}
 
 
 def is_recorded() -> bool:
@@ -46,21 +51,22 @@ class Stacked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, how: Unrolling, x: Any, weight: Any, bias: Any, *own: Any) -> tuple[Tensor, ...]:
         """own: the `LayerTensors` of every layer, one after the other. Other shapes: see the class."""
-        layers, empty, scratch = _layers(own), own[0].new_empty, []
-        buffers: list[Tensor] = []
-        for layer in layers:
-            shape = how.columns, layer.weight_hh.shape[1]
-            buffers += [empty(n, *shape) for n in (how.steps, how.steps + 1, 4 * how.steps, how.steps)]
-            buffers[-3][0] = 0 if layer.c is None else layer.c.t()
-            scratch.append([*(_tiles(w.t()) for w in layer[:2]), *[None] * 7])
-        out = empty(how.steps, how.columns, layers[0].weight_ih.shape[1]) if how.feeds_back else buffers[-4]
+        layers, empty = _layers(own), own[0].new_empty
+        given = [_given(layer) for layer in layers]
+        for layer, fields in zip(layers, given, strict=True):
+            lengths = (how.steps, how.steps + 1, 4 * how.steps, how.steps)
+            fields |= zip(BUFFERS, (empty(n, how.columns, fields["H"]) for n in lengths), strict=True)
+            fields["cell"][0] = 0 if layer.c is None else layer.c.t()
+            fields |= {"packed_ih": _tiles(layer.weight_ih.t()), "packed_hh": _tiles(layer.weight_hh.t())}
+        out = empty(how.steps, how.columns, given[0]["D"]) if how.feeds_back else given[-1]["hidden"]
         read = out if how.activation == "none" else torch.empty_like(out)
         packed = None if weight is None else _tiles(weight.t())
-        _call("forward_stack", how, [x, weight, bias, packed, None, out, read, *[None] * 3], layers, buffers, scratch)
+        stack = {"x": x, "weight": weight, "bias": bias, "packed": packed, "out": out, "read": read}
+        _call("forward_stack", how, stack, given)
         ctx.how = how
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, read, *own, *buffers)
-        return out.clone(), *(state[-1].clone() for n in range(len(layers)) for state in buffers[4 * n : 4 * n + 2])
+        ctx.save_for_backward(x, weight, read, *own, *(fields[name] for fields in given for name in BUFFERS))
+        return out.clone(), *(fields[name][-1].clone() for fields in given for name in ("hidden", "cell"))
 
     @staticmethod
     def backward(ctx: Any, d_out: Any, *d_states: Tensor | None) -> tuple[Any, ...]:
@@ -69,36 +75,45 @@ class Stacked(torch.autograd.Function):
         how: Unrolling = ctx.how
         x, weight, read, *rest = ctx.saved_tensors
         needs, count = ctx.needs_input_grad[1:], len(rest) // 10
-        layers, buffers, scratch = _layers(rest[: 6 * count]), rest[6 * count :], []
+        layers, buffers = _layers(rest[: 6 * count]), rest[6 * count :]
+        given = [_given(own) | dict(zip(BUFFERS, buffers[4 * n :][:4], strict=True)) for n, own in enumerate(layers)]
         seen, empty = x if x is not None else read if how.feeds_back else None, read.new_empty
-        for n, layer in enumerate(layers):
-            packed = [_tiles(matrix) for matrix in (*layer[:2], seen, buffers[4 * n])]
-            d_z = empty(how.steps, how.columns, len(layer.bias))
-            d_state = [_own(d, buffers[4 * n][0]) for d in d_states[2 * n : 2 * n + 2]]
-            d_ih = empty(layer.weight_ih.shape) if needs[3 + 6 * n] and seen is not None else None
-            d_hh = empty(layer.weight_hh.shape) if needs[4 + 6 * n] else None
-            scratch.append([*packed, d_z, *d_state, d_ih, d_hh])
-            seen = buffers[4 * n]
+        for n, (layer, fields) in enumerate(zip(layers, given, strict=True)):
+            hidden = fields["hidden"]
+            fields |= {"packed_ih": _tiles(layer.weight_ih), "packed_hh": _tiles(layer.weight_hh)}
+            fields |= {"packed_read": _tiles(seen), "packed_h": _tiles(hidden)}
+            fields["d_z"] = empty(how.steps, how.columns, len(layer.bias))
+            fields["d_h"], fields["d_c"] = (_own(d, hidden[0]) for d in d_states[2 * n : 2 * n + 2])
+            fields["d_weight_ih"] = empty(layer.weight_ih.shape) if needs[3 + 6 * n] and seen is not None else None
+            fields["d_weight_hh"] = empty(layer.weight_hh.shape) if needs[4 + 6 * n] else None
+            seen = hidden
         d_x = empty(x.shape) if needs[0] else None
         d_weight = empty(weight.shape) if needs[1] else None
         d_out = _own(d_out, read) if d_out is not None or how.feeds_back else None
-        tensors = [x, weight, None, *(None if weight is None else _tiles(m) for m in (weight, seen))]
-        _call("backward_stack", how, [*tensors, read, read, d_out, d_x, d_weight], layers, buffers, scratch)
+        stack = {"x": x, "weight": weight, "read": read, "d_out": d_out, "d_x": d_x, "d_weight": d_weight}
+        stack |= {} if weight is None else {"packed": _tiles(weight), "packed_read": _tiles(seen)}
+        _call("backward_stack", how, stack, given)
         grads: list[Any] = []
-        for n, layer in enumerate(layers):
-            d_z, d_h, d_c, d_ih, d_hh = scratch[n][4:]
+        for n, (layer, fields) in enumerate(zip(layers, given, strict=True)):
+            d_z, d_c, d_hh = fields["d_z"], fields["d_c"], fields["d_weight_hh"]
             d_bias = d_z.sum((0, 1)).unsqueeze(1) if needs[5 + 6 * n] else None
-            d_peepholes = None if layer.peepholes is None else _peephole_gradient(d_z, buffers[4 * n + 1])
+            d_peepholes = None if layer.peepholes is None else _peephole_gradient(d_z, fields["cell"])
             if d_hh is not None and layer.h is not None:
                 d_hh.addmm_(d_z[0].t(), layer.h.t())
             d_h = (d_z[0] @ layer.weight_hh).t() if needs[7 + 6 * n] else None
-            grads += [d_ih, d_hh, d_bias, d_peepholes, d_h, d_c.t() if needs[8 + 6 * n] else None]
+            grads += [fields["d_weight_ih"], d_hh, d_bias, d_peepholes, d_h, d_c.t() if needs[8 + 6 * n] else None]
         d_bias = d_out.sum((0, 1)).unsqueeze(1) if needs[2] else None
         return None, d_x, d_weight, d_bias, *grads
 
 
 def _layers(own: Sequence[Any]) -> list[LayerTensors]:
     return [LayerTensors(*own[n : n + 6]) for n in range(0, len(own), 6)]
+
+
+def _given(own: LayerTensors) -> dict[str, Any]:
+    # Fields of `struct layer`, by name; step.c uses no others of these.
+    sizes = {"D": own.weight_ih.shape[1], "H": own.weight_hh.shape[1]}
+    return own._asdict() | sizes | {"p": own.peepholes, "h": None if own.h is None else own.h.t()}
 
 
 def _tiles(matrix: Tensor | None) -> Tensor | None:
@@ -118,18 +133,14 @@ def _peephole_gradient(d_z: Tensor, cell: Tensor) -> Tensor:
     return torch.stack([(d * c).sum((0, 1)) for d, c in seen]).unsqueeze(-1)
 
 
-def _call(
-    function: str, how: Unrolling, tensors: Sequence[Any], layers: Sequence[Any], buffers: Sequence[Any], scratch: Any
-) -> None:
-    """Call a function of step.c with its `struct stack`: numbers, and addresses of float32 data without gaps.
+def _call(function: str, how: Unrolling, stack: Mapping[str, Any], given: Sequence[Mapping[str, Any]]) -> None:
+    """Call a function of step.c with its `struct stack`: numbers, and addresses of float32 data without gaps, or 0.
 
-    tensors: the stack's, from x on. buffers: hidden, cell, gates and g of each layer. scratch: what follows them.
+    stack, given: fields of the stack and of each of its layers, by name; those that are missing are 0.
     """
-    fields: list[Any] = [len(layers), how.steps, how.columns, how.feeds_back, [*ACTIVATIONS].index(how.activation)]
-    fields += [*tensors, tensors[6].shape[2]]  # that of `read`
-    for n, (own, rest) in enumerate(zip(layers, scratch, strict=True)):
-        fields += [*own[:4], None if own.h is None else own.h.t(), *buffers[4 * n : 4 * n + 4], *rest]
-        fields += [own.weight_ih.shape[1], own.weight_hh.shape[1]]
+    known = {"count": len(given), "T": how.steps, "B": how.columns, "P": stack["read"].shape[2], **stack}
+    known |= {"feeds_back": how.feeds_back, "activation": [*ACTIVATIONS].index(how.activation)}
+    fields = [known.get(n) for n in FIELDS["stack"]] + [layer.get(n) for layer in given for n in FIELDS["layer"]]
     kept = [field.contiguous() if isinstance(field, Tensor) else int(field or 0) for field in fields]
     numbers = (field.data_ptr() if isinstance(field, Tensor) else field for field in kept)
     getattr(step_library(), function)((ctypes.c_long * len(kept))(*numbers), how.gain)

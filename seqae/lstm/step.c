@@ -130,10 +130,11 @@ static inline long evenly(long n) {
   return n > 0 ? (n + chunks - 1) / chunks : 0;
 }
 
-/* The fields have 8 bytes each: stacked.py hands over a list of them. A layer reads the h of the one below. The first
-   one reads x; or, if the stack feeds back, what was `read` the step before, activation(out), where out is gain h of
-   the top layer or weight (P, H) h + bias; or nothing. d_…: gradients, written backward; d_out is read, and added to.
-   packed_…: memory for what tiles read as v, in its order; see pack_gates and pack. */
+/* The fields have 8 bytes each: stacked.py reads their names here, and hands over a list of them in this order. A layer
+   reads the h of the one below. The first one reads x; or, if the stack feeds back, what was `read` the step before,
+   activation(out), where out is gain h of the top layer or weight (P, H) h + bias; or nothing. d_…: gradients, written
+   backward; d_out is read, and added to. packed_…: memory for what tiles read as v, in its order; see pack_gates and
+   pack. */
 struct layer {
   const float *weight_ih, *weight_hh, *bias, *p, *h; /* (4 H, D), (4 H, H), (4 H), (3, H) or 0, (B, H) or 0 */
   float *hidden, *cell, *gates, *g;                  /* (T, B, H), (T + 1, B, H), (T, B, 4, H), (T, B, H) */
@@ -222,7 +223,7 @@ static void forward_layer(const struct layer *l, const float *x, long t, long B,
       if (x) add_product(C, l->packed_ih + u * 4 * D, x + first * D, 1, D, D, sum);
       if (h) add_product(C, l->packed_hh + u * 4 * H, h + first * H, 1, H, H, sum);
       for (long c = 0; c < C; c++) {
-        long last = (t * B + first + c) * H + u, at = last + B * H;
+        long last = (t * B + first + c) * H + u, at = last + B * H; /* of gate 0 in gates: 4 (last - u) + u */
         forward_units(sum + c * TILE, l->gates + 4 * last - 3 * u, l->g + last, l->cell + last, l->cell + at,
                       l->hidden + last, l->p ? l->p + u : 0, H, n);
       }

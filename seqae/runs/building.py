@@ -44,19 +44,6 @@ def sized_model(p: Parameters) -> nn.Module:
         return build_model(p)
 
 
-def check_hidden(p: Parameters, model: SequenceAutoencoder | None) -> None:
-    """Raise ValueError where the LSTMs of `model`, built of p, are not as wide as an explicit `hidden` says.
-
-    `hidden` is at width 1: of another width, the nearest whole number of units is meant. A network that keeps feature
-    maps (cnn_flatten) has units only in multiples of a map's size.
-    """
-    if model is not None and p.hidden is not None and model.hidden != (asked := max(1, round(p.hidden * p.width))):
-        raise ValueError(
-            f"hidden {p.hidden} at width {p.width:g} is {asked} LSTM units, which architecture {p.architecture} cannot "
-            f"have; it would have {model.hidden}: set hidden: {round(model.hidden / p.width)}, or leave hidden out"
-        )
-
-
 def build_model(p: Parameters, code: OwnCode | None = None) -> nn.Module:
     """A new model of these parameters; raises ValueError where architecture and sizes do not fit.
 

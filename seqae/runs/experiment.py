@@ -19,7 +19,6 @@ from seqae.data import Frames, Sequences
 from seqae.device import make_accelerator
 from seqae.evaluation import evaluate
 from seqae.metrics import UNITS
-from seqae.models import SequenceAutoencoder
 from seqae.objective import Objective
 from seqae.parameters import Parameters
 from seqae.runs import clip_sets, own_models
@@ -48,9 +47,9 @@ Record = Callable[[str, list[Row]], None]
 Resume = Callable[[int], None]
 
 
-def check_parameters(p: Parameters, code: OwnCode | None = None) -> SequenceAutoencoder | None:
+def check_parameters(p: Parameters, code: OwnCode | None = None) -> None:
     """Raise ValueError for what only torch or the model can tell (a frame size that does not fit, an unknown
-    optimizer or argument); return a built-in model on the meta device, which costs no memory.
+    optimizer or argument).
 
     code: of one's own, which is not built here, see `own_models.check_own`.
     """
@@ -78,9 +77,8 @@ def check_parameters(p: Parameters, code: OwnCode | None = None) -> SequenceAuto
         _official_sequences(p)
     if code is not None:
         own_models.check_own(p, code)
-    if ":" in p.architecture:
-        return None
-    return meta_model(p)
+    if ":" not in p.architecture:
+        meta_model(p)
 
 
 def digits_folder(p: Parameters) -> str | None:

@@ -261,19 +261,18 @@ def holds_run(folder: Path, family: str, *hashes: str) -> bool:
     return False
 
 
-def has_begun(folder: Path, family: str, parameters: Parameters) -> bool:
-    """Whether a folder holds a run. Raises RunError if that is another than the one that these parameters define.
+def check_same_run(folder: Path, family: str, parameters: Parameters) -> None:
+    """Raise RunError if a folder holds another run than the one that these parameters define.
 
     That is so where somebody changed a record, and where two runs have one hash: of 10,000 runs, with a chance of 1 %.
     """
     if not (record := read_record(folder)):
-        return False
+        return
     with suppress(ParameterError, KeyError, TypeError):  # of another version: its hash alone tells
         there, asked = defining(as_used(resolve(record["parameters"]), family)), defining(parameters)
         if other := [f"{k} {there.get(k, '-')}, not {asked.get(k, '-')}" for k in sorted(there.keys() | asked.keys())
                      if there.get(k) != asked.get(k)]:  # fmt: skip
             raise RunError(f"{folder} holds another run ({'; '.join(other)}): move it elsewhere, or set it right")
-    return True
 
 
 def _default(name: str) -> Any:

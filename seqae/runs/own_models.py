@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from seqae.losses import loss_fault
 from seqae.metrics import TAKEN
 from seqae.parameters import Parameters
 from seqae.runs.own_code import OwnCode, OwnCodeError, told
@@ -24,11 +25,8 @@ def check_own(p: Parameters, code: OwnCode) -> None:
         _arguments(p, code)
     if ":" in p.training_loss:
         loss = _function(code, p.training_loss, "training_loss", ("z", "target"), {"activation"})
-        if getattr(loss, "needs_probability", False) and (p.activation, *p.pixel_range) != ("sigmoid", 0, 1):
-            raise OwnCodeError(
-                f"training_loss {p.training_loss} needs a probability and pixels in (0, 1): set activation: sigmoid "
-                "and pixel_range: [0, 1]"
-            )
+        if fault := loss_fault(loss, p.activation, p.pixel_range):
+            raise OwnCodeError(fault)
     own_metrics(p, code)
 
 

@@ -25,10 +25,9 @@ from seqae.device import make_accelerator, mixed_precision
 from seqae.parameters import EXECUTION
 from seqae.runs import clip_sets, experiment, logs
 from seqae.runs.assignment import current_assignment
-from seqae.runs.building import check_hidden
 from seqae.runs.folder import RunFolder
 from seqae.runs.going_on import take_over
-from seqae.runs.identity import has_begun, holds_run, run_hash, spelled_hashes
+from seqae.runs.identity import check_same_run, holds_run, run_hash, spelled_hashes
 from seqae.runs.kept import kept_table
 from seqae.runs.later_metrics import forget_metrics, measure, outdated, unmeasured
 from seqae.runs.live import shown_in_a_line, watched
@@ -74,14 +73,14 @@ def open_run(
     by default around the working directory.
 
     Raises ParameterError or ValueError for parameters that are unknown, contradict each other or do not fit torch,
-    before anything is written, StoreError if a remote store cannot be reached, and RunError as `has_begun`.
+    before anything is written, StoreError if a remote store cannot be reached, and RunError as `check_same_run`.
 
     Parameters that the run does not use, see `identity.USES`, have no effect on it, and the library's default in it.
     """
     stated = clip_sets.with_clips(resolve(defaults, given or {}))
     usual = clip_sets.decided_alike(resolve(defaults), stated, given or {})
     parameters, code, lacks_code = with_code(stated, family, model, project)
-    built = experiment.check_parameters(parameters, code)
+    experiment.check_parameters(parameters, code)
     usual = usual.model_copy(update={"code": parameters.code})  # a hash is no word of a name
     hashed, assignment = run_hash(parameters), current_assignment()
     spellings = spelled_hashes(parameters) | (spelled_hashes(stated) if parameters.code is None else set())
@@ -99,8 +98,7 @@ def open_run(
     if parameters.fresh:
         attempts = [folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000))]
         folder = next(attempt for attempt in attempts if "results" not in read_record(attempt))
-    if not has_begun(folder, family, parameters):  # a run begun by an earlier version goes on as it was built
-        check_hidden(parameters, built)
+    check_same_run(folder, family, parameters)
     if lacks_code and "results" not in read_record(folder):
         raise lacks_code
     return Run(folder, family, parameters, differs, code)
