@@ -26,7 +26,7 @@ from seqae.reports.groups import data_and_budget
 from seqae.reports.index import comparison_data, update_index
 from seqae.reports.published import diary_results, standing
 from seqae.reports.reproduction import rerun_findings
-from seqae.runs import family_defaults, records
+from seqae.runs import family_defaults, planned_from, records
 from seqae.runs.facts import introduction, shared_facts
 from seqae.runs.merging import resolve
 from seqae.runs.records import run_status
@@ -603,7 +603,14 @@ def test_what_is_compared_is_said_in_words(seeds):
 
 def test_the_head_of_a_comparison_says_what_its_runs_are_and_share(seeds, tmp_path):
     both = changed(seeds[0], tmp_path / "recon", task="recon")
+    assert "scale" not in dict(shared_facts([*seeds, both])) | dict(both.facts())
+    both.update(planned_from=planned_from("params/losses/0nm.yaml", "quick", {"seed": 7}))
+    facts = dict(both.facts())
+    assert facts["scale"] == "quick: small sizes, for minutes on 2 CPU cores"
+    again = "; without the folder, seqae run params/losses/0nm.yaml --scale quick -p seed=7 there"
+    assert facts["to make it again"].endswith(again)
     facts = dict(shared_facts([*seeds, both]))
+    assert facts["scale"].startswith("quick: ")
     assert (facts["seeds"], facts["made with code"]) == ("7 or 8", seeds[0].facts()[-2][1])
     assert "run the notebook losses.ipynb there" in dict(seeds[0].facts())["to make it again"]
     assert facts["loss"] == "0nm: pixels in (0, 1), no activation, mse"

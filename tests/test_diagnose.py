@@ -1,6 +1,7 @@
 """Diagnosis and verdicts: floors by hand and by brute force, baselines by a loop, verdicts on every kind of curve."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqae.commands.options import given_grid
 from seqae.data import MovingMNIST
 from seqae.reports.compare import output_spread
 from seqae.reports.findings import run_findings
 from seqae.reports.published import diary_results, published_results, standing
-from seqae.runs import load_digits, resolve
+from seqae.runs import load_digits, planned_from, resolve
 from seqae.runs.explanation import explain_head
 from seqae.runs.levels import baselines, reachable_floor, reachable_pixels
+from seqae.runs.run_command import run_command
 from seqae.runs.verdicts import grades, next_step, plateau_since, prognosis, recorded_verdict, verdict
 from seqae.training import plateau_begins
 
@@ -373,6 +376,28 @@ def test_each_verdict_says_what_to_do_next(line: str, told: str) -> None:
     assert told in after(line)
     rough = after(line, val_sequences=16)
     assert ("`seqae run FILE --scale quick`" in rough) == (not line.startswith("diverged"))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("learned (41 % below mean frame)", "`seqae run params/mine/a.yaml --scale quick -p lr=0.5 -p seed=7,8`."),
+        ("stuck at the mean frame", "`seqae run params/mine/a.yaml --scale quick -p lr=0.5 -p seed=1 -p epochs=28`."),
+    ],
+)
+def test_what_to_do_next_names_the_file_that_the_run_was_planned_from(line: str, told: str) -> None:
+    planned = planned_from("params/mine/a.yaml", "quick", {"lr": 0.5, "seed": 1, "store": "s3://key:secret@there"})
+    said = next_step(line, resolve({"learning_rate": 0.009, "epochs": 7}), family="mine", reach=1, planned=planned)
+    assert told in said
+    assert "FILE" not in said
+
+
+def test_a_command_is_quoted_for_a_shell() -> None:
+    asked = {"label": "a b", "optimizer_arguments": {"betas": [0.9, 0.99]}, "peepholes": None, "gain": 2}
+    command = run_command(planned_from("params/mine/my run.yaml", None, asked))
+    assert shlex.split(command)[:3] == ["seqae", "run", "params/mine/my run.yaml"]
+    pairs = [word for word in shlex.split(command)[3:] if word != "-p"]
+    assert given_grid(pairs) == [asked]
 
 
 def test_other_lines_say_nothing_of_what_is_next() -> None:

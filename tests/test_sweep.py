@@ -159,12 +159,16 @@ def words_of(page: Path) -> str:
 
 
 @pytest.mark.soak
-def test_runs_of_a_sweep_are_done_and_rendered(project, first):
+def test_runs_of_a_sweep_are_done_and_rendered(project, papermilled, first):
     runs = fam(project)
     assert {run.status for run in runs} == {"done"}
     assert all("learn" in run.verdict or "mean frame" in run.verdict for run in runs)
     for run in runs:
-        assert run.verdict in words_of(run.folder / "report.html")
+        page = words_of(run.folder / "report.html")
+        assert run.verdict in page
+        by_papermill = run.folder == papermilled[0].folder
+        assert by_papermill == ("planned_from" not in run.record())
+        assert by_papermill == ("; without the folder, seqae run params/fam/a.yaml --scale tiny there" not in page)
         assert f"{run.family}/{run.name}: {run.verdict}, " in first.stdout
         hidden = {f.name for f in run.folder.iterdir() if f.name[0] == "." or f.suffix == ".tmp"}
         assert hidden <= {".lock", ".execution.lock"}
@@ -336,8 +340,11 @@ def test_plan_merges_as_papermill_does(tmp_path, monkeypatch):
         "epochs": 7, "seed": 2, "train_sequences": 8, "batch_size": 4
     }  # fmt: skip
     assert item.run.folder.parent == tmp_path / "reports" / "fam"
+    assert item.planned_from == {"file": "params/fam/a.yaml", "scale": "tiny", "given": {"seed": 2}}
     (other,) = plan(tmp_path, "fam/a.yaml", scale=str(tmp_path / "params/scale/tiny.yaml"), given={"seed": "2"})
     assert other.run == item.run
+    (bare,) = plan(tmp_path, "fam/a.yaml", store=str(tmp_path / "elsewhere"))
+    assert bare.planned_from == {"file": "params/fam/a.yaml"}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from seqae.runs.clip_sets import told_of_clips
 from seqae.runs.naming import way
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import diverged, final_figures, own_metrics_of
+from seqae.runs.run_command import run_command
 from seqae.runs.units import counted, duration, four_digits, label
 
 if TYPE_CHECKING:
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
 
 FEW = 64  # sequences: figures of fewer differ by several per cent from one choice of them to another
 
-DIGIT_SETS = {"mnist5k": " (5,000 images)", "mnist": " (70,000 images)"}  # how many each of the sets of digits has
+DIGIT_SETS = {  # how many images each has; none is in two splits
+    "mnist5k": " (5,000 images: 4,000 for training, 500 for val, 500 for test)",
+    "mnist": " (70,000 images: 55,000 for training, 5,000 for val; 10,000, MNIST's own test set, for test)",
+}
+SCALES = {
+    "smoke": "the least that runs",
+    "quick": "small sizes, for minutes on 2 CPU cores",
+    "paper": "the diary's full sizes",
+}
 
 
 def rough_figures(p: Parameters) -> str:
@@ -77,6 +86,7 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
         ("loss", either(map(_loss, of))),
         ("architecture", either(_built(run).replace(_width(run.parameters), "") for run in alike) + counts),
         ("training", either(map(_trained, of))),
+        ("scale", either(filter(None, map(_scale, records)))),
         ("seeds", either(seeds)) if len(seeds) > 1 else ("seed", f"{seeds[0]}{ONE_SEED}"),
         ("started", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
         ("machine", either(_machine(record) for record in records if {"machine", "device"} <= record.keys())),
@@ -95,7 +105,7 @@ def facts_of(run: "RunFolder") -> dict[str, Rows]:
 def _what(run: "RunFolder") -> Rows:
     record, p = run.record(), run.parameters
     weights = record.get("weights") or (None if ":" in p.architecture else _weights(p))
-    return [
+    rows = [
         ("task", ", decoder reads ".join(way(p).values())),
         ("loss", _loss(p)),
         ("architecture", f"{_built(run)}{'' if weights is None else f', {weights:,} weights'}"),
@@ -107,9 +117,11 @@ def _what(run: "RunFolder") -> Rows:
             + ("" if p.clips_digest else f"; {p.val_sequences:,} for val, {p.test_sequences:,} for test"),
         ),
         ("training", _trained(p)),
+        ("scale", _scale(record)),
         ("seed", f"{p.seed}{ONE_SEED}"),
         ("differs from the family's defaults in", ", ".join(f"{k} {v}" for k, v in run.differs.items()) or "nothing"),
     ]
+    return [(name, told) for name, told in rows if told]
 
 
 def _made(run: "RunFolder") -> Rows:
@@ -135,8 +147,10 @@ def _made(run: "RunFolder") -> Rows:
         facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
         if not record["commit"].startswith("seqae "):  # an installed package has no commit to check out
             again = f"seqae rerun FOLDER, this page's folder, in {_clone_of([record])}"
-            alone = f"; without the folder, run the notebook {run.family}.ipynb there with the parameters of this page"
-            facts.append(("to make it again", again + alone))
+            origin = record.get("planned_from")
+            alone = f"run the notebook {run.family}.ipynb there with the parameters of this page"
+            again += f"; without the folder, {run_command(origin) + ' there' if origin else alone}"
+            facts.append(("to make it again", again))
     return facts
 
 
@@ -187,12 +201,18 @@ def _built(run: "RunFolder") -> str:
 
 
 def _width(p: Parameters) -> str:
-    return f", width {p.width:g} of the full sizes"
+    return f", width {p.width:g} of the full sizes" if p.width != 1 else ""
 
 
 def _trained(p: Parameters) -> str:
     rate = "its own learning rate" if p.learning_rate is None else f"learning rate {p.learning_rate:g}"
     return f"{p.optimizer}, {rate}"
+
+
+def _scale(record: Mapping[str, Any]) -> str:
+    # A name; the path of a file stands in the command.
+    name = str(record.get("planned_from", {}).get("scale", ""))
+    return "" if "/" in name else ": ".join(filter(None, [name, SCALES.get(name)]))
 
 
 def _code(record: Mapping[str, Any]) -> CodeVersion:

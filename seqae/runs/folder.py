@@ -237,7 +237,8 @@ class RunFolder(HasModel, HasData):
 
     def next_step(self) -> str:
         """What to try or to look at after the verdict, in Markdown, with the command."""
-        return next_step(self.verdict or "", self.parameters, family=self.family, reach=self.reach)
+        planned = self.record().get("planned_from", {})
+        return next_step(self.verdict or "", self.parameters, family=self.family, reach=self.reach, planned=planned)
 
     def facts(self) -> list[tuple[str, str]]:
         """Labels and values of what a reader wants to know first: parameters, results, times, machine and code."""

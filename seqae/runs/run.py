@@ -149,6 +149,8 @@ class Run(RunFolder):
                 return self
             made = provenance_of(device=self.parameters.device, devices=self.parameters.devices)
             asked = self._asked(before, *RECORDED) | {"status": "running", "reason": None}
+            if self.assigned and (assignment := current_assignment()) and assignment.planned:
+                asked["planned_from"] = dict(assignment.planned)
             if code := self._all_code():
                 asked["code"] = code_entry(self.parameters, code)
                 code.write(self.folder / CODE_FOLDER)

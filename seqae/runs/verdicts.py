@@ -6,6 +6,7 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from seqae.losses import LOSSES
+from seqae.runs.run_command import run_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,44 +98,52 @@ def grades(verdict: str) -> str:
     )
 
 
-def next_step(verdict: str, p: "Parameters", *, family: str, reach: float) -> str:
+def next_step(
+    verdict: str, p: "Parameters", *, family: str, reach: float, planned: Mapping[str, Any] | None = None
+) -> str:
     """What to try or to look at after this verdict, in Markdown, with the command; "" where the words are others.
 
-    verdict: as `verdict` returns it. p, family, reach: of the run.
+    verdict: as `verdict` returns it. p, family, reach: of the run. planned: see `run_command`; a run that was
+    trained in Jupyter has none.
     """
     from seqae.runs.facts import FEW  # needs torch, as above
 
+    file = "" if planned else _FILE
     if verdict.startswith("cannot learn"):
-        return _other_heads(p, reach)
+        return _other_heads(p, reach, planned) + file
     tried = [f"{factor * p.learning_rate:.2g}" for factor in (0.1, 1 / 3, 3)] if p.learning_rate else []
     if verdict.startswith("diverged"):
-        lower = _again(f"learning_rate={tried[0]}") if tried else "give a small `learning_rate`"
+        lower = _again(planned, learning_rate=tried[0]) if tried else "give a small `learning_rate`"
         limit = "a lower limit" if p.clip_norm else "a limit"
         norm = f"If that is not enough, set {limit} of the gradient norm, `clip_norm`."
-        return f"Lower the learning rate: {lower}. {norm} {_FILE}"
+        return f"Lower the learning rate: {lower}. {norm}{file}"
     if not verdict.startswith(("learned", "stuck", "worse")):
         return ""
     if min(p.val_sequences, p.test_sequences) < FEW and not p.clips_digest:
-        larger = "Take a larger scale: `seqae run FILE --scale quick`, with this run's parameter file."
-        return f"So few sequences only show that a run works. {larger}"
+        larger = f"Take a larger scale: {_again(planned, scale='quick')}."
+        return f"So few sequences only show that a run works. {larger}{file}"
     if verdict.startswith("learned ("):
-        seeds = _again(f"seed={p.seed + 1},{p.seed + 2}")
+        seeds = _again(planned, seed=f"{p.seed + 1},{p.seed + 2}")
         beside = f"Compare it with the other runs of its family: `seqae compare {family}`."
-        return f"{beside} Other seeds show how far its error depends on chance: {seeds}. {_FILE}"
-    others = f"other learning rates: {_again(f'learning_rate={tried[1]},{tried[2]}')}" if tried else "a `learning_rate`"
+        return f"{beside} Other seeds show how far its error depends on chance: {seeds}.{file}"
+    others = "a `learning_rate`"
+    if tried:
+        others = f"other learning rates: {_again(planned, learning_rate=f'{tried[1]},{tried[2]}')}"
     if ended := re.search(r"plateau since epoch \d+|stopped at epoch \d+", verdict):
-        return f"More epochs alone will hardly help ({ended[0]}). Try {others}. {_FILE}"
-    return f"Train for longer: {_again(f'epochs={4 * p.epochs}')}. Then try {others}. {_FILE}"
+        return f"More epochs alone will hardly help ({ended[0]}). Try {others}.{file}"
+    return f"Train for longer: {_again(planned, epochs=4 * p.epochs)}. Then try {others}.{file}"
 
 
-_FILE = "(FILE: this run's parameter file in `params/`, at the same `--scale`; in Jupyter, change the parameters cell.)"
+_FILE = (
+    " (FILE: this run's parameter file in `params/`, at the same `--scale`; in Jupyter, change the parameters cell.)"
+)
 
 
-def _again(given: str) -> str:
-    return f"`seqae run FILE -p {given}`"
+def _again(planned: Mapping[str, Any] | None, **given: Any) -> str:
+    return f"`{run_command(planned, **given)}`"
 
 
-def _other_heads(p: "Parameters", reach: float) -> str:
+def _other_heads(p: "Parameters", reach: float, planned: Mapping[str, Any] | None) -> str:
     # What else the last layer could be, where its output cannot get near enough to the pixels.
     from seqae.runs.levels import reachable_pixels
 
@@ -145,13 +154,12 @@ def _other_heads(p: "Parameters", reach: float) -> str:
     ways = []
     whole = [name for name, of in LOSSES.items() if missed(reach, of.activation, of.pixel_range) < 1e-6]
     if whole and ":" not in p.training_loss:
-        ways.append(
-            f"a loss whose output reaches every pixel value ({', '.join(whole)}), {_again('loss=' + whole[-1])}"
-        )
+        reaches = f"a loss whose output reaches every pixel value ({', '.join(whole)})"
+        ways.append(f"{reaches}, {_again(planned, loss=whole[-1])}")
     if missed(10 * reach, p.activation, p.pixel_range) < 0.01:
-        ways.append(f"a larger gain, which widens what the output reaches, {_again(f'gain={10 * p.gain:g}')}")
+        ways.append(f"a larger gain, which widens what the output reaches, {_again(planned, gain=f'{10 * p.gain:g}')}")
     ways.append("an architecture with a readout, whose output has no such bound, `architecture=srivastava`")
-    return f"No optimizer can change the floor. Choose {'; or '.join(ways)}. {_FILE}"
+    return f"No optimizer can change the floor. Choose {'; or '.join(ways)}."
 
 
 def _grade(below: Iterable[int]) -> str:

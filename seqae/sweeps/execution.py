@@ -128,6 +128,7 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
             folder=item.folder,
             run=run.name,
             modules=modules,
+            planned=item.planned_from,
         )
     if reason is None and run.status != "done":
         reason = f"the notebook ended without training this run: it must open family {run.family!r} and call train()"

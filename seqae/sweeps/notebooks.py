@@ -63,20 +63,21 @@ def execute_notebook(
     folder: Path = Path(),
     run: str | None = None,
     modules: str = "",
+    planned: Mapping[str, Any] | None = None,
 ) -> str | None:
     """Execute a notebook, given as JSON text, into the file `target`. Returns why it failed, or None.
 
     name: what the executed notebook calls itself. environment: the kernel's variables beside those of this process.
     folder: the notebook's own, where its kernel works, as in Jupyter; on a machine that lacks it, the kernel works
     where this process does.
-    run: the name of the run folder that the kernel has to execute, for `runs.Assignment`; pages execute no run.
+    run, planned: for `runs.Assignment`, the run folder that the kernel has to execute; pages execute no run.
     modules: a folder of modules that its cells import, for a machine that lacks the notebook's own. Raises StoppedError
     if the kernel was interrupted, OSError where no kernel can start because there is no home folder.
     """
     _check_home()
     papermill = _papermill()
     # Not in a cell, which would be in the notebook and in IPython's In, nor in exec_lines, which users may have set.
-    given = (run, str(target.parent / CODE_FOLDER), str(folder.parent), modules)
+    given = (run, str(target.parent / CODE_FOLDER), str(folder.parent), modules, dict(planned or {}))
     assigned = [f"--IPKernelApp.code_to_run=__import__('seqae.runs').runs.assign{given!r}"] if run else []
     origin, written = f"{SCHEME}{name}/source.ipynb", f"{SCHEME}{name}/{target.name}"
     _sources[origin], _targets[written] = source, target

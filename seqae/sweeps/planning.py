@@ -25,6 +25,7 @@ from seqae.runs import (
     modules_of_cells,
     open_run,
     opened_with,
+    planned_from,
     progress,
     resolve,
     shorter_run,
@@ -56,6 +57,7 @@ class Planned:
     edits: Mapping[str, Any] = field(default_factory=dict, repr=False)  # uncommitted, of the notebook's parameters cell
     sources: str = field(default_factory=sources_hash)  # of the command's code; a worker of other code refuses the run
     modules: Mapping[str, str] = field(default_factory=dict, repr=False)  # that the cells import: their texts, by path
+    planned_from: Mapping[str, Any] = field(default_factory=dict)  # for run.yaml, see `runs.planned_from`
     shorter: Shorter | None = None  # of a new run: what it goes on from, or why it does not
 
     def reason_to_execute(self) -> str | None:
@@ -253,4 +255,5 @@ def _planned(
     if idle := without_effect(run.parameters, family, stated, takes(run.parameters, run.code)):
         raise ValueError("\n".join(f"{why}: leave it out" for why in idle.values()))
     modules = once.modules_of(notebook, source.parent)
-    return Planned(run, notebook, merged, source.parent, where, edits, once.sources(), modules)
+    origin = planned_from(f"params/{place.path.as_posix()}", scale, given)
+    return Planned(run, notebook, merged, source.parent, where, edits, once.sources(), modules, origin)
