@@ -80,7 +80,7 @@ class Parameters(BaseModel):
     code: str | None = Field(None, description="hash of architecture and training_loss module:name; today's if none")
     hidden: int | None = Field(None, ge=1, description="LSTM units at width 1; the architecture's own if none")
     layers: int | None = Field(None, ge=1, description="LSTM layers; the architecture's own if none")
-    peepholes: bool | None = Field(None, description="whether cells have peepholes; the architecture's own if none")
+    peepholes: bool | None = Field(None, description="whether cells have peepholes; no if none")
     width: float = Field(1.0, gt=0, description="factor on hidden sizes and channels, below 1 for small machines")
 
     frame_size: int | Size | None = Field(64, description="pixels on a side, or [height, width]; none: as clips have")

@@ -288,7 +288,14 @@ def test_learned_figures_are_those_of_the_best_objective() -> None:
 def test_learned_both() -> None:
     curve = val([3, 2], recon=[0.04, 0.02], pred=[0.05, 0.045])
     line = verdict(curve, mean_frame={"recon": 0.04, "pred": 0.05}, floor={"recon": 0, "pred": 0}, diverged_at=None)
-    assert line == "learned (recon 50 %, pred 10 % below mean frame)"
+    assert line == "learned recon, little of pred (recon 50 %, pred 10 % below mean frame)"
+    assert not grades(line).endswith("counts.")
+    curve = val([3, 2], recon=[0.04, 0.04], pred=[0.05, 0.03])
+    line = verdict(curve, mean_frame={"recon": 0.04, "pred": 0.05}, floor={"recon": 0, "pred": 0}, diverged_at=None)
+    assert line == "learned pred, not recon (recon 0 %, pred 40 % below mean frame)"
+    curve = val([3, 2], recon=[0.04, 0.032], pred=[0.05, 0.03])
+    line = verdict(curve, mean_frame={"recon": 0.04, "pred": 0.05}, floor={"recon": 0, "pred": 0}, diverged_at=None)
+    assert line == "learned (recon 20 %, pred 40 % below mean frame)"
 
 
 @pytest.mark.parametrize(
@@ -326,6 +333,16 @@ def test_the_better_branch_decides_how_much_was_learned() -> None:
             "learned (pred 9 % below, recon 40 % above mean frame)",
             "learned little (pred 9 % below, recon 40 % above mean frame)",
         ),
+        (
+            "learned (recon 30 % below, pred 6 % above mean frame), plateau since epoch 9",
+            "learned recon, not pred (recon 30 % below, pred 6 % above mean frame), plateau since epoch 9",
+        ),
+        (
+            "learned (recon 40 %, pred 19 % below mean frame)",
+            "learned recon, little of pred (recon 40 %, pred 19 % below mean frame)",
+        ),
+        ("learned (recon 40 %, pred 20 % below mean frame)",) * 2,
+        ("learned recon, not pred (recon 30 % below, pred 6 % above mean frame)",) * 2,
         ("learned little (14 % below mean frame)",) * 2,
         ("stuck at the mean frame, stopped at epoch 20",) * 2,
         ("3.1 times as fast as the LSTMCell loop",) * 2,
@@ -369,6 +386,7 @@ def test_what_cannot_learn_is_told_which_losses_can() -> None:
         ("stuck at the mean frame, stopped at epoch 3", "will hardly help (stopped at epoch 3). Try other"),
         ("learned (41 % below mean frame), plateau since epoch 3", "`seqae compare mine`"),
         ("learned (41 % below mean frame)", "`seqae run FILE -p seed=7,8`"),
+        ("learned recon, little of pred (recon 41 %, pred 9 % below mean frame)", "`seqae run FILE -p seed=7,8`"),
         ("diverged at epoch 3", "`seqae run FILE -p learning_rate=0.0009`"),
     ],
 )

@@ -34,7 +34,7 @@ class Recurrence(torch.autograd.Function):
         out = last.hidden[1:]
         if how.feeds_back:
             out = torch.empty_like(out) if weight is None else out.new_empty(how.steps, len(weight), how.columns)
-        read = out if how.activation == "none" else torch.empty_like(out)
+        read = out if how.activation == "none" else torch.empty_like(out)  # what is fed back, activation(out)
         for t in range(how.steps):
             h = first.forward_step(t, fed, known[t])
             for layer in layers[1:]:

@@ -59,7 +59,7 @@ class Stacked(torch.autograd.Function):
             fields["cell"][0] = 0 if layer.c is None else layer.c.t()
             fields |= {"packed_ih": _tiles(layer.weight_ih.t()), "packed_hh": _tiles(layer.weight_hh.t())}
         out = empty(how.steps, how.columns, given[0]["D"]) if how.feeds_back else given[-1]["hidden"]
-        read = out if how.activation == "none" else torch.empty_like(out)
+        read = out if how.activation == "none" else torch.empty_like(out)  # what is fed back, activation(out)
         packed = None if weight is None else _tiles(weight.t())
         stack = {"x": x, "weight": weight, "bias": bias, "packed": packed, "out": out, "read": read}
         _call("forward_stack", how, stack, given)

@@ -66,7 +66,7 @@ def which_learn(grid: Sequence[Run]) -> str:
 def _end(run: Run) -> str:
     if run.prognosis().startswith(CANNOT):
         return CANNOT
-    return next((end for end in ENDS if (run.verdict or "").startswith(f"{end} (")), ENDS[-1])
+    return next((end for end in reversed(ENDS) if (run.verdict or "").startswith(end)), ENDS[-1])
 
 
 def _losses(below: pd.DataFrame, names: Sequence[str]) -> str:

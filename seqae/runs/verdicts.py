@@ -1,7 +1,7 @@
 """What a run reached, in one line: its prognosis before training, its verdict afterwards."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -69,18 +69,20 @@ def verdict(
     shares = [f"{b} {abs(x):.0%}".strip() + mixed * (" below" if x > 0 else " above") for b, x in below.items()]
     told = ", ".join(shares).replace("%", " %") + ("" if mixed else " below" if most > 0 else " above")
     if most >= MARGIN:
-        return f"{_grade(round(100 * share) for share in below.values())} ({told} mean frame){suffix}"
+        return f"{_grade({b: round(100 * share) for b, share in below.items()})} ({told} mean frame){suffix}"
     return f"worse than the mean frame{f' ({told})' * isfinite(sum(below.values()))}{suffix}"
 
 
 def recorded_verdict(record: Mapping[str, Any]) -> str | None:
     """The verdict in a run's record, in the words of `verdict`; None before there is one.
 
-    Versions before 29 November 2026 recorded *learned* for what is now *learned little*.
+    Versions before 29 November 2026 recorded *learned* for what is now *learned little*, and those before 30 November
+    wherever one of two branches had.
     """
     told: str | None = record.get("verdict")
     shares = re.match(r"learned \((.*) mean frame\)", told or "")
-    below = [int(share) for share in re.findall(r"(\d+) %(?! above)", shares[1])] if shares else []
+    found = re.findall(r"(\w*) ?\b(\d+) %( above)?", shares[1]) if shares else []
+    below = {branch: -int(share) if above else int(share) for branch, share, above in found}
     return told.replace("learned", _grade(below), 1) if told and below else told
 
 
@@ -91,7 +93,7 @@ def grades(verdict: str) -> str:
     """
     if not verdict.startswith(("learned", "stuck")):
         return ""
-    both = " Of two branches, the better one counts." if "recon " in verdict else ""
+    both = " Of two branches, the better one counts." if verdict.startswith("learned little (recon ") else ""
     return (
         f"Percentages are of the squared error. From {100 * MARGIN:.0f} % below the mean frame, a run has *learned "
         f"little*; from {LITTLE} %, it has *learned*.{both}"
@@ -122,7 +124,7 @@ def next_step(
     if min(p.val_sequences, p.test_sequences) < FEW and not p.clips_digest:
         larger = f"Take a larger scale: {_again(planned, scale='quick')}."
         return f"So few sequences only show that a run works. {larger}{file}"
-    if verdict.startswith("learned ("):
+    if verdict.startswith("learned") and not verdict.startswith("learned little"):
         seeds = _again(planned, seed=f"{p.seed + 1},{p.seed + 2}")
         beside = f"Compare it with the other runs of its family: `seqae compare {family}`."
         return f"{beside} Other seeds show how far its error depends on chance: {seeds}.{file}"
@@ -162,9 +164,13 @@ def _other_heads(p: "Parameters", reach: float, planned: Mapping[str, Any] | Non
     return f"No optimizer can change the floor. Choose {'; or '.join(ways)}."
 
 
-def _grade(below: Iterable[int]) -> str:
-    # below: per cent, by branch
-    return "learned" if max(below) >= LITTLE else "learned little"
+def _grade(below: Mapping[str, int]) -> str:
+    # below: per cent, by branch. Where one has learned and the other has not, of each.
+    best, least = (which(below, key=lambda branch: below[branch]) for which in (max, min))
+    if below[best] < LITTLE:
+        return "learned little"
+    rest = f"{'little of' if below[least] >= 100 * MARGIN else 'not'} {least}"
+    return "learned" if below[least] >= LITTLE else f"learned {best}, {rest}"
 
 
 def _below(error: float, mean: float) -> float:
