@@ -6,6 +6,8 @@ activation is applied to them outside. For `recon`, T is frames_in, and the fram
 `recon_ordered` they are in order. For `pred`, T is frames_out. truth has the true frames of each branch, (B, T, H, W),
 in training mode; otherwise it is None. Nothing else of a model is needed. `reach`, a number, is read where a run's
 floor is computed: the largest |pre-activation| that any weights can give; infinity if it is missing.
+`checkpoint_settings`, a dict of numbers and texts by name, says what of the model the shapes of its weights do not
+tell: a checkpoint of others is refused. Edited code is not noticed otherwise.
 
 A training loss is a function of (z, target, *, activation): z and target are (B, T, H, W), pre-activations and true
 frames in the training range; it returns (B,), one value for each sequence. It may have the attribute
@@ -34,12 +36,15 @@ class ContractError(ValueError):
     """A model, a training loss or a metric does not do what this module says; told with shapes seen and wanted."""
 
 
+WANTED = {nn.Module: "a model that has been made, model = Mine(…)", Callable: "a function record(table, rows)"}
+
+
 def check_kinds(given: Mapping[Any, object]) -> None:
-    """Raise ValueError unless each of these is of its class, a dataclass that the package offers."""
+    """Raise ValueError unless each of these is of its class: of WANTED, or a dataclass that the package offers."""
     for kind, value in given.items():
         if not isinstance(value, kind):
-            wanted = f"a seqae.{kind.__name__}({kind.__match_args__[0]}, …)"
-            raise ValueError(f"fit takes {wanted}, not a {type(value).__name__}: see help(seqae.{kind.__name__})")
+            wanted = WANTED.get(kind) or f"a seqae.{kind.__name__}({kind.__match_args__[0]}, …)"
+            raise ValueError(f"fit takes {wanted}, not {type(value).__name__} {value!r:.60}: see help(seqae.fit)")
 
 
 def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autocast: torch.autocast) -> None:

@@ -20,13 +20,6 @@ BACK = "scale those in [0, 1] back, (255 * frames).round().to(torch.uint8)"
 FAR = 100  # indices further apart than this get a generator each: cheaper than the random numbers between them
 
 
-class Sequences(Protocol):
-    """The sequences of one split. Sequence i is always the same, whichever others are asked for."""
-
-    def sequences(self, indices: Iterable[int]) -> np.ndarray:
-        """uint8 (len(indices), frames, H, W), 0–255, in the order of `indices`."""
-
-
 class Frames(Protocol):
     """Sequences that are held or read when they are indexed: `frames[indices]` is uint8 (n, frames, H, W), 0–255."""
 
@@ -149,6 +142,26 @@ def check_sequences(name: str, frames: Any, shape: tuple[int, ...] | None = None
         remedy = ": torch.cat or torch.stack makes one" if several else ": torch.from_numpy makes one" * array
         remedy = f": {'torch.from_numpy(frames), then ' * array}{BACK}" if "float" in seen else remedy
         raise ValueError(f"{name} must be a torch.uint8 tensor ({wanted}), 0–255, N >= 1; not {seen}{remedy}")
+
+
+def first_and_last(name: str, frames: Any) -> torch.Tensor:
+    """Two of the sequences of a tensor or of `Frames`, uint8 (2, T, H, W). Raises ValueError as `check_sequences`, and
+    for what cannot be indexed by a tensor.
+    """
+    kind = type(frames)
+    if (
+        issubclass(kind, torch.Tensor | np.ndarray | list | tuple)
+        or not hasattr(kind, "__getitem__")
+        or not len(frames)
+    ):
+        check_sequences(name, frames)
+    try:
+        found = frames[torch.tensor([0, len(frames) - 1])]
+    except Exception as error:  # of any type: it is raised in code that is not ours
+        told = f"{name}, a {kind.__name__}, cannot be indexed by a tensor"
+        raise ValueError(f"{told} ({error}): torch.stack([*{name}]) makes one of it, see help(seqae.fit)") from error
+    check_sequences(name if kind is torch.Tensor else f"a batch of {name}, a {kind.__name__},", found)
+    return found
 
 
 def to_range(frames_uint8: torch.Tensor, pixel_range: tuple[float, float]) -> torch.Tensor:

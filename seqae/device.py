@@ -40,10 +40,8 @@ def make_accelerator(*, device: str = "auto", devices: int = 1) -> Accelerator:
         _refuse_unusable_gpu()
     there = 1 if index or kind == "mps" else torch.cuda.device_count()
     if devices > max(there, 1) and kind != "cpu":
-        raise ValueError(
-            f"devices {devices} are more than the GPUs of this machine for device {device}, {there}: use devices: "
-            f"{max(there, 1)}, or device: cpu, whose cores {devices} processes share"
-        )
+        told = f"devices {devices} are more than the GPUs of this machine for device {device}, {there}"
+        raise ValueError(f"{told}: use devices: {max(there, 1)}, or device: cpu, whose cores {devices} processes share")
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train one run after another
     if index:
         torch.cuda.set_device(int(index))
@@ -67,10 +65,9 @@ def _refuse_unusable_gpu() -> None:
         try:
             torch.cuda.init()
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"device auto: torch {torch.__version__} cannot use this machine's NVIDIA GPU "
-                f"({str(error).partition('. ')[0]}): install a torch that fits its driver, or set device: cpu"
-            ) from None
+            told = f"cannot use this machine's NVIDIA GPU ({str(error).partition('. ')[0]})"
+            remedy = "install a torch that fits its driver, or set device: cpu"
+            raise ValueError(f"device auto: torch {torch.__version__} {told}: {remedy}") from None
 
 
 def resident(frames: Any, device: torch.device) -> Any:

@@ -23,11 +23,9 @@ def map_sizes(kernel_sizes: Sequence[int], strides: Sequence[int], frame: Size, 
     near = [tuple(least + step * max(0, (side - least + up) // step) for side in frame) for up in (0, step - 1)]
     if frame != near[0]:
         asked, *fit = (shape[0] if shape[0] == shape[1] else [*shape] for shape in (frame, *near))
-        raise ValueError(
-            f"architecture {architecture} does not fit frame_size {asked}: its kernels and strides cover sides of "
-            f"{least} + n · {step} pixels; use frame_size {' or '.join(dict.fromkeys(map(str, fit)))} (Moving MNIST: "
-            "64), or an architecture without convolutions"
-        )
+        told = f"architecture {architecture} does not fit frame_size {asked}: its kernels and strides cover sides of"
+        use = f"use frame_size {' or '.join(dict.fromkeys(map(str, fit)))} (Moving MNIST: 64)"
+        raise ValueError(f"{told} {least} + n · {step} pixels; {use}, or an architecture without convolutions")
     for kernel_size, stride in zip(kernel_sizes, strides, strict=True):
         height, width = ((side - kernel_size) // stride + 1 for side in sizes[-1])
         sizes.append((height, width))

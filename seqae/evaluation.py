@@ -101,7 +101,8 @@ def seen_frames(frames: Tensor, pixel_range: tuple[float, float]) -> Tensor:
 def predict(
     model: nn.Module, frames: Tensor | np.ndarray, *, activation: str, pixel_range: tuple[float, float]
 ) -> dict[str, Tensor]:
-    """Output frames of each branch on [0, 1], clipped, (B, T, H, W) on the CPU.
+    """Output frames of each branch on [0, 1], clipped, (B, T, H, W) on the CPU; those of `recon` in reverse order, the
+    last frame seen first, but in task `recon_ordered`.
 
     frames: (B, frames_in, H, W), a tensor or an array, uint8 0–255, or floating point in [0, 1]; all B are one batch.
     activation, pixel_range: as in the model's `Objective`. The model is left in evaluation mode. Raises ValueError for

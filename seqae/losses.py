@@ -71,12 +71,11 @@ NEEDS_PROBABILITY = ("bce",)  # losses of a sigmoid's output, with pixels in (0,
 
 def loss_fault(loss: object, activation: str, pixel_range: tuple[float, float] = (0.0, 1.0)) -> str:
     """What is wrong where a training loss needs a probability and the output is none, a sentence; "" if nothing is."""
-    if not getattr(loss, "needs_probability", loss in NEEDS_PROBABILITY):
+    needs, pixels = getattr(loss, "needs_probability", loss in NEEDS_PROBABILITY), "({:g}, {:g})".format(*pixel_range)
+    if not needs or (activation, *pixel_range) == ("sigmoid", 0, 1):
         return ""
-    (low, high), name = pixel_range, getattr(loss, "__name__", loss)
-    told = f"training_loss {name} needs a probability, which activation {activation} with pixels in ({low:g}, {high:g})"
-    told += " does not give: choose activation sigmoid and pixel_range [0, 1], or mse"
-    return "" if (activation, low, high) == ("sigmoid", 0, 1) else told
+    told = f"training_loss {getattr(loss, '__name__', loss)} needs a probability, which activation {activation} with"
+    return f"{told} pixels in {pixels} does not give: choose activation sigmoid and pixel_range [0, 1], or mse"
 
 
 def training_loss(z: "Tensor", target: "Tensor", *, kind: "str | Callable[..., Tensor]", activation: str) -> "Tensor":

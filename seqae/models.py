@@ -50,13 +50,12 @@ class SequenceAutoencoder(nn.Module):
         check_positive(hidden=hidden, layers=layers, frames_in=frames_in, frames_out=frames_out)
         check_positive(Real, gain=gain, width=width)
         row = ARCHITECTURES[architecture]
-        if hidden is not None and row.hidden == PIXELS:
-            raise ValueError(
-                f"hidden {hidden} does not go with architecture {architecture}, whose LSTM is as wide as the frame "
-                "has pixels: leave hidden out, or choose lstm_copy or srivastava"
-            )
         self.row, self.activation, self.gain, self.decoder_input = row, activation, gain, decoder_input
         self.task, self.recon_truth = task, recon_truth
+        # What the weights' shapes do not tell: training does not go on from a checkpoint of others.
+        self.checkpoint_settings = {
+            "architecture": architecture, "decoder_input": decoder_input, "gain": gain, "recon_truth": recon_truth
+        }  # fmt: skip
         self.frame_shape, self.steps = frame_shape(frame_size), {"recon": frames_in, "pred": frames_out}
         pixels, depth = math.prod(self.frame_shape), layers or row.layers
         top = pixels if row.hidden == PIXELS else _scaled(hidden or row.hidden, width)
@@ -67,19 +66,15 @@ class SequenceAutoencoder(nn.Module):
         top = channels[-1] * positions if row.channels else top
         self.hidden = deepest if row.lstm_kernel_size else top  # LSTM units, or channels, as built
         if hidden is not None and self.hidden != (asked := _scaled(hidden, width)):
-            raise ValueError(
-                f"hidden {hidden} at width {width:g} is {asked} LSTM units, which architecture {architecture} cannot "
-                f"have; it would have {self.hidden}: set hidden: {round(self.hidden / width)}, or leave hidden out"
-            )
+            told = f"hidden {hidden} at width {width:g} is {asked} units, which architecture {architecture} cannot have"
+            fits = f"it would have {self.hidden}: set hidden: {round(self.hidden / width)}, or leave hidden out"
+            raise ValueError(f"{told}; {fits}")
         if row.readout == "h" and depth == 1 and top != pixels:
-            raise ValueError(
-                f"architecture {architecture} with 1 layer would hand the encoder's h, {top} wide, to a decoder "
-                f"as wide as the frame has pixels, {pixels}: use layers 2 or more, or the architecture lstmcell"
-            )
+            told = f"with 1 layer would hand h, {top} wide, to a decoder as wide as the frame has pixels, {pixels}"
+            raise ValueError(f"architecture {architecture} {told}: use layers 2 or more, or the architecture lstmcell")
         widths = [pixels, *(top if n == HIDDEN else _scaled(n, width) for n in row.linear)]
-        cells: Any = {"peepholes": bool(peepholes)}
-        if row.lstm_kernel_size is not None:
-            cells |= {"kernel_size": row.lstm_kernel_size, "map_size": sizes[-1]}
+        kernel_size, map_size = row.lstm_kernel_size, sizes[-1] if row.lstm_kernel_size else None
+        cells: Any = {"peepholes": bool(peepholes), "kernel_size": kernel_size, "map_size": map_size}
 
         self.embedding = _embedding(row, channels, sizes, widths)
         self.encoder = row.stack(top if row.embeds else pixels, [top] * depth, **cells)
@@ -142,9 +137,11 @@ class SequenceAutoencoder(nn.Module):
 
     def _encode(self, frames: Tensor) -> tuple[Tensor, list[LSTMState]]:
         """The frames as (T, B, H·W), and the last states of all layers of the encoder."""
-        if frames.shape[1:] != (wanted := (self.steps["recon"], *self.frame_shape)):
-            reads = "this model reads (batch, {}, {}, {})".format(*wanted)
-            raise ValueError(f"frames have shape {tuple(frames.shape)}; {reads}")
+        wanted = (self.steps["recon"], *self.frame_shape)
+        if frames.shape[1:] != wanted or not frames.is_floating_point():
+            reads = "this model reads floats (batch, {}, {}, {})".format(*wanted)
+            told = f"frames have shape {tuple(frames.shape)} of {frames.dtype}; {reads}"
+            raise ValueError(f"{told}: seqae.evaluation.seen_frames scales those of uint8")
         seen = frames.transpose(0, 1).flatten(2)
         return seen, self.encoder(self._embed(seen))[1]
 

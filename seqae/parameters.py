@@ -139,8 +139,7 @@ class Parameters(BaseModel):
     def loss(self) -> str:
         """The name of the loss: one of `LOSSES`, or else range, activation and training loss in words."""
         loss = (self.pixel_range, self.activation, self.training_loss)
-        other = "range{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss)
-        return next((name for name, fields in LOSSES.items() if fields == loss), other)
+        return next((n for n, of in LOSSES.items() if of == loss), "range{0[0]:g}..{0[1]:g}-{1}-{2}".format(*loss))
 
     @property
     def frame_shape(self) -> tuple[int, int]:
@@ -187,8 +186,7 @@ class Parameters(BaseModel):
         if self.training_loss not in [*TRAINING_LOSSES, *own]:
             faults += [f"training_loss must be {', '.join(TRAINING_LOSSES)} or module:name; not {self.training_loss!r}"]
         fault = loss_fault(self.training_loss, self.activation, self.pixel_range)
-        if fault := fault or out_of_reach(self.pixel_range, self.activation):
-            faults.append(fault)
+        faults += filter(None, [fault or out_of_reach(self.pixel_range, self.activation)])
         if self.optimizer == "LBFGS" and self.precision == "fp16":
             faults.append("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
         if faults:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from seqae.capture import CapturedGradients, can_capture
 from seqae.checkpoint import Checkpointing, EpochTotals, Stateful, TrainingState, load_checkpoint, save_checkpoint
 from seqae.contract import check_contract, check_kinds
-from seqae.data import Frames, check_sequences
+from seqae.data import Frames, check_sequences, first_and_last
 from seqae.device import keep_freed_memory, make_accelerator, mixed_precision, resident
 from seqae.evaluation import Evaluation, evaluate
 from seqae.metrics import HISTOGRAM_CENTRES
@@ -88,8 +88,8 @@ def fit(
     the totals of the unfinished epoch, which goes on at its next batch. Val is measured in float32, or tf32, whatever
     the precision. A checkpoint of another objective, rule, seed or batch_size, or of fewer or more sequences, is
     refused; another number of epochs is not. Tensors of sequences are compared by the sum of their pixels, functions by
-    name: the same pixels in another order, other sequences from a function `train`, or other code of a loss, a metric
-    or a function in a schedule, are not noticed (`seqae.runs` compares code, and makes another run of it).
+    name: the same pixels in another order, other sequences from a function `train`, or other code of a model, a loss, a
+    metric or a function in a schedule, are not noticed (`seqae.runs` compares code, and makes another run of it).
 
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
     and leave a checkpoint of the unfinished epoch.
@@ -104,19 +104,17 @@ def fit(
     epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used, and for a model that is not
     what `seqae.contract` says.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model must be a module of torch that has been made, model = Mine(…); not {model!r}")
-    check_kinds({Objective: objective, UpdateRule: rule} | ({} if checkpoint is None else {Checkpointing: checkpoint}))
+    given = {nn.Module: model, Callable: record, Objective: objective, UpdateRule: rule}
+    check_kinds(given | ({} if checkpoint is None else {Checkpointing: checkpoint}))
     check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
     keep_freed_memory()
     accelerator = make_accelerator(device=str(device))
     draw = train if callable(train) else lambda epoch: train
     made = draw(1)
-    if isinstance(made, Tensor | np.ndarray | list | tuple) or not hasattr(made, "__getitem__") or not len(made):
-        check_sequences("train", made)
-    check_sequences("train", sample := made[torch.tensor([0, len(made) - 1])])
-    check_sequences("val", val, sample.shape[1:])
-    ranks, steps = accelerator.num_processes, -(-len(made) // batch_size)
+    check_sequences("val", val, (sample := first_and_last("train", made)).shape[1:])
+    if val.max() == 1:
+        logging.getLogger("seqae").warning("val has pixels 0 and 1 alone, of 0–255: nearly black; 255 * val is white")
+    ranks, steps, seed = accelerator.num_processes, -(-len(made) // batch_size), seed % 2**32  # torch takes 64 bits
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
@@ -129,7 +127,8 @@ def fit(
         raise ValueError("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
     # Read with fp16 alone: inside SGD's fused kernel a skipped first update leaves the momentum uninitialised.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    scheduler = rule.schedule(optimizer)
+    if (scheduler := rule.schedule(optimizer)) is not None and not hasattr(scheduler, "state_dict"):
+        raise ValueError(f"schedule must return a scheduler of torch, or None; not a {type(scheduler).__name__}")
     stateful = Stateful(model, optimizer, scheduler, scaler)
     captured = can_capture(stateful, objective, accelerator)
     differentiate = CapturedGradients(min(batch_size, len(made))) if captured else gradients
@@ -137,7 +136,7 @@ def fit(
 
     sums = {f"sum of {k}'s pixels": int(t.sum()) for k, t in (("train", train), ("val", val)) if isinstance(t, Tensor)}
     counted = {"updates an epoch": steps, "sequences of train": len(made), "seed": seed, "batch_size": batch_size}
-    settings = stateful.settings(objective, rule, **counted, **sums)
+    settings = stateful.settings(objective, rule, **counted, **sums, **getattr(model, "checkpoint_settings", {}))
     state = TrainingState(best=_copy(model), settings=settings)
     if checkpoint and checkpoint.file.exists():
         state = load_checkpoint(checkpoint.file, stateful, settings)

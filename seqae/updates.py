@@ -25,7 +25,8 @@ class UpdateRule:
     optimizer: takes the weights, returns a torch optimizer. schedule: takes that, returns its scheduler, or None;
     schedule_per: `epoch` or `update`, how often the scheduler takes a step (ReduceLROnPlateau, which reads the
     objective on val: every epoch). clip_norm: largest gradient norm, of all weights together. clip_update: largest
-    change of one weight in an update. precision: of matrix products, see `seqae.device.mixed_precision`.
+    change of one weight in an update. precision: of matrix products, none (float32), tf32, bf16 or fp16:
+    `seqae.device.mixed_precision`.
     """
 
     optimizer: Callable[[Iterable[Tensor]], Optimizer]

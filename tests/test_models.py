@@ -761,7 +761,7 @@ def test_the_nearest_sizes_that_fit_are_told_and_fit(architecture: str, asked: A
 
 @pytest.mark.parametrize("architecture", ["lstm", "lstmcell"])
 def test_hidden_does_not_go_with_a_layer_as_wide_as_the_frame(architecture: str) -> None:
-    with pytest.raises(ValueError, match=f"hidden 8 does not go with architecture {architecture}.*lstm_copy"):
+    with pytest.raises(ValueError, match=f"architecture {architecture} cannot have; .* or leave hidden out"):
         tiny(architecture, hidden=8)
 
 
@@ -790,6 +790,13 @@ def test_an_unknown_name_lists_the_known(name: str, known: str) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 4, 16, 16), (2, 3, 16, 15), (2, 3, 256), (3, 16, 16), (2, 3, 1, 16, 16)])
 def test_frames_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"this model reads \(batch, 3, 16, 16\)") as caught:
+    with pytest.raises(ValueError, match=r"this model reads floats \(batch, 3, 16, 16\)") as caught:
         tiny("lstm_copy")(torch.zeros(shape))
     assert str(shape) in str(caught.value)
+
+
+def test_frames_that_are_not_scaled_are_refused() -> None:
+    model = tiny("convlstm")
+    for reads in (model, model.encode):
+        with pytest.raises(ValueError, match=r"of torch.uint8; .*: seqae.evaluation.seen_frames scales those of uint8"):
+            reads(sequences(model)[:, :SEEN])

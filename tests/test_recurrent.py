@@ -210,7 +210,7 @@ def test_convolutions_equal_a_loop(kernel, map_size, channels, peepholes, statef
 
 
 def test_a_kernel_of_one_at_one_position_is_the_matrix():
-    stack, maps = make_stack(3, [4, 2]), make_stack(3, [4, 2], kernel_size=1)
+    stack, maps = make_stack(3, [4, 2]), make_stack(3, [4, 2], kernel_size=1, map_size=(1, 1))
     maps.load_state_dict(stack.state_dict())
     inputs = torch.randn(4, 2, 3, dtype=F64)
     assert_same(flat(maps(inputs)), flat(stack(inputs)), 1e-12)
@@ -477,7 +477,11 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: Feedback(activation="relu"), r"one of none, tanh, sigmoid; not 'relu'"),
         (lambda: Feedback(bias=torch.zeros(3)), r"bias of shape \(3,\) needs a weight"),
         (lambda: LSTMStack(4, [4], kernel_size=2), r"kernel_size \(=2\) must be odd"),
-        (lambda: LSTMStack(4, [4], map_size=(2, 2)), r"must be odd, or None with map_size \(=\(2, 2\)\) \(1, 1\)"),
+        (lambda: LSTMStack(4, [4], map_size=(2, 2)), r"must be odd, with a map_size \(=\(2, 2\)\), or both None"),
+        (
+            lambda: LSTMStack(4, [4], kernel_size=3),
+            r"kernel_size \(=3\) must be odd, with a map_size \(=None\), or both",
+        ),
         (
             lambda: LSTMStack(8, [6], kernel_size=3, map_size=(2, 2)),
             r"must be channels · 2 · 2",

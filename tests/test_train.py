@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from seqae import training as module
 from seqae.checkpoint import Checkpointing
@@ -75,12 +75,10 @@ def endless(epoch: int) -> Tensor:
     return sequences("train", 10 * (epoch - 1), 10 * epoch)
 
 
-def model_of(task: str = "both", activation: str = "none", seed: int = 6) -> SequenceAutoencoder:
+def model_of(task: str = "both", activation: str = "none", seed: int = 6, **given: Any) -> SequenceAutoencoder:
     torch.manual_seed(seed)
-    return SequenceAutoencoder(
-        architecture="srivastava", task=task, decoder_input="output", activation=activation, hidden=8,
-        frame_size=16, frames_in=SEEN, frames_out=FUTURE,
-    )  # fmt: skip
+    usual: dict[str, Any] = {"architecture": "srivastava", "decoder_input": "output", "hidden": 8, "frame_size": 16}
+    return SequenceAutoencoder(task=task, activation=activation, frames_in=SEEN, frames_out=FUTURE, **usual | given)
 
 
 @dataclass
@@ -338,6 +336,8 @@ OTHER: list[tuple[dict[str, Any], str]] = [
     ({"clip_norm": 1.0}, "clip_norm None, not 1.0"),
     ({"batch_size": 2}, "updates an epoch 3, not 5; batch_size 4, not 2"),
     ({"train": lambda epoch: TRAIN[:6]}, "updates an epoch 3, not 2; sequences of train 10, not 6"),
+    ({"model": model_of(gain=10.0)}, "gain 1.0, not 10.0"),
+    ({"model": model_of(decoder_input="zero")}, "decoder_input output, not zero"),
     ({"val": VAL.flip(2).roll(1) // 2}, rf"sum of val's pixels {VAL.sum()}, not {(VAL // 2).sum()}"),
 ]
 
@@ -478,9 +478,16 @@ RATE = optimizer_factory("Adam", learning_rate=0.01)
         ({"train": [*TRAIN]}, f"train {SHAPE}a list: torch.cat or torch.stack makes one$"),
         ({"train": lambda epoch: iter([TRAIN])}, f"train {SHAPE}a list_iterator: torch.cat or"),
         ({"train": DataLoader(TensorDataset(TRAIN))}, f"train {SHAPE}a DataLoader: torch.cat or"),
+        ({"train": Subset(TRAIN, [0, 1, 2, 3])}, r"train, a Subset, cannot be indexed by a tensor \(.*torch.stack\("),  # type: ignore[arg-type]
+        ({"train": TensorDataset(TRAIN)}, "a batch of train, a TensorDataset, must be a torch.uint8 tensor .* a tuple"),
+        ({"record": None}, r"fit takes a function record\(table, rows\), not NoneType None"),
+        (
+            {"rule": UpdateRule(RATE, lambda optimizer: [])},
+            "schedule must return a scheduler of torch, or None; not a list",
+        ),  # type: ignore[arg-type, return-value]
         ({"val": None}, rf"{LIKE}a NoneType$"),
-        ({"objective": None}, r"fit takes a seqae.Objective\(task, …\), not a NoneType"),
-        ({"rule": None}, r"fit takes a seqae.UpdateRule\(optimizer, …\), not a NoneType"),
+        ({"objective": None}, r"fit takes a seqae.Objective\(task, …\), not NoneType"),
+        ({"rule": None}, r"fit takes a seqae.UpdateRule\(optimizer, …\), not NoneType"),
         ({"train": TRAIN[:, 0]}, rf"train {SHAPE}\(10, 16, 16\) of torch.uint8$"),
         ({"train": TRAIN[:, :, None]}, rf"train {SHAPE}\(10, 5, 1, 16, 16\) of torch.uint8$"),
         ({"train": TRAIN[:0]}, rf"train {SHAPE}\(0, 5, 16, 16\) of torch.uint8$"),
@@ -530,15 +537,15 @@ def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) 
     model, made = model_of(), RATE([torch.zeros(2, requires_grad=True)])
     usual: dict[str, Any] = {"objective": OBJECTIVE, "rule": UpdateRule(RATE), "epochs": 1, "batch_size": 4}
     for given, told in (
-        ({"rule": made}, r"fit takes a seqae.UpdateRule\(optimizer, …\), not a Adam: see help\(seqae.UpdateRule\)"),
-        ({"checkpoint": tmp_path}, r"fit takes a seqae.Checkpointing\(file, …\), not a PosixPath"),
-        ({"objective": "mse"}, r"fit takes a seqae.Objective\(task, …\), not a str"),
+        ({"rule": made}, r"fit takes a seqae.UpdateRule\(optimizer, …\), not Adam "),
+        ({"checkpoint": tmp_path}, r"fit takes a seqae.Checkpointing\(file, …\), not PosixPath"),
+        ({"objective": "mse"}, r"fit takes a seqae.Objective\(task, …\), not str 'mse': see help\(seqae.fit\)"),
         (
             {"rule": UpdateRule(lambda weights: made)},
             "the optimizer, here a Adam, has none of the model's weights: return one of those",
         ),
         ({"rule": UpdateRule(lambda weights: None)}, "here a NoneType, has none"),  # type: ignore[arg-type, return-value]
-        ({"model": nn.Linear}, r"model must be a module .* model = Mine\(…\); not <class 'torch"),
+        ({"model": nn.Linear}, r"fit takes a model that has been made, model = Mine\(…\), not type <class 'torch"),
     ):
         with pytest.raises(ValueError, match=told):
             fit(**{"model": model, "train": TRAIN, "val": VAL, "record": Log()} | usual | given)
@@ -580,6 +587,20 @@ def test_choices_that_are_none_of_those_known_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=told):
             refused()
+
+
+def test_any_whole_number_is_a_seed() -> None:
+    assert fitted(seed=2**40 + 7).log.numbers() == fitted(seed=7).log.numbers()
+
+
+def test_masks_of_0_and_1_are_warned_of_as_they_are_nearly_black(caplog: pytest.LogCaptureFixture) -> None:
+    fitted(train=(TRAIN > 99).to(torch.uint8), val=(VAL > 99).to(torch.uint8), epochs=1)
+    assert [record.message for record in caplog.records] == [
+        "val has pixels 0 and 1 alone, of 0–255: nearly black; 255 * val is white"
+    ]
+    caplog.clear()
+    fitted(epochs=1)
+    assert not caplog.records
 
 
 def test_checkpoints_keep_their_distance(tmp_path: Path) -> None:

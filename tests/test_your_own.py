@@ -1,6 +1,7 @@
 """docs/your-own.md does what it says; a class of a notebook's cell is a model, too."""
 
 import importlib
+import json
 import linecache
 import re
 import subprocess
@@ -74,11 +75,32 @@ def test_the_training_loop_stands_alone_as_the_page_says(project) -> None:
     assert Path("slower.pt").exists()
 
 
+def test_rows_in_a_file_outlive_the_process_as_the_page_says(project) -> None:
+    (alone,) = [cell for cell in CELLS if "seqae.fit(" in cell]
+    (kept,) = [cell for cell in CELLS if "resume=resume" in cell]
+    alone = alone.replace('checkpoint=seqae.Checkpointing(Path("state.pt"))', "checkpoint=checkpoint")
+    alone = alone.replace("record=lambda table, new: rows[table].extend(new)", "record=record")
+    first, again = (
+        f"import seqae\nfrom pathlib import Path\n{kept}{alone}".replace("epochs=3", n)
+        for n in ("epochs=2", "epochs=4")
+    )
+    exec(first, {})
+    with Path("metrics.jsonl").open("a") as file:  # as if it had been killed after it recorded an epoch
+        file.write(json.dumps({"epoch": 3, "metric": "mse"}) + "\n")
+    exec(again, {})
+    rows = [json.loads(line) for line in Path("metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if (row["split"], row["metric"]) == ("val", "objective")] == [1, 2, 3, 4]
+
+
 def test_what_the_page_says_of_moving_mnist_and_of_figures_of_test_works(project) -> None:
     names: dict[str, Any] = {}
-    alone, made, figures = (cell for cell in CELLS if re.search(r"seqae\.(fit|load_digits|evaluation)\b", cell))
+    alone, made, figures = (cell for cell in CELLS if re.search(r"seqae\.(fit|load_digits)\b|import evaluate", cell))
     exec(alone, names)
     exec(made + figures, names)
+    encoded, stacks = (cell for cell in CELLS if re.search(r"import seen_frames|import Feedback", cell))
+    exec(encoded + stacks, names)
+    assert names["state"].shape == (40, 2 * 64)
+    assert names["z"].shape == (6, 40, 256)
     assert names["train"](2).shape == names["val"].shape == names["train"](1).shape == (40, 12, 16, 16)
     assert not torch.equal(names["train"](1), names["train"](2))
     assert {name: tuple(values.shape) for name, values in names["errors"].items()} == dict.fromkeys(
@@ -91,7 +113,7 @@ def test_what_the_page_says_of_moving_mnist_and_of_figures_of_test_works(project
 @pytest.mark.processes("a Python in which packages cannot be imported")
 def test_the_training_loop_needs_the_packages_that_the_page_says(project) -> None:
     (alone,) = [cell for cell in CELLS if "seqae.fit(" in cell]
-    (needed,) = re.findall(r"    pip install -c constraints.txt (torch .*)", PAGE)
+    (needed,) = re.findall(r"    pip install -c PATH/constraints.txt (torch .*?)  ", PAGE)
     allowed = {*needed.replace("-", "_").split(), "seqae", "safetensors", "pyyaml"}  # the last are accelerate's own
     metadata = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
     others = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in metadata} - allowed  # type: ignore[index]

@@ -64,8 +64,5 @@ def _load() -> Any:
     address, size = ctypes.c_void_p, ctypes.c_long
     library.forward.argtypes = [address, address, size, size, *[address] * 6, size, size, ctypes.c_int]
     library.backward.argtypes = [*[address] * 7, size, address, size, size, ctypes.c_int]
-    library.forward_stack.argtypes = library.backward_stack.argtypes = [address, ctypes.c_float]
     library.largest.argtypes, library.largest.restype = [size], size
-    library.forward.restype = library.backward.restype = None
-    library.forward_stack.restype = library.backward_stack.restype = None
     return library

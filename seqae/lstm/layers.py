@@ -105,18 +105,19 @@ class LSTMStack(nn.Module):
 
     def __init__(
         self, input_size: int, hidden_sizes: Sequence[int], *, peepholes: bool = False,
-        kernel_size: int | None = None, map_size: Size = (1, 1),
+        kernel_size: int | None = None, map_size: Size | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        sizes, self.positions = [input_size, *hidden_sizes], map_size[0] * map_size[1]
+        sizes, self.map_size = [input_size, *hidden_sizes], map_size or (1, 1)
+        self.positions = self.map_size[0] * self.map_size[1]
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be 1 or more")
-        if (self.positions > 1) if kernel_size is None else (kernel_size < 1 or kernel_size % 2 == 0):
-            raise ValueError(f"kernel_size (={kernel_size}) must be odd, or None with map_size (={map_size}) (1, 1)")
+        if (self.positions > 1) if kernel_size is None else (kernel_size < 1 or kernel_size % 2 == 0 or not map_size):
+            raise ValueError(f"kernel_size (={kernel_size}) must be odd, with a map_size (={map_size}), or both None")
         if any(size % self.positions for size in sizes):
-            wanted = "channels · {} · {}".format(*map_size)
+            wanted = "channels · {} · {}".format(*self.map_size)
             raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be {wanted}")
-        self.input_size, self.hidden_sizes, self.map_size = input_size, tuple(hidden_sizes), map_size
+        self.input_size, self.hidden_sizes = input_size, tuple(hidden_sizes)
         channels = itertools.pairwise(size // self.positions for size in sizes)  # read, and put out
         self.layers: Any = nn.ModuleList(LSTMLayer(*n, peepholes=peepholes, kernel_size=kernel_size) for n in channels)
 

@@ -143,4 +143,4 @@ def _call(function: str, how: Unrolling, stack: Mapping[str, Any], given: Sequen
     fields = [known.get(n) for n in FIELDS["stack"]] + [layer.get(n) for layer in given for n in FIELDS["layer"]]
     kept = [field.contiguous() if isinstance(field, Tensor) else int(field or 0) for field in fields]
     numbers = (field.data_ptr() if isinstance(field, Tensor) else field for field in kept)
-    getattr(step_library(), function)((ctypes.c_long * len(kept))(*numbers), how.gain)
+    getattr(step_library(), function)((ctypes.c_long * len(kept))(*numbers), ctypes.c_float(how.gain))

@@ -8,20 +8,27 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from seqae.data import STEP, MovingMNIST, Sequences
+from seqae.data import STEP, MovingMNIST
 from seqae.files import cache_folder, expanded
 from seqae.runs.clip_files import time_first
 from seqae.stores import public_url, without_credentials
 
 DIGITS = ("mnist5k", "mnist")
+
+
+class Sequences(Protocol):
+    """The sequences of one split. Sequence i is always the same, whichever others are asked for."""
+
+    def sequences(self, indices: Iterable[int]) -> np.ndarray:
+        """uint8 (len(indices), frames, H, W), 0–255, in the order of `indices`."""
 
 
 class IdxFile(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from seqae.checkpoint import Checkpointing
-from seqae.data import Frames, Sequences
+from seqae.data import Frames
 from seqae.device import make_accelerator
 from seqae.evaluation import evaluate
 from seqae.metrics import UNITS
@@ -27,7 +27,7 @@ from seqae.runs.building import load_model as load_model
 from seqae.runs.building import meta_model as meta_model
 from seqae.runs.building import new_model as new_model
 from seqae.runs.building import sized_model as sized_model
-from seqae.runs.digits import DIGITS, OFFICIAL_FRAMES, official_test, open_stream
+from seqae.runs.digits import DIGITS, OFFICIAL_FRAMES, Sequences, official_test, open_stream
 from seqae.runs.identity import cycles_momentum
 from seqae.runs.levels import baselines, reachable_floor
 from seqae.runs.memory import used_memory

@@ -5,14 +5,14 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-PLACES = {"store", "data_folder"}  # parameters that say where things are on one machine, or hold credentials
+LOCAL = {"store", "data_folder"}  # parameters that say where things are on one machine, or hold credentials
 
 
 def planned_from(file: str, scale: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The entry `planned_from` of run.yaml. file: a parameter file, from the project's folder. scale, given: of
     `seqae run`, the latter its -p.
     """
-    shown = {name: value for name, value in given.items() if name not in PLACES}
+    shown = {name: value for name, value in given.items() if name not in LOCAL}
     return {"file": file} | ({"scale": scale} if scale else {}) | ({"given": shown} if shown else {})
 
 
