@@ -607,12 +607,13 @@ def test_the_head_of_a_comparison_says_what_its_runs_are_and_share(seeds, tmp_pa
     both.update(planned_from=planned_from("params/losses/0nm.yaml", "quick", {"seed": 7}))
     facts = dict(both.facts())
     assert facts["scale"] == "quick: small sizes, for minutes on 2 CPU cores"
-    again = "; without the folder, seqae run params/losses/0nm.yaml --scale quick -p seed=7 there"
-    assert facts["to make it again"].endswith(again)
+    again = "`seqae run params/losses/0nm.yaml --scale quick -p seed=7`, in a clone of "
+    assert facts["to make it again"].startswith(again)
+    assert facts["with this page's folder"].startswith("`seqae rerun FOLDER`, there")
     facts = dict(shared_facts([*seeds, both]))
     assert facts["scale"].startswith("quick: ")
-    assert (facts["seeds"], facts["made with code"]) == ("7 or 8", seeds[0].facts()[-2][1])
-    assert "run the notebook losses.ipynb there" in dict(seeds[0].facts())["to make it again"]
+    assert (facts["seeds"], facts["made with code"]) == ("7 or 8", seeds[0].facts()[-3][1])
+    assert dict(seeds[0].facts())["to make it again"].startswith("the notebook losses.ipynb with the parameters of")
     assert facts["loss"] == "0nm: pixels in (0, 1), no activation, mse"
     assert facts["training"].endswith("learning rate 0.1"), "two rates, of one optimizer"
     assert facts["training"].count(" or ") == 1

@@ -168,7 +168,7 @@ def test_runs_of_a_sweep_are_done_and_rendered(project, papermilled, first):
         assert run.verdict in page
         by_papermill = run.folder == papermilled[0].folder
         assert by_papermill == ("planned_from" not in run.record())
-        assert by_papermill == ("; without the folder, seqae run params/fam/a.yaml --scale tiny there" not in page)
+        assert by_papermill == ("seqae run params/fam/a.yaml --scale tiny, in a clone of" not in page)
         assert f"{run.family}/{run.name}: {run.verdict}, " in first.stdout
         hidden = {f.name for f in run.folder.iterdir() if f.name[0] == "." or f.suffix == ".tmp"}
         assert hidden <= {".lock", ".execution.lock"}

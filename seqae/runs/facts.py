@@ -91,7 +91,10 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
         ("started", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
         ("machine", either(_machine(record) for record in records if {"machine", "device"} <= record.keys())),
         ("made with code", either(_told(_code(record)) for record in records if "commit" in record)),
-        ("to make it again", f"seqae rerun FOLDER for each run, then seqae compare {family}, in {_clone_of(records)}"),
+        (
+            "to make it again",
+            f"`seqae rerun FOLDER` for each run, then `seqae compare {family}`, in {_clone_of(records)}",
+        ),
     ]
     return [(name, told) for name, told in rows if told and runs]
 
@@ -146,11 +149,11 @@ def _made(run: "RunFolder") -> Rows:
         same = record["commit"] == today.commit and record.get("sources", today.sources) == today.sources
         facts.append(("made with code", then if same else f"{then}; the code is now {_told(today)}"))
         if not record["commit"].startswith("seqae "):  # an installed package has no commit to check out
-            again = f"seqae rerun FOLDER, this page's folder, in {_clone_of([record])}"
-            origin = record.get("planned_from")
-            alone = f"run the notebook {run.family}.ipynb there with the parameters of this page"
-            again += f"; without the folder, {run_command(origin) + ' there' if origin else alone}"
-            facts.append(("to make it again", again))
+            alone = f"the notebook {run.family}.ipynb with the parameters of this page"
+            alone = f"`{run_command(planned)}`" if (planned := record.get("planned_from")) else alone
+            where = f"in {_clone_of([record])} that is installed as its README says"
+            facts.append(("to make it again", f"{alone}, {where}"))
+            facts.append(("with this page's folder", "`seqae rerun FOLDER`, there; it takes the commit above"))
     return facts
 
 

@@ -249,7 +249,9 @@ class RunFolder(HasModel, HasData):
 
     def _repr_html_(self) -> str:
         rows = [("status", self.status), ("verdict on val", self.verdict or "none yet"), *self.facts()]
-        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
+        cells = "".join(
+            f"<tr><th>{html.escape(k)}</th><td>{html.escape(v.replace('`', ''))}</td></tr>" for k, v in rows
+        )
         return f"<table><caption>{html.escape(f'{self.family}/{self.name}')}</caption>{cells}</table>"
 
     def levels_on_val(self) -> tuple[dict[str, float], dict[str, float]]:
