@@ -13,7 +13,7 @@ from typing import Any, Literal
 from seqae.lstm import LSTMStack
 
 PIXELS = -1  # as wide as the frame has pixels
-HIDDEN = -2  # as wide as the LSTM layers: of a convolution, all positions of its map together, but in a ConvLSTM
+HIDDEN = -2  # as wide as the LSTM layers: all positions of a convolution's map together; in a ConvLSTM, its channels
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from seqae.files import whole
 from seqae.metrics import BranchMetrics
 
-# What training that goes on may have otherwise: what is measured, and how the same update is computed.
+# What may be otherwise when training goes on: what is measured, and how the same update is computed, which stays as it
+# was in the checkpoint.
 FREE = {"metrics", "params", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 # The file may be weights that somebody needs, or a day's training whose script was edited by mistake.
 ANEW = "name another file, or delete this one, and training starts anew"

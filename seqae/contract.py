@@ -64,16 +64,17 @@ def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autoca
     targets = branch_targets(frames, task=objective.task, frames_in=objective.frames_in)
     with seeded(0, batch.device):
         for training in (False, True):
-            with autocast if training else torch.no_grad():
+            with torch.set_grad_enabled(training):
                 net = model.train(training)
-                _check_pass(f"{told} in training" if training else told, net, frames, targets, objective)
+                _check_pass(f"{told} in training" if training else told, net, frames, targets, objective, autocast)
     for name, value in model.named_buffers():
         value.copy_(kept.get(name, value))
 
 
-def _check_pass(told: str, net: nn.Module, frames: Tensor, targets: Mapping[str, Tensor], objective: Objective) -> None:
+def _check_pass(told: str, net: nn.Module, frames: Tensor, targets: Any, objective: Objective, autocast: Any) -> None:
     seen, truth = frames[:, : objective.frames_in], dict(targets) if net.training else None
-    outputs = _called(told, net, seen, truth)
+    with autocast if net.training else torch.no_grad():  # the model alone, as in training
+        outputs = _called(told, net, seen, truth)
     if not isinstance(outputs, Mapping) or outputs.keys() != targets.keys():
         wanted = f"task {objective.task} needs a dict of {_seen(targets)}"
         raise ContractError(f"{told} returned {_seen(outputs)} for frames {_seen(seen)}; {wanted}")

@@ -148,12 +148,8 @@ def first_and_last(name: str, frames: Any) -> torch.Tensor:
     """Two of the sequences of a tensor or of `Frames`, uint8 (2, T, H, W). Raises ValueError as `check_sequences`, and
     for what cannot be indexed by a tensor.
     """
-    kind = type(frames)
-    if (
-        issubclass(kind, torch.Tensor | np.ndarray | list | tuple)
-        or not hasattr(kind, "__getitem__")
-        or not len(frames)
-    ):
+    kind, plain = type(frames), isinstance(frames, torch.Tensor | np.ndarray | list | tuple)
+    if plain or not hasattr(frames, "__getitem__") or not len(frames):
         check_sequences(name, frames)
     try:
         found = frames[torch.tensor([0, len(frames) - 1])]

@@ -58,12 +58,14 @@ class SequenceAutoencoder(nn.Module):
         }  # fmt: skip
         self.frame_shape, self.steps = frame_shape(frame_size), {"recon": frames_in, "pred": frames_out}
         pixels, depth = math.prod(self.frame_shape), layers or row.layers
-        top = pixels if row.hidden == PIXELS else _scaled(hidden or row.hidden, width)
+        # The units asked for, in a ConvLSTM channels; `top`, below, is the width of h. With convolutions that is the
+        # last feature map, flattened, `deepest` channels at each of its positions. Other rows do not use `deepest`.
+        units = pixels if row.hidden == PIXELS else _scaled(hidden or row.hidden, width)
         sizes = map_sizes(row.kernel_sizes, row.strides, self.frame_shape, architecture=architecture)
         positions = math.prod(sizes[-1])
-        deepest = top if row.lstm_kernel_size else max(1, top // positions)
+        deepest = units if row.lstm_kernel_size else max(1, units // positions)
         channels = [1, *(deepest if n == HIDDEN else _scaled(n, width) for n in row.channels)]
-        top = channels[-1] * positions if row.channels else top
+        top = channels[-1] * positions if row.channels else units
         self.hidden = deepest if row.lstm_kernel_size else top  # LSTM units, or channels, as built
         if hidden is not None and self.hidden != (asked := _scaled(hidden, width)):
             told = f"hidden {hidden} at width {width:g} is {asked} units, which architecture {architecture} cannot have"

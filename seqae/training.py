@@ -39,9 +39,9 @@ PLATEAU = 0.01  # less than 1 % better in total counts as a plateau
 class Fitted:
     """What `fit` ends with.
 
-    weights: those with the least objective on val, on the CPU; after a NaN or infinite loss the best of the epochs
-    before it, or the first ones. epochs: how many were trained, fewer than asked for where `patience` or such a loss
-    ended training. diverged_at: the epoch of that loss, or None.
+    weights: those with the least objective on val, on the CPU; after an epoch with a NaN or infinite loss, which is the
+    last, the best of the epochs before it, or the first ones. epochs: how many were trained, fewer than asked for where
+    `patience` or such a loss ended training. diverged_at: the epoch of that loss, or None.
     """
 
     weights: dict[str, Tensor] = field(repr=False)  # they would fill the screen
@@ -70,17 +70,18 @@ def fit(
     that it draws from torch in training (dropout) are a function of seed, update and rank.
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
     always equally many, as a tensor, which is a new one where anything in it is new (a GPU has a copy), or as `Frames`
-    that are read when a batch indexes them; or a tensor for all epochs.
+    that are read when a batch indexes them; or a tensor for all epochs. train(1) is called at the start in any case.
     val: a tensor of fixed sequences of the same shape. objective: what is trained; the best weights are those with the
     least objective on val. batch_size: sequences in an update. seed: 0 to 2**32 - 1, of the order of sequences and of
     random numbers in training; of the first weights, call torch.manual_seed before the model is built. patience:
     training ends after so many epochs without a gain of 1 % on val.
 
     record(table, rows) is called with each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value,
-    with units as in `seqae.metrics.UNITS`; on val also the least and the largest pre-activation. Branch `all` holds the
-    objective and, on train, the mean gradient norm before clipping, the learning rate, `update_ratio` (the norm of the
-    epoch's last update over that of the weights) and, in fp16, `overflows` (updates left out for an infinite gradient).
-    `histograms`: epoch, branch, output, share on val, see `seqae.metrics.histogram`.
+    with units as in `seqae.metrics.UNITS`; on val also `preactivation_min` and `preactivation_max`, the least and the
+    largest of a frame, means over frames and sequences. Branch `all` holds the objective and, on train, the mean
+    gradient norm before clipping, the learning rate, `update_ratio` (the norm of the epoch's last update over that of
+    the weights) and, in fp16, `overflows` (updates left out for an infinite gradient). `histograms`: epoch, branch,
+    output, share on val, see `seqae.metrics.histogram`.
 
     Training resumed from a checkpoint comes to the numbers of unbroken training, on a CPU, with as many threads, to the
     last bit: the order of sequences is a function of (seed, epoch); torch is seeded before each update by (seed, step,
@@ -95,8 +96,9 @@ def fit(
     and leave a checkpoint of the unfinished epoch.
 
     device: auto, cpu, cuda, cuda:N or mps. The model is left on it, in evaluation mode, and torch's random numbers as
-    the last update left them: seed torch again where it matters. A progress bar goes to stderr; TQDM_DISABLE=1 in the
-    environment, set before Python starts, hides it.
+    the last update left them: seed torch again where it matters. For the whole process this sets how glibc keeps freed
+    memory and, on CUDA, torch's float32 precision, and it makes an Accelerator. A progress bar goes to stderr;
+    TQDM_DISABLE=1 in the environment, set before Python starts, hides it.
 
     Every rank of `runs.ranks.launch` calls this, and all train one model: each takes its share of every batch and of
     val, gradients and numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do
@@ -125,7 +127,7 @@ def fit(
         raise ValueError(f"{told}: return one of those that it is given")
     if scaler.is_enabled() and isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
-    # Read with fp16 alone: inside SGD's fused kernel a skipped first update leaves the momentum uninitialised.
+    # Read by GradScaler, with fp16: inside SGD's fused kernel a skipped first update leaves the momentum uninitialised.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     if (scheduler := rule.schedule(optimizer)) is not None and not hasattr(scheduler, "state_dict"):
         raise ValueError(f"schedule must return a scheduler of torch, or None; not a {type(scheduler).__name__}")

@@ -38,11 +38,9 @@ class Forecaster(nn.Module):
 
 
 def trained(model: nn.Module, *, epochs: int = 3, checkpoint: Checkpointing | None = None, **trains: Any) -> Any:
-    log, objective = (
-        Log(),
-        Objective(**{"task": "pred", "frames_in": SEEN, "loss": "mse", "activation": "none"} | trains),
-    )
-    rule = UpdateRule(optimizer_factory("Adam", learning_rate=0.01))
+    log, precision = Log(), trains.pop("precision", "none")
+    objective = Objective(**{"task": "pred", "frames_in": SEEN, "loss": "mse", "activation": "none"} | trains)
+    rule = UpdateRule(optimizer_factory("Adam", learning_rate=0.01), precision=precision)
     told: dict[str, Any] = {"objective": objective, "rule": rule, "epochs": epochs, "batch_size": 4, "record": log}
     return fit(model, lambda epoch: TRAIN, VAL, **told, device="cpu", checkpoint=checkpoint), log
 
@@ -155,6 +153,20 @@ def test_a_loss_of_ones_own_is_trained_and_its_shape_is_checked() -> None:
     ):  # fmt: skip
         with pytest.raises(ContractError, match=f"^training_loss <lambda> {told}"):
             trained(seeded_model(), loss=wrong)
+
+
+def test_the_check_computes_a_loss_as_training_does_outside_autocast() -> None:
+    seen: list[bool] = []
+
+    def watched(z: Tensor, target: Tensor, *, activation: str) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return absolute(z, target, activation=activation)
+
+    objective = Objective("pred", SEEN, watched, "none")
+    check_contract(seeded_model(), TRAIN[:2], objective, torch.autocast("cpu", dtype=torch.bfloat16))
+    assert seen == [False, False]
+    trained(seeded_model(), epochs=1, loss=watched, precision="bf16")
+    assert not any(seen)
 
 
 def test_a_loss_that_needs_a_probability_says_so() -> None:

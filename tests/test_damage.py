@@ -131,6 +131,11 @@ RECORDS = {
     "explained a number": (entry(explained=5), "explained must be a text; not 5"),
     "clips a list": (entry(clips=[1]), "clips must be a mapping; not [1]"),
     "clips with a list of splits": (entry(clips={"splits": ["train"]}), "splits of clips must be a mapping"),
+    "planned from a file": (entry(planned_from="params/a.yaml"), "planned_from must be a mapping; not 'params/a.yaml'"),
+    "planned from a scale of no name": (
+        entry(planned_from={"scale": 3}),
+        "scale of planned_from must be a text; not 3",
+    ),
     "went on without a number": (entry(went_on={"without": [3]}), "without of went_on must be a list of texts"),
     "metrics of code null": (entry(code={"metrics": None}), "metrics of code must be a mapping; not null"),
     "metrics of code a list": (entry(code={"metrics": [1]}), "metrics of code must be a mapping; not [1]"),

@@ -405,6 +405,7 @@ def test_each_verdict_says_what_to_do_next(line: str, told: str) -> None:
 )
 def test_what_to_do_next_names_the_file_that_the_run_was_planned_from(line: str, told: str) -> None:
     planned = planned_from("params/mine/a.yaml", "quick", {"lr": 0.5, "seed": 1, "store": "s3://key:secret@there"})
+    assert "secret" not in str(planned_from("a.yaml", None, {"clips": ["s3://key:secret@there/*.npy"]}))
     said = next_step(line, resolve({"learning_rate": 0.009, "epochs": 7}), family="mine", reach=1, planned=planned)
     assert told in said
     assert "FILE" not in said

@@ -223,7 +223,7 @@ static void forward_layer(const struct layer *l, const float *x, long t, long B,
       if (x) add_product(C, l->packed_ih + u * 4 * D, x + first * D, 1, D, D, sum);
       if (h) add_product(C, l->packed_hh + u * 4 * H, h + first * H, 1, H, H, sum);
       for (long c = 0; c < C; c++) {
-        long last = (t * B + first + c) * H + u, at = last + B * H; /* of gate 0 in gates: 4 (last - u) + u */
+        long last = (t * B + first + c) * H + u, at = last + B * H; /* at u of a column; in gates 4 (last - u) + u */
         forward_units(sum + c * TILE, l->gates + 4 * last - 3 * u, l->g + last, l->cell + last, l->cell + at,
                       l->hidden + last, l->p ? l->p + u : 0, H, n);
       }

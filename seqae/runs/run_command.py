@@ -5,14 +5,16 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-LOCAL = {"store", "data_folder"}  # parameters that say where things are on one machine, or hold credentials
+from seqae.stores import public_url
+
+LOCAL = {"store", "data_folder"}  # parameters that say where things are on one machine
 
 
 def planned_from(file: str, scale: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The entry `planned_from` of run.yaml. file: a parameter file, from the project's folder. scale, given: of
     `seqae run`, the latter its -p.
     """
-    shown = {name: value for name, value in given.items() if name not in LOCAL}
+    shown = {name: _public(value) for name, value in given.items() if name not in LOCAL}
     return {"file": file} | ({"scale": scale} if scale else {}) | ({"given": shown} if shown else {})
 
 
@@ -22,8 +24,15 @@ def run_command(planned: Mapping[str, Any] | None, *, scale: str | None = None, 
     planned: as `planned_from` returns it; without it FILE stands for the parameter file. scale, given: in the place of
     what the run was planned with. A value that is a text, such as 7,8, stands as it is.
     """
-    of = planned or {"file": "FILE"}
-    words = ["seqae", "run", of["file"]] + (["--scale", scale] if (scale := scale or of.get("scale")) else [])
+    of = planned or {}
+    words = ["seqae", "run", of.get("file", "FILE")] + (
+        ["--scale", scale] if (scale := scale or of.get("scale")) else []
+    )
     for name, value in (of.get("given", {}) | given).items():
         words += ["-p", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(words)
+
+
+def _public(value: Any) -> Any:
+    # Clips may be at URLs with credentials.
+    return [*map(_public, value)] if isinstance(value, list) else public_url(value) if isinstance(value, str) else value

@@ -11,7 +11,7 @@ RECORD_FORMAT = 1  # of run.yaml, its entry `format`; records without one are of
 STATUSES = ("running", "done", "failed")  # what a record says; others are found out by looking at the run's folder
 NUMBER, NONE = (int, float), type(None)  # tuples, which isinstance takes in half the time that unions take
 _TYPES: Mapping[Any, str] = {
-    dict: "parameters differs versions results benchmark clips code went_on measured",
+    dict: "parameters differs versions results benchmark clips code went_on measured planned_from",
     str: "family started ended commit sources git machine processor device explanation explained cells began_anew",
     NUMBER: "format seconds weights epochs threads",
     (str, NONE): "reason verdict",
@@ -22,6 +22,7 @@ _TYPES: Mapping[Any, str] = {
 _PARTS: Mapping[tuple[str, str], Any] = {  # of entries that are mappings: what their own entries are
     ("code", "metrics"): dict, ("code", "packages"): dict, ("code", "files"): list, ("clips", "grey"): str,
     ("clips", "splits"): dict, ("went_on", "without"): list,
+    ("planned_from", "file"): str, ("planned_from", "scale"): str, ("planned_from", "given"): dict,
 }  # fmt: skip
 LARGEST = 1e13  # of any number: more seconds than a time can be, and 10 TB
 ENTRIES = {name: expected for expected, names in _TYPES.items() for name in names.split()}  # others may be anything
