@@ -25,9 +25,9 @@ def run_command(planned: Mapping[str, Any] | None, *, scale: str | None = None, 
     what the run was planned with. A value that is a text, such as 7,8, stands as it is.
     """
     of = planned or {}
-    words = ["seqae", "run", of.get("file", "FILE")] + (
-        ["--scale", scale] if (scale := scale or of.get("scale")) else []
-    )
+    words = ["seqae", "run", of.get("file", "FILE")]
+    if scale := scale or of.get("scale"):
+        words += ["--scale", scale]
     for name, value in (of.get("given", {}) | given).items():
         words += ["-p", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(words)
