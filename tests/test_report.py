@@ -171,6 +171,10 @@ def test_the_facts_stand_by_what_they_are_about_below_the_way_to_other_pages(rep
     assert [[(d.dt.string, d.dd.string) for d in about.select("dl > div")] for about in page.select(".about")] == [
         *groups.values()
     ]
+    commands = {"made": [("to make it again", "`seqae run a/b.yaml`, in a <clone> of x")]}
+    made = report(text("# T"), facts=Facts("losses/a", "done", None, groups=commands)).select_one(".about dd")
+    assert made.get_text() == "seqae run a/b.yaml, in a <clone> of x"
+    assert [command.get_text() for command in made.select("code")] == ["seqae run a/b.yaml"]
     assert "stuck at the mean frame on val" in " ".join(page.select_one(".badges").get_text(" ", strip=True).split())
     page = report(text("# T"), facts=Facts("performance/a", "done", "1.8 times as fast as the LSTMCell loop"))
     assert "on val" not in page.select_one(".badges").get_text(), "nothing was trained"

@@ -38,7 +38,7 @@ def _environment() -> Environment:
         "digits": four_digits,
         # where a long name may go on in the next line, and a percentage may not
         "parted": lambda text: Markup(unbroken(re.sub(r"(?<=[a-z])([:_/])(?=\w)", r"\1<wbr>", str(escape(text))))),
-        "with_code": lambda text: Markup(re.sub("`(.+?)`", r"<code>\1</code>", text)),
+        "with_code": lambda text: Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(text))),
         "duration": lambda seconds: duration(seconds) if seconds >= 86400 else str(timedelta(seconds=round(seconds))),
         "sha256": lambda text: b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }
