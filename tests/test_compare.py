@@ -606,10 +606,10 @@ def test_the_head_of_a_comparison_says_what_its_runs_are_and_share(seeds, tmp_pa
     assert "scale" not in dict(shared_facts([*seeds, both])) | dict(both.facts())
     both.update(planned_from=planned_from("params/losses/0nm.yaml", "quick", {"seed": 7}))
     facts = dict(both.facts())
-    assert facts["scale"] == "quick: small sizes, for minutes on 2 CPU cores"
+    assert facts["scale"] == "quick: for minutes on 2 CPU cores"
     again = "`seqae run params/losses/0nm.yaml --scale quick -p seed=7`, in a clone of "
     assert facts["to make it again"].startswith(again)
-    assert facts["with this page's folder"].startswith("`seqae rerun FOLDER`, there")
+    assert facts["with this page's folder"].startswith("`seqae rerun FOLDER` in such a clone")
     facts = dict(shared_facts([*seeds, both]))
     assert facts["scale"].startswith("quick: ")
     assert (facts["seeds"], facts["made with code"]) == ("7 or 8", seeds[0].facts()[-3][1])

@@ -30,7 +30,7 @@ DIGIT_SETS = {  # how many images each has; none is in two splits
 }
 SCALES = {
     "smoke": "the least that runs",
-    "quick": "small sizes, for minutes on 2 CPU cores",
+    "quick": "for minutes on 2 CPU cores",
     "paper": "the diary's full sizes",
 }
 
@@ -151,9 +151,11 @@ def _made(run: "RunFolder") -> Rows:
         if not record["commit"].startswith("seqae "):  # an installed package has no commit to check out
             alone = f"the notebook {run.family}.ipynb with the parameters of this page"
             alone = f"`{run_command(planned)}`" if (planned := record.get("planned_from")) else alone
-            where = f"in {_clone_of([record])} that is installed as its README says"
+            where = f"in {_clone_of([record])} at that commit, installed as its README says"
             facts.append(("to make it again", f"{alone}, {where}"))
-            facts.append(("with this page's folder", "`seqae rerun FOLDER`, there; it takes the commit above"))
+            facts.append(
+                ("with this page's folder", "`seqae rerun FOLDER` in such a clone; it checks the commit out itself")
+            )
     return facts
 
 
