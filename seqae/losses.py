@@ -75,7 +75,7 @@ def loss_fault(loss: object, activation: str, pixel_range: tuple[float, float] =
     if not needs or (activation, *pixel_range) == ("sigmoid", 0, 1):
         return ""
     told = f"training_loss {getattr(loss, '__name__', loss)} needs a probability, which activation {activation} with"
-    return f"{told} pixels in {pixels} does not give: choose activation sigmoid and pixel_range [0, 1], or mse"
+    return f"{told} pixels in {pixels} does not give: choose activation: sigmoid and pixel_range: [0, 1], or mse"
 
 
 def training_loss(z: "Tensor", target: "Tensor", *, kind: "str | Callable[..., Tensor]", activation: str) -> "Tensor":

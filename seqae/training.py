@@ -95,10 +95,10 @@ def fit(
     SIGINT (Ctrl-C, Jupyter's interrupt) and SIGTERM end training with KeyboardInterrupt after the update under way,
     and leave a checkpoint of the unfinished epoch.
 
-    device: auto, cpu, cuda, cuda:N or mps. The model is left on it, in evaluation mode, and torch's random numbers as
-    the last update left them: seed torch again where it matters. For the whole process this sets how glibc keeps freed
-    memory and, on CUDA, torch's float32 precision, and it makes an Accelerator. A progress bar goes to stderr;
-    TQDM_DISABLE=1 in the environment, set before Python starts, hides it.
+    device: auto, cpu, cuda, cuda:N or mps. The model is left on it, in evaluation mode, with its last weights, and
+    torch's random numbers as the last update left them: seed torch again where it matters. For the whole process this
+    sets how glibc keeps freed memory and, on CUDA, torch's float32 precision, and it makes an Accelerator. A progress
+    bar goes to stderr; TQDM_DISABLE=1 in the environment, set before Python starts, hides it.
 
     Every rank of `runs.ranks.launch` calls this, and all train one model: each takes its share of every batch and of
     val, gradients and numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do
@@ -116,7 +116,7 @@ def fit(
     check_sequences("val", val, (sample := first_and_last("train", made)).shape[1:])
     if val.max() == 1:
         logging.getLogger("seqae").warning("val has pixels 0 and 1 alone, of 0–255: nearly black; 255 * val is white")
-    ranks, steps, seed = accelerator.num_processes, -(-len(made) // batch_size), seed % 2**32  # torch takes 64 bits
+    ranks, steps, seed = accelerator.num_processes, -(-len(made) // batch_size), seed % 2**32  # times 1e9, 64 bits
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
@@ -138,7 +138,8 @@ def fit(
 
     sums = {f"sum of {k}'s pixels": int(t.sum()) for k, t in (("train", train), ("val", val)) if isinstance(t, Tensor)}
     counted = {"updates an epoch": steps, "sequences of train": len(made), "seed": seed, "batch_size": batch_size}
-    settings = stateful.settings(objective, rule, **counted, **sums, **getattr(model, "checkpoint_settings", {}))
+    own = {f"{name} of the model": value for name, value in getattr(model, "checkpoint_settings", {}).items()}
+    settings = stateful.settings(objective, rule, **counted, **sums, **own)
     state = TrainingState(best=_copy(model), settings=settings)
     if checkpoint and checkpoint.file.exists():
         state = load_checkpoint(checkpoint.file, stateful, settings)

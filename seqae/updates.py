@@ -107,7 +107,7 @@ def update(
         )
         return found, clip_gradients(parameters, rule.clip_norm)
 
-    found, norm = clipped()
+    found, norm = clipped()  # of LBFGS, which asks again, for what is reported alone
     if isinstance(optimizer, torch.optim.LBFGS):  # it asks for the batch's loss and gradients up to max_eval times
         optimizer.step(lambda: float(accelerator.reduce(clipped()[0].differentiated, "mean")))
     else:

@@ -230,7 +230,7 @@ def test_compare_executes_the_notebook_on_the_runs_chosen(project):
     text = page.read_text().replace("<wbr>", "")
     assert f"<dt>runs finished</dt><dd>{told}</dd>" in text, "a file may make several runs, so these are not 1 of 2"
     seed, code = run.parameters.seed, run.record()["commit"]
-    again = "seqae rerun FOLDER for each run, then seqae compare fam"
+    again = "<code>seqae rerun FOLDER</code> for each run, then <code>seqae compare fam</code>"
     for told in (f"<dt>seed</dt><dd>{seed} (one seed: ", f"<dd>commit {code}", again):
         assert told in page.read_text(), "it is read without the pages of its runs"
     assert run.status == "done"

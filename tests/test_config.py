@@ -106,14 +106,14 @@ def test_a_label_is_free_text_otherwise(label: str) -> None:
 def test_two_unsound_combinations_are_both_told() -> None:
     message = fault({"training_loss": "bce", "activation": "tanh", "pixel_range": [-2, 2]})
     assert "which activation tanh with pixels in (-2, 2) does not give" in message
-    assert "choose activation sigmoid and pixel_range [0, 1]" in message
+    assert "choose activation: sigmoid and pixel_range: [0, 1]" in message
 
 
 @pytest.mark.parametrize("activation", ["none", "tanh"])
 def test_bce_needs_the_sigmoid(activation: str) -> None:
     message = fault({"training_loss": "bce", "activation": activation})
     assert "probability" in message
-    assert "choose activation sigmoid and pixel_range [0, 1], or mse" in message
+    assert "choose activation: sigmoid and pixel_range: [0, 1], or mse" in message
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metrics": ["own_metrics:iou", "own_metrics:iou"]}, "there can be no metric iou, two have it"),
     ({"training_loss": "focal"}, "^training_loss must be mse, bce or module:name; not 'focal'$"),
     ({"training_loss": "own_losses:two"}, r"must be a function of \(z, target, \*, activation\): got"),
-    ({"training_loss": "own_losses:focal"}, "focal needs a probability, which .*: choose activation sigmoid"),
+    ({"training_loss": "own_losses:focal"}, "focal needs a probability, which .*: choose activation: sigmoid"),
     ({"training_loss": "own_losses:vocal"}, r"module own_losses has no vocal; did you mean focal\?"),
 ]  # fmt: skip
 

@@ -236,7 +236,7 @@ def test_a_hidden_that_cannot_be_built_exactly_is_refused_with_one_that_can(give
     assert f"hidden {given['hidden']} at width" in str(refused.value)
     assert list(tmp_path.iterdir()) == []
     run = open_run("cnn", flat, given | {"hidden": set_to, "store": str(tmp_path)})
-    assert dict(run.facts())["architecture"].split(", ")[2] == f"hidden {round(set_to * given['width'])}"
+    assert f"hidden {round(set_to * given['width'])}" in dict(run.facts())["architecture"].split(", ")
 
 
 @pytest.mark.parametrize(

@@ -336,8 +336,8 @@ OTHER: list[tuple[dict[str, Any], str]] = [
     ({"clip_norm": 1.0}, "clip_norm None, not 1.0"),
     ({"batch_size": 2}, "updates an epoch 3, not 5; batch_size 4, not 2"),
     ({"train": lambda epoch: TRAIN[:6]}, "updates an epoch 3, not 2; sequences of train 10, not 6"),
-    ({"model": model_of(gain=10.0)}, "gain 1.0, not 10.0"),
-    ({"model": model_of(decoder_input="zero")}, "decoder_input output, not zero"),
+    ({"model": model_of(gain=10.0)}, "gain of the model 1.0, not 10.0"),
+    ({"model": model_of(decoder_input="zero")}, "decoder_input of the model output, not zero"),
     ({"val": VAL.flip(2).roll(1) // 2}, rf"sum of val's pixels {VAL.sum()}, not {(VAL // 2).sum()}"),
 ]
 
@@ -587,6 +587,23 @@ def test_choices_that_are_none_of_those_known_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=told):
             refused()
+
+
+def test_settings_of_ones_own_model_are_compared_whatever_they_are_called(tmp_path: Path) -> None:
+    def model(**settings: Any) -> SequenceAutoencoder:
+        made = model_of()
+        made.checkpoint_settings = settings
+        return made
+
+    usual = {"momentum": 0.1, "fused": 1, "task": "x", "seed": 3}
+    fitted(model(**usual), epochs=1, checkpoint=tmp_path / "state.pt")
+    for name in usual:
+        with pytest.raises(
+            ValueError, match=f"trained with {name} of the model {usual[name]}, not 9: name another"
+        ):
+            fitted(model(**usual | {name: 9}), epochs=2, checkpoint=tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="was trained with reduction mean, not sum: name another"):
+        fitted(model(**usual), epochs=2, checkpoint=tmp_path / "state.pt", objective=trains(reduction="sum"))
 
 
 def test_any_whole_number_is_a_seed() -> None:

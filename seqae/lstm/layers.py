@@ -7,7 +7,8 @@ inputs that are zero are never multiplied. With a kernel size the products are c
 The steps are made by the first of these that fits:
 
 - `stacked`, all steps of all layers in C: float32 matrices on a CPU, not larger than `largest` of step.c
-- torch's own LSTM, layer by layer (cuDNN; oneDNN on a CPU): matrices without peepholes, whose output is not fed back
+- torch's own LSTM, layer by layer (cuDNN; on a CPU oneDNN, in float32, if not large): matrices without peepholes, whose
+  output is not fed back
 - `recurrence`: products by torch, the pointwise half of a step in C for float32 on a CPU, else by torch as well
 """
 
@@ -166,6 +167,7 @@ class LSTMStack(nn.Module):
         tensors, batch = self._tensors(states, steps, None)
         if weight is not None:
             _check("feedback weight", weight, tensors[0].bias.device, read, top)
+            # In what makes the steps, `how.gain` is that of h alone.
             weight = (weight if gain == 1 else weight * gain).to(tensors[0].weight_ih.dtype)
         if bias is not None:
             _check("feedback bias", bias, tensors[0].bias.device, read)
