@@ -598,9 +598,7 @@ def test_settings_of_ones_own_model_are_compared_whatever_they_are_called(tmp_pa
     usual = {"momentum": 0.1, "fused": 1, "task": "x", "seed": 3}
     fitted(model(**usual), epochs=1, checkpoint=tmp_path / "state.pt")
     for name in usual:
-        with pytest.raises(
-            ValueError, match=f"trained with {name} of the model {usual[name]}, not 9: name another"
-        ):
+        with pytest.raises(ValueError, match=f"trained with {name} of the model {usual[name]}, not 9: name another"):
             fitted(model(**usual | {name: 9}), epochs=2, checkpoint=tmp_path / "state.pt")
     with pytest.raises(ValueError, match="was trained with reduction mean, not sum: name another"):
         fitted(model(**usual), epochs=2, checkpoint=tmp_path / "state.pt", objective=trains(reduction="sum"))

@@ -151,10 +151,10 @@ def _made(run: "RunFolder") -> Rows:
         if not record["commit"].startswith("seqae "):  # an installed package has no commit to check out
             alone = f"the notebook {run.family}.ipynb with the parameters of this page"
             alone = f"`{run_command(planned)}`" if (planned := record.get("planned_from")) else alone
-            where = f"in {_clone_of([record])} at that commit, installed as its README says"
+            where = f"in {_clone_of([record])} at the commit that made it, installed as its README says"
             facts.append(("to make it again", f"{alone}, {where}"))
             facts.append(
-                ("with this page's folder", "`seqae rerun FOLDER` in such a clone; it checks the commit out itself")
+                ("with this page's folder", "`seqae rerun FOLDER` in such a clone; it checks that commit out itself")
             )
     return facts
 
