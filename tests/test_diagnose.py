@@ -166,11 +166,14 @@ def plain_baselines(
                     true = int(frames[i, s, y, x]) / 255
                     found = {
                         ("black", "mse"): true**2,
+                        ("black", "mae"): true,
                         ("mean_frame", "mse"): (mean - true) ** 2,
+                        ("mean_frame", "mae"): abs(mean - true),
                         ("mean_frame", "bce"): -true * math.log(mean) - (1 - true) * math.log(1 - mean),
                     }
                     if branch == "pred":
                         found["copy_last", "mse"] = (int(last[i, y, x]) / 255 - true) ** 2
+                        found["copy_last", "mae"] = abs(int(last[i, y, x]) / 255 - true)
                     for key, value in found.items():
                         sums.setdefault((branch, *key), []).append(value)
     return {key: sum(values) / len(values) for key, values in sums.items()}

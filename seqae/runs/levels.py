@@ -56,7 +56,7 @@ def baselines(train: Iterable[np.ndarray], targets: Mapping[str, np.ndarray], la
 
     train: uint8 (N, T, H, W), or its chunks in turn. targets: uint8 (M, T, H, W) for each branch. last_seen: uint8
     (M, H, W), which copy_last repeats as the prediction. Returns columns branch, baseline (black, mean_frame,
-    copy_last), metric (mse per pixel on [0, 1]; bce in nats/pixel where it is finite), value.
+    copy_last), metric (mse and mae per pixel on [0, 1]; bce in nats/pixel where it is finite), value.
     """
     import pandas as pd
 
@@ -64,16 +64,23 @@ def baselines(train: Iterable[np.ndarray], targets: Mapping[str, np.ndarray], la
     for branch, frames in targets.items():
         steps, frame = len(frames) * frames.shape[1], frames.mean((0, 1), dtype=np.float64) / 255
         square = sum(np.square(f, dtype=np.float32).sum(0, dtype=np.float64) for f in frames) / steps / 255**2
+        of_mean = (np.abs(np.subtract(f, 255 * mean, dtype=np.float32)) for f in frames)
         rows += [
             (branch, "black", "mse", square.mean()),
+            (branch, "black", "mae", frame.mean()),
             (branch, "mean_frame", "mse", (square - 2 * mean * frame + mean**2).mean()),
+            (branch, "mean_frame", "mae", sum(f.sum(dtype=np.float64) for f in of_mean) / frames.size / 255),
             # cross-entropy is linear in the target, so that of the targets' mean is the mean
             (branch, "mean_frame", "bce", _cross_entropy(mean, frame).mean()),
         ]
         if branch == "pred":
-            errors = (np.subtract(f, last, dtype=np.float32) for f, last in zip(frames, last_seen, strict=True))
-            total = sum(np.square(error).sum(dtype=np.float64) for error in errors)
-            rows.append((branch, "copy_last", "mse", total / frames.size / 255**2))
+            square, absolute = 0.0, 0.0
+            for f, last in zip(frames, last_seen, strict=True):
+                error = np.subtract(f, last, dtype=np.float32)
+                square += np.square(error).sum(dtype=np.float64)
+                absolute += np.abs(error).sum(dtype=np.float64)
+            rows.append((branch, "copy_last", "mse", square / frames.size / 255**2))
+            rows.append((branch, "copy_last", "mae", absolute / frames.size / 255))
     return pd.DataFrame(rows, columns=["branch", "baseline", "metric", "value"])
 
 
