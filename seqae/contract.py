@@ -7,11 +7,13 @@ activation is applied to them outside. For `recon`, T is frames_in, and the fram
 in training mode; otherwise it is None. Nothing else of a model is needed. `reach`, a number, is read where a run's
 floor is computed: the largest |pre-activation| that any weights can give; infinity if it is missing.
 `checkpoint_settings`, a dict of numbers and texts by name, says what of the model the shapes of its weights do not
-tell: a checkpoint of others is refused. Edited code is not noticed otherwise.
+tell: a checkpoint of others is refused. Edited code is not noticed otherwise. `capturable`, True where the forward pass
+launches the same operations at every call, lets a CUDA device replay updates as one graph, see
+`seqae.capture.can_capture`; without it they run one operation after the other.
 
 A training loss is a function of (z, target, *, activation): z and target are (B, T, H, W), pre-activations and true
-frames in the training range; it returns (B,), one value for each sequence. It may have the attribute
-`needs_probability`: True where it needs activation sigmoid and pixels in (0, 1).
+frames in the training range; it returns (B,), one value for each sequence. It may have the attributes
+`needs_probability`, True where it needs activation sigmoid and pixels in (0, 1), and `capturable`, as a model.
 
 A metric is a function of (output, target), both (B, T, H, W), the target in [0, 1], the output on the same scale and
 not clipped; it returns (B, T), one value for each frame. It may have the attributes `unit`, a text, and

@@ -216,6 +216,39 @@ def test_a_kernel_of_one_at_one_position_is_the_matrix():
     assert_same(flat(maps(inputs)), flat(stack(inputs)), 1e-12)
 
 
+class Relaid(torch.autograd.graph.saved_tensors_hooks):
+    """Saved tensors come back with the strides of a new tensor, as of save_on_cpu with pin_memory."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda saved: saved.contiguous(), lambda kept: kept)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize(
+    ("kernel", "width"), [({"kernel_size": 3, "map_size": (2, 2)}, 8), ({}, 5)], ids=["maps", "dense"]
+)
+def test_saved_tensors_may_come_back_in_another_layout(kernel, width, dtype):
+    stack = make_stack(width, [2 * width, width], dtype, peepholes=True, **kernel)
+    inputs = torch.randn(3, 2, width, dtype=dtype)
+    for run in (lambda: stack(inputs)[0], lambda: stack.unroll(make_states(stack, 2), Feedback(), steps=3)):
+        torch.manual_seed(0)
+        plain = torch.autograd.grad(run().square().sum(), [*stack.parameters()], allow_unused=True)
+        torch.manual_seed(0)
+        with Relaid():
+            relaid = torch.autograd.grad(run().square().sum(), [*stack.parameters()], allow_unused=True)
+        for one, other in zip(plain, relaid, strict=True):
+            assert (one is None) == (other is None)
+            assert one is None or torch.allclose(one, other, rtol=1e-5)
+
+
+def test_a_readout_of_another_dtype_is_converted():
+    stack, out = make_stack(5, [6], torch.float32), torch.nn.Linear(6, 5)
+    states = make_states(stack, 2)
+    feedback = [Feedback(out.weight.to(dtype), out.bias.to(dtype), 2.0) for dtype in (torch.float32, F64)]
+    one, other = (stack.unroll(states, of, steps=3) for of in feedback)
+    assert torch.equal(one, other)
+
+
 def test_convolutions_in_bfloat16_keep_states_in_float32():
     stack = make_stack(2 * 16, [2 * 16], torch.float32, kernel_size=3, map_size=(4, 4))
     for parameter in stack.parameters():

@@ -171,7 +171,7 @@ class LSTMStack(nn.Module):
             weight = (weight if gain == 1 else weight * gain).to(tensors[0].weight_ih.dtype)
         if bias is not None:
             _check("feedback bias", bias, tensors[0].bias.device, read)
-            bias = (bias * gain).unsqueeze(1)
+            bias = (bias * gain).unsqueeze(1).to(tensors[0].bias.dtype)  # step.c reads float32
         how = Unrolling(steps, batch * self.positions, self.map_size, True, gain, feedback.activation)
         function = Stacked if runs_in_c(tensors, batch) else Recurrence
         z, *_ = function.apply(how, None, weight, bias, *itertools.chain(*tensors))

@@ -84,6 +84,8 @@ class UnrolledLayer:
         """buffers: hidden, cell, gates and candidate, in the shapes that the class describes."""
         self.map_size, self.maps = map_size, tensors.weight_hh.dim() == 4
         self.weight_ih, self.weight_hh, self.bias, self.peepholes, self.h, self.c = tensors
+        if self.maps:  # column by column, as they were allocated: hooks on saved tensors (save_on_cpu) lose that order
+            buffers = [buffer.movedim(-1, 1).contiguous().movedim(1, -1) for buffer in buffers]
         self.hidden, self.cell, self.gates, self.candidate = self.buffers = buffers
         fits = self.hidden.device.type == "cpu" and self.hidden.dtype == torch.float32
         self.library = step_library() if fits else None
