@@ -75,7 +75,7 @@ def explain_head(
         head = "what the readout makes of h" if np.isinf(reach) else scaled
         head = "what your architecture puts out" if own else head
         known = "" if own else ", h being what the last LSTM layer puts out, in (-1, 1)"
-        reaches = "can reach every pixel value, so this model can learn. Whether it did, see the curve."
+        reaches = "can reach every pixel value: its range is no obstacle. Whether it learned, see the curve."
         return f"The output is {head}{through}{known}. It {reaches}"
     ends = [("black, 0", (targets == 0).mean(), low), ("white, 1", (targets == 255).mean(), 1 - high)]
     missed = [(name, share, distance) for name, share, distance in ends if distance > 0 and round(share, 3) > 0]
