@@ -199,7 +199,10 @@ REGISTERED = """
 import sys
 from distributed import Client
 from seqae.sweeps.notebooks import StopKernels
-Client(sys.argv[1]).register_plugin(StopKernels())
+client = Client(sys.argv[1])
+print("there", flush=True)
+input()
+client.register_plugin(StopKernels())
 """
 
 
@@ -212,11 +215,16 @@ def test_workers_of_a_cluster_come_and_go_and_so_does_its_scheduler(long, tmp_pa
     assert sweep.ended(130).endswith(STOPPED)  # before that it may have waited for the worker
     wait_until(lambda: not kernels(worker), "it trains on")
 
+    # As another sweep does. To import what it needs takes seconds, in which the run might end.
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", REGISTERED, address], **pipes, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "there\n"
     sweep = started(project, *LONG, "--cluster", address, store=store)
     in_an_epoch(sweep, store, 1)
     before = kernels(worker)
-    subprocess.run([sys.executable, "-c", REGISTERED, address], check=True)  # as another sweep does
-    assert kernels(worker) == before
+    other.communicate("\n")
+    assert (other.returncode, kernels(worker)) == (0, before)
     worker.terminate()
     worker.wait(DEADLINE)
     folder = interrupted(store)
