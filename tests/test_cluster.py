@@ -124,7 +124,7 @@ def test_a_run_whose_worker_dies_twice_has_failed_and_leaves_no_kernel(project):
     head = command("scheduler", "--port", "0", told=r"tcp://127\.0\.0\.1:\d+")
     with head as (_, address), command("worker", address, "--jobs", "1", told="is there"):
         first = seqae(*run, "--cluster", address, project=project)
-        assert first.returncode == 1
+        assert first.returncode == 1, first.stdout + pids.read_text()
         failed = one_run(project / "reports", "fam")
         assert (failed.status, failed.record()["reason"]) == ("failed", dispatch.KILLED)
         assert dispatch.KILLED in (failed.folder / "report.html").read_text()

@@ -158,14 +158,20 @@ def test_a_kernel_that_dies_is_told_and_the_next_one_works(tmp_path):
     assert executed(tmp_path, "lives", "1")[0] is None
 
 
-def test_a_kernel_that_dies_before_it_runs_anything_is_told_apart(tmp_path, monkeypatch):
-    def dying(*arguments, **options):
-        os.kill((forked := fork_kernel(*arguments, **options)).pid, signal.SIGKILL)
-        return forked
+@pytest.mark.parametrize("dying", [notebooks.KERNEL_STARTS - 1, notebooks.KERNEL_STARTS])
+def test_a_kernel_that_dies_before_it_runs_anything_is_started_again(tmp_path, monkeypatch, dying):
+    started = []
 
-    monkeypatch.setattr(notebooks, "fork_kernel", dying)
+    def fork(*arguments, **options):
+        started.append(fork_kernel(*arguments, **options))
+        if len(started) <= dying:
+            os.kill(started[-1].pid, signal.SIGKILL)
+        return started[-1]
+
+    monkeypatch.setattr(notebooks, "fork_kernel", fork)
     found = execute_notebook(notebook("1"), tmp_path / "out.ipynb", name="x", parameters={}, environment={})
-    assert found == notebooks.NOT_STARTED
+    assert found == (None if dying < notebooks.KERNEL_STARTS else notebooks.NOT_STARTED)
+    assert len(started) == notebooks.KERNEL_STARTS
 
 
 def test_a_kernel_that_is_to_be_stopped_while_it_starts_never_runs(tmp_path):

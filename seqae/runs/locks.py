@@ -55,9 +55,12 @@ def copying(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def executing(folder: Path) -> Iterator[None]:
-    """Hold the lock of the one worker that executes and renders a run. Makes the folder. Raises as `changing`."""
-    with MachineLock(folder / EXECUTION_LOCK, timeout=0):
+def executing(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of the one worker that executes and renders a run. Makes the folder.
+
+    Raises filelock.Timeout if another process holds it for `wait` seconds, and OSError if it cannot be written.
+    """
+    with MachineLock(folder / EXECUTION_LOCK, timeout=wait):
         yield
 
 

@@ -17,11 +17,11 @@ from distributed.scheduler import KilledWorker
 from seqae.runs import Run, RunError
 from seqae.stores import StoreError, refresh
 from seqae.sweeps.execution import SHARED_SECONDS, STOPPED, Outcome, execute, record_lost, run_here
-from seqae.sweeps.notebooks import CHECKPOINT_GRACE_SECONDS, NOT_STARTED, StopKernels, stop_kernels
+from seqae.sweeps.notebooks import CHECKPOINT_GRACE_SECONDS, StopKernels, stop_kernels
 from seqae.sweeps.planning import BUSY, Planned
 
 KILLED = "its worker process died twice: killed, or out of memory"
-TRIES: Mapping[str | None, int] = {KILLED: 2, NOT_STARTED: 3, STOPPED: 10}  # reason -> executions; 1 for others
+TRIES: Mapping[str | None, int] = {KILLED: 2, STOPPED: 10}  # reason -> executions; 1 for others
 BUSY_SECONDS = 2.0  # between two tries of a run that another process trains
 
 

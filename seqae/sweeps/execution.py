@@ -30,6 +30,7 @@ OTHER_DISK = "it does not see {}: give --store the URL of a store that all reach
 OTHER_CLIPS = (
     "it lacks the run's clips ({}): copy them there, to the same path, then start that worker or this command again"
 )
+DYING_SECONDS = 5.0  # until a killed worker has freed its locks, and its kernel has noticed and ended
 SHARED_SECONDS = 5.0  # until a shared folder shows what another machine wrote
 STOPPED = "its kernel was interrupted"
 
@@ -165,7 +166,8 @@ def record_lost(item: Planned, reason: str) -> str | None:
     A dead worker's lease in a remote store has to expire first; until then the run is BUSY.
     """
     try:
-        with executing(item.run.folder), working(item.run.folder):
+        # A killed worker's connections end, by which Dask knows, a moment before its locks are free.
+        with executing(item.run.folder, wait=DYING_SECONDS), working(item.run.folder):
             return None if item.reason_to_execute() in (None, NOT_PUBLISHED) else _record_and_render(item, reason)
     except (BusyError, filelock.Timeout):
         return BUSY
@@ -174,8 +176,7 @@ def record_lost(item: Planned, reason: str) -> str | None:
 
 
 def _free(run: Run) -> bool:
-    # The kernel of a dead worker lives for up to a second, until it notices.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + DYING_SECONDS
     while run.status == "running":
         if time.monotonic() > deadline:
             return False

@@ -29,7 +29,8 @@ from seqae.sweeps.fork_server import fork_kernel
 
 SCHEME = "seqae:"  # prefix of papermill's names for files, so that an executed notebook contains no local path
 AUTOSAVE = 2  # seconds between saves of a notebook within a cell
-NOT_STARTED = "the kernel died before it ran anything"  # for example, another process took its ports
+NOT_STARTED = "the kernel died before it ran anything"
+KERNEL_STARTS = 3  # of a kernel that dies before it runs anything: another process may have taken its ports
 TICK = 0.05  # seconds between two looks at a kernel that has been asked to stop
 CHECKPOINT_GRACE_SECONDS = 5  # an interrupted kernel ends the current update and writes a checkpoint in this time
 _sources: dict[str, str] = {}  # papermill's name -> a notebook's JSON text
@@ -75,25 +76,44 @@ def execute_notebook(
     if the kernel was interrupted, OSError where no kernel can start because there is no home folder.
     """
     _check_home()
-    papermill = _papermill()
     # Not in a cell, which would be in the notebook and in IPython's In, nor in exec_lines, which users may have set.
     given = (run, str(target.parent / CODE_FOLDER), str(folder.parent), modules, dict(planned or {}))
     assigned = [f"--IPKernelApp.code_to_run=__import__('seqae.runs').runs.assign{given!r}"] if run else []
     origin, written = f"{SCHEME}{name}/source.ipynb", f"{SCHEME}{name}/{target.name}"
     _sources[origin], _targets[written] = source, target
     try:
+        for _ in range(KERNEL_STARTS):
+            reason = _execute(
+                target,
+                origin,
+                written,
+                dict(parameters),
+                kernel_manager_class=_kernel_manager_class(target, environment, folder),
+                # Without this log level, a kernel whose worker died writes to the terminal.
+                extra_arguments=["--log-level=CRITICAL", *assigned],
+            )
+            if reason != NOT_STARTED:
+                break
+        return reason
+    finally:
+        _sources.pop(origin), _targets.pop(written), _kernels.pop(target, None)
+        _close_loop()
+
+
+def _execute(target: Path, origin: str, written: str, parameters: dict[str, Any], **options: Any) -> str | None:
+    # Execute once. Returns why it failed, or None.
+    papermill = _papermill()
+    try:
         papermill.execute_notebook(
             origin,
             written,
-            dict(parameters),
+            parameters,
             kernel_name="python3",
             language="python",
-            kernel_manager_class=_kernel_manager_class(target, environment, folder),
             progress_bar=False,
             autosave_cell_every=AUTOSAVE,
             start_timeout=120,
-            # Without this log level, a kernel whose worker died writes to the terminal.
-            extra_arguments=["--log-level=CRITICAL", *assigned],
+            **options,
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt" or _stopped(target):  # a stopped cell may raise another error
@@ -106,9 +126,6 @@ def execute_notebook(
             return NOT_STARTED
         died = "kernel died" in str(error).lower()
         return "the kernel died: killed, or out of memory" if died else f"{type(error).__name__}: {error}"
-    finally:
-        _sources.pop(origin), _targets.pop(written), _kernels.pop(target, None)
-        _close_loop()
     return None
 
 
