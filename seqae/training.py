@@ -162,8 +162,9 @@ def fit(
             if patience and done and done - plateau_begins(state.objectives) >= patience:
                 break
             if (new := draw(epoch)) is not made:
-                if len(new) != len(made):
-                    raise ValueError(f"train({epoch}) has {len(new)} sequences, not {len(made)} as the epoch before")
+                sample, before = first_and_last(f"train({epoch})", new), (len(made), *sample.shape[1:])
+                if (now := (len(new), *sample.shape[1:])) != before:
+                    raise ValueError(f"train({epoch}) has sequences {now}, not {before} as the epoch before")
                 made = frames = new  # frees the last epoch on the device before this one is copied to it
                 frames = resident(made, accelerator.device)
             order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))

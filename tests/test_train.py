@@ -447,8 +447,15 @@ def test_a_checkpoint_of_before_it_held_settings_is_gone_on_from(tmp_path: Path)
 
 def test_train_may_be_a_tensor_and_has_equally_many_sequences_in_every_epoch() -> None:
     assert fitted(train=TRAIN).log.curve("val", "objective") == fitted().log.curve("val", "objective")
-    with pytest.raises(ValueError, match=r"train\(2\) has 4 sequences, not 10 as the epoch before"):
-        fitted(train=lambda epoch: TRAIN[: 10 if epoch == 1 else 4])
+    assert TRAIN.shape == (10, 5, 16, 16)
+    for second, told in (
+        (TRAIN[:4], r"train\(2\) has sequences \(4, 5, 16, 16\), not \(10, 5, 16, 16\) as the epoch before"),
+        (TRAIN[..., :8], r"train\(2\) has sequences \(10, 5, 16, 8\), not \(10, 5, 16, 16\) as the epoch before"),
+        (TRAIN / 255, r"train\(2\) must be a torch.uint8 tensor \(N, .*\), 0–255, N >= 1; not .* of torch.float32: "),
+        (None, r"train\(2\) must be a torch.uint8 tensor \(N, .*\), 0–255, N >= 1; not a NoneType"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            fitted(train=lambda epoch, second=second: TRAIN if epoch == 1 else second)
 
 
 def test_what_else_one_would_pass_is_taken(tmp_path: Path) -> None:
