@@ -389,6 +389,10 @@ def test_what_cannot_learn_is_told_which_losses_can() -> None:
         ("stuck at the mean frame, stopped at epoch 3", "will hardly help (stopped at epoch 3). Try other"),
         ("learned (41 % below mean frame), plateau since epoch 3", "`seqae compare mine`"),
         ("learned (41 % below mean frame)", "`seqae run FILE -p seed=7,8`"),
+        (
+            "learned (41 % below mean frame)",
+            "before a plateau, so more epochs should help: `seqae run FILE -p ",
+        ),
         ("learned recon, little of pred (recon 41 %, pred 9 % below mean frame)", "`seqae run FILE -p seed=7,8`"),
         ("diverged at epoch 3", "`seqae run FILE -p learning_rate=0.0009`"),
     ],
@@ -423,6 +427,7 @@ def test_a_command_is_quoted_for_a_shell() -> None:
 
 
 def test_other_lines_say_nothing_of_what_is_next() -> None:
+    assert "more epochs" not in after("learned (41 % below mean frame), plateau since epoch 3")
     assert after("3.1 times as fast as the LSTMCell loop") == after("") == ""
     assert "learning_rate=" not in after("stuck at the mean frame", learning_rate=None)
 

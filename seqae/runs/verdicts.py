@@ -124,16 +124,21 @@ def next_step(
     if min(p.val_sequences, p.test_sequences) < FEW and not p.clips_digest:
         larger = f"Take a larger scale: {_again(planned, scale='quick')}."
         return f"So few sequences only show that a run works. {larger}{file}"
+    ended, longer = (
+        re.search(r"plateau since epoch \d+|stopped at epoch \d+", verdict),
+        _again(planned, epochs=4 * p.epochs),
+    )
     if verdict.startswith("learned") and not verdict.startswith("learned little"):
         seeds = _again(planned, seed=f"{p.seed + 1},{p.seed + 2}")
         beside = f"Compare it with the other runs of its family: `seqae compare {family}`."
-        return f"{beside} Other seeds show how far its error depends on chance: {seeds}.{file}"
+        falls = "" if ended else f" It ended before a plateau, so more epochs should help: {longer}."
+        return f"{beside}{falls} Other seeds show how far its error depends on chance: {seeds}.{file}"
     others = "a `learning_rate`"
     if tried:
         others = f"other learning rates: {_again(planned, learning_rate=f'{tried[1]},{tried[2]}')}"
-    if ended := re.search(r"plateau since epoch \d+|stopped at epoch \d+", verdict):
+    if ended:
         return f"More epochs alone will hardly help ({ended[0]}). Try {others}.{file}"
-    return f"Train for longer: {_again(planned, epochs=4 * p.epochs)}. Then try {others}.{file}"
+    return f"Train for longer: {longer}. Then try {others}.{file}"
 
 
 _FILE = (
