@@ -145,7 +145,7 @@ def fit(
         state = load_checkpoint(checkpoint.file, stateful, settings)
         state.totals.divide(ranks, accelerator.device)
         if file and (done := len(state.objectives)) >= epochs:
-            told = "%s has %d epochs, and epochs is %d: nothing is left to train; ask for more, or name another file"
+            told = "%s has %d epochs, and epochs is %d: none is left to train; raise epochs, or name another file"
             logging.getLogger("seqae").warning(told, file, done, epochs)
     if checkpoint:
         checkpoint.resume(len(state.objectives))

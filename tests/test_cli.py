@@ -223,10 +223,13 @@ def test_compare_executes_the_notebook_on_the_runs_chosen(project):
 
     run.rendered("cells")  # as seqae run does
     open_run("fam", DEFAULTS, TINY | {"gain": 2}).train()
+    begun = project / "reports" / "fam" / "begun"  # as a run that was killed
+    begun.mkdir()
+    (begun / "run.yaml").write_text((run.folder / "run.yaml").read_text().replace("status: done", "status: running"))
     assert "AssertionError: nothing to compare" in call("compare", "fam", code=1)
     assert "nothing to compare" in page.read_text()
     told = "1; params/fam has 2 files: seqae run params/fam --dry-run, with your --scale and -p, names what is missing"
-    told += "; 1 more, trained without seqae run"
+    told += "; 1 more, trained without seqae run; not finished: begun"
     text = page.read_text().replace("<wbr>", "")
     assert f"<dt>runs finished</dt><dd>{told}</dd>" in text, "a file may make several runs, so these are not 1 of 2"
     seed, code = run.parameters.seed, run.record()["commit"]

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 from distributed import Client, LocalCluster, Security, get_worker
+from distributed.scheduler import KilledWorker
 from test_cli import call
 from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, plan, seqae
 from users import as_nobody, readable  # noqa: F401
@@ -108,6 +110,7 @@ def test_runs_on_workers_elsewhere_over_tls(project):
 KILLS_ITS_WORKER_TWICE = """
 import os, psutil, signal, time
 from pathlib import Path
+from types import SimpleNamespace
 lives = Path({pids!r})
 lives.open("a").write(f"{{os.getpid()}}\\n")
 if len(lives.read_text().splitlines()) <= 2:
@@ -459,7 +462,7 @@ def test_two_users_do_not_share_a_gpu_either(readable, monkeypatch):  # noqa: F8
 @pytest.fixture
 def two_workers():
     """A client of two workers, which are threads of this process."""
-    quiet = {"dashboard_address": None, "worker_dashboard_address": None, "silence_logs": logging.CRITICAL}
+    quiet = {"dashboard_address": ":0", "worker_dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=False, memory_limit=0, **quiet) as made,
         Client(made) as client,
@@ -542,14 +545,40 @@ def test_a_worker_that_does_not_see_the_store_gets_no_run(project, two_workers, 
 @pytest.mark.processes("uname, which Dask asks once")
 def test_a_run_that_is_executed_again_is_told(project, two_workers, monkeypatch):
     planned, said = plan(project, "fam/a.yaml", scale="tiny"), []
-    reasons = iter([dispatch.KILLED, dispatch.STOPPED, "a fault"])
-    monkeypatch.setattr(dispatch, "_outcome", lambda future, item, killed_before: Outcome(item.run, next(reasons), 0.0))
+    reasons = iter([dispatch.LOST, dispatch.STOPPED, "a fault"])
+    monkeypatch.setattr(dispatch, "_outcome", lambda future, item, lost_at: Outcome(item.run, next(reasons), 0.0))
     monkeypatch.setattr(dispatch, "execute", lambda item, per_gpu, mark: None)
     (outcome,) = dispatch.sweep(planned, two_workers, tell=said.append)
     assert outcome.reason == "a fault"
     name = f"fam/{planned[0].run.name}"
-    whys = ["its worker died or was cut off", dispatch.STOPPED]
+    whys = [dispatch.LOST, dispatch.STOPPED]
     assert said == [f"{name}: {why}; it is executed again, from its last checkpoint if it has one" for why in whys]
+
+
+@pytest.mark.processes("uname, which Dask asks once")
+@pytest.mark.parametrize(("epochs", "ends"), [([1, 2, 3, 9], "done"), ([0, 0], "failed"), ([1, 2, 2], "failed")])
+def test_a_run_goes_on_as_long_as_epochs_end_between_the_deaths_of_its_workers(
+    project, two_workers, monkeypatch, epochs, ends
+):
+    planned, said, tries = plan(project, "fam/a.yaml", scale="tiny"), [], project / "tries"
+    log = planned[0].run.folder / "metrics.csv"
+
+    def executed(item, per_gpu, mark):  # and logs so many epochs until its worker dies, or until it is done
+        with tries.open("a") as file:
+            file.write("x")
+        if (epoch := epochs[len(tries.read_text()) - 1]) == 9:
+            return Outcome(item.run, None, 0.0)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(f"{n},1,1.0,val,all,objective,0.5\n" for n in range(1, epoch + 1)))
+        raise KilledWorker("key", SimpleNamespace(address="there"), 0)
+
+    monkeypatch.setattr(dispatch, "execute", executed)
+    monkeypatch.setattr(dispatch, "_as_seen_here", lambda outcome, item: outcome)
+    (outcome,) = dispatch.sweep(planned, two_workers, tell=said.append)
+    assert outcome.reason == (None if ends == "done" else dispatch.KILLED)
+    assert len(tries.read_text()) == len(epochs)
+    assert len(said) == len(epochs) - 1
+    assert planned[0].run.status == ("waiting" if ends == "done" else "failed")
 
 
 @pytest.mark.processes("uname, which Dask asks once")

@@ -289,7 +289,7 @@ def test_resuming_a_finished_run_trains_nothing_and_says_so(tmp_path: Path, capl
     done = fitted(checkpoint=file)
     with caplog.at_level("WARNING", logger="seqae"):
         again = fitted(model_of(seed=99), checkpoint=file)
-    nothing = "nothing is left to train; ask for more, or name another file"
+    nothing = "none is left to train; raise epochs, or name another file"
     assert caplog.messages == [f"{file} has 4 epochs, and epochs is 4: {nothing}"]
     assert again.log.rows == []
     assert equal(again.fitted.weights, done.fitted.weights)

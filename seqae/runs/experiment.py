@@ -20,7 +20,7 @@ from seqae.device import make_accelerator
 from seqae.evaluation import evaluate
 from seqae.metrics import UNITS
 from seqae.objective import Objective
-from seqae.parameters import Parameters
+from seqae.parameters import ParameterError, Parameters
 from seqae.runs import clip_sets, own_models
 from seqae.runs.building import build_model as build_model
 from seqae.runs.building import load_model as load_model
@@ -48,11 +48,20 @@ Resume = Callable[[int], None]
 
 
 def check_parameters(p: Parameters, code: OwnCode | None = None) -> None:
-    """Raise ValueError for what only torch or the model can tell (a frame size that does not fit, an unknown
+    """Raise ParameterError for what only torch or the model can tell (a frame size that does not fit, an unknown
     optimizer or argument).
 
     code: of one's own, which is not built here, see `own_models.check_own`.
     """
+    try:
+        _check(p)
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
+    if code is not None:
+        own_models.check_own(p, code)
+
+
+def _check(p: Parameters) -> None:
     rule = update_rule(p)
     try:
         if p.schedule != "none":
@@ -75,8 +84,6 @@ def check_parameters(p: Parameters, code: OwnCode | None = None) -> None:
         )
     if p.test_data == "official" and _official_file(p).is_file():
         _official_sequences(p)
-    if code is not None:
-        own_models.check_own(p, code)
     if ":" not in p.architecture:
         meta_model(p)
 

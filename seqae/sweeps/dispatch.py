@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Thread
@@ -14,14 +15,18 @@ from distributed import CancelledError, Client, Future, wait
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from seqae.runs import Run, RunError
+from seqae.runs import Run, RunError, progress
 from seqae.stores import StoreError, refresh
 from seqae.sweeps.execution import SHARED_SECONDS, STOPPED, Outcome, execute, record_lost, run_here
 from seqae.sweeps.notebooks import CHECKPOINT_GRACE_SECONDS, StopKernels, stop_kernels
 from seqae.sweeps.planning import BUSY, Planned
 
-KILLED = "its worker process died twice: killed, or out of memory"
-TRIES: Mapping[str | None, int] = {KILLED: 2, STOPPED: 10}  # reason -> executions; 1 for others
+KILLED = (
+    "its worker process died twice and no epoch ended in between: killed, or out of memory; the same command goes on "
+    "from the last checkpoint"
+)
+LOST = "its worker died or was cut off"
+TRIES: Mapping[str | None, float] = {LOST: inf, STOPPED: 10}  # reason -> executions; 1 for others
 BUSY_SECONDS = 2.0  # between two tries of a run that another process trains
 
 
@@ -48,6 +53,7 @@ def sweep(
     """
     running, waiting, outcomes = dict[Future, Planned](), deque(planned), list[Outcome]()
     tried = Counter[tuple[Path, str | None]]()  # executions by the run's folder and the reason why they failed
+    lost_at = dict[Path, int]()  # how many epochs a run had logged when its worker last died
     elsewhere, next_try = list[Planned](), 0.0  # runs that other processes train, and when to try them again
     others = dict[str, str]()  # addresses of workers that get no run, and why
     with _marked(planned) as marks, _cancelled_cleanly(client, running):
@@ -60,15 +66,14 @@ def sweep(
             threads, where = _usable(client, others, running)
             while waiting and len(running) < min(jobs or len(planned), max(1, threads)):
                 item = waiting.popleft()
-                running[
-                    client.submit(execute, item, per_gpu, marks.get(item.run.folder.parents[1]), pure=False, **where)
-                ] = item
+                mark = marks.get(item.run.folder.parents[1])
+                running[client.submit(execute, item, per_gpu, mark, pure=False, **where)] = item
             tick([item.run for item in running.values()])
             with suppress(TimeoutError):
                 wait([*running], timeout=1, return_when="FIRST_COMPLETED") if running else time.sleep(1)
             for future in [future for future in running if future.done()]:
                 item = running.pop(future)
-                outcome = _outcome(future, item, killed_before=tried[item.run.folder, KILLED] > 0)
+                outcome = _outcome(future, item, lost_at)
                 tried[item.run.folder, outcome.reason] += 1
                 if worker := outcome.refused_by:
                     waiting.appendleft(item)
@@ -122,10 +127,11 @@ def _cancelled_cleanly(client: Client, running: Mapping[Future, Planned]) -> Ite
         raise
 
 
-def _outcome(future: Future, item: Planned, *, killed_before: bool) -> Outcome:
+def _outcome(future: Future, item: Planned, lost_at: dict[Path, int]) -> Outcome:
     error = future.exception()
-    if isinstance(error, KilledWorker):
-        return Outcome(item.run, record_lost(item, KILLED) if killed_before else KILLED, 0.0)
+    if isinstance(error, KilledWorker):  # again and again, as on machines that are lent for hours, if it gets on
+        before, lost_at[item.run.folder] = lost_at.get(item.run.folder, -1), (now := _epochs(item))
+        return Outcome(item.run, LOST if now > before else record_lost(item, KILLED), 0.0)
     if error:
         return Outcome(item.run, record_lost(item, str(error)), 0.0)
     outcome = future.result()
@@ -133,11 +139,16 @@ def _outcome(future: Future, item: Planned, *, killed_before: bool) -> Outcome:
     return outcome
 
 
+def _epochs(item: Planned) -> int:
+    with suppress(StoreError):  # the next command reports it
+        refresh(item.run.folder.parents[1], f"{item.run.family}/{item.run.name}")
+    logged = progress(item.run.folder)
+    return logged.epoch if logged else 0
+
+
 def _again(outcome: Outcome) -> str:
-    why = "its worker died or was cut off" if outcome.reason == KILLED else outcome.reason
-    return (
-        f"{outcome.run.family}/{outcome.run.name}: {why}; it is executed again, from its last checkpoint if it has one"
-    )
+    told = f"{outcome.run.family}/{outcome.run.name}: {outcome.reason}; it is executed again"
+    return f"{told}, from its last checkpoint if it has one"
 
 
 def _as_seen_here(outcome: Outcome, item: Planned) -> Outcome:

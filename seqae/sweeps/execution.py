@@ -59,6 +59,7 @@ def execute(item: Planned, per_gpu: int = 1, mark: Path | None = None) -> Outcom
     here = replace(item, run=run_here(item))
     with stoppable(here.run.folder / "notebook.ipynb"):  # also while it reads clips for the first time
         if refusal := _refusal(item, mark):
+            logging.getLogger(RUN_LOG).info("%s/%s: not here, as %s", item.run.family, item.run.name, refusal)
             return Outcome(item.run, refusal, 0.0, get_worker().address)
         return replace(_executed(here, per_gpu), run=item.run)
 
@@ -79,7 +80,8 @@ def _executed(here: Planned, per_gpu: int) -> Outcome:
     except OSError as error:
         reason = f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - began
-    logging.getLogger(RUN_LOG).info("%s: %s, %.0f s", name, f"failed: {reason}" if reason else "done", seconds)
+    ended = f"failed: {reason}" if reason not in (None, BUSY, STOPPED) else reason or "done"
+    logging.getLogger(RUN_LOG).info("%s: %s, %.0f s", name, ended, seconds)
     return Outcome(here.run, reason, seconds)
 
 

@@ -2,13 +2,25 @@
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqae.device import make_accelerator
 from seqae.reports import Facts, comparable_runs, compare, give_pages, render_notebook
-from seqae.runs import Run, family_defaults, introduction, outside_runs, recorded_run, shared_facts, without_effect
+from seqae.runs import (
+    Run,
+    RunError,
+    family_defaults,
+    introduction,
+    outside_runs,
+    read_record,
+    recorded_run,
+    run_status,
+    shared_facts,
+    without_effect,
+)
 from seqae.stores import fetch, project_root
 from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import nearest, parameter_files
@@ -90,13 +102,27 @@ def _how_many(
     count, more = len(done) - len(alone), f"; {len(alone)} more, trained without seqae run" if alone else ""
     missing = ""
     if left:
-        missing = (
-            f" of {len(names)}; not finished: {', '.join(left) if len(left) <= UNFINISHED else dry + ' names them'}"
-        )
+        missing = f" of {len(names)}; {_listed(left, dry)}"
     elif not names and 0 < files != count:
         has = f"{files} files" if files > 1 else "one file"
         missing = f"; params/{family} has {has}: {dry}, with your --scale and -p, names what is missing"
+    if not names and (begun := _begun(store / family)):
+        more += f"; {_listed(begun, 'seqae status')}"
     return f"{count}{missing}{more}", done if mixed or not done else next(iter(compare.groups(done).values()))
+
+
+def _listed(names: Sequence[str], command: str) -> str:
+    return f"not finished: {', '.join(names) if len(names) <= UNFINISHED else f'{command} names them'}"
+
+
+def _begun(folder: Path) -> list[str]:
+    # The runs of a family that are in training, or were interrupted.
+    found = []
+    for file in sorted(folder.glob("*/run.yaml")):
+        with suppress(RunError):  # damaged, as the notebook warns
+            if run_status(file.parent, read_record(file.parent)) in ("running", "interrupted"):
+                found.append(file.parent.name)
+    return found
 
 
 def demo_page(
