@@ -1,7 +1,8 @@
 """Writes the tables and figures of results in README.md and results.md from a store's runs of the family `best`:
 python docs/results.py [STORE], a folder or URL; by default $SEQAE_STORE, else reports/.
 
-README.md has the recipe on full MNIST at scale `cpu`, one run for each seed. results.md has the ablations, of scale
+README.md has the recipe on full MNIST at scale `cpu`, one run for each seed, and so has seqae/reports/hour.csv, which
+reports show beside a run. results.md has the ablations, of scale
 `ablation`, and other values of parameters, of scale `search`, both in the order of val. A run belongs to a scale when
 its data and budget are those of the family's notebook at that scale.
 """
@@ -16,7 +17,7 @@ import pandas as pd
 from seqae import Run, find_runs, resolve
 from seqae.reports import compare
 from seqae.reports.groups import data_and_budget
-from seqae.reports.published import standing
+from seqae.reports.published import hour_results, standing
 from seqae.runs import family_defaults, sample_strips, save_strips
 from seqae.stores import fetch
 from seqae.sweeps.parameter_files import read_yaml
@@ -24,12 +25,15 @@ from seqae.sweeps.parameter_files import read_yaml
 HERE = Path(__file__).parent
 RECIPE = "the recipe"  # the label of its runs
 METRICS = ["mse", "nats_per_frame", "ssim"]
+DIGITS = {"mse": 4, "nats_per_frame": 1, "ssim": 3}  # after the point
 COLUMNS = [(branch, metric) for branch in ("recon", "pred") for metric in METRICS]
 
 
 def results(run: Run) -> pd.DataFrame:
     """A row for each model, a column for each branch and metric."""
-    table = standing(run.test(), run.baselines(), "seqae").assign(model=lambda t: t.model + ", " + t.source)
+    table = standing(run.test(), run.baselines(), "seqae")
+    table = table[~table.model.isin(hour_results().model)]
+    table = table.assign(model=table.model + ", " + table.source)
     return table.pivot_table(index="model", columns="branch", values=METRICS).swaplevel(axis=1)
 
 
@@ -38,7 +42,7 @@ def written(values: pd.Series, column: tuple[str, str]) -> str:
     values = values.dropna()
     if not len(values):
         return "–"
-    form = {"mse": "{:.4f}", "nats_per_frame": "{:.1f}", "ssim": "{:.3f}"}[column[1]]
+    form = f"{{:.{DIGITS[column[1]]}f}}"
     mean, spread = values.mean(), values.std()
     text = form.format(mean) + (f" ± {form.format(spread)}" if len(values) > 1 and spread > 1e-9 else "")
     return text + (f" ({4096 * mean:.1f})" if column[1] == "mse" else "")
@@ -56,6 +60,18 @@ def table(runs: list[Run]) -> str:
         cells = [written(rows[column] if column in rows else pd.Series(dtype=float), column) for column in COLUMNS]
         lines.append(" | ".join(["**seqae**" if name.startswith("seqae") else name, *cells]))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def hour(runs: list[Run]) -> pd.DataFrame:
+    """As `hour_results`, of these runs: means over seeds."""
+    found = pd.concat([standing(run.test(), run.baselines(), "seqae") for run in runs]).query("model == 'seqae'")
+    means = found.groupby("branch", sort=False)[METRICS].mean().iloc[::-1].round(DIGITS).reset_index()
+    tested, seeds = (
+        f"{runs[0].parameters.test_sequences:,} sequences",
+        f"mean of {len(runs)} seeds" if len(runs) > 1 else "one seed",
+    )
+    source = f"--scale cpu, full MNIST, test, {tested}, {seeds}, {runs[-1].record()['ended'][:10]}"
+    return means.assign(model="the recipe, an hour", source=source)[["model", "branch", *METRICS, "source"]]
 
 
 def protocol(runs: list[Run]) -> str:
@@ -130,6 +146,7 @@ if __name__ == "__main__":
     if chosen:
         p = chosen[0].parameters
         save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
+        hour(chosen).to_csv(HERE.parent / "seqae/reports/hour.csv", index=False)
     for page, name, runs_of_it, write in (
         (HERE.parent / "README.md", "results", chosen, lambda runs: f"{table(runs)}\n\n{protocol(runs)}"),
         (HERE / "results.md", "ablation", compared, side_by_side),

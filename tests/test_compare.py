@@ -24,7 +24,7 @@ from seqae.reports import compare, figures, findings, index
 from seqae.reports.findings import comparison_findings, diary_order, which_learn
 from seqae.reports.groups import data_and_budget
 from seqae.reports.index import comparison_data, update_index
-from seqae.reports.published import diary_results, standing
+from seqae.reports.published import diary_results, hour_results, standing
 from seqae.reports.reproduction import rerun_findings
 from seqae.runs import family_defaults, planned_from, records
 from seqae.runs.facts import introduction, shared_facts
@@ -544,6 +544,19 @@ def test_the_published_tables_are_in_the_order_of_val(seeds, tmp_path, written):
     assert rows[1].endswith("| 0.2000 |")
     assert "0.4000" in rows[0], "each seed counts once"
     assert "8 of val and 8 of test of their own" in told
+
+
+def test_what_the_hour_reached_is_the_same_in_readme_and_in_reports(seeds, written):
+    (row,) = re.findall(r"^\| \*\*seqae\*\* \| (.*) \|$", (PROJECT / "README.md").read_text(), re.MULTILINE)
+    hour = hour_results().set_index("branch")
+    shown = [float(cell.split()[0]) for cell in row.split(" | ")]
+    assert shown == [hour.loc[branch, metric] for branch, metric in written.COLUMNS]
+
+    made = written.hour(seeds[:2]).set_index("branch")
+    tests = pd.concat([run.test() for run in seeds[:2]]).query("frame.isna() and metric == 'mse'")
+    assert made.mse.to_dict() == pytest.approx(tests.groupby("branch").value.mean().to_dict(), abs=5.1e-5)
+    assert made.source.str.contains("mean of 2 seeds").all()
+    assert "an hour" not in written.table(seeds[:2]), "README has the runs' own row alone"
 
 
 def test_what_chooses_has_sequences_of_its_own(seeds, tmp_path, written):

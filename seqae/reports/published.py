@@ -14,6 +14,14 @@ def published_results() -> pd.DataFrame:
     return pd.read_csv(str(files("seqae.reports") / "published.csv"), comment="#")
 
 
+def hour_results() -> pd.DataFrame:
+    """What the recipe of the family `best` reached at scale `cpu`, as docs/results.py wrote it, a row for each branch:
+    model, mse (per pixel, on [0, 1]), mse_per_frame and nats_per_frame (sums over 4096 pixels), ssim, source.
+    """
+    table = pd.read_csv(str(files("seqae.reports") / "hour.csv"))
+    return table.assign(mse_per_frame=FRAME_PIXELS * table.mse)
+
+
 def diary_results() -> pd.DataFrame:
     """The diary's 5×6 grid at full size after 200 epochs: task, decoder_input, branch, loss, mse (val, on [0, 1]).
 
@@ -24,8 +32,8 @@ def diary_results() -> pd.DataFrame:
 
 
 def standing(test: pd.DataFrame, levels: pd.DataFrame, name: str = "this run") -> pd.DataFrame:
-    """A run's test metrics among the baselines and the `published_results`, the least squared error first; then those
-    without one, the least cross-entropy first.
+    """A run's test metrics among the baselines, the `published_results` and the `hour_results`, the least squared error
+    first; then those without one, the least cross-entropy first.
 
     test: as `Run.test`, of 64×64 pixels; levels: as `Run.baselines`. Returns one row for each model and branch: mse
     (per pixel, on [0, 1]), mse_per_frame and nats_per_frame (sums over 4096 pixels), ssim, psnr (dB), source (of the
@@ -41,6 +49,7 @@ def standing(test: pd.DataFrame, levels: pd.DataFrame, name: str = "this run") -
     if "bce" in table:
         table["nats_per_frame"] = FRAME_PIXELS * table.bce
     others = published_results().assign(mse=lambda t: t.mse_per_frame / FRAME_PIXELS)
+    others = pd.concat([hour_results(), others])
     table = pd.concat([table, others[others.branch.isin(table.branch)]])
     shown = [*keys[:2], "mse", "mse_per_frame", "nats_per_frame", "ssim", "psnr", "source"]
     return table.reindex(columns=shown).sort_values(["branch", "mse", "nats_per_frame"], ignore_index=True)
