@@ -20,10 +20,10 @@ HIDDEN = -2  # as wide as the LSTM layers: all positions of a convolution's map 
 class Architecture:
     """One row of `ARCHITECTURES`: sizes at 64×64 pixels and width 1.
 
-    hidden, layers: width and number of the LSTM layers. linear: widths of the frame's embedding, ReLU after each.
-    channels, kernel_sizes, strides: of the embedding's convolutions, without padding. A ReLU follows each convolution;
-    relu_last=False omits the last. readout: what the output frame is: the h of the decoder's last layer (`h`), which
-    then has as many units as the frame has pixels, a Linear of it, or the embedding mirrored.
+    hidden, layers: width and number of the LSTM layers. linear: widths of the frame's embedding, ReLU after each; or
+    channels, kernel_sizes, strides: of its convolutions, without padding. The last is HIDDEN. A ReLU
+    follows each convolution; relu_last=False omits the last. readout: what the output frame is: the h of the decoder's
+    last layer (`h`), which then has as many units as the frame has pixels, a Linear of it, or the embedding mirrored.
     hand_over: the decoder gets the encoder's top h alone, as the h of its first layer, or every layer's h and c.
     lstm_kernel_size: of convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep
     (ConvLSTM); None: the LSTMs are fully connected. stack: what builds the recurrent layers. Raises ValueError for a
@@ -43,9 +43,12 @@ class Architecture:
     stack: Callable[..., Any] = LSTMStack
 
     def __post_init__(self) -> None:
+        given = f"channels {self.channels}, linear {self.linear}, readout {self.readout}"
         if (self.channels and self.readout == "h") or (self.readout == "mirror" and not self.embeds):
-            given = f"channels {self.channels}, linear {self.linear}, readout {self.readout}"
             raise ValueError(f"{given}: a mirror needs channels or linear, channels need a mirror or a linear readout")
+        one = not (self.channels and self.linear) and (self.channels or not self.lstm_kernel_size)
+        if not one or (self.channels or self.linear or (HIDDEN,))[-1] != HIDDEN:
+            raise ValueError(f"{given}: give channels, which lstm_kernel_size needs, or linear; the last is HIDDEN")
 
     @property
     def embeds(self) -> bool:

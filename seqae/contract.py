@@ -113,6 +113,5 @@ def _seen(value: Any) -> str:
     if isinstance(value, Mapping):
         return " and ".join(f"{name} {_seen(item)}" for name, item in value.items()) or "an empty dict"
     if isinstance(value, Tensor):
-        shape = tuple(value.shape) or "a scalar"
-        return f"{shape}{'' if value.is_floating_point() else f' of {value.dtype}'}"
+        return f"{tuple(value.shape) or 'a scalar'}{'' if value.is_floating_point() else f' of {value.dtype}'}"
     return str(value) if value is None else f"a {type(value).__name__}"

@@ -37,8 +37,8 @@ def branch_errors(outputs: Mapping[str, BranchOutput], objective: Objective, *, 
     found: BranchMetrics = {}
     for branch, out in outputs.items():
         output, target = unit_frames(out, objective)
-        found[branch] = frame_errors(output, target, out.z if probability else None)
-        found[branch] |= image_quality(output, target) if quality else {}
+        errors = frame_errors(output, target, out.z if probability else None)
+        found[branch] = errors | (image_quality(output, target) if quality else {})
     return found
 
 
@@ -57,9 +57,7 @@ def evaluate(
     check_positive(batch_size=batch_size)
     check_sequences("frames", frames)
     device = next(model.eval().parameters()).device
-    means: dict[str, Tensor] = {}
-    sums: BranchMetrics = {}
-    histograms: dict[str, Tensor] = {}
+    means, histograms, sums = dict[str, Tensor](), dict[str, Tensor](), dict[str, dict[str, Tensor]]()
     # A model may draw random numbers, and may keep tensors: of inference_mode they could not be trained with.
     with seeded(0, device), torch.no_grad():
         for batch in frames.split(batch_size):

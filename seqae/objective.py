@@ -55,10 +55,18 @@ class Objective:
 
 @dataclass(frozen=True)
 class BranchOutput:
-    """z: pre-activations (B, T, H, W), float32. target: true frames (B, T, H, W) in the training range."""
+    """z: pre-activations (B, T, H, W), float32. target: true frames (B, T, H, W) in the training range. Raises
+    ValueError where their shapes differ.
+    """
 
     z: Tensor
     target: Tensor
+
+    def __post_init__(self) -> None:
+        if self.z.shape != self.target.shape:
+            raise ValueError(
+                f"the model puts out {tuple(self.z.shape)}, the true frames are {tuple(self.target.shape)}"
+            )
 
 
 def branch_outputs(net: nn.Module, batch: Tensor, objective: Objective) -> dict[str, BranchOutput]:

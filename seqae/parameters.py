@@ -175,9 +175,6 @@ class Parameters(BaseModel):
     @model_validator(mode="after")
     def _sound(self) -> Self:
         faults = []
-        low, high = self.pixel_range
-        if not low < high:
-            faults.append(f"pixel_range ({low:g}, {high:g}) is empty: give [low, high] with low < high")
         own = [name for name in (self.architecture, self.training_loss) if ":" in name]
         odd = [name for name in (*own, *self.metrics) if not MODULE_NAME.fullmatch(name)]
         faults += [f"{name!r} must be module:name, such as my_models:GRU" for name in odd]

@@ -37,8 +37,10 @@ def check_positive(kind: Any = Integral, /, **named: Any) -> None:
 
 
 def out_of_reach(pixel_range: tuple[float, float], activation: str) -> str:
-    """What is wrong with pixels that lie outside what an activation can output, a sentence; "" if they do not."""
+    """What is wrong with an empty range, or one outside what an activation can output, a sentence; "" if nothing is."""
     (low, high), (least, most) = pixel_range, {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(activation, pixel_range)
+    if not low < high:
+        return f"pixel_range ({low:g}, {high:g}) is empty: give [low, high] with low < high"
     told = f"pixel_range ({low:g}, {high:g}) lies outside what {activation} can output, ({least:g}, {most:g}): "
     return "" if least <= low and high <= most else told + "choose a range inside it, or activation: none"
 

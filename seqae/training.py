@@ -70,7 +70,7 @@ def fit(
     that it draws from torch in training (dropout) are a function of seed, update and rank.
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
     always equally many, as a tensor, which is a new one where anything in it is new (a GPU has a copy), or as `Frames`
-    that are read when a batch indexes them; or a tensor for all epochs. train(1) is called at the start in any case.
+    that are read when a batch indexes them; or a tensor for all epochs. train(1) is called at the start, too.
     val: a tensor of fixed sequences of the same shape. objective: what is trained; the best weights are those with the
     least objective on val. batch_size: sequences in an update. seed: 0 to 2**32 - 1, of the order of sequences and of
     random numbers in training; of the first weights, call torch.manual_seed before the model is built. patience:
@@ -88,7 +88,7 @@ def fit(
     rank), and before val; the checkpoint holds all state of model, optimizer, schedule and scaler, the best weights and
     the totals of the unfinished epoch, which goes on at its next batch. Val is measured in float32, or tf32, whatever
     the precision. A checkpoint of another objective, rule, seed or batch_size, or of fewer or more sequences, is
-    refused; another number of epochs is not. Tensors of sequences are compared by the sum of their pixels, functions by
+    refused; other epochs or metrics are not. Tensors of sequences are compared by the sum of their pixels, functions by
     name: the same pixels in another order, other sequences from a function `train`, or other code of a model, a loss, a
     metric or a function in a schedule, are not noticed (`seqae.runs` compares code, and makes another run of it).
 
@@ -140,7 +140,7 @@ def fit(
     counted = {"updates an epoch": steps, "sequences of train": len(made), "seed": seed, "batch_size": batch_size}
     own = {f"{name} of the model": value for name, value in getattr(model, "checkpoint_settings", {}).items()}
     settings = stateful.settings(objective, rule, **counted, **sums, **own)
-    state = TrainingState(best=_copy(model), settings=settings)
+    state = TrainingState(best=_copy(model.eval()), settings=settings)
     if checkpoint and checkpoint.file.exists():
         state = load_checkpoint(checkpoint.file, stateful, settings)
         state.totals.divide(ranks, accelerator.device)

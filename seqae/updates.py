@@ -97,17 +97,15 @@ def update(
     """Change the weights once. net, batch, factor: as `gradients`. watched: measure the update's size as well.
     differentiate: `gradients`, or what does the same.
     """
-    optimizer, scaler = stateful.optimizer, stateful.scaler
-    parameters = list(stateful.model.parameters())
+    optimizer, scaler, parameters = stateful.optimizer, stateful.scaler, list(stateful.model.parameters())
     before = [w.detach().clone() for w in parameters] if rule.clip_update or watched else []
 
-    def clipped() -> tuple[Gradients, Tensor]:
-        found = differentiate(
-            net, batch, objective=objective, optimizer=optimizer, autocast=autocast, scaler=scaler, factor=factor
-        )
-        return found, clip_gradients(parameters, rule.clip_norm)
+    given = {"objective": objective, "optimizer": optimizer, "autocast": autocast, "scaler": scaler, "factor": factor}
 
-    found, norm = clipped()  # of LBFGS, which asks again, for what is reported alone
+    def clipped() -> tuple[Gradients, Tensor]:
+        return differentiate(net, batch, **given), clip_gradients(parameters, rule.clip_norm)
+
+    found, norm = clipped()  # with LBFGS, which makes gradients of its own, only for what is reported
     if isinstance(optimizer, torch.optim.LBFGS):  # it asks for the batch's loss and gradients up to max_eval times
         optimizer.step(lambda: float(accelerator.reduce(clipped()[0].differentiated, "mean")))
     else:

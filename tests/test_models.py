@@ -57,6 +57,21 @@ def test_a_row_of_parts_that_do_not_go_together_is_refused(row: dict[str, Any]) 
         Architecture(hidden=8, layers=1, **row)
 
 
+MAPS: dict[str, Any] = {"kernel_sizes": (4, 2), "strides": (4, 2), "readout": "mirror"}
+
+
+@pytest.mark.parametrize("row", [
+    MAPS | {"channels": (8, HIDDEN), "linear": (1024, HIDDEN)},
+    MAPS | {"channels": (8, 16)},
+    {"linear": (1024, 8), "readout": "mirror"},
+    {"lstm_kernel_size": 3},
+    {"lstm_kernel_size": 3, "linear": (1024, HIDDEN), "readout": "mirror"},
+])  # fmt: skip
+def test_a_row_of_which_a_part_would_be_left_out_is_refused(row: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="give channels, which lstm_kernel_size needs, or linear; the last is HIDDEN"):
+        Architecture(hidden=8, layers=1, **row)
+
+
 # ---- every architecture in every way with every loss ----
 
 

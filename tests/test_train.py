@@ -292,6 +292,7 @@ def test_resuming_a_finished_run_trains_nothing_and_says_so(tmp_path: Path, capl
     nothing = "none is left to train; raise epochs, or name another file"
     assert caplog.messages == [f"{file} has 4 epochs, and epochs is 4: {nothing}"]
     assert again.log.rows == []
+    assert not again.model.training, "as after training"
     assert equal(again.fitted.weights, done.fitted.weights)
     assert again.fitted == Fitted(again.fitted.weights, 4, None)
     assert repr(again.fitted) == "Fitted(epochs=4, diverged_at=None)", "weights would fill the screen"
@@ -532,6 +533,10 @@ def test_what_fit_is_given_is_looked_at_before_anything_is_trained(given: dict[s
             {"frames": VAL[:, :SEEN]},
             rf"task both after {SEEN} frames needs sequences of {SEEN + 1} or more; not of {SEEN}",
         ),
+        (  # one frame would be compared with all
+            {"frames": VAL[:, : SEEN + 1]},
+            r"the model puts out \(4, 2, 16, 16\), the true frames are \(4, 1, 16, 16\)",
+        ),
     ],
 )
 def test_what_evaluate_is_given_is_looked_at_first(given: dict[str, Any], told: str) -> None:
@@ -585,6 +590,7 @@ def test_choices_that_are_none_of_those_known_are_refused() -> None:
         (lambda: Objective("pred", 6, "mse", "none", reduction="total"), "reduction must be one of mean, sum"),
         (lambda: Objective("pred", 6, "mze", "none"), "loss must be one of mse, bce; not 'mze'"),
         (lambda: Objective("pred", 6, "mse", "sgmoid"), "activation must be one of none, tanh, sigmoid; not 'sgmoid'"),
+        (lambda: Objective("pred", 6, "mse", "none", (1, 0)), r"pixel_range \(1, 0\) is empty: give"),
         (lambda: Objective("pred", 6, "mse", "sigmoid", (0, 255)), r"range \(0, 255\) lies outside what sigmoid can"),
         (lambda: Objective("pred", 6, "mse", "tanh", (-2.0, 1.0)), r"can output, \(-1, 1\): choose a range inside it"),
         (

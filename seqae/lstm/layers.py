@@ -111,8 +111,8 @@ class LSTMStack(nn.Module):
         super().__init__()
         sizes, self.map_size = [input_size, *hidden_sizes], map_size or (1, 1)
         self.positions = self.map_size[0] * self.map_size[1]
-        if len(sizes) < 2 or min(sizes) < 1:
-            raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be 1 or more")
+        if len(sizes) < 2 or min(*sizes, *self.map_size) < 1:
+            raise ValueError(f"input_size {input_size}, hidden_sizes {sizes[1:]}, map_size {map_size}: 1 or more each")
         if (self.positions > 1) if kernel_size is None else (kernel_size < 1 or kernel_size % 2 == 0 or not map_size):
             raise ValueError(f"kernel_size (={kernel_size}) must be odd, with a map_size (={map_size}), or both None")
         if any(size % self.positions for size in sizes):
@@ -224,9 +224,8 @@ def _torch_lstm(x: Tensor | None, own: LayerTensors, steps: int, batch: int) -> 
     weights = [weight_ih, weight_hh, own_bias, torch.zeros_like(own_bias)]
     # Left to itself, autocast would make cuDNN compute in float16, whatever dtype it is set to.
     with torch.autocast(bias.device.type, enabled=False):
-        read = torch.lstm(x.to(weight_hh.dtype), state, weights, True, 1, 0.0, True, False, False)
-    hidden, last_h, last_c = (s.to(bias.dtype) for s in read)
-    return hidden, last_h[0], last_c[0]
+        every, h, c = torch.lstm(x.to(weight_hh.dtype), state, weights, True, 1, 0.0, True, False, False)
+    return every.to(bias.dtype), h[0].to(bias.dtype), c[0].to(bias.dtype)
 
 
 def _check(name: str, tensor: Tensor, device: torch.device, *shape: int | None) -> None:
