@@ -147,6 +147,7 @@ def serve_rank(descriptor: int, parent: int) -> None:
         # gloo on machines with GPUs, too: metrics of val are summed on the CPU.
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         torch.distributed.init_process_group(backend, init_method=where, rank=rank, world_size=count)
+        torch.distributed.all_reduce(torch.zeros(1))  # so that none ends while another one still connects to it
         named = {name: partial(_call, pipe, name) if rank == 0 else lambda *_: None for name in calls}
         result = function(*args, **given, **named)
         answer = pickle.dumps(("done", result if rank == 0 else None))
