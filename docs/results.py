@@ -2,9 +2,9 @@
 python docs/results.py [STORE], a folder or URL; by default $SEQAE_STORE, else reports/.
 
 README.md has the recipe on full MNIST at scale `cpu`, one run for each seed, and so has seqae/reports/hour.csv, which
-reports show beside a run. results.md has the ablations, of scale
-`ablation`, and other values of parameters, of scale `search`, both in the order of val. A run belongs to a scale when
-its data and budget are those of the family's notebook at that scale.
+reports show beside a run. results.md has the ablations, of scale `ablation`, and other values of parameters, of scale
+`search`, both in the order of val. A run belongs to a scale when its data and budget are those of the family's notebook
+at that scale.
 """
 
 import math
@@ -66,11 +66,9 @@ def hour(runs: list[Run]) -> pd.DataFrame:
     """As `hour_results`, of these runs: means over seeds."""
     found = pd.concat([standing(run.test(), run.baselines(), "seqae") for run in runs]).query("model == 'seqae'")
     means = found.groupby("branch", sort=False)[METRICS].mean().iloc[::-1].round(DIGITS).reset_index()
-    tested, seeds = (
-        f"{runs[0].parameters.test_sequences:,} sequences",
-        f"mean of {len(runs)} seeds" if len(runs) > 1 else "one seed",
-    )
-    source = f"--scale cpu, full MNIST, test, {tested}, {seeds}, {runs[-1].record()['ended'][:10]}"
+    seeds = f"mean of {len(runs)} seeds" if len(runs) > 1 else "one seed"
+    tested = f"test, {runs[0].parameters.test_sequences:,} sequences"
+    source = f"--scale cpu, full MNIST, {tested}, {seeds}, {runs[-1].record()['ended'][:10]}"
     return means.assign(model="the recipe, an hour", source=source)[["model", "branch", *METRICS, "source"]]
 
 

@@ -21,9 +21,9 @@ class Architecture:
     """One row of `ARCHITECTURES`: sizes at 64×64 pixels and width 1.
 
     hidden, layers: width and number of the LSTM layers. linear: widths of the frame's embedding, ReLU after each; or
-    channels, kernel_sizes, strides: of its convolutions, without padding. The last is HIDDEN. A ReLU
-    follows each convolution; relu_last=False omits the last. readout: what the output frame is: the h of the decoder's
-    last layer (`h`), which then has as many units as the frame has pixels, a Linear of it, or the embedding mirrored.
+    channels, kernel_sizes, strides: of its convolutions, without padding. The last width is HIDDEN. A ReLU follows each
+    convolution; relu_last=False omits the last. readout: what the output frame is: the h of the decoder's last layer
+    (`h`), which then has as many units as the frame has pixels, a Linear of it, or the embedding mirrored.
     hand_over: the decoder gets the encoder's top h alone, as the h of its first layer, or every layer's h and c.
     lstm_kernel_size: of convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep
     (ConvLSTM); None: the LSTMs are fully connected. stack: what builds the recurrent layers. Raises ValueError for a

@@ -110,7 +110,6 @@ def test_runs_on_workers_elsewhere_over_tls(project):
 KILLS_ITS_WORKER_TWICE = """
 import os, psutil, signal, time
 from pathlib import Path
-from types import SimpleNamespace
 lives = Path({pids!r})
 lives.open("a").write(f"{{os.getpid()}}\\n")
 if len(lives.read_text().splitlines()) <= 2:

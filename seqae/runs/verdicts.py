@@ -124,10 +124,8 @@ def next_step(
     if min(p.val_sequences, p.test_sequences) < FEW and not p.clips_digest:
         larger = f"Take a larger scale: {_again(planned, scale='quick')}."
         return f"So few sequences only show that a run works. {larger}{file}"
-    ended, longer = (
-        re.search(r"plateau since epoch \d+|stopped at epoch \d+", verdict),
-        _again(planned, epochs=4 * p.epochs),
-    )
+    ended = re.search(r"plateau since epoch \d+|stopped at epoch \d+", verdict)
+    longer = _again(planned, epochs=4 * p.epochs)
     if verdict.startswith("learned") and not verdict.startswith("learned little"):
         seeds = _again(planned, seed=f"{p.seed + 1},{p.seed + 2}")
         beside = f"Compare it with the other runs of its family: `seqae compare {family}`."

@@ -130,7 +130,8 @@ def _cancelled_cleanly(client: Client, running: Mapping[Future, Planned]) -> Ite
 def _outcome(future: Future, item: Planned, lost_at: dict[Path, int]) -> Outcome:
     error = future.exception()
     if isinstance(error, KilledWorker):  # again and again, as on machines that are lent for hours, if it gets on
-        before, lost_at[item.run.folder] = lost_at.get(item.run.folder, -1), (now := _epochs(item))
+        before, now = lost_at.get(item.run.folder, -1), _epochs(item)
+        lost_at[item.run.folder] = now
         return Outcome(item.run, LOST if now > before else record_lost(item, KILLED), 0.0)
     if error:
         return Outcome(item.run, record_lost(item, str(error)), 0.0)
