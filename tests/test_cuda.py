@@ -55,7 +55,8 @@ def guard() -> Path:
     if compiler is None or sys.platform != "linux":
         pytest.skip("a C++ compiler on Linux makes torch believe in a GPU; here is none")
     source, where = HERE / "cuda_guard.cpp", Path(importlib.util.find_spec("torch").origin).parent  # type: ignore[union-attr,arg-type]
-    digest = hashlib.sha256(f"{source.read_text()}{torch.__version__}{compiler}".encode()).hexdigest()[:16]
+    # The path is part of it: the library finds torch where it lay when it was compiled.
+    digest = hashlib.sha256(f"{source.read_text()}{torch.__version__}{where}{compiler}".encode()).hexdigest()[:16]
     built = cache_folder() / f"cuda-guard-{digest}.so"
     if not built.exists():
         built.parent.mkdir(parents=True, exist_ok=True)
