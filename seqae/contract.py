@@ -56,9 +56,8 @@ def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autoca
     Weights, buffers and random numbers are afterwards what they were. Raises ContractError, a sentence.
     """
     told = f"model {type(model).__name__}"
-    if isinstance(model, SequenceAutoencoder) and model.activation != objective.activation:
-        both = f"activation {model.activation}, and the objective has {objective.activation}"
-        raise ContractError(f"{told} has {both}: give both the same, as decoders may read what it makes")
+    if isinstance(model, SequenceAutoencoder) and (has := model.activation) != (wanted := objective.activation):
+        raise ContractError(f"{told} has activation {has}, the objective {wanted}: give both the same")
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ContractError(f"{told} has no weights that can be trained")
     kept = {name: value.clone() for name, value in model.named_buffers()}  # statistics of normalisation layers

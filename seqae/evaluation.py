@@ -56,7 +56,7 @@ def evaluate(
     """
     check_positive(batch_size=batch_size)
     check_sequences("frames", frames)
-    device = next(model.eval().parameters()).device
+    device = next((weight.device for weight in model.eval().parameters()), torch.device("cpu"))
     means, histograms, sums = dict[str, Tensor](), dict[str, Tensor](), dict[str, dict[str, Tensor]]()
     # A model may draw random numbers, and may keep tensors: of inference_mode they could not be trained with.
     with seeded(0, device), torch.no_grad():
@@ -106,7 +106,7 @@ def predict(
     activation, pixel_range: as in the model's `Objective`. The model is left in evaluation mode. Raises ValueError for
     frames of another kind.
     """
-    device = next(model.eval().parameters()).device
+    device = next((weight.device for weight in model.eval().parameters()), torch.device("cpu"))
     with seeded(0, device), torch.no_grad():  # as in `evaluate`
         outputs = model(seen_frames(torch.as_tensor(frames, device=device), pixel_range))
     return {b: output_frames(z.float(), activation, pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}

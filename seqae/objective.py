@@ -22,8 +22,9 @@ class Objective:
     recon_weight: with two branches, recon_weight · recon + pred. reduction: whether the gradient is that of the loss's
     mean over sequences, frames and pixels, or of its sum; the mean is what is reported, in both cases. metrics:
     functions of your own, by name, which `evaluate` measures. Raises ValueError for other names, for metrics named as
-    one that is measured anyway (`seqae.metrics.TAKEN`), for frames_in below 1, for `bce` with another activation than
-    sigmoid or on another range than (0, 1), and for a range outside what the activation can output.
+    one that is measured anyway (`seqae.metrics.TAKEN`), for frames_in below 1, for a recon_weight of 0 or less, for
+    `bce` with another activation than sigmoid or on another range than (0, 1), and for a range outside what the
+    activation can output.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Objective:
     def __post_init__(self) -> None:
         check_choice("task", self.task, BRANCHES)
         check_positive(frames_in=self.frames_in)
+        check_positive((int, float), recon_weight=self.recon_weight)
         check_choice("reduction", self.reduction, ("mean", "sum"))
         check_choice("activation", self.activation, ACTIVATIONS)
         if not callable(self.loss):
@@ -64,9 +66,7 @@ class BranchOutput:
 
     def __post_init__(self) -> None:
         if self.z.shape != self.target.shape:
-            raise ValueError(
-                f"the model puts out {tuple(self.z.shape)}, the true frames are {tuple(self.target.shape)}"
-            )
+            raise ValueError(f"the output is {tuple(self.z.shape)}, the true frames are {tuple(self.target.shape)}")
 
 
 def branch_outputs(net: nn.Module, batch: Tensor, objective: Objective) -> dict[str, BranchOutput]:

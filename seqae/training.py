@@ -70,11 +70,10 @@ def fit(
     that it draws from torch in training (dropout) are a function of seed, update and rank.
     train: train(epoch), for epochs 1, 2, …, returns that epoch's sequences, uint8 (N, frames_in + frames_out, H, W),
     always equally many, as a tensor, which is a new one where anything in it is new (a GPU has a copy), or as `Frames`
-    that are read when a batch indexes them; or a tensor for all epochs. train(1) is called at the start, too.
-    val: a tensor of fixed sequences of the same shape. objective: what is trained; the best weights are those with the
-    least objective on val. batch_size: sequences in an update. seed: 0 to 2**32 - 1, of the order of sequences and of
-    random numbers in training; of the first weights, call torch.manual_seed before the model is built. patience:
-    training ends after so many epochs without a gain of 1 % on val.
+    that are read when a batch indexes them; or a tensor for all epochs. Resumed training calls train(1) first, too.
+    val: a tensor of fixed sequences of the same shape. objective: what is trained. batch_size: sequences in an update.
+    seed: modulo 2**32, of the order of sequences and of random numbers in training; of the first weights, call
+    torch.manual_seed before the model is built. patience: training ends after so many epochs without 1 % gain on val.
 
     record(table, rows) is called with each epoch's rows. `metrics`: epoch, step, seconds, split, branch, metric, value,
     with units as in `seqae.metrics.UNITS`; on val also `preactivation_min` and `preactivation_max`, the least and the
@@ -101,14 +100,15 @@ def fit(
     bar goes to stderr; TQDM_DISABLE=1 in the environment, set before Python starts, hides it.
 
     Every rank of `runs.ranks.launch` calls this, and all train one model: each takes its share of every batch and of
-    val, gradients and numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do
-    nothing in the other ranks. Signals go to the launcher, which stops the ranks; their checkpoints are those of whole
-    epochs. Raises ValueError for a device, a precision or a checkpoint that cannot be used, and for a model that is not
-    what `seqae.contract` says.
+    val, numbers are those of the whole, and rank 0 writes the checkpoint. record and resume must do nothing in other
+    ranks. The launcher stops the ranks at a signal; their checkpoints are of whole epochs. Raises ValueError for a
+    device, a precision or a checkpoint that cannot be used, and for a model that is not what `seqae.contract` says.
     """
     given = {nn.Module: model, Callable: record, Objective: objective, UpdateRule: rule}
     check_kinds(given | ({} if checkpoint is None else {Checkpointing: checkpoint}))
     check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
+    if not hasattr(seed, "__index__"):
+        raise ValueError(f"seed must be a whole number; not {seed!r}")
     keep_freed_memory()
     accelerator = make_accelerator(device=str(device))
     draw = train if callable(train) else lambda epoch: train
@@ -116,7 +116,7 @@ def fit(
     check_sequences("val", val, (sample := first_and_last("train", made)).shape[1:])
     if val.max() == 1:
         logging.getLogger("seqae").warning("val has pixels 0 and 1 alone, of 0–255: nearly black; 255 * val is white")
-    ranks, steps, seed = accelerator.num_processes, -(-len(made) // batch_size), seed % 2**32  # times 1e9, 64 bits
+    ranks, steps, seed = accelerator.num_processes, -(-len(made) // batch_size), int(seed) % 2**32  # 64 bits
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
@@ -161,7 +161,7 @@ def fit(
             epoch = (done := len(state.objectives)) + 1
             if patience and done and done - plateau_begins(state.objectives) >= patience:
                 break
-            if (new := draw(epoch)) is not made:
+            if epoch > 1 and (new := draw(epoch)) is not made:
                 sample, before = first_and_last(f"train({epoch})", new), (len(made), *sample.shape[1:])
                 if (now := (len(new), *sample.shape[1:])) != before:
                     raise ValueError(f"train({epoch}) has sequences {now}, not {before} as the epoch before")

@@ -459,6 +459,16 @@ def test_train_may_be_a_tensor_and_has_equally_many_sequences_in_every_epoch() -
             fitted(train=lambda epoch, second=second: TRAIN if epoch == 1 else second)
 
 
+def test_a_function_is_asked_once_for_an_epoch_and_for_the_first_one_where_training_resumes(tmp_path: Path) -> None:
+    asked: list[int] = []
+    given: dict[str, Any] = {"train": lambda epoch: (asked.append(epoch), endless(epoch))[1]}
+    fitted(epochs=2, checkpoint=tmp_path / "state.pt", **given)
+    assert asked == [1, 2]
+    asked.clear()
+    fitted(epochs=3, checkpoint=tmp_path / "state.pt", **given)
+    assert asked == [1, 3]
+
+
 def test_what_else_one_would_pass_is_taken(tmp_path: Path) -> None:
     plain = fitted().log.curve("val", "objective")
     given: Any = {"device": torch.device("cpu"), "checkpoint": str(tmp_path / "state.pt")}
@@ -506,9 +516,10 @@ RATE = optimizer_factory("Adam", learning_rate=0.01)
         *(({name: 0}, f"{name} {WHOLE} 0") for name in ("batch_size", "epochs", "patience")),
         ({"epochs": -1}, f"epochs {WHOLE} -1"),
         ({"epochs": 1.5}, f"epochs {WHOLE} 1.5"),
+        *(({"seed": seed}, f"seed must be a whole number; not {seed!r}") for seed in (1.5, "6", None)),
         (
             {"model": model_of(activation="sigmoid"), "objective": OBJECTIVE},
-            "activation sigmoid, and the objective has",
+            "activation sigmoid, the objective ",
         ),
     ],
 )
@@ -535,7 +546,7 @@ def test_what_fit_is_given_is_looked_at_before_anything_is_trained(given: dict[s
         ),
         (  # one frame would be compared with all
             {"frames": VAL[:, : SEEN + 1]},
-            r"the model puts out \(4, 2, 16, 16\), the true frames are \(4, 1, 16, 16\)",
+            r"the output is \(4, 2, 16, 16\), the true frames are \(4, 1, 16, 16\)",
         ),
     ],
 )
@@ -589,6 +600,10 @@ def test_choices_that_are_none_of_those_known_are_refused() -> None:
         (lambda: Objective("predict", 6, "mse", "none"), "task must be one of recon, recon_ordered, pred, both"),
         (lambda: Objective("pred", 6, "mse", "none", reduction="total"), "reduction must be one of mean, sum"),
         (lambda: Objective("pred", 6, "mze", "none"), "loss must be one of mse, bce; not 'mze'"),
+        *(
+            (lambda w=w: trains(recon_weight=w), f"recon_weight must be a number above 0; not {w}")
+            for w in (-1, math.nan)
+        ),
         (lambda: Objective("pred", 6, "mse", "sgmoid"), "activation must be one of none, tanh, sigmoid; not 'sgmoid'"),
         (lambda: Objective("pred", 6, "mse", "none", (1, 0)), r"pixel_range \(1, 0\) is empty: give"),
         (lambda: Objective("pred", 6, "mse", "sigmoid", (0, 255)), r"range \(0, 255\) lies outside what sigmoid can"),
@@ -619,6 +634,7 @@ def test_settings_of_ones_own_model_are_compared_whatever_they_are_called(tmp_pa
 
 def test_any_whole_number_is_a_seed() -> None:
     assert fitted(seed=2**40 + 7).log.numbers() == fitted(seed=7).log.numbers()
+    assert fitted(seed=np.int32(7)).log.numbers() == fitted(seed=7).log.numbers()
 
 
 def test_masks_of_0_and_1_are_warned_of_as_they_are_nearly_black(caplog: pytest.LogCaptureFixture) -> None:
@@ -1208,6 +1224,18 @@ def test_evaluate_by_hand_whatever_the_batches() -> None:
         expected = 0.5 * binary_cross_entropy(outputs["recon"], targets["recon"]).mean()
         expected += binary_cross_entropy(outputs["pred"], targets["pred"]).mean()
         assert float(found.objective) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_baseline_without_weights_is_measured_and_predicts() -> None:
+    class LastFrame(torch.nn.Module):
+        def forward(self, frames: Tensor, truth: Any = None) -> dict[str, Tensor]:
+            return {"pred": frames[:, -1:].expand(-1, FUTURE, -1, -1)}
+
+    found = evaluate(LastFrame(), VAL, 4, Objective("pred", SEEN, "mse", "none")).errors["pred"]["mse"]
+    error = (VAL[:, SEEN:] / 255 - VAL[:, SEEN - 1 : SEEN] / 255).square().mean((0, 2, 3))
+    assert found.tolist() == pytest.approx(error.tolist(), rel=1e-5)
+    output = predict(LastFrame(), VAL[:, :SEEN], activation="none", pixel_range=(0.0, 1.0))["pred"]
+    assert torch.allclose(output, (VAL[:, SEEN - 1 : SEEN] / 255).expand_as(output))
 
 
 def test_evaluation_changes_nothing() -> None:
