@@ -194,17 +194,19 @@ def _with_shorter(item: Planned, finished: Callable[[Path], Mapping[str, Sequenc
 
 
 def _edit_notes(planned: Iterable[Planned]) -> Iterable[str]:
-    reached: dict[str, dict[str, Any]] = {}
+    edited, reached = defaultdict[str, dict[str, Any]](dict), defaultdict[str, set[str]](set)
     for item in planned:
-        p = item.run.parameters
-        idle = unused(p, item.run.family)
+        p, family = item.run.parameters, item.run.family
+        idle = unused(p, family)
         used = {k: v for k, v in item.edits.items() if k not in idle}
-        edits = {k: v for k, v in used.items() if item.given.get(k) == v or getattr(p, k) == v}
-        reached.setdefault(item.run.family, {}).update(edits)
-    for family, edits in reached.items():
-        if edits:
-            listed = ", ".join(f"{key} {public_url(str(value))}" for key, value in edits.items())
+        edited[family] |= used
+        reached[family] |= {k for k, v in used.items() if item.given.get(k) == v or getattr(p, k) == v}
+    for family, edits in edited.items():
+        told = {key: f"{key} {public_url(str(value))}" for key, value in edits.items()}
+        if listed := ", ".join(text for key, text in told.items() if key in reached[family]):
             yield f"seqae: {family}.ipynb is edited; all runs whose scale or file sets no other value have: {listed}"
+        if listed := ", ".join(text for key, text in told.items() if key not in reached[family]):
+            yield f"seqae: {family}.ipynb is edited, but no run here has {listed}: scale, file or -p set another value"
 
 
 def _model_notes(planned: Iterable[Planned]) -> Iterable[str]:
