@@ -177,7 +177,7 @@ def load_checkpoint(file: Path, stateful: Stateful, settings: Mapping[str, Any] 
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())[:200]
+        told = " ".join(str(error).split()[:40])
         raise ValueError(f"{file} is of another run ({name}: {told}): {ANEW}") from error
     if other:
         raise ValueError(f"{file} was trained with {'; '.join(other)}: {ANEW}")

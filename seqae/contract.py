@@ -20,6 +20,7 @@ not clipped; it returns (B, T), one value for each frame. It may have the attrib
 `more_is_better`.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -68,6 +69,13 @@ def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autoca
             with torch.set_grad_enabled(training):
                 net = model.train(training)
                 _check_pass(f"{told} in training" if training else told, net, frames, targets, objective, autocast)
+
+    def last(first: Tensor) -> list[Tensor]:  # what is put out for the last sequence, beside this first one
+        with seeded(0, batch.device), torch.no_grad():
+            return [z[-1] for z in model.eval()(torch.cat([first, frames[1:]])[:, : objective.frames_in]).values()]
+
+    if not all(map(torch.allclose, last(frames[:1]), last(sum(objective.pixel_range) - frames[:1]))):
+        logging.getLogger("seqae").warning("%s mixes a batch's sequences: LSTMs read (T, B, D), or batch_first", told)
     for name, value in model.named_buffers():
         value.copy_(kept.get(name, value))
 

@@ -16,7 +16,7 @@ from seqae.tasks import FRAME_SIZES, check_choice, check_positive
 SPLITS = ("train", "val", "test")
 STEP = 0.1  # the paper's speed of a digit: the share of the free canvas, frame minus digit, that it crosses in a frame
 CHUNK = 32  # sequences drawn at a time: 2.6 MB at 64×64, which stays in the processor's cache
-BACK = "scale those in [0, 1] back, (255 * frames).round().to(torch.uint8)"
+BACK = "scale those in [0, 1] back, (255 * frames).round().to(torch.uint8), others to [0, 1] first"
 FAR = 100  # indices further apart than this get a generator each: cheaper than the random numbers between them
 
 
@@ -139,7 +139,7 @@ def check_sequences(name: str, frames: Any, shape: tuple[int, ...] | None = None
         wanted = ", ".join(map(str, ("N", *(shape or ("frames_in + frames_out", "H", "W")))))
         seen = f"{tuple(frames.shape)} of {frames.dtype}" if hasattr(frames, "dtype") else f"a {type(frames).__name__}"
         array, several = isinstance(frames, np.ndarray), hasattr(frames, "__iter__") and not hasattr(frames, "dtype")
-        remedy = ": torch.cat or torch.stack makes one" if several else ": torch.from_numpy makes one" * array
+        remedy = ": torch.cat or torch.stack of them makes one" if several else ": torch.from_numpy makes one" * array
         remedy = f": {'torch.from_numpy(frames), then ' * array}{BACK}" if "float" in seen else remedy
         raise ValueError(f"{name} must be a torch.uint8 tensor ({wanted}), 0–255, N >= 1; not {seen}{remedy}")
 

@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import escape
 from os import environ, fsync, getpid
 from os.path import expanduser, expandvars
 from pathlib import Path
@@ -24,7 +23,7 @@ def whole(file: Path) -> Iterator[Path]:
     Yields the temporary file to write. It is renamed to `file` at the end, or removed after an error. Its name begins
     with a dot, ends with the suffix of `file` and is unique for each process and thread, so several may write at once;
     the last one wins. Its mode is that of any new file, whatever the writer's library chose. A killed process leaves it
-    behind; see `remove_leftovers`.
+    behind; see `runs.locks.remove_leftovers`.
     """
     temporary = file.with_name(f".{file.name}.{getpid()}-{get_ident()}{file.suffix}")
     try:
@@ -38,17 +37,6 @@ def whole(file: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def remove_leftovers(*written: Path) -> None:
-    """Remove the temporary files that killed processes left when they wrote these files with `whole`.
-
-    Call it only under a lock that keeps others from writing these files: it removes their temporary files, too.
-    """
-    for file in written:
-        # The first is the name of temporary files until November 2026.
-        for left in (file.with_name(f".{file.name}"), *file.parent.glob(f".{escape(file.name)}.*")):
-            left.unlink(missing_ok=True)
 
 
 def expanded(path: str) -> str:

@@ -6,7 +6,6 @@ what is handed to the decoders and what they read. The LSTMs themselves are in `
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -48,7 +47,7 @@ class SequenceAutoencoder(nn.Module):
         check_choice("decoder_input", decoder_input, DECODER_INPUTS)
         check_choice("activation", activation, ACTIVATIONS)
         check_positive(hidden=hidden, layers=layers, frames_in=frames_in, frames_out=frames_out)
-        check_positive(Real, gain=gain, width=width)
+        check_positive(float, gain=gain, width=width)
         row = ARCHITECTURES[architecture]
         self.row, self.activation, self.gain, self.decoder_input = row, activation, gain, decoder_input
         self.task, self.recon_truth = task, recon_truth
@@ -142,8 +141,8 @@ class SequenceAutoencoder(nn.Module):
         wanted = (self.steps["recon"], *self.frame_shape)
         if frames.shape[1:] != wanted or not frames.is_floating_point():
             reads = "this model reads floats (batch, {}, {}, {})".format(*wanted)
-            told = f"frames have shape {tuple(frames.shape)} of {frames.dtype}; {reads}"
-            raise ValueError(f"{told}: seqae.evaluation.seen_frames scales those of uint8")
+            scales = ": seqae.evaluation.seen_frames scales those of uint8" * (frames.dtype == torch.uint8)
+            raise ValueError(f"frames have shape {tuple(frames.shape)} of {frames.dtype}; {reads}{scales}")
         seen = frames.transpose(0, 1).flatten(2)
         return seen, self.encoder(self._embed(seen))[1]
 

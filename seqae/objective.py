@@ -39,7 +39,7 @@ class Objective:
     def __post_init__(self) -> None:
         check_choice("task", self.task, BRANCHES)
         check_positive(frames_in=self.frames_in)
-        check_positive((int, float), recon_weight=self.recon_weight)
+        check_positive(float, recon_weight=self.recon_weight)
         check_choice("reduction", self.reduction, ("mean", "sum"))
         check_choice("activation", self.activation, ACTIVATIONS)
         if not callable(self.loss):

@@ -1,7 +1,7 @@
 """Tasks, branches, decoder inputs and activations: the one list of each, and the targets of each branch; sizes."""
 
 from collections.abc import Collection
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:  # parameters are checked without importing torch
@@ -28,11 +28,12 @@ def check_choice(name: str, value: object, known: Collection[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, known))}; not {value!r}")
 
 
-def check_positive(kind: Any = Integral, /, **named: Any) -> None:
-    """Raise ValueError unless each of these arguments is None or a number above 0, whole where `kind` is Integral."""
+def check_positive(kind: type = int, /, **named: Any) -> None:
+    """Raise ValueError unless each of these arguments is None or a number above 0, whole where `kind` is int."""
+    number: Any = Integral if kind is int else Real
     for name, value in named.items():
-        if value is not None and not (isinstance(value, kind) and value > 0):
-            allowed = "a whole number, 1 or more" if kind is Integral else "a number above 0"
+        if value is not None and not (isinstance(value, number) and value > 0):
+            allowed = "a whole number, 1 or more" if kind is int else "a number above 0"
             raise ValueError(f"{name} must be {allowed}; not {value!r}")
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from seqae.capture import CapturedGradients, can_capture
 from seqae.checkpoint import Checkpointing, EpochTotals, Stateful, TrainingState, load_checkpoint, save_checkpoint
 from seqae.contract import check_contract, check_kinds
-from seqae.data import Frames, check_sequences, first_and_last
+from seqae.data import BACK, Frames, check_sequences, first_and_last
 from seqae.device import keep_freed_memory, make_accelerator, mixed_precision, resident
 from seqae.evaluation import Evaluation, evaluate
 from seqae.metrics import HISTOGRAM_CENTRES
@@ -114,8 +114,8 @@ def fit(
     draw = train if callable(train) else lambda epoch: train
     made = draw(1)
     check_sequences("val", val, (sample := first_and_last("train", made)).shape[1:])
-    if val.max() == 1:
-        logging.getLogger("seqae").warning("val has pixels 0 and 1 alone, of 0–255: nearly black; 255 * val is white")
+    if dark := " and ".join(k for k, t in (("train", made), ("val", val)) if isinstance(t, Tensor) and t.max() <= 1):
+        logging.getLogger("seqae").warning("%s: no pixel above 1, of 0–255, is black, or nearly: %s", dark, BACK)
     ranks, steps, seed = accelerator.num_processes, -(-len(made) // batch_size), int(seed) % 2**32  # 64 bits
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)
@@ -176,11 +176,10 @@ def fit(
                 # DDP averages gradients over the ranks, so each takes `ranks` times its part of the mean or the sum. A
                 # rank's own sum is that of its sequences; one that counts nothing has share 0.
                 factor = ranks * (share if objective.reduction == "mean" else float(share > 0))
-                last = state.step + 1 == epoch * steps
                 torch.manual_seed((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
                 result = update(
                     net, stateful, batch, objective=objective, rule=rule, autocast=autocast, factor=factor,
-                    accelerator=accelerator, watched=last, differentiate=differentiate,
+                    accelerator=accelerator, watched=state.step + 1 == epoch * steps, differentiate=differentiate,
                 )  # fmt: skip
                 part = len(indices) / len(frames)
                 _add(state.totals, result, part * share)

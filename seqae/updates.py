@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from accelerate import Accelerator
@@ -38,7 +37,7 @@ class UpdateRule:
 
     def __post_init__(self) -> None:
         check_choice("schedule_per", self.schedule_per, ("epoch", "update"))
-        check_positive(Real, clip_norm=self.clip_norm, clip_update=self.clip_update)
+        check_positive(float, clip_norm=self.clip_norm, clip_update=self.clip_update)
         for name, of in (("optimizer", "weights"), ("schedule", "optimizer")):
             if not callable(given := getattr(self, name)):
                 raise ValueError(f"{name} must be a function that makes it, lambda {of}: …; not {type(given).__name__}")

@@ -155,6 +155,16 @@ def test_a_loss_of_ones_own_is_trained_and_its_shape_is_checked() -> None:
             trained(seeded_model(), loss=wrong)
 
 
+def test_a_model_whose_output_depends_on_the_other_sequences_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = seeded_model()
+    trained(model, epochs=1)
+    assert not caplog.records  # though it has a normalisation and draws random numbers
+    model.gru.batch_first = False  # then the sequences are its steps
+    trained(model, epochs=1)
+    told = "model Forecaster mixes a batch's sequences: LSTMs read (T, B, D), or batch_first"
+    assert [record.message for record in caplog.records] == [told]
+
+
 def test_the_check_computes_a_loss_as_training_does_outside_autocast() -> None:
     seen: list[bool] = []
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seqae.files import cache_folder, remove_leftovers, replace_text, whole
+from seqae.files import cache_folder, replace_text, whole
 from seqae.runs.git import run_git
+from seqae.runs.locks import remove_leftovers
 from seqae.stores import public_url, store_folder, store_location
 
 

@@ -523,8 +523,10 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
             lambda: MAPS.unroll(None, Feedback(torch.ones(8, 8)), steps=2),
             r"maps \(of \(2, 2\)\) can feed back h itself only",
         ),
-        (lambda: LSTMStack(3, []), r"hidden_sizes \[\], .*: 1 or more each"),
-        (lambda: LSTMStack(4, [4], kernel_size=3, map_size=(0, 2)), r"map_size \(0, 2\): 1 or more each"),
+        (lambda: LSTMStack(3, []), r"hidden_sizes \[\], .*: whole numbers, 1 or more each, hidden_sizes a list"),
+        (lambda: LSTMStack(3, 4), r"hidden_sizes 4, .*: whole numbers, .* hidden_sizes a list"),  # type: ignore[arg-type]
+        (lambda: LSTMStack(3, [4.0]), r"hidden_sizes \[4.0\], .*: whole numbers"),  # type: ignore[list-item]
+        (lambda: LSTMStack(4, [4], kernel_size=3, map_size=(0, 2)), r"map_size \(0, 2\): whole numbers, 1 or more"),
         (lambda: LSTMStack(0, [4]), "input_size 0, "),
     ],
 )

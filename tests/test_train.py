@@ -250,7 +250,8 @@ def test_a_resumed_run_is_the_unbroken_run(
         ("adam", "none", same, {"precision": "fp16", "objective": trains("mse", (0, 1), 1e3, "sum")}),
     ],
 )
-@pytest.mark.parametrize(("number", "training", "call"), [(signal.SIGTERM, True, 5), (signal.SIGINT, False, 2)])
+# The check before training makes three calls in evaluation mode.
+@pytest.mark.parametrize(("number", "training", "call"), [(signal.SIGTERM, True, 5), (signal.SIGINT, False, 4)])
 def test_asked_to_stop_it_goes_on_with_the_next_update(
     tmp_path: Path, optimizer: str, schedule: str, train: Any, more: Any, number: int, training: bool, call: int
 ) -> None:
@@ -493,7 +494,7 @@ RATE = optimizer_factory("Adam", learning_rate=0.01)
             {"train": TRAIN.numpy() / 255},
             rf"train {SHAPE}\(10, 5, 16, 16\) of float64: torch.from_numpy.*then scale",
         ),
-        ({"train": [*TRAIN]}, f"train {SHAPE}a list: torch.cat or torch.stack makes one$"),
+        ({"train": [*TRAIN]}, f"train {SHAPE}a list: torch.cat or torch.stack of them makes one$"),
         ({"train": lambda epoch: iter([TRAIN])}, f"train {SHAPE}a list_iterator: torch.cat or"),
         ({"train": DataLoader(TensorDataset(TRAIN))}, f"train {SHAPE}a DataLoader: torch.cat or"),
         ({"train": Subset(TRAIN, [0, 1, 2, 3])}, r"train, a Subset, cannot be indexed by a tensor \(.*torch.stack\("),  # type: ignore[arg-type]
@@ -509,7 +510,7 @@ RATE = optimizer_factory("Adam", learning_rate=0.01)
         ({"train": TRAIN[:, 0]}, rf"train {SHAPE}\(10, 16, 16\) of torch.uint8$"),
         ({"train": TRAIN[:, :, None]}, rf"train {SHAPE}\(10, 5, 1, 16, 16\) of torch.uint8$"),
         ({"train": TRAIN[:0]}, rf"train {SHAPE}\(0, 5, 16, 16\) of torch.uint8$"),
-        ({"val": VAL / 255}, rf"{LIKE}\(6, 5, 16, 16\) of torch.float32: scale .*uint8\)$"),
+        ({"val": VAL / 255}, rf"{LIKE}\(6, 5, 16, 16\) of torch.float32: scale .*uint8\), others"),
         ({"val": VAL.numpy()}, rf"{LIKE}\(6, 5, 16, 16\) of uint8: torch.from_numpy makes one$"),
         ({"val": VAL[:, :-1]}, rf"{LIKE}\(6, 4, 16, 16\) of torch.uint8$"),
         ({"val": VAL[:0]}, rf"{LIKE}\(0, 5, 16, 16\) of torch.uint8$"),
@@ -637,14 +638,24 @@ def test_any_whole_number_is_a_seed() -> None:
     assert fitted(seed=np.int32(7)).log.numbers() == fitted(seed=7).log.numbers()
 
 
-def test_masks_of_0_and_1_are_warned_of_as_they_are_nearly_black(caplog: pytest.LogCaptureFixture) -> None:
-    fitted(train=(TRAIN > 99).to(torch.uint8), val=(VAL > 99).to(torch.uint8), epochs=1)
-    assert [record.message for record in caplog.records] == [
-        "val has pixels 0 and 1 alone, of 0–255: nearly black; 255 * val is white"
-    ]
-    caplog.clear()
-    fitted(epochs=1)
-    assert not caplog.records
+@pytest.mark.parametrize(
+    ("train", "val", "dark"),
+    [
+        ((TRAIN > 99).to(torch.uint8), (VAL > 99).to(torch.uint8), "train and val: "),  # masks
+        (TRAIN, (VAL / 256).to(torch.uint8), "val: "),  # floats in [0, 1) that were cut
+        ((TRAIN / 255).to(torch.uint8), VAL, "train: "),
+        (TRAIN, VAL, None),
+    ],
+)
+def test_dark_pixels_are_warned_of(
+    train: Tensor, val: Tensor, dark: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted(train=train, val=val, epochs=1)
+    back = "scale those in [0, 1] back, (255 * frames).round().to(torch.uint8), others to [0, 1] first"
+    told = [f"{dark}no pixel above 1, of 0–255, is black, or nearly: {back}"] if dark else []
+    assert [record.message for record in caplog.records] == told
+    masks = (255 * (VAL > 99).to(torch.uint8)).round().to(torch.uint8)
+    assert masks.max() == 255  # what the message says does it for masks as well
 
 
 def test_checkpoints_keep_their_distance(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class LSTMLayer(nn.Module):
 
 
 class LSTMStack(nn.Module):
-    """LSTM layers of any widths, each reading the h of the one below.
+    """LSTM layers of any widths, each reading the h of the one below. Sequences are (T, B, D), not batch first.
 
     Peepholes are those of Graves (2013) and Srivastava et al. (2015, §2.1): gates i and f see c of the step before,
     gate o sees the new c, through diagonal weights. Under autocast, matrix products are made in its dtype. States and
@@ -109,10 +109,12 @@ class LSTMStack(nn.Module):
         kernel_size: int | None = None, map_size: Size | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        sizes, self.map_size = [input_size, *hidden_sizes], map_size or (1, 1)
+        sizes = [input_size, *hidden_sizes] if hasattr(hidden_sizes, "__iter__") else []  # refused below
+        self.map_size = map_size or (1, 1)
         self.positions = self.map_size[0] * self.map_size[1]
-        if len(sizes) < 2 or min(*sizes, *self.map_size) < 1:
-            raise ValueError(f"input_size {input_size}, hidden_sizes {sizes[1:]}, map_size {map_size}: 1 or more each")
+        if len(sizes) < 2 or any(not hasattr(n, "__index__") or n < 1 for n in (*sizes, *self.map_size)):
+            given = f"input_size {input_size}, hidden_sizes {hidden_sizes}, map_size {map_size}"
+            raise ValueError(f"{given}: whole numbers, 1 or more each, hidden_sizes a list with one for each layer")
         if (self.positions > 1) if kernel_size is None else (kernel_size < 1 or kernel_size % 2 == 0 or not map_size):
             raise ValueError(f"kernel_size (={kernel_size}) must be odd, with a map_size (={map_size}), or both None")
         if any(size % self.positions for size in sizes):

@@ -63,8 +63,7 @@ class Recurrence(torch.autograd.Function):
         layers = [UnrolledLayer(own, rest[6 * count + 4 * n :][:4], how.map_size) for n, own in enumerate(tensors)]
         for layer in layers:
             layer.start_backward(*((d_h, d_c) if layer is layers[-1] else ()))
-        if d_out is not None:
-            d_out = torch.empty_like(read).copy_(d_out)
+        d_out = None if d_out is None else torch.empty_like(read).copy_(d_out)
         for t in reversed(range(len(read))):
             outer: Any = None if d_out is None else d_out[t]
             if how.feeds_back:

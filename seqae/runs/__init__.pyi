@@ -43,6 +43,7 @@ from .identity import without_effect as without_effect
 from .later_metrics import unmeasured as unmeasured
 from .levels import mean_frame as mean_frame
 from .locks import executing as executing
+from .locks import remove_leftovers as remove_leftovers
 from .logs import check_tables as check_tables
 from .logs import whole_lines as whole_lines
 from .memory import used_memory as used_memory

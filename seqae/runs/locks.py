@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 import filelock
@@ -62,6 +63,17 @@ def executing(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     """
     with MachineLock(folder / EXECUTION_LOCK, timeout=wait):
         yield
+
+
+def remove_leftovers(*written: Path) -> None:
+    """Remove the temporary files that killed processes left when they wrote these files with `files.whole`.
+
+    Call it only under a lock that keeps others from writing these files: it removes their temporary files, too.
+    """
+    for file in written:
+        # The first is the name of temporary files until November 2026.
+        for left in (file.with_name(f".{file.name}"), *file.parent.glob(f".{escape(file.name)}.*")):
+            left.unlink(missing_ok=True)
 
 
 def is_being_changed(folder: Path) -> bool:

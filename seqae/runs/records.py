@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from seqae import files
-from seqae.runs.locks import is_being_changed
+from seqae.runs.locks import is_being_changed, remove_leftovers
 from seqae.stores import NewerFormatError, RecordError, checked_record, leased_elsewhere, parse_record
 
 FORMAT = "1"  # of .records.json, see `remembered`; files of another format are ignored
@@ -108,7 +108,7 @@ def remembered(store: Path) -> Iterator[Path]:
     there = {name: entry for name, entry in known.items() if name[0] != "/" and (root / name).is_dir()}
     if there != kept:
         with suppress(OSError, TypeError, filelock.Timeout), filelock.FileLock(root / ".records.lock", timeout=0):
-            files.remove_leftovers(file)
+            remove_leftovers(file)
             files.replace_text(file, json.dumps({FORMAT: there}))
 
 

@@ -31,7 +31,7 @@ from seqae.runs.identity import check_same_run, holds_run, run_hash, spelled_has
 from seqae.runs.kept import kept_table
 from seqae.runs.later_metrics import forget_metrics, measure, outdated, unmeasured
 from seqae.runs.live import shown_in_a_line, watched
-from seqae.runs.locks import UNWRITABLE, changing
+from seqae.runs.locks import UNWRITABLE, changing, remove_leftovers
 from seqae.runs.merging import resolve
 from seqae.runs.naming import differing, existing_name, run_name
 from seqae.runs.own_code import CODE_FOLDER, OwnCode, recorded_code
@@ -246,7 +246,7 @@ class Run(RunFolder):
         except OSError as error:
             raise RunError(f"cannot write to {self.folder}: {error.strerror}; choose another folder as store") from None
         try:
-            files.remove_leftovers(*(self.folder / name for name in WRITTEN))
+            remove_leftovers(*(self.folder / name for name in WRITTEN))
             yield
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

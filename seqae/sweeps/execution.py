@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import filelock
 from distributed import get_worker
 
-from seqae.files import remove_leftovers, replace_text
+from seqae.files import replace_text
 from seqae.reports import render_notebook, run_facts
-from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, other_clips, sources_hash
+from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, other_clips, remove_leftovers, sources_hash
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
