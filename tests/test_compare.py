@@ -170,14 +170,19 @@ def test_a_conclusion_begins_with_which_could_learn_and_which_did(seeds, tmp_pat
         run.update(verdict="worse than the mean frame (recon 25 % above)")
     told = which_learn(runs)
     assert told.startswith(
-        "**1 of 4 runs were told before training that they cannot learn (`0sb`: their floor is above the mean frame), "
-        "and none did. Of the other 3, 1 learned (`0nm`); 2 could, but did not learn (`1nm`, `1tm`).**\n\n"
+        "**1 of 4 runs had the prognosis, before training, that they cannot learn (`0sb`: their floor, the least error "
+        "that their last layer can put out, is above the mean frame's), and none did. Of the other 3, after 1 update "
+        "each, 1 learned (`0nm`); 2 could, but did not learn (`1nm`, `1tm`).**\n\n"
         "`1nm` ended on val 25 % above the mean frame, where its error was still falling: −16.7 % in "
     )
     assert "`1tm` ended on val 25 % above the mean frame, where its error was flat (changed by less than 1 %): " in told
-    assert "; its outputs differ by at most " in told, "the table beside it has the least as well"
+    assert "; between sequences, its outputs have a standard deviation of at most " in told, (
+        "the table beside it has the least as well"
+    )
     assert told.endswith("from 20 %, it has *learned*.")
-    assert which_learn(runs[:1]).startswith("**No run was told before training that it cannot learn. Of 1, 1 learned")
+    assert which_learn(runs[:1]).startswith(
+        "**No run had the prognosis, before training, that it cannot learn. Of 1, after "
+    )
 
 
 def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path):
@@ -646,7 +651,7 @@ def test_what_one_seed_shows_may_be_chance(n):
     rows = [("pred", "0nm", task, share, share, n) for task, shares in tasks.items() for share in shares]
     below = pd.DataFrame(rows, columns=["branch", "loss", "task", "below", "val_below", "n"])
     (line,) = findings._both_and_pred(below)
-    assert line.startswith("To reconstruct as well helps to predict: `0nm` of task both 20 % to 21 % below ")
+    assert line.startswith("Runs that also reconstruct predict better: `0nm` of task both 20 % to 21 % below ")
     assert line.endswith("; one seed each, so this may be chance.") == (n == 1)
     above = below.assign(val_below=below.val_below - 0.3)
     assert findings._both_and_pred(above) == [], "none predicts"
@@ -778,13 +783,15 @@ def test_the_diarys_order_is_told_by_branch(monkeypatch):
     shown = ours
     monkeypatch.setattr(findings, "below_mean_frame", lambda runs: shown)
     assert "**8 of 8** branches" in diary_order([])
-    assert diary_order([]).endswith("is 1.00 or more.")
+    assert diary_order([]).endswith("three digits count as either first.")
+    shown = ours.assign(val=0.0758 + 0.00001 * ours.val)  # all equal here, to three digits
+    assert "**8 of 8** branches" in diary_order([])
     where = (ours.task == "recon") & (ours.decoder_input == "zero")
     swapped = ours.copy()
     swapped.loc[where & (ours.loss == "0sb"), "val"] = 1.0  # behind 0sm: one pair of neighbours swapped
     shown = swapped
     assert "**7 of 8** branches" in diary_order([])
-    assert diary_order([]).endswith("is 0.90 or more.")  # 1 - 6·2 / (5·24)
+    assert "is 0.90 or more (1: the" in diary_order([])  # 1 - 6·2 / (5·24)
     equal = (ours.task == "both") & (ours.decoder_input == "zero") & (ours.branch == "pred") & (ours.loss == "0sb")
     for other in (-0.001, 0.001):  # in the diary 0sb and 0sm are equal there
         shown = ours.assign(val=ours.val + other * equal)
@@ -795,7 +802,7 @@ def test_the_diarys_order_is_told_by_branch(monkeypatch):
     assert "**8 of 8** branches" in diary_order([]), "of other networks the diary tells nothing"
     shown = ours.assign(val=ours.val.mask(where & (ours.loss == "0nm")))
     assert "**7 of 8** branches" in diary_order([]), "the diary's best diverged"
-    assert diary_order([]).endswith("is 0.00 or more.")  # 1 - 6·(4² + 4·1²) / (5·24)
+    assert "is 0.00 or more (1: the" in diary_order([])  # 1 - 6·(4² + 4·1²) / (5·24)
     shown = ours[ours.loss.str.startswith("1")]
     assert diary_order([]).startswith("Too few losses")
 

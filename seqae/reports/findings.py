@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import isinf
+from math import ceil, isinf
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ from seqae.reports.groups import groups
 from seqae.reports.published import diary_results
 from seqae.reports.recipes import labels, recipes, report_links
 from seqae.reports.seeds import over_seeds
-from seqae.runs import Run, four_digits, grades, own_metrics_of
+from seqae.runs import Run, counted, four_digits, grades, own_metrics_of
 
 LISTED = 20  # lines of one kind
 FLAT = 0.01  # the error on val is flat where the last epoch changed it by less: from there on, training is on a plateau
@@ -41,26 +41,37 @@ def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame, next_st
 
 
 def which_learn(grid: Sequence[Run]) -> str:
-    """How many runs were told before training that they cannot learn, how many learned, and how many could and did not,
-    with their losses: Markdown. Of each loss that could and did not, where it ended on val, whether its error was still
-    falling, and how far its outputs depend on the input.
+    """How many runs had the prognosis that they cannot learn, how many learned, and how many could and did not, with
+    their losses and the updates that each had: Markdown. Of each loss that could and did not, where it ended on val,
+    whether its error was still falling, and how far its outputs depend on the input.
     """
     names, below, ends = labels(grid), below_mean_frame(grid), dict[str, list[str]]()
     for name, run in zip(names, grid, strict=True):
         ends.setdefault(_end(run), []).append(name)
     cannot = ends.pop(CANNOT, [])
-    did = int(below[below.run.isin(cannot)].groupby("run")["val_below"].max().gt(0).sum())
-    listed = {end: f"{len(of)} {end} ({_losses(below, of)})" for end in ENDS if (of := ends.get(end))}
-    told = f"{len(cannot) or 'No'}{f' of {len(grid)}' * bool(cannot)} run{'s were' if cannot else ' was'} told before "
-    told += f"training that {'they' if cannot else 'it'} cannot learn"
-    why = f" ({_losses(below, cannot)}: their floor is above the mean frame), and {did or 'none'} did" if cannot else ""
-    rest = (
-        f" Of {'the other ' * bool(cannot)}{len(grid) - len(cannot)}, {'; '.join(listed.values())}." if listed else ""
-    )
+    told = "No run had the prognosis, before training, that it cannot learn."
+    if cannot:
+        did = int(below[below.run.isin(cannot)].groupby("run")["val_below"].max().gt(0).sum())
+        told = (
+            f"{len(cannot)} of {len(grid)} runs had the prognosis, before training, that they cannot learn "
+            f"({_losses(below, cannot)}: their floor, the least error that their last layer can put out, is above the "
+            f"mean frame's), and {did or 'none'} did."
+        )
+    if listed := "; ".join(f"{len(of)} {end} ({_losses(below, of)})" for end in ENDS if (of := ends.get(end))):
+        told += f" Of {'the other ' * bool(cannot)}{len(grid) - len(cannot)}{_budget(grid)}, {listed}."
     lost = below[below.run.isin(ends.get(ENDS[-1], []))]
     lines = [_fell_short(loss, of, grid) for loss, of in lost.groupby("loss")]
     words = max((grades(run.verdict or "") for run in grid), key=len)
-    return f"**{told}{why}.{rest}**\n\n{' '.join([*lines, words])}".strip()
+    return f"**{told}**\n\n{' '.join([*lines, words])}".strip()
+
+
+def _budget(grid: Sequence[Run]) -> str:
+    # The updates that each run had, where they are equally many.
+    known = [run.parameters for run in grid]
+    updates = {p.epochs * ceil(p.train_sequences / p.batch_size) for p in known}
+    if len(updates) > 1 or any(p.patience for p in known):
+        return ""
+    return f", after {counted(updates.pop(), 'update')} each"
 
 
 def _end(run: Run) -> str:
@@ -87,8 +98,8 @@ def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
     shown = [(name, output_spread(x)) for run in runs if not run.diverged for name, x in run.samples().items()]
     if shown:
         own, truth = (max(x for name, x in shown if (name == "frames") == true) for true in (False, True))
-        told += f"; its outputs differ by at most {own:.1f} grey levels of 255 between sequences, "
-        told += f"the true frames by {truth:.1f}"
+        told += f"; between sequences, its outputs have a standard deviation of at most {own:.1f} grey levels of 255, "
+        told += f"the true frames one of {truth:.1f}"
     return f"{told}."
 
 
@@ -121,6 +132,8 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
         linked = f"[{escape(best.run)}]({hrefs[best.run]})"
         there, on_test = _beside_mean_frame(best.val_below), _beside_mean_frame(best.below)
         lines.append(f"Best {name} on val: **{linked}**, {there} there, on test {on_test}.")
+    means = {of: f"{of} {rows.mean_frame.iloc[0]:.4f}" for of, rows in below.groupby("branch", sort=False)}
+    lines += [f"The mean frame itself has on test: {', '.join(sorted(means.values(), reverse=True))}."] if means else []
     lines += _by_own_metrics(grid, branch, hrefs)
     order = below.groupby(by)["val_below"].max().sort_values(ascending=False)
     for value in order.index[:LISTED]:
@@ -187,10 +200,10 @@ def _both_and_pred(below: pd.DataFrame) -> list[str]:
     spans = [_from_to(part.below.min(), part.below.max()) for part in (both, alone)]
     if spans[0] == spans[1]:
         return []
-    word = "helps to predict" if helps else "makes predictions worse"
+    chance = "" if pred.n.max() > 1 else "; one seed each, so this may be chance"
     return [
-        f"To reconstruct as well {word}: `{escape(both.loss.iloc[0])}` of task both {spans[0]}, "
-        f"of task pred {spans[1]}{'' if pred.n.max() > 1 else '; one seed each, so this may be chance'}."
+        f"Runs that also reconstruct predict {'better' if helps else 'worse'}: `{escape(both.loss.iloc[0])}` of task "
+        f"both {spans[0]}, of task pred {spans[1]}{chance}."
     ]
 
 
@@ -203,22 +216,25 @@ def diary_order(grid: Sequence[Run]) -> str:
     """Whether the losses rank as in the diary, in a sentence of Markdown.
 
     For each way and branch with at least three losses: Spearman's rank correlation of the MSE on val, a mean over
-    seeds, with the diary's, on val as well. Only runs of the diary's own architecture count. A diverged run ranks last,
-    and losses that are equal in the diary may stand in either order.
+    seeds, with the diary's, on val as well. Only runs of the diary's own architecture count. A diverged run ranks last.
+    Losses that are equal in the diary, or here to three digits, may stand in either order.
     """
     each = ["task", "decoder_input", "branch"]
     table = below_mean_frame(grid).query("architecture == 'lstm_copy' and gain == 1")
     ours = over_seeds(table, [*each, "loss"], "val")
+    ours = ours.assign(val=[float(f"{error:.3g}") for error in ours.val])
     both = ours.merge(diary_results(), on=[*each, "loss"]).groupby(each)
     ranked = [part[["val", "mse"]].rank(na_option="bottom") for _, part in both if len(part) > 2]
     correlations = [ranks.val.corr(ranks.mse) for ranks in ranked]  # Pearson's of the ranks is Spearman's
     if not correlations:
         return "Too few losses to compare their order with the diary's."
     same = sum(ranks.sort_values(["mse", "val"]).val.is_monotonic_increasing for ranks in ranked)
-    return (
-        f"In **{same} of {len(correlations)}** branches the losses have the order of the diary's own runs; "
-        f"Spearman's rank correlation is {min(correlations):.2f} or more."
+    told = f"In **{same} of {len(correlations)}** branches the losses stand in the order of the diary's own runs"
+    told += ", where those that are equal to three digits count as either first"
+    least = (
+        f"; in the others Spearman's rank correlation with it is {min(correlations):.2f} or more (1: the same order)"
     )
+    return f"{told}{least if same < len(correlations) else ''}."
 
 
 def _beside_mean_frame(share: float) -> str:
