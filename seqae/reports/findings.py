@@ -16,8 +16,8 @@ from seqae.runs import Run, counted, four_digits, grades, own_metrics_of
 LISTED = 20  # lines of one kind
 FLAT = 0.01  # the error on val is flat where the last epoch changed it by less: from there on, training is on a plateau
 OF_TEST = (
-    "Percentages are of the squared error (MSE) on test, beside the mean frame's; the best is chosen on val. recon: "
-    "the frames seen, given back; pred: those to come."
+    "In this list percentages are of the squared error (MSE) on test, beside the mean frame's; the best is chosen on "
+    "val. recon: the frames seen, given back; pred: those to come."
 )
 CANNOT = "cannot learn"  # as prognoses begin
 ENDS = ("learned", "learned little", "could, but did not learn")  # as verdicts begin, but for the last
