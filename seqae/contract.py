@@ -4,11 +4,12 @@ A model is a `torch.nn.Module`. Its forward(frames, truth=None) takes the frames
 the training range, and returns a dict with a tensor for each branch of the task: pre-activations (B, T, H, W). The
 activation is applied to them outside. For `recon`, T is frames_in, and the frames are in reverse order; in task
 `recon_ordered` they are in order. For `pred`, T is frames_out. truth has the true frames of each branch, (B, T, H, W),
-in training mode; otherwise it is None. Nothing else of a model is needed. `reach`, a number, is read where a run's
-floor is computed: the largest |pre-activation| that any weights can give; infinity if it is missing.
-`checkpoint_settings`, a dict of numbers and texts by name, says what of the model the shapes of its weights do not
-tell: a checkpoint of others is refused. Edited code is not noticed otherwise. `capturable`, True where the forward pass
-launches the same operations at every call, lets a CUDA device replay updates as one graph, see
+in training mode; otherwise it is None. Where the output for a sequence depends, in evaluation mode, on the others of
+its batch, errors depend on batch_size, and the check warns of it. Nothing else of a model is needed. `reach`, a number,
+is read where a run's floor is computed: the largest |pre-activation| that any weights can give; infinity if it is
+missing. `checkpoint_settings`, a dict of numbers and texts by name, says what of the model the shapes of its weights do
+not tell: a checkpoint of others is refused. Edited code is not noticed otherwise. `capturable`, True where the forward
+pass launches the same operations at every call, lets a CUDA device replay updates as one graph, see
 `seqae.capture.can_capture`; without it they run one operation after the other.
 
 A training loss is a function of (z, target, *, activation): z and target are (B, T, H, W), pre-activations and true

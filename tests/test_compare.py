@@ -166,6 +166,9 @@ def test_a_conclusion_begins_with_which_could_learn_and_which_did(seeds, tmp_pat
         levels["value"] = levels.baseline.map({"mean_frame": 0.04, "floor": floor}).fillna(0.1)
         levels.to_csv(run.folder / "baselines.csv", index=False)
     runs[0].update(verdict="learned (recon 25 %, pred 25 % below mean frame)")
+    runs[1].update(
+        explained="h through sigmoid only gives values from 0.2689 to 0.7311. 86.4 % of these pixels are black."
+    )
     for run in runs[2:]:
         run.update(verdict="worse than the mean frame (recon 25 % above)")
     told = which_learn(runs)
@@ -173,6 +176,7 @@ def test_a_conclusion_begins_with_which_could_learn_and_which_did(seeds, tmp_pat
         "**1 of 4 runs had the prognosis, before training, that they cannot learn (`0sb`: their floor, the least error "
         "that their last layer can put out, is above the mean frame's), and none did. Of the other 3, after 1 update "
         "each, 1 learned (`0nm`); 2 could, but did not learn (`1nm`, `1tm`).**\n\n"
+        "h through sigmoid only gives values from 0.2689 to 0.7311. "
         "`1nm` ended on val 25 % above the mean frame, where its error was still falling: −16.7 % in "
     )
     assert "`1tm` ended on val 25 % above the mean frame, where its error was flat (changed by less than 1 %): " in told
@@ -783,7 +787,7 @@ def test_the_diarys_order_is_told_by_branch(monkeypatch):
     shown = ours
     monkeypatch.setattr(findings, "below_mean_frame", lambda runs: shown)
     assert "**8 of 8** branches" in diary_order([])
-    assert diary_order([]).endswith("three digits count as either first.")
+    assert diary_order([]).endswith("equal to three digits count in either order.")
     shown = ours.assign(val=0.0758 + 0.00001 * ours.val)  # all equal here, to three digits
     assert "**8 of 8** branches" in diary_order([])
     where = (ours.task == "recon") & (ours.decoder_input == "zero")

@@ -42,15 +42,17 @@ def run_findings(verdict: str, test: pd.DataFrame, levels: pd.DataFrame, next_st
 
 def which_learn(grid: Sequence[Run]) -> str:
     """How many runs had the prognosis that they cannot learn, how many learned, and how many could and did not, with
-    their losses and the updates that each had: Markdown. Of each loss that could and did not, where it ended on val,
-    whether its error was still falling, and how far its outputs depend on the input.
+    their losses and the updates that each had: Markdown. Then why the first one cannot learn, and of each loss that
+    could and did not, where it ended on val, whether its error was still falling, and how far its outputs depend on the
+    input.
     """
     names, below, ends = labels(grid), below_mean_frame(grid), dict[str, list[str]]()
     for name, run in zip(names, grid, strict=True):
         ends.setdefault(_end(run), []).append(name)
     cannot = ends.pop(CANNOT, [])
-    told = "No run had the prognosis, before training, that it cannot learn."
+    told, lines = "No run had the prognosis, before training, that it cannot learn.", list[str]()
     if cannot:
+        lines.append(f"{grid[names.index(cannot[0])].explain().partition('. ')[0]}.")
         did = int(below[below.run.isin(cannot)].groupby("run")["val_below"].max().gt(0).sum())
         told = (
             f"{len(cannot)} of {len(grid)} runs had the prognosis, before training, that they cannot learn "
@@ -60,7 +62,7 @@ def which_learn(grid: Sequence[Run]) -> str:
     if listed := "; ".join(f"{len(of)} {end} ({_losses(below, of)})" for end in ENDS if (of := ends.get(end))):
         told += f" Of {'the other ' * bool(cannot)}{len(grid) - len(cannot)}{_budget(grid)}, {listed}."
     lost = below[below.run.isin(ends.get(ENDS[-1], []))]
-    lines = [_fell_short(loss, of, grid) for loss, of in lost.groupby("loss")]
+    lines += [_fell_short(loss, of, grid) for loss, of in lost.groupby("loss")]
     words = max((grades(run.verdict or "") for run in grid), key=len)
     return f"**{told}**\n\n{' '.join([*lines, words])}".strip()
 
@@ -94,7 +96,7 @@ def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
     if (fall := -curves.pct_change(fill_method=None).iloc[-1].mean()) == fall:  # it has two epochs and did not diverge
         flat = f"was flat (changed by less than {100 * FLAT:.0f} %)"
         flat = flat if abs(fall) < FLAT else "was still falling" if fall > 0 else "was rising"
-        told += f", where its error {flat}: {100 * -fall:+.1f} % in the last epoch".replace("-", "−")
+        told += f", where its error {flat}: {100 * -fall:+.1f} % in the last epoch, a mean over runs".replace("-", "−")
     shown = [(name, output_spread(x)) for run in runs if not run.diverged for name, x in run.samples().items()]
     if shown:
         own, truth = (max(x for name, x in shown if (name == "frames") == true) for true in (False, True))
@@ -146,6 +148,8 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
         lines.append(f"`{escape(str(value), quote=False)}`: {_of_branches(part)}{lost}.")
     lines += _both_and_pred(below)
     fixed = _of_recipes(fixes) if fixes else below.head(0)
+    if len(fixed) > 2 and fixed.n.max() == 1:
+        lines.append("Of each fix there is one run, so which of them is best may be chance.")
     without = {name for name, run in zip(recipes(fixes), fixes, strict=True) if run in grid}
     for row in fixed.sort_values("val_below", ascending=False).head(LISTED).itertuples():
         made = "Without a fix" if row.run in without else "With a fix"
@@ -230,7 +234,7 @@ def diary_order(grid: Sequence[Run]) -> str:
         return "Too few losses to compare their order with the diary's."
     same = sum(ranks.sort_values(["mse", "val"]).val.is_monotonic_increasing for ranks in ranked)
     told = f"In **{same} of {len(correlations)}** branches the losses stand in the order of the diary's own runs"
-    told += ", where those that are equal to three digits count as either first"
+    told += "; errors that are equal to three digits count in either order"
     least = (
         f"; in the others Spearman's rank correlation with it is {min(correlations):.2f} or more (1: the same order)"
     )
