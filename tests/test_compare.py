@@ -19,6 +19,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_notebook
 
 from seqae.commands.terminal import status_rows
+from seqae.losses import LOSSES
 from seqae.parameters import LOSS_FIELDS
 from seqae.reports import compare, figures, findings, index
 from seqae.reports.findings import comparison_findings, diary_order, which_learn
@@ -640,6 +641,10 @@ def test_the_head_of_a_comparison_says_what_its_runs_are_and_share(seeds, tmp_pa
     assert facts["training"].endswith("learning rate 0.1"), "two rates, of one optimizer"
     assert facts["training"].count(" or ") == 1
     assert dict(shared_facts(seeds[:1]))["seed"].startswith("7 (one seed"), "seeds 7 would read as seven of them"
+    five = [changed(seeds[0], tmp_path / "five" / name, **resolve_loss(name)) for name in LOSSES]
+    assert dict(shared_facts(five))["loss"].split("; ")[1:3] == [
+        "1nm: pixels in (-1, 1), no activation, mse", "0sb: pixels in (0, 1), sigmoid, bce",
+    ]  # fmt: skip
     told = introduction(*(run.parameters for run in [*seeds, both]))
     assert told.startswith(
         "Sequence autoencoders on 2 moving digits (Moving MNIST). Each sees 10 frames of 16×16 pixels "

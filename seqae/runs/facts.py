@@ -80,10 +80,11 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
     family = runs[0].family if runs else ""
     counts = f", {' to '.join(f'{n:,}' for n in dict.fromkeys((weights[0], weights[-1])))} weights" if weights else ""
     days = sorted({record["started"][:10] for record in records if "started" in record})
+    losses = list(dict.fromkeys(map(_loss, of)))
     # A model is built, though without memory, to tell its sizes: once for all seeds.
     alike = {run.parameters.model_dump_json(exclude={"seed", "label"}): run for run in runs}.values()
     rows = [
-        ("loss", either(map(_loss, of))),
+        ("loss", "; ".join(losses) if len(losses) < 9 else either(losses)),  # what follows has their short names
         ("architecture", either(_built(run).replace(_width(run.parameters), "") for run in alike) + counts),
         ("training", either(map(_trained, of))),
         ("scale", either(filter(None, map(_scale, records)))),
