@@ -75,7 +75,7 @@ def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autoca
         with seeded(0, batch.device), torch.no_grad():
             return torch.cat([*model.eval()(torch.cat([first, frames[1:]])[:, : objective.frames_in]).values()], 1)[-1]
 
-    if (last(frames[:1]) - last(sum(objective.pixel_range) - frames[:1])).abs().max() > 1e-4:
+    if (last(frames[:1]) - last(sum(objective.pixel_range) - frames[:1])).abs().max() > 1e-4:  # more than rounding
         logging.getLogger("seqae").warning("%s mixes a batch's sequences: LSTMs read (T, B, D), or batch_first", told)
     for name, value in model.named_buffers():
         value.copy_(kept.get(name, value))
