@@ -2,14 +2,16 @@
 
 A model is a `torch.nn.Module`. Its forward(frames, truth=None) takes the frames seen, (B, frames_in, H, W) float32 in
 the training range, and returns a dict with a tensor for each branch of the task: pre-activations (B, T, H, W). The
-activation is applied to them outside. For `recon`, T is frames_in, and the frames are in reverse order; in task
-`recon_ordered` they are in order. For `pred`, T is frames_out. truth has the true frames of each branch, (B, T, H, W),
-in training mode; otherwise it is None. Where the output for a sequence depends, in evaluation mode, on the others of
-its batch, errors depend on batch_size, and the check warns of it. Nothing else of a model is needed. `reach`, a number,
-is read where a run's floor is computed: the largest |pre-activation| that any weights can give; infinity if it is
-missing. `checkpoint_settings`, a dict of numbers and texts by name, says what of the model the shapes of its weights do
-not tell: a checkpoint of others is refused. Edited code is not noticed otherwise. `capturable`, True where the forward
-pass launches the same operations at every call, lets a CUDA device replay updates as one graph, see
+activation is applied to them outside; before it a run of `seqae.runs`, not `fit`, multiplies them by its `gain`. For
+`recon`, T is frames_in, and the frames are in reverse order; in task `recon_ordered` they are in order. For `pred`, T
+is frames_out. truth has the true frames of each branch, (B, T, H, W), in training mode; otherwise it is None. Where the
+output for a sequence depends, in evaluation mode, on the others of its batch, errors depend on batch_size: the check
+warns where that of the last depends on the first. It warns as well where all pre-activations lie in (0, 1) before a
+sigmoid, as those of a model that ends in a sigmoid of its own. Nothing else of a model is needed. `reach`, a number, is
+read where a run's floor is computed: the largest |pre-activation| that any weights can give; infinity if it is missing.
+`checkpoint_settings`, a dict of numbers and texts by name, says what of the model the shapes of its weights do not
+tell: a checkpoint of others is refused. Edited code is not noticed otherwise. `capturable`, True where the forward pass
+launches the same operations at every call, lets a CUDA device replay updates as one graph, see
 `seqae.capture.can_capture`; without it they run one operation after the other.
 
 A training loss is a function of (z, target, *, activation): z and target are (B, T, H, W), pre-activations and true
@@ -45,10 +47,9 @@ WANTED = {nn.Module: "a model that has been made, model = Mine(…)", Callable: 
 
 def check_kinds(given: Mapping[Any, object]) -> None:
     """Raise ValueError unless each of these is of its class: of WANTED, or a dataclass that the package offers."""
-    for kind, value in given.items():
-        if not isinstance(value, kind):
-            wanted = WANTED.get(kind) or f"a seqae.{kind.__name__}({kind.__match_args__[0]}, …)"
-            raise ValueError(f"fit takes {wanted}, not {type(value).__name__} {value!r:.60}: see help(seqae.fit)")
+    for kind, value in ((kind, value) for kind, value in given.items() if not isinstance(value, kind)):
+        wanted = WANTED.get(kind) or f"a seqae.{kind.__name__}({kind.__match_args__[0]}, …)"
+        raise ValueError(f"fit takes {wanted}, not {type(value).__name__} {value!r:.60}: see help(seqae.fit)")
 
 
 def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autocast: torch.autocast) -> None:
@@ -65,15 +66,14 @@ def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autoca
     kept = {name: value.clone() for name, value in model.named_buffers()}  # statistics of normalisation layers
     frames = to_range(batch, objective.pixel_range)
     targets = branch_targets(frames, task=objective.task, frames_in=objective.frames_in)
-    with seeded(0, batch.device):
-        for training in (False, True):
-            with torch.set_grad_enabled(training):
-                net = model.train(training)
-                _check_pass(f"{told} in training" if training else told, net, frames, targets, objective, autocast)
+    for training in (False, True):
+        with seeded(0, batch.device), torch.set_grad_enabled(training):
+            _check_pass(told + " in training" * training, model.train(training), frames, targets, objective, autocast)
 
     def last(first: Tensor) -> Tensor:  # what is put out for the last sequence, beside this first one, (T, H, W)
+        seen = torch.cat([first, frames[1:]])[:, : objective.frames_in]
         with seeded(0, batch.device), torch.no_grad():
-            return torch.cat([*model.eval()(torch.cat([first, frames[1:]])[:, : objective.frames_in]).values()], 1)[-1]
+            return torch.cat([*_called(told, model.eval(), seen, None).values()], 1)[-1]
 
     if (last(frames[:1]) - last(sum(objective.pixel_range) - frames[:1])).abs().max() > 1e-4:  # more than rounding
         logging.getLogger("seqae").warning("%s mixes a batch's sequences: LSTMs read (T, B, D), or batch_first", told)
@@ -91,6 +91,8 @@ def _check_pass(told: str, net: nn.Module, frames: Tensor, targets: Any, objecti
     for branch, target in targets.items():
         what = f"{told}, branch {branch},"
         z = _checked(what, outputs[branch], "(B, T, H, W)", target.shape, learns=net.training).float()
+        if not net.training and objective.activation == "sigmoid" and z.min() > 0 and z.max() < 1:
+            logging.getLogger("seqae").warning("%s lies in (0, 1) before its sigmoid: does the model end in one?", what)
         told_loss = f"training_loss {getattr(objective.loss, '__name__', objective.loss)}"
         value = _called(told_loss, training_loss, z, target, kind=objective.loss, activation=objective.activation)
         _checked(told_loss, value, "(B,)", z.shape[:1], learns=net.training)

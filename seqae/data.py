@@ -76,7 +76,7 @@ class MovingMNIST:
         if digits.dtype != np.uint8 or digits.shape[1:] != (28, 28) or len(digits) == 0:
             raise ValueError(f"digits must be uint8 (n, 28, 28), n >= 1; not {digits.dtype} {digits.shape}")
         check_choice("split", split, SPLITS)
-        if seed not in range(2**64):
+        if not hasattr(seed, "__index__") or not 0 <= int(seed) < 2**64:
             raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1; not {seed!r}")
         check_positive(frames=frames, digits_per_sequence=digits_per_sequence)
         if not 0 <= digit_speed <= 1:

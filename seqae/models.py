@@ -59,6 +59,8 @@ class SequenceAutoencoder(nn.Module):
         pixels, depth = math.prod(self.frame_shape), layers or row.layers
         # The units asked for, in a ConvLSTM channels; `top`, below, is the width of h. With convolutions that is the
         # last feature map, flattened, `deepest` channels at each of its positions. Other rows do not use `deepest`.
+        # cnn_flatten at 64×64, hidden 1024: maps of 8×8 positions, 64 of them, so 16 channels, and top 1024. convlstm:
+        # maps of 8×8 positions with 64 channels, deepest 64; its LSTM is as deep, and keeps the positions.
         units = pixels if row.hidden == PIXELS else _scaled(hidden or row.hidden, width)
         sizes = map_sizes(row.kernel_sizes, row.strides, self.frame_shape, architecture=architecture)
         positions = math.prod(sizes[-1])

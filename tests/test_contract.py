@@ -136,6 +136,24 @@ def test_a_forward_without_truth_and_a_model_without_weights_are_told_so() -> No
         trained(nn.Identity())
 
 
+def test_a_model_that_ends_in_a_sigmoid_of_its_own_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    sound = {"loss": "bce", "activation": "sigmoid"}
+    trained(seeded_model(), epochs=1, **sound)
+    assert caplog.messages == []
+    trained(seeded_model(change=lambda outputs: {b: z.sigmoid() for b, z in outputs.items()}), epochs=1, **sound)
+    (told,) = caplog.messages
+    assert told == "model Forecaster, branch pred, lies in (0, 1) before its sigmoid: does the model end in one?"
+
+
+class AsksForTruth(Forecaster):
+    def forward(self, frames: Tensor, truth: Any) -> Any:  # type: ignore[override]
+        return super().forward(frames, truth)
+
+
+def test_a_forward_may_have_truth_without_a_default() -> None:
+    assert trained(AsksForTruth())[1].curve("val", "mse", "pred")
+
+
 def absolute(z: Tensor, target: Tensor, *, activation: str) -> Tensor:
     return (z - target).abs().flatten(1).mean(1)
 

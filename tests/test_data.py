@@ -237,6 +237,8 @@ def test_memory_beyond_the_output_is_small() -> None:
     [
         ({"split": "valid"}, r"split must be one of train, val, test; not 'valid'"),
         ({"seed": -1}, r"seed must be a whole number from 0 to .*; not -1"),
+        ({"seed": np.int64(-1)}, "seed must be"),
+        ({"seed": 6.5}, "seed must be a whole number"),
         ({"seed": 2**64}, r"seed must be .*; not 18446744073709551616"),
         ({"frames": 0}, r"frames must be a whole number, 1 or more; not 0"),
         ({"digits_per_sequence": 0}, r"digits_per_sequence must be a whole number, 1 or more; not 0"),

@@ -18,7 +18,7 @@ from seqae.lstm.unrolled import LayerTensors, Unrolling, no_second_order
 from seqae.tasks import ACTIVATIONS
 
 TILE = 64  # rows of a tile in step.c, at most
-BUFFERS = ("hidden", "cell", "gates", "g")  # of a layer, filled forward, read backward
+BUFFERS = ("hidden", "cell", "gates", "g")  # of a layer, filled forward, read backward; shapes: `struct layer`
 # The names of the fields of `struct stack` and of its `struct layer` in step.c, in their order.
 STRUCTS = re.findall(r"struct (\w+) \{(.*?)\n\};", STEP_SOURCE, re.DOTALL)
 FIELDS = {name: re.findall(r"(\w+)[,;]", re.sub(r"/\*.*?\*/", "", body)) for name, body in STRUCTS}
@@ -54,7 +54,7 @@ class Stacked(torch.autograd.Function):
         layers, empty = _layers(own), own[0].new_empty
         given = [_given(layer) for layer in layers]
         for layer, fields in zip(layers, given, strict=True):
-            lengths = (how.steps, how.steps + 1, 4 * how.steps, how.steps)
+            lengths = (how.steps, how.steps + 1, 4 * how.steps, how.steps)  # gates: (T, B, 4, H), as many numbers
             fields |= zip(BUFFERS, (empty(n, how.columns, fields["H"]) for n in lengths), strict=True)
             fields["cell"][0] = 0 if layer.c is None else layer.c.t()
             fields |= {"packed_ih": _tiles(layer.weight_ih.t()), "packed_hh": _tiles(layer.weight_hh.t())}
