@@ -17,7 +17,7 @@ help:  ## this list
 
 env: $(READY)  ## the environment alone, in .venv
 
-reports: $(READY)  ## train the 5×6 loss grid at quick scale, render every run and the comparison
+reports: $(READY)  ## train five losses in six ways, and three fixes, at quick scale; render every run and the comparison
 	@$(BIN)/seqae run params/losses --scale quick $(if $(JOBS),--jobs $(JOBS)); failed=$$?; \
 	$(BIN)/seqae compare losses params/losses --scale quick || exit 1; \
 	echo "Open reports/index.html"; exit $$failed

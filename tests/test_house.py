@@ -197,6 +197,15 @@ def defined(file: Path) -> Iterator[str]:
             yield node.target.id
 
 
+def test_each_door_names_what_lives_behind_it() -> None:
+    unnamed = {}
+    for door in (file for file in FILES if file.name == "__init__.py" and file.parent != FOLDER):
+        named = {*re.findall(r"\w+", ast.get_docstring(parsed(door)) or "")}
+        behind = {file.stem for file in door.parent.glob("*.py")} - {"__init__", "__main__"}
+        unnamed |= {module_of(door): sorted(behind - named)} if behind - named else {}
+    assert unnamed == {}
+
+
 def test_no_public_name_means_two_things() -> None:
     homes: dict[str, list[str]] = defaultdict(list)
     for file in FILES:
@@ -212,7 +221,7 @@ def test_no_hidden_switch_is_read_from_the_environment() -> None:
 
 
 @pytest.mark.processes("a Python in which packages cannot be imported")
-def test_the_core_trains_where_nothing_but_torch_is_installed() -> None:
+def test_the_core_trains_where_the_rooms_packages_are_not_installed() -> None:
     rooms = {f"seqae.{room}" for room in ORDER}
     code = WITHOUT.format(blocked=BLOCKED) + TRAINS.replace("& ROOMS", f"& {rooms!r}")
     said = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)

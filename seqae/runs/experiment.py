@@ -1,4 +1,4 @@
-"""From parameters to models, data, optimizers and a trained model: the only place that knows which goes where.
+"""From parameters to models, data, optimizers and a trained model: with `building`, what knows which goes where.
 
 `seqae.parameters` says which values are allowed, the core does the work; nothing here touches a run's folder.
 """

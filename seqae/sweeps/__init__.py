@@ -5,7 +5,7 @@
     execution, gpus                a worker executes one run; GPUs are given out
     notebooks, fork_server         a notebook is executed in a Jupyter kernel, which is forked and stopped
     pages, reproduce               notebooks about finished runs; a finished run reproduced by the code that made it
-    interrupts                     Ctrl-C and SIGTERM
+    shipped_files, interrupts      notebooks and scales that come with the package; Ctrl-C and SIGTERM
 
 A run's training and its record are in `runs`; what a terminal shows is in `commands`.
 """
