@@ -22,10 +22,11 @@ from seqae.commands.terminal import status_rows
 from seqae.losses import LOSSES
 from seqae.parameters import LOSS_FIELDS
 from seqae.reports import compare, figures, findings, index
-from seqae.reports.findings import comparison_findings, diary_order, which_learn
+from seqae.reports.findings import comparison_findings, diary_order
 from seqae.reports.groups import data_and_budget
 from seqae.reports.index import comparison_data, update_index
-from seqae.reports.published import diary_results, hour_results, standing
+from seqae.reports.outcomes import one_parameter_findings, which_learn
+from seqae.reports.published import diary_results, hour_results, hour_seeds, standing
 from seqae.reports.reproduction import rerun_findings
 from seqae.runs import family_defaults, planned_from, records
 from seqae.runs.facts import introduction, shared_facts
@@ -174,10 +175,10 @@ def test_a_conclusion_begins_with_which_could_learn_and_which_did(seeds, tmp_pat
         run.update(verdict="worse than the mean frame (recon 25 % above)")
     told = which_learn(runs)
     assert told.startswith(
-        "**1 of 4 runs had the prognosis, before training, that they cannot learn (`0sb`: their floor, the least error "
-        "that their last layer can put out, is above the mean frame's), and none did. Of the other 3, after 1 update "
-        "each, 1 learned (`0nm`); 2 could, but did not learn (`1nm`, `1tm`).**\n\n"
-        "h through sigmoid only gives values from 0.2689 to 0.7311. "
+        "**1 of 4 runs had the prognosis, before training, that it cannot learn (`0sb`: its floor, the least error "
+        "that its last layer can put out, is above the mean frame's), and it did not. Of the other 3, trained for "
+        "1 update each, 1 learned (`0nm`); 2 could, but did not learn (`1nm`, `1tm`).**\n\n"
+        "Of `0sb`: h through sigmoid only gives values from 0.2689 to 0.7311. "
         "`1nm` ended on val 25 % above the mean frame, where its error was still falling: −16.7 % in "
     )
     assert "`1tm` ended on val 25 % above the mean frame, where its error was flat (changed by less than 1 %): " in told
@@ -186,8 +187,71 @@ def test_a_conclusion_begins_with_which_could_learn_and_which_did(seeds, tmp_pat
     )
     assert told.endswith("from 20 %, it has *learned*.")
     assert which_learn(runs[:1]).startswith(
-        "**No run had the prognosis, before training, that it cannot learn. Of 1, after "
+        "**No run had the prognosis, before training, that it cannot learn. Of 1, trained for "
     )
+
+
+def test_a_conclusion_by_run_says_how_each_ended_and_where_its_error_was_going(seeds, tmp_path):
+    """Mean frame 0.04; two epochs of each run."""
+    ends = {"good": (0.05, 0.03), "half": (0.05, 0.03), "short": (0.08, 0.05), "flat": (0.0502, 0.05), "far": (1, 2)}
+    runs = [changed(seeds[0], tmp_path / name, label=name) for name in ends]
+    for run, errors in zip(runs, ends.values(), strict=True):
+        of_epoch, levels = run.metrics().query("epoch == 1"), run.baselines()
+        both = [of_epoch.assign(epoch=n, value=error) for n, error in enumerate(errors, 1)]
+        pd.concat(both).to_csv(run.folder / "metrics.csv", index=False)
+        levels["value"] = levels.baseline.map({"mean_frame": 0.04}).fillna(0.0)
+        levels.to_csv(run.folder / "baselines.csv", index=False)
+        run.update(verdict="worse than the mean frame (recon 25 % above)")
+    runs[0].update(verdict="learned (recon 25 %, pred 25 % below mean frame)")
+    runs[1].update(verdict="learned recon, not pred (recon 25 % below, pred 3 % above mean frame)")
+    runs[4].update(verdict="diverged at epoch 2")
+    told = which_learn(runs, by="run")
+    assert (
+        "Of 5, trained for 1 update each, 1 learned (`good`); 1 learned recon, not pred (`half`); 2 could, but did not "
+        "learn (`short`, `flat`); 1 diverged (`far`).**" in told
+    )
+    assert (
+        "the loss on val was still falling in the last epoch for `short` (−37.5 %); flat in the last epoch (changed by "
+        "less than 1 %) for `flat`." in told
+    )
+    many = [changed(runs[2], tmp_path / f"more{i}", label=f"more{i}") for i in range(6)]
+    assert "6 could, but did not learn.**" in which_learn(many, by="run"), "no list of names that nobody reads"
+    longer = changed(runs[0], tmp_path / "longer", train_sequences=80)
+    assert ", trained for 1 to 10 updates each, " in which_learn([runs[0], longer], by="run")
+
+
+def test_what_one_parameter_changes_is_told_of_pairs_that_differ_in_nothing_else(seeds, tmp_path):
+    """Mean frame 0.04 on test; each run's error there."""
+    given = {
+        "zero": (0.03, {"decoder_input": "zero"}),
+        "output": (0.02, {"decoder_input": "output"}),
+        "<b>": (0.05, {"decoder_input": "zero", "seed": 7, "optimizer": "SGD", "clip_norm": None, "loss": "0nm"}),
+    }
+    runs = []
+    for name, (error, parameters) in given.items():
+        loss = resolve_loss(parameters.pop("loss")) if "loss" in parameters else {}
+        runs.append(run := changed(seeds[0], tmp_path / name, label=name, **parameters, **loss))
+        on_val(run.folder, error, on_test=error)
+        levels = run.baselines()
+        levels["value"] = levels.baseline.map({"mean_frame": 0.04}).fillna(0.0)
+        levels.to_csv(run.folder / "baselines.csv", index=False)
+    told = one_parameter_findings(runs)
+    pair = "*output* (`output`) recon 50 % below, pred 50 % below; *zero* (`zero`) recon 25 % below, pred 25 % below."
+    assert told.splitlines()[2:] == [f"- `decoder_input`: *output* ends lower in 1 of 1 pair. {pair}"]
+    assert "one seed each" in told
+    asked = one_parameter_findings(runs, {"task": "Why?", "decoder_input": "Does it help?"})
+    assert asked.splitlines()[2:] == [f"- Does it help? `decoder_input`: *output* ends lower in 1 of 1 pair. {pair}"]
+    assert one_parameter_findings([runs[0], runs[2]]) == "", "they differ in more"
+    grey = changed(runs[2], tmp_path / "grey", decoder_input="output", label="grey")
+    assert one_parameter_findings([*runs, grey]).endswith(
+        "\n- 1 pair more, of which both are above the mean frame: their order says nothing."
+    )
+    alone = changed(runs[0], tmp_path / "alone", task="pred", label="alone")
+    for name in ("test", "baselines"):
+        pd.read_csv(file := alone.folder / f"{name}.csv").query("branch == 'pred'").to_csv(file, index=False)
+    assert "recon" not in one_parameter_findings([runs[0], alone]), "only what both have"
+    third = changed(runs[0], tmp_path / "third", decoder_input="truth", label="third")
+    assert one_parameter_findings([*runs[:2], third]) == "", "three values are no pair"
 
 
 def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path):
@@ -372,7 +436,9 @@ def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_name
     assert len(compare.gallery(same, "pred")) == 4
     assert comparison_data(other)["sequences"] != comparison_data(runs[0])["sequences"]
     lines = comparison_findings(mixed, by="run").splitlines()
-    heads = [n for n, line in enumerate(lines) if line in (f"- {first}:", f"- {second}:")]
+    heads = [
+        n for n, line in enumerate(lines) if line.startswith((f"- {first}, trained for ", f"- {second}, trained for "))
+    ]
     for of_group in (lines[heads[0] + 1 : heads[1]], lines[heads[1] + 1 :]):  # a list in the list
         assert sum(line.startswith("    - Best ") for line in of_group) == 2, "of each group, its own"
     assert "a fix" in comparison_findings(runs, runs[2:])
@@ -405,8 +471,9 @@ def test_a_family_that_mixes_sizes_shows_every_group_apart_and_leaves_none_out(s
             exec(cell.source, scope)
     assert len(scope["chosen"]) == 3
     assert "left out" not in compare.describe(scope["chosen"])
-    assert {*titles} == {*compare.groups(scope["chosen"])}
-    assert len({*titles}) == 2
+    of_groups = {title.removeprefix("recon, ").removeprefix("pred, ") for title in titles}  # of what they put out
+    assert of_groups == {*compare.groups(scope["chosen"])}
+    assert len(of_groups) == 2
     assert all(len(of) == 1 for of in of_figures)
 
 
@@ -556,17 +623,34 @@ def test_the_published_tables_are_in_the_order_of_val(seeds, tmp_path, written):
     assert "8 of val and 8 of test of their own" in told
 
 
-def test_what_the_hour_reached_is_the_same_in_readme_and_in_reports(seeds, written):
+def test_what_the_hour_reached_is_the_same_in_readme_and_in_reports(written):
     (row,) = re.findall(r"^\| \*\*seqae\*\* \| (.*) \|$", (PROJECT / "README.md").read_text(), re.MULTILINE)
     hour = hour_results().set_index("branch")
-    shown = [float(cell.split()[0]) for cell in row.split(" | ")]
-    assert shown == [hour.loc[branch, metric] for branch, metric in written.COLUMNS]
+    for cell, (branch, metric) in zip(row.split(" | "), written.COLUMNS, strict=True):
+        assert cell.split()[0] == f"{hour.loc[branch, metric]:.{written.DIGITS[metric]}f}"
+    assert written.protocol(hour_seeds(), lost=0) in (PROJECT / "README.md").read_text()
 
-    made = written.hour(seeds[:2]).set_index("branch")
+
+def test_seeds_of_the_hour_are_kept_from_one_machine_to_the_next(seeds, written):
+    nothing = hour_seeds()[:0]
+    first = written.with_these(nothing, seeds[:1])
+    both = written.with_these(first, seeds[1:2])
+    assert both.equals(written.with_these(nothing, seeds[:2])), "a seed of its own store, or all of one"
+    assert both.equals(written.with_these(both, seeds[:2])), "once each"
+    assert list(both.columns) == list(nothing.columns)
+    assert both.branch.to_list() == ["recon"] * 2 + ["pred"] * 2
     tests = pd.concat([run.test() for run in seeds[:2]]).query("frame.isna() and metric == 'mse'")
-    assert made.mse.to_dict() == pytest.approx(tests.groupby("branch").value.mean().to_dict(), abs=5.1e-5)
-    assert made.source.str.contains("mean of 2 seeds").all()
-    assert "an hour" not in written.table(seeds[:2]), "README has the runs' own row alone"
+    assert sorted(both.mse) == pytest.approx(sorted(tests.value), abs=1e-6)
+    assert both.sequences.unique() == [seeds[0].parameters.epochs * seeds[0].parameters.train_sequences]
+    shorter = both.assign(sequences=both.sequences - 1)
+    assert written.with_these(shorter, seeds[:1]).equals(first), "budgets are not mixed"
+    table = written.table(both, seeds[0])
+    assert table.count("**seqae**") == 1
+    assert "an hour" not in table, "README has the runs' own row alone"
+    mean = both[both.branch == "pred"].mse.mean()
+    assert f"{mean:.4f} ± " in table
+    assert "2 seeds, mean ± standard deviation" in written.protocol(both, lost=0)
+    assert "since 1 diverged" in written.protocol(first, lost=1)
 
 
 def test_what_chooses_has_sequences_of_its_own(seeds, tmp_path, written):
@@ -619,8 +703,8 @@ def test_a_comparison_links_every_run_that_it_names(seeds):
 
 def test_what_is_compared_is_said_in_words(seeds):
     p = seeds[0].parameters
-    assert ", the same every epoch, " in data_and_budget(p)
-    assert ", new ones every epoch, " in data_and_budget(p.model_copy(update={"endless": True}))
+    assert ", the same sequences every epoch, " in data_and_budget(p)
+    assert ", new sequences every epoch, " in data_and_budget(p.model_copy(update={"endless": True}))
     assert "The figures are rough: val has only " in compare.describe(seeds)
 
 

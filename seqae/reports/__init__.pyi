@@ -9,7 +9,6 @@ from .demo import demo_findings as demo_findings
 from .findings import comparison_findings as comparison_findings
 from .findings import diary_order as diary_order
 from .findings import run_findings as run_findings
-from .findings import which_learn as which_learn
 from .head import Facts as Facts
 from .index import publish_index as publish_index
 from .index import update_index as update_index
@@ -17,6 +16,8 @@ from .learned import falls_apart as falls_apart
 from .learned import measured_of as measured_of
 from .learned import representation_findings as representation_findings
 from .maps import pointed_map as pointed_map
+from .outcomes import one_parameter_findings as one_parameter_findings
+from .outcomes import which_learn as which_learn
 from .page import render_notebook as render_notebook
 from .reproduction import rerun_findings as rerun_findings
 from .run_page import give_pages as give_pages

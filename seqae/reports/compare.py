@@ -133,11 +133,12 @@ def best_on_val(runs: Sequence[Run]) -> pd.DataFrame:
 @while_unchanged("run.yaml", "metrics.csv", "test.csv")
 def finals(runs: Sequence[Run]) -> pd.DataFrame:
     """Test metrics, means over frames: branch, metric, value, unit, sequences, verdict, val; the columns of `by_epoch`.
-    val: the same metric on val, by which runs are ordered and chosen; NaN where it was not measured.
+    val: the same metric on val, by which runs are ordered and chosen; NaN where it was not measured. epoch: the one
+    whose weights were kept.
     """
     table = stack(runs, "test").query("frame.isna()").reset_index(drop=True)
     keys = ["run", "branch", "metric"]
-    table = table.merge(best_on_val(runs)[[*keys, "val"]], how="left", on=keys)
+    table = table.merge(best_on_val(runs)[[*keys, "val", "epoch"]], how="left", on=keys)
     return table.assign(verdict=table.run.map(_verdicts(runs)))
 
 
@@ -189,6 +190,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     wide = table.set_index([*index, "metric"])["value"].unstack().reset_index()  # diverged runs keep their rows
     on_val = table[table.metric == "mse"].rename(columns={"val": "val mse"})[["run", "branch", "val mse"]]
     wide = wide.merge(on_val, how="left", on=["run", "branch"])
+    wide["weights of epoch"] = wide.run.map(table.groupby("run").epoch.first()).astype("Int64")
     wide["verdict"] = wide.run.map(_verdicts(runs))
     recorded = diary_results().rename(columns={"mse": "diary, mse"})
     wide = wide.merge(recorded, how="left", on=["task", "decoder_input", "branch", "loss"])
@@ -199,7 +201,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     group = ["group"] if wide.group.nunique() > 1 else []
     place = wide.group.map({name: i for i, name in enumerate(groups(runs))})
     wide = wide.assign(place=place).sort_values(["place", "val mse"], ignore_index=True)
-    shown = ["run", "branch", "val mse", "mse", *told, "verdict", *group, *others]
+    shown = ["run", "branch", "val mse", "mse", *told, "verdict", *group, "weights of epoch", *others]
     heads = {"verdict": VERDICT} | {name: f"test {label(name, units)}" for name in ("mse", *others)}
     return wide[shown].rename(columns=lambda name: heads.get(name, name))
 

@@ -54,7 +54,7 @@ def _in_words(p: Parameters, names: Iterable[str]) -> str:
     idle = {*OF_DIGITS} if p.clips_digest else {"clips_digest"}
     told = {name: getattr(p, name) for name in names if name not in idle}
     if "endless" in told:
-        told["endless"] = "new ones" if p.endless else "the same"
+        told["endless"] = "new sequences" if p.endless else "the same sequences"
     if "digits" in told:
         told["digits"] += DIGIT_SETS.get(p.digits, "")
     return ", ".join(LIKE[name].format(value) for name, value in told.items() if value is not None)

@@ -80,6 +80,7 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
     family = runs[0].family if runs else ""
     counts = f", {' to '.join(f'{n:,}' for n in dict.fromkeys((weights[0], weights[-1])))} weights" if weights else ""
     days = sorted({record["started"][:10] for record in records if "started" in record})
+    spans = sorted(record["seconds"] for record in records if "seconds" in record)
     losses = list(dict.fromkeys(map(_loss, of)))
     # A model is built, though without memory, to tell its sizes: once for all seeds.
     alike = {run.parameters.model_dump_json(exclude={"seed", "label"}): run for run in runs}.values()
@@ -90,11 +91,13 @@ def shared_facts(runs: "Sequence[RunFolder]") -> Rows:
         ("scale", either(filter(None, map(_scale, records)))),
         ("seeds", either(seeds)) if len(seeds) > 1 else ("seed", f"{seeds[0]}{ONE_SEED}"),
         ("started", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
+        ("trained for", " to ".join(dict.fromkeys(map(duration, spans[:1] + spans[-1:]))) + " each" if spans else ""),
         ("machine", either(_machine(record) for record in records if {"machine", "device"} <= record.keys())),
         ("made with code", either(_told(_code(record)) for record in records if "commit" in record)),
         (
             "to make it again",
-            f"`seqae rerun FOLDER` for each run, then `seqae compare {family}`, in {_clone_of(records)}",
+            f"`seqae rerun FOLDER` for each run, then `seqae compare {family}`, in {_clone_of(records)}, installed as "
+            "its README says; the first checks each run's commit out and needs the folder of runs: ask the sender",
         ),
     ]
     return [(name, told) for name, told in rows if told and runs]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -67,6 +68,9 @@ def ranking(table: pd.DataFrame, *, unit: str, levels: Mapping[str, float] | Non
         at = (-0.017 * letters, 1 + 0.26 / size[1])  # above the names of levels, where a phone shows it
         sns.move_legend(axis, "lower left", bbox_to_anchor=at, frameon=False, ncols=len(branches), title=None)
     axis.set_yticks(range(len(order)), names)
+    for of_branch in (found for found in axis.containers if isinstance(found, BarContainer)):
+        axis.bar_label(of_branch, fmt=lambda value: f"{value:.4g}" if value == value else "", fontsize=8, padding=3)
+    axis.margins(x=0.08)
     for name, value in (levels or {}).items():
         axis.axvline(value, color="0.3", linewidth=1, linestyle="--")
         axis.annotate(name, (value, 1), xycoords=axis.get_xaxis_transform(), xytext=(0, 2), textcoords="offset points",

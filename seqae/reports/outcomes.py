@@ -1,0 +1,178 @@
+"""Which of the compared runs learned, and what one parameter changes, in Markdown: all numbers are of the runs."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from math import ceil
+
+import pandas as pd
+
+from seqae.parameters import EXECUTION, LOSS_FIELDS
+from seqae.reports.compare import below_mean_frame, by_epoch, output_spread
+from seqae.reports.groups import groups
+from seqae.reports.recipes import labels, recipes
+from seqae.reports.seeds import over_seeds
+from seqae.reports.shares import from_to, share_in_words
+from seqae.runs import Run, counted, grades
+
+MOST_NAMED = 5  # of more, only the number is said
+FLAT = 0.01  # the error on val is flat where the last epoch changed it by less: from there on, training is on a plateau
+CANNOT, COULD, DIVERGED = "cannot learn", "could, but did not learn", "diverged"  # ends of runs; others: their verdict
+
+
+def which_learn(grid: Sequence[Run], by: str = "loss") -> str:
+    """How many runs had the prognosis that they cannot learn, how many learned, and how many could and did not, with
+    their values of `by`, a column of `compare.by_epoch`, and the updates that each had: Markdown. Then why the first
+    one cannot learn, and of those that could and did not, whether their error on val was still falling; of losses also
+    where they ended and how far their outputs depend on the input.
+    """
+    names, below, ends = labels(grid), below_mean_frame(grid), dict[str, list[str]]()
+    for name, run in zip(names, grid, strict=True):
+        ends.setdefault(_end(run), []).append(name)
+    others = [run for run in grid if _end(run) != CANNOT]
+    values = {end: _values(below[below.run.isin(of)], by) for end, of in ends.items()}
+    cannot = ends.pop(CANNOT, [])
+    told, lines = "No run had the prognosis, before training, that it cannot learn.", list[str]()
+    if cannot:
+        whose = f"Of {values[CANNOT]}: " if values[CANNOT] else ""
+        lines.append(f"{whose}{grid[names.index(cannot[0])].explain().partition('. ')[0]}.")
+        did = int(below[below.run.isin(cannot)].groupby("run")["val_below"].max().gt(0).sum())
+        they, their, none = ("they", "their", "none did") if len(cannot) > 1 else ("it", "its", "it did not")
+        told = (
+            f"{len(cannot)} of {len(grid)} runs had the prognosis, before training, that {they} cannot learn "
+            f"({f'{values[CANNOT]}: '.removeprefix(': ')}{their} floor, the least error that {their} last layer can "
+            f"put out, is above the mean frame's), and {f'{did} did' if did else none}."
+        )
+    order = sorted(ends, key=lambda end: (end in (COULD, DIVERGED), end == DIVERGED, end == "learned little", end))
+    if order:
+        listed = "; ".join(f"{len(ends[end])} {end}{f' ({values[end]})' * bool(values[end])}" for end in order)
+        told += f" Of {'the other ' * bool(cannot)}{len(others)}{budget(others)}, {listed}."
+    lost = below[below.run.isin(ends.get(COULD, []))]
+    if by == "loss":
+        lines += [_fell_short(loss, of, grid) for loss, of in lost.groupby("loss")]
+    elif len(lost):
+        lines.append(_last_epoch(grid, lost.run.unique()))
+    words = max((grades(run.verdict or "") for run in grid), key=len)
+    words = words.replace("Percentages are of the squared error. From", "By the squared error, from")
+    return f"**{told}**\n\n{' '.join([*lines, words])}".strip()
+
+
+def budget(runs: Sequence[Run]) -> str:
+    """*, trained for 60 updates each*, or from how many to how many; "" where one may have stopped early."""
+    known = [run.parameters for run in runs]
+    if any(p.patience for p in known):
+        return ""
+    updates = sorted({p.epochs * ceil(p.train_sequences / p.batch_size) for p in known})
+    return f", trained for {f'{updates[0]:,} to ' * (len(updates) > 1)}{counted(updates[-1], 'update')} each"
+
+
+def _end(run: Run) -> str:
+    if run.prognosis().startswith(CANNOT):
+        return CANNOT
+    if run.diverged:
+        return DIVERGED
+    if not (verdict := run.verdict or "").startswith("learned"):
+        return COULD
+    return verdict.partition(" (")[0].replace("recon", "recon, given truth" if run.parameters.recon_truth else "recon")
+
+
+def _values(below: pd.DataFrame, by: str) -> str:
+    found = below[by].unique()
+    return ", ".join(f"`{escape(str(value), quote=False)}`" for value in found) if len(found) <= MOST_NAMED else ""
+
+
+def _last_epoch(grid: Sequence[Run], names: Sequence[str]) -> str:
+    # Of runs that could learn and did not, where the loss that they trained was going on val when they ended.
+    runs = [run for run, name in zip(grid, labels(grid), strict=True) if name in set(names)]
+    found: dict[str, list[str]] = {}
+    for name, curve in by_epoch(runs).query("metric == 'objective'").groupby("run", sort=False):
+        losses, told = curve.set_index("epoch")["value"], f"`{escape(name, quote=False)}`"
+        change, best, last = losses.pct_change().iloc[-1], losses.idxmin(), losses.index[-1]
+        if best < last:
+            found.setdefault(f"least at epoch {best} of {last}", []).append(told)
+        elif abs(change) < FLAT:
+            found.setdefault(f"flat in the last epoch (changed by less than {100 * FLAT:.0f} %)", []).append(told)
+        elif last > 1:
+            told += f" ({100 * change:+.1f} %)".replace("-", "−")
+            found.setdefault("still falling in the last epoch", []).append(told)
+    ways = [f"{w} for {', '.join(of) if len(of) <= MOST_NAMED else counted(len(of), 'run')}" for w, of in found.items()]
+    return f"Of those that could and did not, the loss on val was {'; '.join(ways)}." if ways else ""
+
+
+def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
+    # Of a loss that could learn and did not, what its curves and its outputs say.
+    runs = [run for run, name in zip(grid, labels(grid), strict=True) if name in set(below.run)]
+    curves = (
+        by_epoch(runs).query("metric == 'mse'").pivot_table(index="epoch", columns=["run", "branch"], values="value")
+    )
+    told = f"`{escape(loss)}` ended on val {from_to(below.val_below.min(), below.val_below.max())}"
+    if (fall := -curves.pct_change(fill_method=None).iloc[-1].mean()) == fall:  # it has two epochs
+        flat = f"was flat (changed by less than {100 * FLAT:.0f} %)"
+        flat = flat if abs(fall) < FLAT else "was still falling" if fall > 0 else "was rising"
+        told += f", where its error {flat}: {100 * -fall:+.1f} % in the last epoch, a mean over runs".replace("-", "−")
+    shown = [(name, output_spread(x)) for run in runs for name, x in run.samples().items()]
+    own, truth = (max(x for name, x in shown if (name == "frames") == true) for true in (False, True))
+    told += f"; between sequences, its outputs have a standard deviation of at most {own:.1f} grey levels of 255, "
+    return f"{told}the true frames one of {truth:.1f}."
+
+
+def one_parameter_findings(runs: Sequence[Run], questions: Mapping[str, str] | None = None) -> str:
+    """What one parameter changes, as a list in Markdown: where two recipes of a group differ in it and in nothing else,
+    by how far each ends below the mean frame on test, the better on val first. "" where there are none. A parameter
+    with more than two values is left to the list of `comparison_findings`.
+
+    questions: what some of the parameters ask, in words, which stand before their lines, and in this order before all
+    others. Of two recipes that both end above the mean frame, the order says nothing of what either learned: these
+    pairs are only counted.
+    """
+    found, left = dict[str, list[tuple[str, str]]](), 0
+    for group, part in groups(runs).items():
+        below = over_seeds(below_mean_frame(part), ["recipe", "branch"], "below")
+        below = below.assign(shared=below.branch.str.partition(",")[0])  # recon, given truth or not
+        for name, of in _pairs(part):
+            rows = below[below.recipe.isin(of)]
+            both = rows.groupby("shared").recipe.nunique() == len(of)
+            rows = rows[rows.shared.isin(both.index[both])]
+            if len(rows) and rows.val_below.max() <= 0:
+                left += 1
+            elif len(rows):
+                found.setdefault(name, []).append((group, _beside(rows, of)))
+    if not found:
+        return ""
+    seen = {group for pairs in found.values() for group, _ in pairs}
+    asked, lines = questions or {}, list[str]()
+    for name in sorted(found, key=lambda name: (name not in asked, [*asked].index(name) if name in asked else name)):
+        told = [f"{f'{group}: ' * (len(seen) > 1)}{pair}." for group, pair in sorted(found[name])]
+        first = Counter(pair.partition(" (")[0] for _, pair in found[name]).most_common(1)[0]
+        ends = f"{first[0]} ends lower in {first[1]} of {counted(len(told), 'pair')}."
+        lines.append(" ".join(["-", *([asked[name]] if name in asked else []), f"`{name}`: {ends}", *told]))
+    chance = "" if any(", n = " in name for name in recipes(runs)) else "; one seed each, so small ones may be chance"
+    where = f", {min(seen)}" if len(seen) == 1 < len(groups(runs)) else ""
+    head = f"Differences by one parameter alone{where}, in squared error on test beside the mean frame's{chance}:"
+    more = f"- {counted(left, 'pair')} more{', in all groups' * bool(where)}, of which both are above the mean frame: "
+    more += "their order says nothing."
+    return "\n".join([head, "", *lines, *([more] if left else [])])
+
+
+def _pairs(runs: Sequence[Run]) -> list[tuple[str, dict[str, str]]]:
+    # Each parameter in which two recipes alone differ while they agree in all others, and the value of each recipe.
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for recipe, run in zip(recipes(runs), runs, strict=True):
+        p = run.parameters
+        given = p.model_dump(exclude={*EXECUTION, "seed", *LOSS_FIELDS}) | {"loss": p.loss}
+        for name, value in given.items():
+            others = repr({other: x for other, x in given.items() if other != name})
+            found.setdefault((name, others), {})[recipe] = "default" if value is None else str(value)
+    return [(name, of) for (name, _), of in found.items() if len(of) == 2]
+
+
+def _beside(rows: pd.DataFrame, of: Mapping[str, str]) -> str:
+    # The branches of both recipes, the better one on val first.
+    told = []
+    for recipe in rows.groupby("recipe")["val_below"].max().sort_values(ascending=False).index:
+        shares = [
+            f"{row.branch} {share_in_words(row.below).removesuffix(' the mean frame')}"
+            for row in rows[rows.recipe == recipe].sort_values("branch", ascending=False).itertuples()
+        ]
+        told.append(f"*{of[recipe]}* (`{escape(recipe, quote=False)}`) {', '.join(shares)}")
+    return "; ".join(told)
