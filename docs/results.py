@@ -1,10 +1,10 @@
 """Writes the tables and figures of results in README.md and results.md from a store's runs of the family `best`:
 python docs/results.py [STORE], a folder or URL; by default $SEQAE_STORE, else reports/.
 
-README.md has the recipe on full MNIST at scale `cpu`, one run for each seed, and so has seqae/reports/hour.csv, which
-reports show beside a run. results.md has the ablations, of scale `ablation`, and other values of parameters, of scale
-`search`, both in the order of val. A run belongs to a scale when its data and budget are those of the family's notebook
-at that scale.
+README.md has the recipe on full MNIST at scale `cpu`. Its seeds are kept in seqae/reports/hour.csv, which reports show
+beside a run: those of the store are added, so they need not be of one machine or day. results.md has the ablations, of
+scale `ablation`, and other values of parameters, of scale `search`, both in the order of val. A run belongs to a scale
+when its data and budget are those of the family's notebook at that scale.
 """
 
 import math
@@ -17,7 +17,7 @@ import pandas as pd
 from seqae import Run, find_runs, resolve
 from seqae.reports import compare
 from seqae.reports.groups import data_and_budget
-from seqae.reports.published import hour_results, standing
+from seqae.reports.published import hour_results, hour_seeds, standing
 from seqae.runs import family_defaults, sample_strips, save_strips
 from seqae.stores import fetch
 from seqae.sweeps.parameter_files import read_yaml
@@ -26,13 +26,14 @@ HERE = Path(__file__).parent
 RECIPE = "the recipe"  # the label of its runs
 METRICS = ["mse", "nats_per_frame", "ssim"]
 DIGITS = {"mse": 4, "nats_per_frame": 1, "ssim": 3}  # after the point
+DECIMALS = {"mse": 6, "nats_per_frame": 2, "ssim": 4}  # of a seed, in hour.csv
 COLUMNS = [(branch, metric) for branch in ("recon", "pred") for metric in METRICS]
 
 
 def results(run: Run) -> pd.DataFrame:
-    """A row for each model, a column for each branch and metric."""
+    """A row for each model but the run's own, a column for each branch and metric."""
     table = standing(run.test(), run.baselines(), "seqae")
-    table = table[~table.model.isin(hour_results().model)]
+    table = table[~table.model.isin(["seqae", *hour_results().model])]
     table = table.assign(model=table.model + ", " + table.source)
     return table.pivot_table(index="model", columns="branch", values=METRICS).swaplevel(axis=1)
 
@@ -48,43 +49,49 @@ def written(values: pd.Series, column: tuple[str, str]) -> str:
     return text + (f" ({4096 * mean:.1f})" if column[1] == "mse" else "")
 
 
-def table(runs: list[Run]) -> str:
-    """A table in Markdown: the runs' own row first, then the others by their squared error of prediction."""
-    found = pd.concat([results(run) for run in runs])  # a seed that diverged has no row of its own
+def table(seeds: pd.DataFrame, run: Run) -> str:
+    """A table in Markdown: the mean over seeds first, then baselines, as of this run, and others by their squared error
+    of prediction.
+    """
+    own = seeds.assign(model="seqae").pivot_table(index=["model", "seed"], columns="branch", values=METRICS)
+    found = pd.concat([own.droplevel("seed").swaplevel(axis=1), results(run)])
     order = found.groupby(level=0).mean().sort_values(("pred", "mse")).index
-    names = sorted(order, key=lambda name: not name.startswith("seqae"))
+    names = sorted(order, key=lambda name: name != "seqae")
     head = ["", *(name for b in ("recon", "pred") for name in (f"{b}: MSE per pixel (a frame)", "nats/frame", "SSIM"))]
     lines = [" | ".join(head), "|".join("---" for _ in head)]
     for name in names:
         rows = found.loc[[name]]
         cells = [written(rows[column] if column in rows else pd.Series(dtype=float), column) for column in COLUMNS]
-        lines.append(" | ".join(["**seqae**" if name.startswith("seqae") else name, *cells]))
+        lines.append(" | ".join(["**seqae**" if name == "seqae" else name, *cells]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def hour(runs: list[Run]) -> pd.DataFrame:
-    """As `hour_results`, of these runs: means over seeds."""
-    found = pd.concat([standing(run.test(), run.baselines(), "seqae") for run in runs]).query("model == 'seqae'")
-    means = found.groupby("branch", sort=False)[METRICS].mean().iloc[::-1].round(DIGITS).reset_index()
-    seeds = f"mean of {len(runs)} seeds" if len(runs) > 1 else "one seed"
-    tested = f"test, {runs[0].parameters.test_sequences:,} sequences"
-    source = f"--scale cpu, full MNIST, {tested}, {seeds}, {runs[-1].record()['ended'][:10]}"
-    return means.assign(model="the recipe, an hour", source=source)[["model", "branch", *METRICS, "source"]]
+def with_these(seeds: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
+    """As `hour_seeds`: those of these runs, and of the others those of as many weights and training sequences."""
+    made = []
+    for run in runs:  # one that diverged has no row
+        p, record = run.parameters, run.record()
+        tests = standing(run.test(), run.baselines(), "seqae").query("model == 'seqae'")[["branch", *METRICS]]
+        took = {"threads": record["threads"], "minutes": round(record["seconds"] / 60), "ended": record["ended"][:10]}
+        trained = {"weights": record["weights"], "sequences": p.epochs * p.train_sequences}
+        made.append(tests.assign(seed=p.seed, **trained, **took, test_sequences=p.test_sequences))
+    new = pd.concat(made)
+    alike = seeds.weights.isin(new.weights) & seeds.sequences.isin(new.sequences)
+    found = pd.concat([seeds[alike & ~seeds.seed.isin(new.seed)], new[seeds.columns]]).round(DECIMALS)
+    return found.sort_values(["branch", "seed"], ascending=[False, True], ignore_index=True)
 
 
-def protocol(runs: list[Run]) -> str:
-    """Size, budget, seeds and test sequences of the runs, in a sentence."""
-    p, records = runs[0].parameters, [run.record() for run in runs]
-    times: dict[int, list[float]] = {}
-    for record in records:
-        times.setdefault(record["threads"], []).append(record["seconds"] / 60)
-    took = " or ".join(f"{sum(t) / len(t):.0f} minutes on {n} CPU core{'s' * (n > 1)}" for n, t in times.items())
-    seeds = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else "one seed"
-    if lost := sum(run.diverged for run in runs):
-        seeds += f" of the others, since {lost} diverged"
-    trained = f"{records[0]['weights']:,} weights, {p.epochs * p.train_sequences:,} training sequences"
-    tested = f"figures of {p.test_sequences:,} sequences of MNIST's test digits"
-    return f"{trained}, {took}, {seeds}; {tested}, {records[-1]['ended'][:10]}."
+def protocol(seeds: pd.DataFrame, *, lost: int) -> str:
+    """Size, budget, seeds, of which `lost` more diverged, and test sequences, in a sentence."""
+    once = seeds.drop_duplicates("seed")
+    times = once.groupby("threads", sort=False).minutes.mean()
+    took = " or ".join(f"{t:.0f} minutes on {n} CPU core{'s' * (n > 1)}" for n, t in times.items())
+    told = f"{len(once)} seeds, mean ± standard deviation" if len(once) > 1 else "one seed"
+    if lost:
+        told += f" of the others, since {lost} diverged"
+    trained = f"{once.weights.max():,} weights, {once.sequences.max():,} training sequences"
+    tested = f"figures of {once.test_sequences.max():,} sequences of MNIST's test digits"
+    return f"{trained}, {took}, {told}; {tested}, {once.ended.max()}."
 
 
 def side_by_side(runs: list[Run]) -> str:
@@ -119,12 +126,14 @@ def side_by_side(runs: list[Run]) -> str:
     return "\n".join(lines) + f"\n\n{told}."
 
 
-def replaced(text: str, name: str, new: str) -> str:
-    """The text with `new` between the two comments of this name. Exits where the text lacks them."""
+def put(page: Path, name: str, new: str) -> None:
+    """Write `new` between the page's two comments of this name. Exits where it lacks them."""
+    text = page.read_text(encoding="utf-8")
     marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if not {*marks} <= {*text.splitlines()}:
-        sys.exit(f"the page has no lines {' and '.join(marks)} to write between")
-    return re.sub(f"{marks[0]}.*{marks[1]}", lambda _: f"{marks[0]}\n{new}\n{marks[1]}", text, flags=re.DOTALL)
+        sys.exit(f"{page} has no lines {' and '.join(marks)} to write between")
+    text = re.sub(f"{marks[0]}.*{marks[1]}", lambda _: f"{marks[0]}\n{new}\n{marks[1]}", text, flags=re.DOTALL)
+    page.write_text(text, encoding="utf-8")
 
 
 def of_scale(runs: list[Run], name: str) -> list[Run]:
@@ -144,11 +153,10 @@ if __name__ == "__main__":
     if chosen:
         p = chosen[0].parameters
         save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
-        hour(chosen).to_csv(HERE.parent / "seqae/reports/hour.csv", index=False)
-    for page, name, runs_of_it, write in (
-        (HERE.parent / "README.md", "results", chosen, lambda runs: f"{table(runs)}\n\n{protocol(runs)}"),
-        (HERE / "results.md", "ablation", compared, side_by_side),
-        (HERE / "results.md", "search", searched, side_by_side),
-    ):
+        seeds = with_these(hour_seeds(), chosen)
+        seeds.to_csv(HERE.parent / "seqae/reports/hour.csv", index=False)
+        told = f"{table(seeds, chosen[0])}\n\n{protocol(seeds, lost=sum(run.diverged for run in chosen))}"
+        put(HERE.parent / "README.md", "results", told)
+    for name, runs_of_it in ("ablation", compared), ("search", searched):
         if runs_of_it:
-            page.write_text(replaced(page.read_text(encoding="utf-8"), name, write(runs_of_it)), encoding="utf-8")
+            put(HERE / "results.md", name, side_by_side(runs_of_it))
