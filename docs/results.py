@@ -77,7 +77,7 @@ def with_these(seeds: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
         made.append(tests.assign(seed=p.seed, **trained, **took, test_sequences=p.test_sequences))
     new = pd.concat(made)
     alike = seeds.weights.isin(new.weights) & seeds.sequences.isin(new.sequences)
-    found = pd.concat([seeds[alike & ~seeds.seed.isin(new.seed)], new[seeds.columns]]).round(DECIMALS)
+    found = pd.concat([seeds[alike & ~seeds.seed.isin(new.seed)], new[seeds.columns]]).infer_objects().round(DECIMALS)
     return found.sort_values(["branch", "seed"], ascending=[False, True], ignore_index=True)
 
 
