@@ -246,6 +246,12 @@ def show_run_log() -> None:
 def _quiet() -> None:
     for name in ("distributed", "distributed.client"):  # this package reports errors itself
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("tornado.application").addFilter(_is_no_early_cancel)
+
+
+def _is_no_early_cancel(record: logging.LogRecord) -> bool:
+    # A Ctrl-C before Dask's `sync` has sent what it waits for ends in a NameError of its `cancel`, and in nothing else.
+    return "sync.<locals>.cancel" not in record.getMessage()
 
 
 async def _until_stopped(forever: Any) -> None:
