@@ -646,7 +646,7 @@ def test_seeds_of_the_hour_are_kept_from_one_machine_to_the_next(seeds, written)
     assert written.with_these(shorter, seeds[:1]).equals(first), "budgets are not mixed"
     table = written.table(both, seeds[0])
     assert table.count("**seqae**") == 1
-    assert "an hour" not in table, "README has the runs' own row alone"
+    assert "two hours" not in table, "README has the runs' own row alone"
     mean = both[both.branch == "pred"].mse.mean()
     assert f"{mean:.4f} ± " in table
     assert "2 seeds, mean ± standard deviation" in written.protocol(both, lost=0)

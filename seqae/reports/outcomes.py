@@ -34,13 +34,13 @@ def which_learn(grid: Sequence[Run], by: str = "loss") -> str:
     cannot = ends.pop(CANNOT, [])
     told, lines = "No run had the prognosis, before training, that it cannot learn.", list[str]()
     if cannot:
-        whose = f"Of {values[CANNOT]}: " if values[CANNOT] else ""
-        lines.append(f"{whose}{grid[names.index(cannot[0])].explain().partition('. ')[0]}.")
+        named = f"{values[CANNOT]}: " if values[CANNOT] else ""
+        lines.append(f"{'Of ' * bool(named)}{named}{grid[names.index(cannot[0])].explain().partition('. ')[0]}.")
         did = int(below[below.run.isin(cannot)].groupby("run")["val_below"].max().gt(0).sum())
         they, their, none = ("they", "their", "none did") if len(cannot) > 1 else ("it", "its", "it did not")
         told = (
             f"{len(cannot)} of {len(grid)} runs had the prognosis, before training, that {they} cannot learn "
-            f"({f'{values[CANNOT]}: '.removeprefix(': ')}{their} floor, the least error that {their} last layer can "
+            f"({named}{their} floor, the least error that {their} last layer can "
             f"put out, is above the mean frame's), and {f'{did} did' if did else none}."
         )
     order = sorted(ends, key=lambda end: (end in (COULD, DIVERGED), end == DIVERGED, end == "learned little", end))

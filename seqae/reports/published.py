@@ -29,7 +29,7 @@ def hour_results() -> pd.DataFrame:
     count = f"mean of {seeds.seed.nunique()} seeds" if seeds.seed.nunique() > 1 else "one seed"
     tested = f"test, {seeds.test_sequences.max():,} sequences"
     source = f"--scale cpu, full MNIST, {tested}, {count}, {seeds.ended.max()}"
-    return means.assign(model="the recipe, an hour", mse_per_frame=FRAME_PIXELS * means.mse, source=source)
+    return means.assign(model="the recipe, two hours of a core", mse_per_frame=FRAME_PIXELS * means.mse, source=source)
 
 
 def diary_results() -> pd.DataFrame:

@@ -27,7 +27,7 @@ from seqae.files import replace_text
 from seqae.runs import CODE_FOLDER
 from seqae.sweeps.fork_server import fork_kernel
 
-AUTOSAVE = 5  # seconds between saves of a notebook within a cell, for who looks on; one of a megabyte takes 0.1
+AUTOSAVE = 5  # seconds between saves of a notebook within a cell, for who looks on; one of a megabyte takes 0.07
 SCHEME = "seqae:"  # prefix of papermill's names for files, so that an executed notebook contains no local path
 NOT_STARTED = "the kernel died before it ran anything"
 KERNEL_STARTS = 3  # of a kernel that dies before it runs anything: another process may have taken its ports
