@@ -6,7 +6,6 @@ BIN := $(or $(ACTIVE),.venv)/bin
 READY := $(if $(ACTIVE),,.venv/.ready)
 JOBS ?=
 SEEDS ?= 6
-SOAK ?=
 # Half of the time the slow tests wait: for leases, deadlines, processes that start.
 SOAKING = $(shell $(PYTHON) -c "import os; print(min(6, max(2, (os.cpu_count() or 1) * 3 // 2)))")
 LIMIT ?= 480
@@ -44,7 +43,7 @@ test: $(READY)  ## the fast tests: what a change can break, in minutes
 	$(PYTEST) -m "not soak" --dist worksteal
 
 soak: $(READY)  ## the slow tests: kills, other machines, ssh, queues, JupyterLab, every notebook
-	$(PYTEST) -n $(SOAKING) --maxprocesses 6 --durations=60 --durations-min=10 -m soak --dist loadfile --no-loadscope-reorder $(SOAK)
+	$(PYTEST) -n $(SOAKING) --maxprocesses 6 --durations=60 --durations-min=10 -m soak --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## ruff (notebooks too), types, stripped notebooks
 	$(BIN)/ruff check

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from results import replaced
+from results import put
 
 from seqae import find_runs
 from seqae.benchmark import speedup_table
@@ -51,6 +51,4 @@ if __name__ == "__main__":
     days = sorted({record["ended"][:10] for record in records})
     where = "; ".join(f"{cores} cores of {name}" for name, cores in sorted(machine))
     told = f"*{where}, {' to '.join(dict.fromkeys([days[0], days[-1]]))}, medians.*"
-    page = HERE.parent / "README.md"
-    written = replaced(page.read_text(), "speed", f"{speed_table(speedup_table(runs))}\n\n{told}")
-    page.write_text(written)
+    put(HERE.parent / "README.md", "speed", f"{speed_table(speedup_table(runs))}\n\n{told}")

@@ -76,7 +76,7 @@ class Parameters(BaseModel):
     recon_truth: bool = Field(False, description="with decoder_input truth: recon also reads true frames in evaluation")
 
     architecture: str = Field("lstm_copy", description="a row of seqae.architectures.ARCHITECTURES, or module:name")
-    architecture_arguments: dict[str, Any] = Field({}, description="the own arguments of an architecture module:name")
+    architecture_arguments: dict[str, Any] = Field({}, description="of the constructor of an architecture module:name")
     code: str | None = Field(None, description="hash of architecture and training_loss module:name; today's if none")
     hidden: int | None = Field(None, ge=1, description="LSTM units at width 1; the architecture's own if none")
     layers: int | None = Field(None, ge=1, description="LSTM layers; the architecture's own if none")

@@ -85,6 +85,7 @@ def test_a_device_that_there_is_not(run, device, message):
     with pytest.raises(ValueError, match=message):
         run.outputs(device=device)
     assert message in call(str(run.folder), "--device", device, code=2)
+    assert "-p device: seqae demo RUN --device DEVICE says" in call(str(run.folder), "-p", "device=cuda", code=2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

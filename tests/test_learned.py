@@ -513,8 +513,6 @@ def test_figures_have_units_on_their_axes(run, monkeypatch) -> None:
         assert all(axis.get_xlabel() or axis.get_ylabel() for axis in figure.axes)
         figures.show(figure, "a figure")
     assert [axis.get_xlabel() for axis in drawn[0].axes][2:] == ["error, pixels", "error, pixels/frame"]
-    with pytest.raises(ValueError, match="method must be PCA or UMAP; not 'TSNE'"):
-        figures.state_map(np.zeros((3, 2)), run.drawn("val", frame=5).head(3), method="TSNE")
 
 
 TABLES = {  # of each figure, the columns that it needs

@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import runpy
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -217,7 +219,7 @@ def test_a_peer_that_is_installed_trains_and_another_says_so(package, decoder_in
     assert parts["step"] > 0 < parts["forward_backward"]
 
 
-def test_a_benchmark_is_a_run_like_any_other(tmp_path):
+def test_a_benchmark_is_a_run_like_any_other(tmp_path, monkeypatch):
     run = open_run("performance", {**TINY, "store": str(tmp_path)}, {"decoder_input": "output"})
     run = update_timing.run_benchmark(run)
     table = run.performance()
@@ -242,6 +244,15 @@ def test_a_benchmark_is_a_run_like_any_other(tmp_path):
     assert row["× lstmcell_loop"] == pytest.approx(step.lstmcell_loop / step.seqae)
     figure = figures.roofline(tables.benchmark_table([found]))
     assert "FLOP/byte" in figure.axes[0].get_xlabel()
+    # The command that writes README's table.
+    copy, root = tmp_path / "project", Path(__file__).parents[1]
+    (copy / "docs").mkdir(parents=True)
+    for file in ("README.md", "docs/speed.py", "docs/results.py"):
+        shutil.copy(root / file, copy / file)
+    monkeypatch.setattr("sys.argv", ["speed.py", str(tmp_path)])
+    monkeypatch.syspath_prepend(copy / "docs")
+    runpy.run_path(str(copy / "docs/speed.py"), run_name="__main__")
+    assert f"| 256, 8, 3 | {step.seqae:.0f} | " in (copy / "README.md").read_text()
 
 
 AS_NOBODY = """

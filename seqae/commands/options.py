@@ -38,7 +38,7 @@ Folder = Annotated[
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Run code from a run's folder, or of a project around it.")
 ]
-Scale = Annotated[str | None, typer.Option(help="Sizes: a name in params/scale/, or a file.")]
+Scale = Annotated[str | None, typer.Option(help="Sizes: a name in params/scale/ or params/FAMILY/scale/, or a file.")]
 Given = Annotated[
     list[str] | None,
     typer.Option(
@@ -64,7 +64,10 @@ TlsKey = Annotated[
 ]
 WithoutTls = Annotated[bool, typer.Option("--without-tls", help="Accept unencrypted connections from any machine.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: the number of GPUs, else of cores.")]
-Cluster = Annotated[str | None, typer.Option(help="tcp://HOST:PORT, ssh:FILE, slurm:FILE; default: this machine.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(help="tcp://HOST:PORT, tls://…, ssh:FILE, slurm:FILE (or pbs, sge, lsf, …); default: this machine."),
+]
 PerGpu = Annotated[int, typer.Option(min=1, help="How many (small) runs share a GPU.")]
 
 

@@ -3,7 +3,6 @@
 Tables of many runs have one row for each value, with the run, its recipe, its group and its `FACETS` beside it.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -173,12 +172,6 @@ def in_cells(runs: Sequence[Run], by: Sequence[str], across: Sequence[str]) -> p
     columns = table[list(across)].astype(str).agg(", ".join, axis=1)
     several = table.task == "both"  # has two branches
     return table.assign(row=table.run.map(names), column=columns.where(~several, columns + ", " + table.branch))
-
-
-def tally(verdicts: pd.Series) -> str:
-    """What several runs came to: each verdict, with how many have it where there are several runs."""
-    counts = Counter(verdicts.fillna("no verdict"))
-    return "; ".join(f"{n} × {verdict}" if len(verdicts) > 1 else verdict for verdict, n in counts.items())
 
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:

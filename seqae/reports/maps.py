@@ -17,38 +17,25 @@ WIDTH, HEIGHT = 480, 360  # of the map, in its own units
 CLASS_HUES = [f"hsl({36 * digit} 70% {45 if digit % 2 else 60}%)" for digit in range(10)]
 
 
-def in_two_dimensions(states: np.ndarray, method: str = "PCA") -> tuple[np.ndarray, list[str]]:
-    """States (N, units) as points (N, 2), and what their two axes are.
+def in_two_dimensions(states: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """States (N, units) as points (N, 2) on their two principal components, and what these axes are."""
+    from sklearn.decomposition import PCA
 
-    method: PCA, or UMAP if that is installed (umap-learn). Raises ValueError for another method.
-    """
-    if method == "PCA":
-        from sklearn.decomposition import PCA
-
-        pca = PCA(2, random_state=0).fit(states)
-        shares = 100 * pca.explained_variance_ratio_
-        return pca.transform(states), [
-            f"component {n} ({share:.0f} % of variance)" for n, share in enumerate(shares, 1)
-        ]
-    if method != "UMAP":
-        raise ValueError(f"method must be PCA or UMAP; not {method!r}")
-    try:
-        from umap import UMAP
-    except ImportError:
-        raise ValueError("method UMAP needs the package umap-learn: install it, or use PCA") from None
-    return UMAP(random_state=0).fit_transform(states), ["UMAP 1 (no unit)", "UMAP 2 (no unit)"]
+    pca = PCA(2, random_state=0).fit(states)
+    shares = 100 * pca.explained_variance_ratio_
+    return pca.transform(states), [f"component {n} ({share:.0f} % of variance)" for n, share in enumerate(shares, 1)]
 
 
-def pointed_map(states: np.ndarray, drawn: pd.DataFrame, frames: np.ndarray, *, method: str = "PCA") -> "HTML":
+def pointed_map(states: np.ndarray, drawn: pd.DataFrame, frames: np.ndarray) -> "HTML":
     """A map of states to display, coloured by the direction or by the class of the first digit; the frames of the
     sequence that one points at, or chooses with the arrow keys, stand below. It loads nothing.
 
     states: (N, units), as `encode`'s flat. drawn: as `RunFolder.drawn`, of the same N. frames: uint8 (N, T, H, W). The
-    first 300 are shown. method: as for `in_two_dimensions`, whose errors this raises.
+    first 300 are shown.
     """
     from IPython.display import HTML
 
-    points, axes = in_two_dimensions(states, method)
+    points, axes = in_two_dimensions(states)
     points, drawn, frames = points[:MOST_POINTS], drawn.head(MOST_POINTS), frames[:MOST_POINTS]
     low, high = points.min(0), points.max(0)
     places = (points - low) / np.where(high > low, high - low, 1) * [WIDTH - 20, 20 - HEIGHT] + [10, HEIGHT - 10]

@@ -162,5 +162,6 @@ def _check_imported(code: OwnCode) -> None:
         if module is not None and not is_as_written(module, text):
             raise OwnCodeError(
                 f"{path} has been edited since it was imported, and the class of the cell still uses it as it was: "
-                "restart the kernel and run the notebook again (%autoreload 2, before the imports, spares this)"
+                "restart the kernel and run the notebook again (%load_ext autoreload and %autoreload 2, before the "
+                "imports, spare this)"
             )

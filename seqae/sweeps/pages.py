@@ -130,9 +130,9 @@ def demo_page(
 ) -> Page:
     """Execute notebooks/demo.ipynb on a run, into demo.html in the run's folder.
 
-    given: further parameters of the notebook. trust_code: as for `Run.load`. Raises RunError or ValueError, before it
-    starts, for a folder without a trained run, a missing device, code of your own that may not run, or parameters that
-    the notebook does not have or that the run does not use.
+    given: further parameters of the notebook, but run and device. trust_code: as for `Run.load`. Raises RunError or
+    ValueError, before it starts, for a folder without a trained run, a missing device, code of your own that may not
+    run, or parameters that the notebook does not have or that the run does not use.
     """
     run = Run.load(folder, trust_code=trust_code)
     run.model_file()
@@ -140,18 +140,20 @@ def demo_page(
         run.own_code()  # raises here, not in the notebook, if it may not run
     make_accelerator(device=device)
     source = page_notebook(_project_here(), "demo.ipynb")
-    parameters = {**(given or {}), "run": f"{run.folder.parent.name}/{run.name}", "device": device}
-    parameters |= {"trust_code": True} if trust_code else {}
+    own = {"run": f"{run.folder.parent.name}/{run.name}", "device": device}
+    if twice := own.keys() & (given or {}):
+        raise ValueError(f"-p {min(twice)}: seqae demo RUN --device DEVICE says run and device; leave it out")
+    parameters = {**(given or {}), **own} | ({"trust_code": True} if trust_code else {})
     if idle := without_effect(run.parameters, run.family, given or {}):
         raise ValueError(f"-p {next(iter(idle.values()))}: leave it out")
     if unknown := [key for key in parameters if key not in family_defaults(source)]:
         raise ValueError(f"-p {unknown[0]}: no parameter of {source}; it has {', '.join(family_defaults(source))}")
-    own = {"this run": "report.html"} if (run.folder / "report.html").exists() else {}
+    beside = {"this run": "report.html"} if (run.folder / "report.html").exists() else {}
     return execute_page(
         source,
         run.folder / "demo.html",
         title=f"{run.family}/{run.name}: demo",
-        links={"all runs": "../../index.html", **own},
+        links={"all runs": "../../index.html", **beside},
         rows=[("verdict on val", run.verdict or "none"), ("device", device), ("sequences", "of the test split")],
         store=run.folder.parents[1],
         parameters=parameters,

@@ -127,14 +127,14 @@ def label_curves(labelled: pd.DataFrame, *, panels: str | None = None) -> Figure
     return figure
 
 
-def state_map(states: np.ndarray, drawn: pd.DataFrame, *, method: str = "PCA") -> Figure:
+def state_map(states: np.ndarray, drawn: pd.DataFrame) -> Figure:
     """States of sequences in two dimensions, coloured by where the digits are, whither they move, and what they are.
 
-    states: (N, units), as `encode`'s flat. drawn: as `RunFolder.drawn` at the last frame seen, of the same N. method:
-    as for `in_two_dimensions`, whose errors it raises. Colours: mean x of the digits in pixels, direction of the
-    first digit's velocity in degrees, the class of the first digit.
+    states: (N, units), as `encode`'s flat. drawn: as `RunFolder.drawn` at the last frame seen, of the same N.
+    Colours: mean x of the digits in pixels, direction of the first digit's velocity in degrees, the class of the first
+    digit.
     """
-    points, axis_names = in_two_dimensions(states, method)
+    points, axis_names = in_two_dimensions(states)
     digits = [name.removeprefix("x_") for name in drawn.columns if name.startswith("x_")]
     angle = np.degrees(np.arctan2(drawn.v_y_1, drawn.v_x_1)) % 360
     panels: Mapping[str, tuple[pd.Series, str]] = {
