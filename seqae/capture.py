@@ -65,8 +65,7 @@ class CapturedGradients:
     """
 
     def __init__(self, batch_size: int, recorder: Any = None) -> None:
-        self.batch_size, self.recorder = batch_size, recorder or CudaRecorder()
-        self.calls = 0
+        self.batch_size, self.recorder, self.calls = batch_size, recorder or CudaRecorder(), 0
         self.replay: Callable[[], None] | None = None
 
     def __call__(self, net: nn.Module, batch: Tensor, **given: Any) -> Gradients:

@@ -154,7 +154,7 @@ def load_checkpoint(file: Path, stateful: Stateful, settings: Mapping[str, Any] 
 
     The file is loaded to the CPU. load_state_dict copies weights and moments to the device. Adam's step counters stay
     on the CPU, because every update reads them. Raises ValueError where the file is damaged, too old or of other
-    settings.
+    settings; the model's weights are then what they were.
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -164,6 +164,8 @@ def load_checkpoint(file: Path, stateful: Stateful, settings: Mapping[str, Any] 
     except Exception as error:  # torn bytes make torch raise any of a dozen types
         raise ValueError(f"{file} is no whole checkpoint of fit ({error!r}): {ANEW}") from error
     name, options = "its progress", {*stateful.optimizer.param_groups[0]}
+    # torch copies what fits before it refuses the rest
+    before = recursively_apply(Tensor.clone, dict(stateful.model.state_dict()))
     try:
         state = TrainingState(content["weights"], **progress, totals=EpochTotals(**content["epoch"]))
         pairs = [(name, state.settings.get(name, value), value) for name, value in (settings or {}).items()]
@@ -177,6 +179,7 @@ def load_checkpoint(file: Path, stateful: Stateful, settings: Mapping[str, Any] 
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        stateful.model.load_state_dict(before)
         told = " ".join(str(error).split()[:40])
         raise ValueError(f"{file} is of another run ({name}: {told}): {ANEW}") from error
     if other:

@@ -2,7 +2,8 @@
 
 A model is a `torch.nn.Module`. Its forward(frames, truth=None) takes the frames seen, (B, frames_in, H, W) float32 in
 the training range, and returns a dict with a tensor for each branch of the task: pre-activations (B, T, H, W). The
-activation is applied to them outside; before it a run of `seqae.runs`, not `fit`, multiplies them by its `gain`. For
+activation is applied to them outside; before it a run of `seqae.runs`, not `fit`, multiplies those of a model of your
+own by its `gain` (a `SequenceAutoencoder` does so itself). For
 `recon`, T is frames_in, and the frames are in reverse order; in task `recon_ordered` they are in order. For `pred`, T
 is frames_out. truth has the true frames of each branch, (B, T, H, W), in training mode; otherwise it is None. Where the
 output for a sequence depends, in evaluation mode, on the others of its batch, errors depend on batch_size: the check
@@ -33,7 +34,6 @@ from torch import Tensor, nn
 from seqae.data import to_range
 from seqae.device import seeded
 from seqae.losses import training_loss
-from seqae.models import SequenceAutoencoder
 from seqae.objective import BranchOutput, Objective, unit_frames
 from seqae.tasks import branch_targets
 
@@ -59,20 +59,18 @@ def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autoca
     Weights, buffers and random numbers are afterwards what they were. Raises ContractError, a sentence.
     """
     told = f"model {type(model).__name__}"
-    if isinstance(model, SequenceAutoencoder) and (has := model.activation) != (wanted := objective.activation):
-        raise ContractError(f"{told} has activation {has}, the objective {wanted}: give both the same")
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ContractError(f"{told} has no weights that can be trained")
     kept = {name: value.clone() for name, value in model.named_buffers()}  # statistics of normalisation layers
     frames = to_range(batch, objective.pixel_range)
     targets = branch_targets(frames, task=objective.task, frames_in=objective.frames_in)
     for training in (False, True):
-        with seeded(0, batch.device), torch.set_grad_enabled(training):
+        with seeded(0), torch.set_grad_enabled(training):
             _check_pass(told + " in training" * training, model.train(training), frames, targets, objective, autocast)
 
     def last(first: Tensor) -> Tensor:  # what is put out for the last sequence, beside this first one, (T, H, W)
         seen = torch.cat([first, frames[1:]])[:, : objective.frames_in]
-        with seeded(0, batch.device), torch.no_grad():
+        with seeded(0), torch.no_grad():
             return torch.cat([*_called(told, model.eval(), seen, None).values()], 1)[-1]
 
     if (last(frames[:1]) - last(sum(objective.pixel_range) - frames[:1])).abs().max() > 1e-4:  # more than rounding

@@ -104,9 +104,12 @@ def mixed_precision(device: torch.device, precision: str) -> tuple[torch.autocas
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """In the block, random numbers are those of the seed; afterwards they go on as if none had been drawn."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+def seeded(seed: int) -> Iterator[None]:
+    """In the block, torch's random numbers are those of the seed, on all devices; afterwards they go on as if none had
+    been drawn, but on MPS.
+    """
+    # `manual_seed` seeds every CUDA device, whichever the model is on.
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
         torch.manual_seed(seed)
         yield
 

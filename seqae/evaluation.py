@@ -5,6 +5,7 @@ Nothing here changes a weight: that is `training`.
 
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from seqae.data import check_sequences, to_range
 from seqae.device import seeded
 from seqae.metrics import BranchMetrics, frame_errors, histogram, image_quality, preactivation_range
+from seqae.models import activations
 from seqae.objective import BranchOutput, Objective, branch_outputs, objective_value, output_frames, unit_frames
-from seqae.tasks import check_positive
+from seqae.tasks import check_choice, check_positive
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,15 @@ def evaluate(
     least and the largest pre-activation of each frame and the histograms of outputs; quality adds
     `metrics.image_quality`. The objective's own metrics are always measured. stop: once it is not empty, the remaining
     batches are left out, and the result is of no use. The model is left in evaluation mode. Raises ValueError for
-    frames of another kind or shape, and for a batch_size below 1.
+    frames of another kind or shape, for a batch_size below 1, and as `objective.branch_outputs`.
     """
     check_positive(batch_size=batch_size)
     check_sequences("frames", frames)
     device = next((weight.device for weight in model.eval().parameters()), torch.device("cpu"))
     means, histograms, sums = dict[str, Tensor](), dict[str, Tensor](), dict[str, dict[str, Tensor]]()
     # A model may draw random numbers, and may keep tensors: of inference_mode they could not be trained with.
-    with seeded(0, device), torch.no_grad():
-        for batch in frames.split(batch_size):
-            if stop:
-                break
+    with seeded(0), torch.no_grad():
+        for batch in takewhile(lambda _: not stop, frames.split(batch_size)):
             outputs = branch_outputs(model, batch.to(device), objective)
             errors = branch_errors(outputs, objective, quality=quality)
             share = len(batch) / len(frames)
@@ -104,9 +104,10 @@ def predict(
 
     frames: (B, frames_in, H, W), a tensor or an array, uint8 0–255, or floating point in [0, 1]; all B are one batch.
     activation, pixel_range: as in the model's `Objective`. The model is left in evaluation mode. Raises ValueError for
-    frames of another kind.
+    frames of another kind, and for a `SequenceAutoencoder` of another activation.
     """
+    check_choice("activation, as the model's,", activation, activations(model))
     device = next((weight.device for weight in model.eval().parameters()), torch.device("cpu"))
-    with seeded(0, device), torch.no_grad():  # as in `evaluate`
+    with seeded(0), torch.no_grad():  # as in `evaluate`
         outputs = model(seen_frames(torch.as_tensor(frames, device=device), pixel_range))
     return {b: output_frames(z.float(), activation, pixel_range).clip(0, 1).cpu() for b, z in outputs.items()}

@@ -22,7 +22,7 @@ class NamedLoss(NamedTuple):
     training_loss: str
 
 
-LOSSES = {  # the diary's five
+LOSSES = {  # the diary's five; `architectures.Architecture.reach` says why 0sb and 0sm cannot learn on h itself
     "1tm": NamedLoss((-1.0, 1.0), "tanh", "mse"),
     "1nm": NamedLoss((-1.0, 1.0), "none", "mse"),
     "0sb": NamedLoss((0.0, 1.0), "sigmoid", "bce"),

@@ -53,8 +53,8 @@ def histogram(frames: "Tensor") -> "Tensor":
     """
     low, high, bins = float(HISTOGRAM_EDGES[0]), float(HISTOGRAM_EDGES[-1]), len(HISTOGRAM_EDGES) - 1
     place = ((frames.flatten(1).nan_to_num(low) - low) / (high - low) * bins).clamp(0, bins - 1).long()
-    share = frames.new_zeros(len(frames), bins)
-    return share.scatter_add_(1, place, frames.new_ones(place.shape)).div_(place.shape[1])
+    count = place.new_zeros(len(place), bins).int()  # float32 counts to 2**24 only
+    return count.scatter_add_(1, place, place.new_ones(()).int().expand_as(place)) / place.shape[1]
 
 
 def image_quality(output: "Tensor", target: "Tensor") -> "dict[str, Tensor]":

@@ -70,8 +70,8 @@ class SequenceAutoencoder(nn.Module):
         self.hidden = deepest if row.lstm_kernel_size else top  # LSTM units, or channels, as built
         if hidden is not None and self.hidden != (asked := _scaled(hidden, width)):
             told = f"hidden {hidden} at width {width:g} is {asked} units, which architecture {architecture} cannot have"
-            fits = f"it would have {self.hidden}: set hidden: {round(self.hidden / width)}, or leave hidden out"
-            raise ValueError(f"{told}; {fits}")
+            use = "" if (near := round(self.hidden / width)) == hidden else f"set hidden: {near}, or "
+            raise ValueError(f"{told}; it would have {self.hidden}: {use}leave hidden out")
         if row.readout == "h" and depth == 1 and top != pixels:
             told = f"with 1 layer would hand h, {top} wide, to a decoder as wide as the frame has pixels, {pixels}"
             raise ValueError(f"architecture {architecture} {told}: use layers 2 or more, or the architecture lstmcell")
@@ -127,8 +127,7 @@ class SequenceAutoencoder(nn.Module):
         last: (B, H·W), the last frame seen, in the training range. truth: for each branch the frames (B, T, H, W) that
         its decoder reads with `decoder_input: truth`, or none, and it reads its own output.
         """
-        if self.row.hand_over == "top":
-            states = [LSTMState(states[-1].h, None)]
+        states = [LSTMState(states[-1].h, None)] if self.row.hand_over == "top" else states
         outputs = {}
         for branch in self.decoders:
             # A decoder that reads frames (`truth`) begins with the one before its first: of a prediction the last one
@@ -183,6 +182,11 @@ class SequenceAutoencoder(nn.Module):
             outputs.append(self._read(branch, h)[0])
             frame = activate(outputs[-1], self.activation)
         return torch.stack(outputs)
+
+
+def activations(model: nn.Module) -> tuple[str, ...]:
+    """Those that may be applied to what a model puts out: a `SequenceAutoencoder` is made for one."""
+    return (model.activation,) if isinstance(model, SequenceAutoencoder) else ACTIVATIONS
 
 
 def _scaled(size: int, width: float) -> int:

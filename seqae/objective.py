@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from seqae.data import to_range, to_unit
 from seqae.losses import TRAINING_LOSSES, activate, loss_fault, training_loss
 from seqae.metrics import TAKEN
+from seqae.models import activations
 from seqae.tasks import ACTIVATIONS, BRANCHES, branch_targets, check_choice, check_positive, out_of_reach
 
 
@@ -57,8 +58,8 @@ class Objective:
 
 @dataclass(frozen=True)
 class BranchOutput:
-    """z: pre-activations (B, T, H, W), float32. target: true frames (B, T, H, W) in the training range. Raises
-    ValueError where their shapes differ.
+    """z: pre-activations (B, T, H, W), float32 (`branch_outputs` sees to it). target: true frames (B, T, H, W) in the
+    training range. Raises ValueError where their shapes differ.
     """
 
     z: Tensor
@@ -72,11 +73,13 @@ class BranchOutput:
 def branch_outputs(net: nn.Module, batch: Tensor, objective: Objective) -> dict[str, BranchOutput]:
     """One batch of uint8 sequences (B, T, H, W) through the model, with the target of each branch.
 
-    The model is given the targets in training mode only.
+    The model is given the targets in training mode only. Raises ValueError for a `SequenceAutoencoder` of another
+    activation.
     """
+    check_choice("activation, as the model's,", objective.activation, activations(net))
     frames = to_range(batch, objective.pixel_range)
     targets = branch_targets(frames, task=objective.task, frames_in=objective.frames_in)
-    outputs = net(frames[:, : objective.frames_in], targets if net.training else None)
+    outputs = net(frames[:, : objective.frames_in], dict(targets) if net.training else None)
     return {branch: BranchOutput(z.float(), targets[branch]) for branch, z in outputs.items()}
 
 

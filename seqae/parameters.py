@@ -191,5 +191,5 @@ class Parameters(BaseModel):
         return self
 
 
-_DESCRIBED = (f"{name}: {field.description}" for name, field in Parameters.model_fields.items())
-Parameters.__doc__ = "\n".join([str(Parameters.__doc__), "", *_DESCRIBED])
+_FIELDS = Parameters.model_fields.items()
+Parameters.__doc__ = f"{Parameters.__doc__}\n" + "\n".join(f"{name}: {field.description}" for name, field in _FIELDS)

@@ -65,5 +65,5 @@ def branch_targets(frames: "Tensor", *, task: str, frames_in: int) -> "dict[str,
     if (length := frames.shape[1]) < least:
         raise ValueError(f"task {task} after {frames_in} frames needs sequences of {least} or more; not of {length}")
     seen, future = frames[:, :frames_in], frames[:, frames_in:]
-    recon = seen if task == "recon_ordered" else seen.flip(1)
+    recon = seen.clone() if task == "recon_ordered" else seen.flip(1)  # not the memory that the model reads
     return {branch: {"recon": recon, "pred": future}[branch] for branch in BRANCHES[task]}

@@ -123,8 +123,7 @@ def fit(
     check_contract(model, sample.to(accelerator.device), objective, autocast)
     optimizer = rule.optimizer(list(model.parameters()))
     if not {w for group in getattr(optimizer, "param_groups", ()) for w in group["params"]} & {*model.parameters()}:
-        told = f"the optimizer, here a {type(optimizer).__name__}, has none of the model's weights"
-        raise ValueError(f"{told}: return one of those that it is given")
+        raise ValueError(f"optimizer {type(optimizer).__name__} has none of the model's weights: make it of those")
     if scaler.is_enabled() and isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("optimizer LBFGS cannot be scaled for precision fp16: use bf16, or none")
     # Read by GradScaler, with fp16: inside SGD's fused kernel a skipped first update leaves the momentum uninitialised.
@@ -172,11 +171,11 @@ def fit(
             net.train()
             for indices in order.split(batch_size)[state.step - done * steps :]:
                 mine, share = _share(indices, accelerator)
+                torch.manual_seed((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
                 batch = frames[mine].to(accelerator.device)  # (B, T, H, W) uint8
                 # DDP averages gradients over the ranks, so each takes `ranks` times its part of the mean or the sum. A
                 # rank's own sum is that of its sequences; one that counts nothing has share 0.
                 factor = ranks * (share if objective.reduction == "mean" else float(share > 0))
-                torch.manual_seed((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
                 result = update(
                     net, stateful, batch, objective=objective, rule=rule, autocast=autocast, factor=factor,
                     accelerator=accelerator, watched=state.step + 1 == epoch * steps, differentiate=differentiate,
@@ -194,7 +193,8 @@ def fit(
                 if stop:
                     break
 
-            # The end of the epoch: val, the best weights, the schedule, the rows, a checkpoint if one is due.
+            # The end of the epoch: val, the best weights, the schedule, the rows, a checkpoint if one is due. Within an
+            # epoch whoever is asked to stop comes here, too; `evaluate` then measures nothing.
             found = evaluate(model, val, batch_size, objective, statistics=True, stop=stop)
             state.seconds = time.monotonic() - began
             if stop:  # the epoch is unfinished, or was not measured

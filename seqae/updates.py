@@ -96,7 +96,9 @@ def update(
     """Change the weights once. net, batch, factor: as `gradients`. watched: measure the update's size as well.
     differentiate: `gradients`, or what does the same.
     """
-    optimizer, scaler, parameters = stateful.optimizer, stateful.scaler, list(stateful.model.parameters())
+    optimizer, scaler, model = stateful.optimizer, stateful.scaler, stateful.model
+    changed = {weight for group in optimizer.param_groups for weight in group["params"]}
+    parameters = [weight for weight in model.parameters() if weight in changed]  # others keep gradients for ever
     before = [w.detach().clone() for w in parameters] if rule.clip_update or watched else []
 
     given = {"objective": objective, "optimizer": optimizer, "autocast": autocast, "scaler": scaler, "factor": factor}

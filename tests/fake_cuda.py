@@ -39,7 +39,7 @@ from seqae.runs.optimizers import optimizer_factory  # noqa: E402
 from seqae.updates import UpdateRule, clip_gradients, gradients  # noqa: E402
 
 for module in (seqae.contract, seqae.evaluation):
-    module.seeded = lambda seed, device: nullcontext()  # type: ignore[attr-defined]  # there is no generator
+    module.seeded = lambda seed: nullcontext()  # type: ignore[attr-defined]  # there is no generator
 DEVICE = SimpleNamespace(
     device=torch.device("cuda:0"), num_processes=1, process_index=0, is_main_process=True, prepare_model=lambda m: m
 )

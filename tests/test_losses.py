@@ -179,6 +179,11 @@ def test_shares_by_hand() -> None:
     assert {i: share for i, share in enumerate(shares) if share} == pytest.approx({10: 0.4, 22: 0.2, 50: 0.2, 0: 0.2})
 
 
+def test_shares_of_more_pixels_than_float32_counts() -> None:
+    shares = histogram(torch.zeros(()).expand(1, 2**24 + 2**20))[0]
+    assert shares.sum() == 1
+
+
 def test_no_number_at_all_has_a_share_as_well() -> None:
     shares = bins(math.nan, math.nan, math.nan, 0.51)
     assert {i: share for i, share in enumerate(shares) if share} == {0: 0.75, 30: 0.25}

@@ -788,6 +788,12 @@ def test_hidden_that_maps_cannot_have_is_refused_with_one_that_they_can(hidden: 
     assert SequenceAutoencoder(architecture="cnn_flatten", hidden=built, **usual).hidden == built
 
 
+def test_a_number_that_is_refused_is_not_what_is_advised() -> None:
+    usual: dict[str, Any] = {"task": "pred", "decoder_input": "zero", "activation": "none", "frame_size": 16}
+    with pytest.raises(ValueError, match=r"is 255 units, .* it would have 256: leave hidden out"):
+        SequenceAutoencoder(architecture="lstmcell", hidden=85, width=3, **usual)
+
+
 @pytest.mark.parametrize(
     ("name", "known"),
     [

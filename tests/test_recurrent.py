@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqae.lstm.layers import Feedback, LSTMStack
+from seqae.lstm.layers import Feedback, LSTMStack, LSTMState
 from seqae.tasks import ACTIVATIONS
 
 MAPS = LSTMStack(8, [8], kernel_size=3, map_size=(2, 2))
@@ -214,6 +215,14 @@ def test_a_kernel_of_one_at_one_position_is_the_matrix():
     maps.load_state_dict(stack.state_dict())
     inputs = torch.randn(4, 2, 3, dtype=F64)
     assert_same(flat(maps(inputs)), flat(stack(inputs)), 1e-12)
+
+
+@pytest.mark.parametrize("kernel", [{"kernel_size": 3, "map_size": (2, 2)}, {"peepholes": True}])
+def test_fake_tensors_have_no_memory_that_c_could_read(kernel):
+    with FakeTensorMode():
+        stack = LSTMStack(8, [8], **kernel)
+        assert stack(torch.zeros(3, 2, 8))[0].shape == (3, 2, 8)
+        assert stack.unroll([LSTMState(torch.zeros(2, 8), None)], Feedback(), steps=4).shape == (4, 2, 8)
 
 
 class Relaid(torch.autograd.graph.saved_tensors_hooks):

@@ -417,6 +417,20 @@ def test_a_model_may_keep_tensors_between_val_and_training_and_have_extra_state(
     assert made.weights["_extra_state"] == {"made": "here"}  # type: ignore[comparison-overlap]
 
 
+def test_a_refused_checkpoint_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    fitted(epochs=1, checkpoint=file)
+    content = torch.load(file, weights_only=True)
+    del content["progress"]["settings"]  # what an old one lacks is found out by torch, after it copied what fits
+    torch.save(content, file)
+    halves = lambda weights: torch.optim.Adam([{"params": [*weights][:4]}, {"params": [*weights][4:]}], lr=0.01)  # noqa: E731
+    for model, given in ((model_of(hidden=9, seed=99), {}), (model_of(seed=99), {"optimizer": halves})):
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(ValueError, match="is of another run"):
+            fitted(model, epochs=2, checkpoint=file, **given)
+        assert equal(before, model.state_dict())
+
+
 def test_a_file_of_weights_is_no_checkpoint_and_stays(tmp_path: Path) -> None:
     file = tmp_path / "best.pt"
     torch.save(model_of().state_dict(), file)
@@ -566,9 +580,9 @@ def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) 
         ({"objective": "mse"}, r"fit takes a seqae.Objective\(task, …\), not str 'mse': see help\(seqae.fit\)"),
         (
             {"rule": UpdateRule(lambda weights: made)},
-            "the optimizer, here a Adam, has none of the model's weights: return one of those",
+            "optimizer Adam has none of the model's weights: make it of those",
         ),
-        ({"rule": UpdateRule(lambda weights: None)}, "here a NoneType, has none"),  # type: ignore[arg-type, return-value]
+        ({"rule": UpdateRule(lambda weights: None)}, "optimizer NoneType has none"),  # type: ignore[arg-type, return-value]
         ({"model": nn.Linear}, r"fit takes a model that has been made, model = Mine\(…\), not type <class 'torch"),
     ):
         with pytest.raises(ValueError, match=told):
@@ -906,6 +920,19 @@ def test_clipping_shortens_the_step_and_the_norm_is_recorded_before_it(clip_norm
     assert 1e-2 < norm < 1e2
     assert run.log.curve("train", "grad_norm") == pytest.approx([norm], rel=1e-4)
     assert step == pytest.approx(min(norm, clip_norm or math.inf), rel=1e-3)
+
+
+def test_weights_that_the_optimizer_leaves_out_do_not_count_in_the_norm() -> None:
+    def last(weights: Iterable[Tensor]) -> Optimizer:
+        return torch.optim.SGD([*weights][-2:], lr=0.1)
+
+    frozen = model_of(task="pred")
+    for weight in [*frozen.parameters()][:-2]:
+        weight.requires_grad = False
+    given: dict[str, Any] = {"clip_norm": 0.25, "optimizer": last, "epochs": 3}
+    left, wanted = fitted(model_of(task="pred"), **given), fitted(frozen, **given)
+    assert left.log.curve("train", "grad_norm") == wanted.log.curve("train", "grad_norm")
+    assert equal(left.fitted.weights, wanted.fitted.weights)
 
 
 def test_the_recorded_rate_is_the_one_the_epoch_was_trained_with() -> None:
@@ -1252,9 +1279,67 @@ def test_a_baseline_without_weights_is_measured_and_predicts() -> None:
 def test_evaluation_changes_nothing() -> None:
     model = model_of()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(1)
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
     evaluate(model, VAL, 4, trains("mse", (0, 1)))
     assert equal(before, model.state_dict())
+    assert torch.equal(drawn, torch.rand(3))
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_another_activation_than_that_of_a_built_in_model_is_refused() -> None:
+    model = model_of(activation="sigmoid")
+    told = "activation, as the model's, must be one of sigmoid; not 'none'"
+    with pytest.raises(ValueError, match=told):
+        evaluate(model, VAL, 4, OBJECTIVE)
+    with pytest.raises(ValueError, match=told):
+        predict(model, VAL[:, :SEEN], activation="none", pixel_range=(0.0, 1.0))
+    with pytest.raises(ValueError, match=told):
+        fit(model, TRAIN, VAL, objective=OBJECTIVE, rule=UpdateRule(RATE), epochs=1, batch_size=4, record=Log())
+
+
+class Blanks(nn.Module):
+    """Changes the frames that it is given, and takes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(()))
+
+    def forward(self, frames: Tensor, truth: Any = None) -> dict[str, Tensor]:
+        frames.zero_()
+        if truth is not None:
+            truth.popitem()
+        return {"recon": self.level.expand_as(frames)}
+
+
+def test_a_model_that_changes_its_input_does_not_change_its_target() -> None:
+    objective = trains(task="recon_ordered")
+    fit(
+        Blanks(), TRAIN, VAL, objective=objective, rule=UpdateRule(lambda w: torch.optim.SGD(w, lr=0.0)), epochs=1,
+        batch_size=4, record=(log := Log()), device="cpu",
+    )  # fmt: skip
+    black = (VAL[:, :SEEN] / 255).square().mean()
+    assert log.curve("val", "mse", "recon") == pytest.approx([float(black)], rel=1e-5)
+
+
+class Flips:
+    """Sequences that draw random numbers of torch where they are indexed."""
+
+    def __len__(self) -> int:
+        return len(TRAIN)
+
+    def __getitem__(self, indices: Any) -> Tensor:
+        return TRAIN[indices].flip(3) if torch.rand(()) < 0.5 else TRAIN[indices]
+
+
+def test_sequences_that_draw_random_numbers_are_the_same_where_training_goes_on(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"train": lambda epoch: Flips(), "batch_size": 2}
+    unbroken = fitted(epochs=3, **given)
+    for epochs in (1, 2):
+        fitted(epochs=epochs, checkpoint=(file := tmp_path / f"{epochs}.pt"), **given)
+        torch.rand(epochs)
+        assert equal(fitted(epochs=3, checkpoint=file, **given).fitted.weights, unbroken.fitted.weights)
 
 
 def test_predictions_are_frames_on_the_unit_scale() -> None:

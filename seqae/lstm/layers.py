@@ -6,9 +6,9 @@ inputs that are zero are never multiplied. With a kernel size the products are c
 
 The steps are made by the first of these that fits:
 
-- `stacked`, all steps of all layers in C: float32 matrices on a CPU, not larger than `largest` of step.c
-- torch's own LSTM, layer by layer (cuDNN; on a CPU oneDNN, in float32, if not large): matrices without peepholes, whose
-  output is not fed back
+- `stacked`, all steps of all layers in C: float32 matrices on a CPU, a layer's weights no more than `largest` in step.c
+- torch's own LSTM, layer by layer (cuDNN; on a CPU oneDNN, in float32, recurrent weights fewer than `LARGE`): matrices
+  without peepholes, whose output is not fed back
 - `recurrence`: products by torch, the pointwise half of a step in C for float32 on a CPU, else by torch as well
 """
 
@@ -45,7 +45,7 @@ InitialStates = Sequence[LSTMState | None] | None  # one for each layer; None is
 class Feedback:
     """What a decoder reads at its next step, given its top h (B, H): `activation(gain * (weight @ h + bias))`."""
 
-    weight: Tensor | None = None  # (P, H); None: h itself is read
+    weight: Tensor | None = None  # (P, H); None: activation(gain * h) is read
     bias: Tensor | None = None  # (P,), only with a weight
     gain: float = 1.0
     activation: str = "none"
@@ -248,5 +248,4 @@ def _features_first(x: Tensor, positions: int) -> Tensor:
 
 def _batch_first(x: Tensor, batch: int) -> Tensor:
     """(…, features, B · positions) → (…, B, features · positions), a copy, so that callers may change it in place."""
-    maps = x.unflatten(-1, (batch, -1)).transpose(-3, -2)
-    return maps.clone(memory_format=torch.contiguous_format).flatten(-2)
+    return x.unflatten(-1, (batch, -1)).transpose(-3, -2).clone(memory_format=torch.contiguous_format).flatten(-2)

@@ -15,8 +15,7 @@ from seqae.tasks import Size
 
 # oneDNN's x @ weight.t(), which torch keeps for compiled models. On two cores of a Zen 4 it was 1.2-3 times as fast as
 # MKL's product for LARGE or more multiplications, and slower for fewer. (`layers` compares those of one sequence.)
-_HAS_ONEDNN = torch.backends.mkldnn.is_available()
-ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ONEDNN else None
+ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None where torch has no oneDNN
 LARGE = 2**24
 
 

@@ -87,7 +87,7 @@ class UnrolledLayer:
         if self.maps:  # column by column, as they were allocated: hooks on saved tensors (save_on_cpu) lose that order
             buffers = [buffer.movedim(-1, 1).contiguous().movedim(1, -1) for buffer in buffers]
         self.hidden, self.cell, self.gates, self.candidate = self.buffers = buffers
-        fits = self.hidden.device.type == "cpu" and self.hidden.dtype == torch.float32
+        fits = type(self.hidden) is Tensor and self.hidden.device.type == "cpu" and self.hidden.dtype == torch.float32
         self.library = step_library() if fits else None
 
     @classmethod
@@ -144,9 +144,8 @@ class UnrolledLayer:
         def pointwise(t: int, recurrent: Tensor | None, known: Tensor) -> None:
             add = known.data_ptr(), known.stride(0), known.stride(1) if known.shape[1] > 1 else 0
             at = size * t
-            if recurrent is not None:
-                recurrent = (recurrent.t() if maps else recurrent).contiguous()
-            product = None if recurrent is None else recurrent.data_ptr()
+            own = None if recurrent is None else (recurrent.t() if maps else recurrent).contiguous()
+            product = None if own is None else own.data_ptr()
             c = cell + at
             library.forward(product, *add, z + 4 * at, g + at, c, c + size, h + at + size, p, *shape, maps)
 
