@@ -492,6 +492,13 @@ def test_the_conclusion_is_computed_from_the_tables() -> None:
         many(recon=(0.3,), pred=(0.2,), both=(0.5,)), horizon, labels_table(1, 0), by="task"
     )
     assert "One seed of each task cannot show it" in single
+    two = many(recon=(0.3, 0.4), pred=(0.2, 0.3), both=(0.5, 0.6))
+    fewer = two[(two.task != "recon") | (two.seed == 0)]
+    assert "One seed of each task cannot show it" in representation_findings(
+        fewer, horizon, labels_table(1, 0), by="task"
+    )
+    mixed = representation_findings(pd.concat([two, two]), horizon, labels_table(1, 0), by="task")
+    assert "Beyond the spread of runs that differ in more than the seed, the composite model" in mixed
 
 
 def test_figures_have_units_on_their_axes(run, monkeypatch) -> None:

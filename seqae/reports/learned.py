@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from seqae.reports.recipes import recipes
 from seqae.runs import Run
 
 _TARGETS = ("all digits", "each digit", "positions", "velocities")
@@ -24,9 +25,15 @@ def representation_findings(
 
 def measured_of(runs: Sequence[Run], measure: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
     """What `Run.measured` returns for each run, in one table with the columns run, task and seed before. Runs that have
-    no rows, as those that predict nothing, are not in it.
+    no rows, as those that predict nothing, and runs that diverged are not in it; of several runs of one recipe and
+    seed, the last is. Raises ValueError where all have diverged.
     """
-    tables = [(run, run.measured(measure)) for run in runs]
+    seeds = {
+        (name, run.parameters.seed): run for name, run in zip(recipes(runs), runs, strict=True) if not run.diverged
+    }
+    if not seeds:
+        raise ValueError("all of these runs diverged: nothing that they learned can be measured")
+    tables = [(run, run.measured(measure)) for run in seeds.values()]
     named = [
         table.assign(run=run.name, task=run.parameters.task, seed=run.parameters.seed)
         for run, table in tables
@@ -75,14 +82,18 @@ def _adds(probes: pd.DataFrame, by: str | None) -> str:
         told.append(f"{target}: {', '.join(spans)}")
         if gains["both"].min() > max(gains["recon"].max(), gains["pred"].max()):
             more.append(target)
-    seeds = state[(state.target == _TARGETS[0]) & (state[by] == "both")].shape[0]
+    each = (
+        state[state.target == _TARGETS[0]].groupby(by)["seed"].agg(["nunique", "size"]).loc[["recon", "pred", "both"]]
+    )
+    seeds, one_recipe = each["nunique"].min(), (each["nunique"] == each["size"]).all()
+    among = f"{seeds} seeds" if one_recipe else "runs that differ in more than the seed"
     claim = f"more of {' and of '.join(more)} than either" if more else "no more of anything than the better of the two"
     if seeds < 2:
         why = "One seed of each task cannot show it"
         return f"**What prediction adds.** {why}. Shares of the way from chance to ceiling, on test: {'; '.join(told)}."
     return (
-        f"**What prediction adds.** Beyond the spread of {seeds} seeds, the composite model knows {claim}. Shares of "
-        f"the way from chance to ceiling, on test, mean (least to largest) of seeds: {'; '.join(told)}."
+        f"**What prediction adds.** Beyond the spread of {among}, the composite model knows {claim}. Shares of "
+        f"the way from chance to ceiling, on test, mean (least to largest): {'; '.join(told)}."
     )
 
 

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from seqae.device import make_accelerator, mixed_precision
+from seqae.evaluation import evaluate
+from seqae.objective import Objective
 from seqae.parameters import Parameters
-from seqae.runs import experiment, mean_frame
+from seqae.runs import experiment, mean_frame, with_horizon
 from seqae.tasks import BRANCHES
 
 if TYPE_CHECKING:
@@ -71,13 +74,18 @@ def mean_of_train(p: Parameters) -> np.ndarray:
 def _errors(
     run: "RunFolder", test: np.ndarray, mean: np.ndarray, *, branches: tuple[str, ...]
 ) -> Iterator[tuple[str, int, str, float]]:
-    # test: uint8 (N, T, H, W). Rows of ERROR_COLUMNS.
-    seen, future = test[:, : run.parameters.frames_in], test[:, run.parameters.frames_in :]
-    last = seen[:, -1:] / np.float32(255)
+    # test: uint8 (N, T, H, W). Rows of ERROR_COLUMNS. Outputs are not clipped, as in test.csv.
+    p, ours = run.parameters, make_accelerator(device="auto").device
+    seen, future = test[:, : p.frames_in], test[:, p.frames_in :]
+    mixed_precision(ours, "none")
+    code = run.own_code() if ":" in p.architecture else None
+    model = with_horizon(run.model(str(ours)), p, future.shape[1], code=code)
+    objective = Objective(p.task, p.frames_in, "mse", p.activation, p.pixel_range)
+    made = evaluate(model, torch.from_numpy(test), p.batch_size, objective).errors
     for branch in branches:
         target = (seen if branch == "recon" else future) / np.float32(255)
-        made = run.reconstruct(seen) if branch == "recon" else run.predict(seen, future.shape[1])
-        sources = {"model": made, "mean frame": mean} | ({"copy last": last} if branch == "pred" else {})
-        for source, output in sources.items():
-            errors = np.square(target - output).mean((0, 2, 3), dtype=np.float64)
-            yield from ((branch, step, source, float(error)) for step, error in enumerate(errors, start=1))
+        steps = made[branch]["mse"].flip(0) if branch == "recon" and p.task != "recon_ordered" else made[branch]["mse"]
+        constants = {"mean frame": mean} | ({"copy last": seen[:, -1:] / np.float32(255)} if branch == "pred" else {})
+        errors = {name: np.square(target - of).mean((0, 2, 3), dtype=np.float64) for name, of in constants.items()}
+        for source, values in ({"model": steps.numpy()} | errors).items():
+            yield from ((branch, step, source, float(value)) for step, value in enumerate(values, start=1))

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from seqae.evaluation import seen_frames
-from seqae.representations.probes import CLASSES, chance_and_ceiling, probe_score, share_found, what_is_seen
+from seqae.representations.probes import (
+    CLASSES,
+    chance_and_ceiling,
+    flat_state,
+    probe_score,
+    scaled,
+    share_found,
+    what_is_seen,
+)
 from seqae.runs import experiment
 
 if TYPE_CHECKING:
@@ -48,7 +56,8 @@ def few_labels(run: "RunFolder") -> "pd.DataFrame":
         for labels in (n for n in LABELLED if n <= len(order)):
             some = order[:labels]
             few = {name: values[some] for name, values in known.items()}
-            value = probe_score("each digit", states["val"][some], few, states["test"], asked)
+            train, test = scaled(states["val"][some], states["test"])
+            value = probe_score("each digit", train, few, test, asked)
             rows.append(("probe", labels, draw, value))
             for start, model in (("trained", run.model()), ("random", _random(run, draw))):
                 classifier = _fine_tuned(model, run.parameters, seen["val"][some], few["each digit"], seed=draw)
@@ -73,11 +82,7 @@ class Classifier(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (B, frames_in, H, W) in the training range."""
-        return self.head(_flat(self.model.encode(frames)))
-
-
-def _flat(state: Any) -> Tensor:
-    return state if isinstance(state, Tensor) else state["flat"]
+        return self.head(flat_state(self.model.encode(frames)))
 
 
 def _random(run: "RunFolder", draw: int) -> nn.Module:
@@ -88,7 +93,7 @@ def _random(run: "RunFolder", draw: int) -> nn.Module:
 def _fine_tuned(model: nn.Module, p: "Parameters", frames: np.ndarray, counts: np.ndarray, *, seed: int) -> Classifier:
     # A classifier on a copy of the model, trained on these sequences (N, T, H, W) and their digits (N, 10).
     with torch.no_grad():
-        units = _flat(deepcopy(model).eval().encode(_read(frames[:1], p))).shape[1]  # type: ignore[operator]
+        units = flat_state(deepcopy(model).eval().encode(_read(frames[:1], p))).shape[1]  # type: ignore[operator]
     classifier = Classifier(deepcopy(model), units).train()
     optimizer = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
     shares = torch.from_numpy(counts / counts.sum(1, keepdims=True)).float()

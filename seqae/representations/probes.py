@@ -61,7 +61,7 @@ def linear_probes(run: "RunFolder") -> "pd.DataFrame":
     levels = chance_and_ceiling(run, known["val"], known["test"])
     rows = []
     for name, features in _features(run, frames).items():
-        train, test = _scaled(features["val"], features["test"])
+        train, test = scaled(features["val"], features["test"])
         for target, measure in MEASURES.items():
             value = probe_score(target, train, known["val"], test, known["test"])
             chance, ceiling = levels[target]
@@ -95,7 +95,7 @@ def label_probes(run: "RunFolder", file: str | Path) -> "pd.DataFrame":
         usual = known.mean() if number else known.mode()[0]
         chance, ceiling = float((asked - usual).abs().mean() if number else (asked == usual).mean()), float(not number)
         for name, of in features.items():
-            train, test = _scaled(of["val"], of["test"])
+            train, test = scaled(of["val"], of["test"])
             if number or known.nunique() > 1:
                 guessed = (RidgeCV if number else RidgeClassifierCV)(STRENGTHS).fit(train, known).predict(test)
                 value = float(np.abs(guessed - asked).mean() if number else (guessed == asked).mean())
@@ -180,7 +180,7 @@ def _of_digits_alone(run: "RunFolder") -> tuple[float, float]:
     folder = experiment.digits_folder(p)
     images, labels = load_digits(p.digits, folder), load_labels(p.digits, folder)
     flat = {s: scale_digits(images[s], p.frame_shape[0]).reshape(len(images[s]), -1) / 255 for s in ("val", "test")}
-    train, test = _scaled(flat["val"], flat["test"])
+    train, test = scaled(flat["val"], flat["test"])
     right = RidgeClassifierCV(STRENGTHS).fit(train, labels["val"]).predict(test) == labels["test"]
     drawn = run.drawn("test")
     classes = [right[drawn[f"image_{n + 1}"]] for n in range(p.digits_per_sequence)]
@@ -208,10 +208,17 @@ def first_state(run: "RunFolder", frames: np.ndarray) -> np.ndarray:
     model: Any = experiment.new_model(p, run.own_code() if ":" in p.architecture else None).eval()
     with torch.inference_mode():
         parts = [model.encode(seen_frames(batch, p.pixel_range)) for batch in torch.from_numpy(frames).split(256)]
-    return torch.cat([part if isinstance(part, torch.Tensor) else part["flat"] for part in parts]).numpy()
+    return torch.cat([flat_state(part) for part in parts]).numpy()
 
 
-def _scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # Around the mean of train, with one factor for all features, so that none is amplified.
+def flat_state(encoded: Any) -> torch.Tensor:
+    """(B, units), from what a model's encode(frames) returned: a tensor, or several by name, side by side."""
+    if isinstance(encoded, torch.Tensor):
+        return encoded
+    return encoded["flat"] if "flat" in encoded else torch.cat([*encoded.values()], dim=1)
+
+
+def scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features (sequences, dimensions) around the mean of train, with one factor for all, so that none is amplified."""
     mean, scale = train.mean(0), float(np.sqrt(train.var(0).mean())) or 1.0
     return (train - mean) / scale, (test - mean) / scale

@@ -53,10 +53,11 @@ def gate_shares(run: "RunFolder") -> "pd.DataFrame":
 def weight_pictures(run: "RunFolder", *, units: int = 12) -> dict[str, np.ndarray]:
     """The weights of a trained model as pictures, (n, H, W) by name, signed, as they are.
 
-    Of a model whose first LSTM layer reads pixels: the input weights of each of its gates, and of a readout that is
-    linear the output weights of each branch, of the `units` whose input weights are largest (norm over gates; the same
-    units in all pictures). Of one with convolutions: the first kernels of its embedding. Raises RunError if nothing is
-    trained yet, ValueError for a model of your own and for one that has neither.
+    Of a model whose first LSTM layer reads pixels: the input weights of each of its gates; if it has no other layer,
+    and a readout that is linear, the output weights of each branch, too. They are of the `units` whose input weights
+    are largest (norm over gates; the same units in all pictures). Of one with convolutions: the first kernels of its
+    embedding. Raises RunError if nothing is trained yet, ValueError for a model of your own and for one that has
+    neither.
     """
     model, (height, width) = _built_in(run), run.parameters.frame_shape
     with torch.no_grad():
@@ -70,7 +71,7 @@ def weight_pictures(run: "RunFolder", *, units: int = 12) -> dict[str, np.ndarra
         chosen = gates.square().sum((0, 2)).argsort(descending=True)[:units]
         found = {f"into the {name} gate": gates[n, chosen] for n, name in enumerate(GATES.values())}
         for branch, readout in model.readouts.items():
-            if isinstance(readout, torch.nn.Linear):
+            if isinstance(readout, torch.nn.Linear) and len(model.encoder.layers) == 1:  # it reads the top layer
                 found[f"out of {branch}"] = readout.weight.t()[chosen]
         return {name: of.unflatten(1, (height, width)).numpy() for name, of in found.items()}
 

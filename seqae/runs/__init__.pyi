@@ -93,6 +93,7 @@ from .records import run_status as run_status
 from .run import Run as Run
 from .run import open_run as open_run
 from .run_command import planned_from as planned_from
+from .trained import with_horizon as with_horizon
 from .units import counted as counted
 from .units import duration as duration
 from .units import four_digits as four_digits

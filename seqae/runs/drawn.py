@@ -92,7 +92,7 @@ def labels_of_clips(p: Parameters, split: str, file: str | Path | None) -> "pd.D
     tell clips apart (kth/walking/person01.avi, or person01.avi). Its column `index`, 0, 1, …, is the place in an array
     of several clips. Every other column is a label. Returned are `sequence`, `clip`, the clip's file, `index`, `start`,
     the first frame of the sequence in its clip, 0, 1, …, and the labels. Raises ValueError for a run without clips,
-    where a clip has no row or several, and FileNotFoundError.
+    where a clip has no row or several, or a row two files, and FileNotFoundError.
     """
     import pandas as pd
 
@@ -109,7 +109,7 @@ def labels_of_clips(p: Parameters, split: str, file: str | Path | None) -> "pd.D
     if unnamed := [number for number, empty in enumerate(table["file"].isna(), start=2) if empty]:
         raise ValueError(f"{path} names no file in line {unnamed[0]}: write there which clip its labels are of")
     names = ["/" + name.strip().replace("\\", "/").lstrip("./") for name in table["file"]]
-    rows = []
+    rows, owners = [], dict[int, str]()
     for origin in _origins(p, split):
         source, index = origin["clip"], origin["index"]
         found = [i for i, name in enumerate(names) if f"/{Path(source).as_posix().lstrip('/')}".endswith(name)]
@@ -118,6 +118,8 @@ def labels_of_clips(p: Parameters, split: str, file: str | Path | None) -> "pd.D
         if len(found) != 1:
             what = "no row" if not found else f"{len(found)} rows"
             raise ValueError(f"{path} has {what} for clip {index} of {source}: give it one, with its file's name")
+        if (other := owners.setdefault(found[0], source)) != source:
+            raise ValueError(f"{path} has one row for {other} and for {source}: write folders before the file's name")
         labels = table.loc[found[0]].drop(["file", "index"], errors="ignore")
         rows.append({**origin, **labels})
     return pd.DataFrame(rows)

@@ -99,9 +99,7 @@ def _measure(run: "Run", names: Collection[str]) -> None:
     lines = without_metrics(test.read_text(encoding="utf-8").splitlines(), names)
     rows = table.reindex(columns=lines[0].split(",")).to_csv(index=False, header=False)
     files.replace_text(test, _text([*lines, *rows.splitlines()]))
-    for path, text in code.texts.items():  # beside what is there, which another metric may need
-        (copy := run.folder / CODE_FOLDER / path).parent.mkdir(parents=True, exist_ok=True)
-        files.replace_text(copy, text)
+    code.write(run.folder / CODE_FOLDER, beside=True)  # another metric may need what is there
     means = table[table.frame == ""]
     results = dict(zip(means.branch + " " + means.metric, means.value.astype(float), strict=True))
     listed = [*record["parameters"].get("metrics", []), *p.metrics]

@@ -24,4 +24,5 @@ def used_memory(device: torch.device, *, since: int | None = None) -> int | None
                 trim(0)  # what is free and kept is not in use
             Path("/proc/self/clear_refs").write_text("5")
     kilobytes = {line.split(":")[0]: line.split()[1] for line in status.read_text().splitlines() if " kB" in line}
-    return 1024 * int(kilobytes["VmRSS" if begin else "VmHWM"]) - (since or 0)
+    found = kilobytes.get("VmRSS" if begin else "VmHWM")  # gVisor, for one, does not tell the peak
+    return None if found is None else 1024 * int(found) - (since or 0)

@@ -177,7 +177,9 @@ def _abilities() -> Mapping[str, Any]:
 
 
 class _MuonAndAdamW(Optimizer):
-    """Muon on matrices; AdamW on biases, peepholes and convolutions, with the same rate and decay (Jordan, 2024)."""
+    """Muon on matrices; AdamW on biases, peepholes and convolutions, with the same rate (Jordan, 2024), and the
+    same decay where one is given; torch's defaults of it are 0.1 for Muon and 0.01 for AdamW.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], given: Mapping[str, Any]) -> None:
         matrices = [weight for weight in parameters if weight.dim() == 2]

@@ -104,9 +104,10 @@ class OwnCode:
             packages |= {package: number for package, number in self.packages.items() if package == parts[0]}
         return OwnCode(texts, packages)
 
-    def write(self, folder: Path) -> None:
-        """Make `folder` hold these texts and nothing else."""
-        shutil.rmtree(folder, ignore_errors=True)
+    def write(self, folder: Path, *, beside: bool = False) -> None:
+        """Make `folder` hold these texts and nothing else, or beside what is there."""
+        if not beside:
+            shutil.rmtree(folder, ignore_errors=True)
         for path, text in self.texts.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             replace_text(folder / path, text)

@@ -65,14 +65,15 @@ def provenance_of(*, device: str, devices: int) -> dict[str, Any]:
 
 
 def resumed_by(made: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run's record says of what resumed it. made: as `provenance_of`. A warning is logged where the
-    numbers will not be those of an unbroken run to the last bit.
+    """What a resumed run's record says of what resumed it. made: as `provenance_of`. A warning is logged where
+    threads, processor or device are others than at its beginning, so that the numbers will not be those of an unbroken
+    run to the last bit.
     """
-    if (before := record.get("threads", made["threads"])) != made["threads"]:
-        logging.getLogger("seqae").warning(
-            "the run goes on with %s threads, before it had %s: it is not that of an unbroken one to the last bit",
-            made["threads"], before,
-        )  # fmt: skip
+    for name in ("threads", "processor", "device"):
+        if (before := record.get(name, made[name])) != made[name]:
+            now_has = f"{made[name]} threads" if name == "threads" else f"{name} {made[name]}"
+            told = "the run goes on with %s, before it had %s: it is not that of an unbroken one to the last bit"
+            logging.getLogger("seqae").warning(told, now_has, before)
     return {
         key: made[key]
         for key in ("commit", "dirty", "sources", "versions", "machine", "processor", "device", "threads")

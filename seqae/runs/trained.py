@@ -85,8 +85,8 @@ class HasModel(ABC):
         """What the encoder keeps of each sequence, by name: `h1`, `c1` of its first layer, `h2`, `c2`, …, (B, units).
 
         `flat` is all of them side by side, a vector a sequence, (B, sum of units). Of a model of one's own it is what
-        that model's encode(frames) returns: tensors by name, or one, which is named flat. Frames, device and errors:
-        see `HasModel`.
+        that model's encode(frames) returns: tensors by name, with `flat` added, or one, which is named flat. Frames,
+        device and errors: see `HasModel`.
         """
         model, p = self._loaded(device)
         own = getattr(model, "encode", None)
@@ -263,13 +263,14 @@ def _decoded(model: nn.Module, p: Parameters, state: Mapping[str, Tensor], last:
 
 def _named(encoded: Any, batch: Tensor, p: Parameters) -> dict[str, Tensor]:
     # What a model's encode(frames) returned of a batch, by name.
-    named = {"flat": encoded} if isinstance(encoded, Tensor) else encoded
+    named: Any = {"flat": encoded} if isinstance(encoded, Tensor) else encoded
     returned: Any = type(encoded).__name__
     if isinstance(named, Mapping) and named and all(isinstance(tensor, Tensor) for tensor in named.values()):
         returned = {name: tuple(tensor.shape) for name, tensor in named.items()}
-    if isinstance(returned, str) or any(shape[:1] != (len(batch),) for shape in returned.values()):
+    if isinstance(returned, str) or any(len(shape) != 2 or shape[0] != len(batch) for shape in returned.values()):
         raise ValueError(
             f"encode(frames) of architecture {p.architecture} must return a tensor (B, units), or such tensors by "
             f"name; for {len(batch)} sequences it returned {returned}"
         )
-    return {name: tensor.float() for name, tensor in named.items()}
+    named = {name: tensor.float() for name, tensor in named.items()}
+    return named if "flat" in named else named | {"flat": torch.cat([*named.values()], dim=1)}

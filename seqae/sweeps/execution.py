@@ -16,7 +16,16 @@ from distributed import get_worker
 
 from seqae.files import replace_text
 from seqae.reports import render_notebook, run_facts
-from seqae.runs import CODE_FOLDER, Run, executing, fetch_shorter, other_clips, remove_leftovers, sources_hash
+from seqae.runs import (
+    CODE_FOLDER,
+    Run,
+    executing,
+    fetch_shorter,
+    other_clips,
+    remove_leftovers,
+    sources_hash,
+    unmeasured,
+)
 from seqae.stores import BusyError, StoreError, mirror_folder, working
 from seqae.sweeps.cluster import RUN_LOG
 from seqae.sweeps.gpus import held_gpus
@@ -118,8 +127,11 @@ def _execute(item: Planned, per_gpu: int) -> str | None:
         return BUSY
     fetch_shorter(run)
     remove_leftovers(run.folder / "notebook.ipynb", run.folder / "report.html")
-    if run.code:  # it travels with the run; the kernel imports these files, whatever is in the project
-        run.code.write(run.folder / CODE_FOLDER)
+    done, copy = run.status == "done", run.folder / CODE_FOLDER
+    # It travels with the run; the kernel imports these files, whatever is in the project. What has measured a finished
+    # run stays there.
+    if run.code and not (done and copy.exists() and not unmeasured(run)):
+        run.code.write(copy, beside=done)
     gpus = run.parameters.devices * (run.parameters.device in ("auto", "cuda"))
     with held_gpus(gpus, per_gpu=per_gpu) as environment, _written(item.modules) as modules:
         reason = execute_notebook(
