@@ -205,8 +205,25 @@ def test_a_class_that_was_edited_since_a_run_was_opened_is_not_trained_as_it_was
     ]
     assert runs[0].train().status == "done", "the cell was executed again, and not edited"
     notebook.run_cell(MODULES["my_models"].replace("hidden=64", "hidden=8"))
-    with pytest.raises(OwnCodeError, match=r"^class GRUForecaster has been edited since this run was opened: run the"):
+    told = r"^class GRUForecaster or what it uses has been edited since this run was opened: run the"
+    with pytest.raises(OwnCodeError, match=told):
         runs[1].train()
+
+
+@pytest.mark.parametrize("edited", ["SLOPE = 0.2", "def bent(x):\n    return 2 * x", "SLOPE = object()"])
+def test_nor_is_one_that_uses_what_another_cell_has_changed_since(edited: str, project, notebook) -> None:
+    notebook.run_cell("SLOPE = 0.1\ndef bent(x):\n    return SLOPE * x")
+    kind = notebook.run_cell(MODULES["my_models"].replace("self.encode(frames)", "bent(self.encode(frames))"))
+    run, other = (
+        open_run("mine", SMALL, TINY | {"task": "pred", "seed": seed}, model=kind.GRUForecaster) for seed in (0, 1)
+    )
+    assert run.train().status == "done"
+    notebook.run_cell(edited)
+    told = r"^class GRUForecaster or what it uses has been edited since this run was opened"
+    with pytest.raises(OwnCodeError, match=told):
+        other.train()
+    with pytest.warns(UserWarning, match=told):
+        run.train()
 
 
 @pytest.fixture

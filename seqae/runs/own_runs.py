@@ -65,16 +65,23 @@ def check_unedited(code: OwnCode | None, *, trained: bool) -> None:
     if code is None or current_assignment():
         return
     edited = [path for path, text in code.texts.items() if _differs(path, text, code.folders)]
-    for kind in code.live.values():  # its cell may have defined another since
+    for kind in code.live.values():  # its cell may have defined another since, and other cells what it uses
         now = getattr(sys.modules.get(kind.__module__), kind.__name__, kind)
-        if isinstance(now, type) and now is not kind and class_source(now) != code.texts[f"{CELL}.py"]:
-            edited.append(f"class {kind.__name__}")
+        if isinstance(now, type) and _source(now) != code.texts[f"{CELL}.py"]:
+            edited.append(f"class {kind.__name__} or what it uses")
     if edited:
         what = f"{', '.join(edited)} {'has' if len(edited) == 1 else 'have'} been edited since this run was opened"
         told = f"{what}: run the cell of open_run again, which opens the run of the code as it is now"
         if not trained:
             raise OwnCodeError(told)
         warnings.warn(told, stacklevel=3)
+
+
+def _source(kind: type) -> str | None:
+    try:
+        return class_source(kind)
+    except OwnCodeError:  # it uses now what has no source
+        return None
 
 
 def _differs(path: str, text: str, folders: Sequence[Path]) -> bool:
