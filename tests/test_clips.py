@@ -1,6 +1,7 @@
 """Clips of one's own: what is read, how it is split and cut, and runs on it."""
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +188,52 @@ def test_what_was_read_is_remembered_until_the_file_changes(place: Path) -> None
     assert read_clips([file])[0].digest != first.digest
 
 
+def test_an_array_that_is_overwritten_where_it_lies_is_not_taken_for_the_one_before(place: Path) -> None:
+    np.save(place / "a.npy", ALL)
+    windows = Windows(read_clips([place / "a.npy"]), frames=7)
+    before = windows[:]
+    later(place / "a.npy")
+    assert torch.equal(windows[:], before), "it was touched, and is the same"
+    np.save(place / "a.npy", 255 - ALL)
+    later(place / "a.npy", 2)
+    with pytest.raises(ValueError, match=r"a\.npy was deleted, moved or changed after its clips were read: bring it"):
+        windows[:]
+    np.save(place / "a.npy", ALL[::-1])
+    later(place / "a.npy", 3)
+    assert torch.equal(windows[:], before), "the same clips, in other places"
+
+
+def later(file: Path, seconds: int = 1) -> None:
+    """Say that a file was changed later: the clock of a file system may stand for a moment."""
+    changed = file.stat().st_mtime_ns + seconds * 10**9
+    os.utime(file, ns=(changed, changed))
+
+
+def test_brackets_in_the_name_of_a_folder_that_is_there_are_none_of_a_glob(place: Path) -> None:
+    folder = place / "take [2]" / "deep"
+    write_pictures(folder / "a", MADE[0])
+    np.save(folder / "b.npy", MADE[1])
+    (one,), (other,) = read_clips([folder / "*.npy"]), read_clips([folder / "a" / "frame[0-9]*.png"])
+    assert same([one, other], MADE[:2])
+    with pytest.raises(FileNotFoundError, match="there is no such file or folder"):
+        read_clips([folder / "none"])
+
+
+def test_numbers_in_names_are_those_that_can_be_read(place: Path) -> None:
+    folder = write_pictures(place / "a", MADE[0])
+    (folder / "frame9.png").rename(folder / "frame8².png")
+    (clip,) = read_clips([folder])
+    assert np.array_equal(clip.read(0, 14), MADE[0])
+
+
+def test_what_a_video_says_of_itself_may_be_in_any_encoding(place: Path) -> None:
+    file = write_video(place / "a.mkv", MADE[0])
+    assert file.read_bytes().count(b"Lavf") > 1
+    file.write_bytes(file.read_bytes().replace(b"Lavf", b"\xe9avf"))
+    (clip,) = read_clips([file])
+    assert np.array_equal(clip.read(0, 14), MADE[0])
+
+
 # ---- what is wrong with it, in a sentence ----
 
 
@@ -201,6 +248,18 @@ def broken(place: Path) -> dict[str, tuple[Callable[[], Any], str]]:
 
     def truncated(name: str, *how: str) -> Callable[[], Any]:
         return lambda: cut(write_video(place / name, MADE[0], *how))
+
+    def of_several(file: Path, **how: Any) -> None:
+        first, *others = (Image.fromarray(frame) for frame in MADE[0])
+        first.save(file, save_all=True, append_images=others, **how)
+
+    def damaged(name: str, by: bytes) -> Callable[[], Any]:
+        def make() -> None:
+            np.savez_compressed(place / name, np.random.default_rng(0).integers(0, 99, (9, 12, 20), np.uint8))
+            whole = (place / name).read_bytes()
+            (place / name).write_bytes(whole[:900] + by + whole[900 + len(by) :])
+
+        return make
 
     return {
         "a.npy": (save("a.npy", np.array([{}, {}]), allow_pickle=True), "not a whole npy file of numbers"),
@@ -232,6 +291,9 @@ def broken(place: Path) -> dict[str, tuple[Callable[[], Any], str]]:
         "t/*.avi": (lambda: None, "nothing matches: check the path"),
         "u": (lambda: None, "there is no such file or folder"),
         "v": (lambda: (place / "v").mkdir(), "it holds no arrays"),
+        "x.tiff": (lambda: of_several(place / "x.tiff"), "x.tiff holds 14 pictures: save each as a f"),
+        "y.webp": (lambda: of_several(place / "y.webp", lossless=True), "y.webp holds 14 pictures"),
+        "z.npz": (damaged("z.npz", b"\xff\xff\xff\xff"), "z.npz is no whole npz file"),
         "w.wav": (lambda: (place / "w.wav").write_bytes(b"RIFF" + bytes(99)), "cannot be decoded"),
     }
 

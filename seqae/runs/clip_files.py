@@ -145,8 +145,8 @@ def picture_clips(files: Iterable[Path]) -> list[Source]:
 
 def _numbers(file: Path) -> list[Any]:
     # frame9 before frame10: texts and numbers in turn
-    parts = "".join(c if c.isdigit() else f"\0{c}\0" for c in file.stem).replace("\0\0", "").split("\0")
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    parts = "".join(c if c.isdecimal() else f"\0{c}\0" for c in file.stem).replace("\0\0", "").split("\0")
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def named_source(source: Sequence[Path]) -> Path:
@@ -162,6 +162,9 @@ def _of_pictures(files: Sequence[Path]) -> Iterator[Frame]:
             with Image.open(file) as image:
                 if image.mode.startswith(("I", "F")):
                     raise ValueError(f"{file} has pixels of more than 8 bits ({image.mode}): save it with 8 bits")
+                # The second picture in what a camera writes (MPO) is a preview of the first.
+                if (count := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+                    raise ValueError(f"{file} holds {count} pictures: save each as a file, or all as a video")
                 yield _of_rgb(np.asarray(image.convert("RGB")), file)
         except (OSError, SyntaxError) as error:
             raise ValueError(f"{file} is no whole picture ({error}): get it again") from None
@@ -176,7 +179,7 @@ def _of_video(file: Path) -> Iterator[Frame]:
 
     count, last = 0, 0.0
     try:
-        with av.open(str(file)) as container:
+        with av.open(str(file), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise ValueError(f"{file} cannot be decoded (no video in it): it is truncated, damaged or no video")
             stream = container.streams.video[0]

@@ -8,11 +8,13 @@ cache can be deleted at any time. Decoding is in `clip_files`.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from glob import escape, has_magic
 from glob import glob as matches
-from glob import has_magic
 from hashlib import sha256
 from pathlib import Path
 from shutil import copyfileobj
@@ -75,14 +77,14 @@ class Clip:
             return self._frames()
         except FileNotFoundError:
             what = f"{self.source[0]} was deleted, moved or changed after its clips were read"
-            try:
-                if self.digest in {clip.digest for clip in _remembered(self.source)}:
-                    return self._frames()
-            except FileNotFoundError:
-                pass
+            with suppress(FileNotFoundError):
+                if again := next((clip for clip in _remembered(self.source) if clip.digest == self.digest), None):
+                    return again._frames()
             raise ValueError(f"{what}: bring it back, or run this again with what is there now") from None
 
     def _frames(self) -> np.ndarray:
+        if self.file.stat().st_mtime_ns != self.changed:
+            raise FileNotFoundError(self.file)  # what is mapped may be other frames by now
         if self.file.suffix == ".raw":
             return _mapped(self.file, (self.frames, *self.size))
         return array_clips(self.file, self.changed)[self.index]
@@ -205,9 +207,11 @@ def common_size(clips: Sequence[Clip]) -> Size:
 
 def _sources(path: str) -> Iterator[Source]:
     path = str(Path(path).absolute())
-    matched = [Path(path)] if Path(path).exists() else [Path(found) for found in sorted(matches(path, recursive=True))]  # noqa: PTH207 a path may be absolute
+    there = str(next(place for place in (Path(path), *Path(path).parents) if place.exists()))
+    pattern = path.removeprefix(there)  # brackets in the name of a folder that is there are none of a glob
+    matched = [Path(found) for found in sorted(matches(escape(there) + pattern, recursive=True))]  # noqa: PTH207 a path may be absolute
     if not matched:
-        told = "nothing matches" if has_magic(path) else "there is no such file or folder"
+        told = "nothing matches" if has_magic(pattern) else "there is no such file or folder"
         raise FileNotFoundError(f"clips {path}: {told}: check the path, in the project, and the same on every worker")
     found: list[Source] = []
     for folder in [each for each in matched if each.is_dir()]:
@@ -253,7 +257,7 @@ def _read_array(source: Path, file: Path) -> list[Any]:
                     raise ValueError(f"{source} holds {len(names)} arrays, and one is wanted: save them one by one")
                 with archive.open(names[0]) as stream, whole(file) as temporary, temporary.open("wb") as out:
                     copyfileobj(stream, out)
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{source} is no whole npz file ({error}): get it again") from None
     found = []
     for clip in array_clips(file, file.stat().st_mtime_ns):
