@@ -398,7 +398,7 @@ def test_a_source_that_cannot_be_held_is_copied_again_if_it_changed(place, monke
     src, dst, copytree, steps = place("at-1", "src"), place("at-1", "dst"), shutil.copytree, iter(range(4, 4 + changes))
     hold, source = gather._hold, the_run(src).folder
     saved_again(src, step=3)
-    monkeypatch.setattr(gather, "_hold", lambda folder, locks: folder != source and hold(folder, locks))
+    monkeypatch.setattr(gather, "_hold", lambda folder, locks, **how: folder != source and hold(folder, locks, **how))
     before = held(the_run(dst))
 
     def copy(*arguments, **options):
@@ -477,6 +477,37 @@ def test_what_could_not_be_published_is_with_the_next_gather(place, monkeypatch)
     assert not names(fs, the_run(source))
     assert "1 the same in both" in call("gather", str(source), "memory://runs")
     assert "run.yaml" in names(fs, the_run(source))
+
+
+def test_two_copy_from_one_source_at_once(place, tmp_path, monkeypatch):
+    src, copytree, inner = place("done", "src"), shutil.copytree, []
+
+    def copy(*arguments, **options):
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "copytree", copytree)
+            inner.extend(gather.merge_stores([str(src)], str(tmp_path / "other"))[1])
+        return copytree(*arguments, **options)
+
+    monkeypatch.setattr(shutil, "copytree", copy)
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
+    (outer,) = gather.merge_stores([str(src)], str(tmp_path / "dst"))[1]
+    assert [outer.outcome, *(row.outcome for row in inner)] == ["copied", "copied"]
+
+
+def test_a_copy_of_what_nobody_may_write_can_be_written(place, tmp_path):
+    src, dst = place("done", "src"), tmp_path / "dst"
+    folder = the_run(src).folder
+    (folder / "code").mkdir()
+    (folder / "code" / "mine.py").touch()
+    everything = [folder, *folder.rglob("*")]
+    for file in everything:
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    call("gather", str(src), str(dst))
+    for file in everything:
+        file.chmod(0o755)  # so that it can be removed
+    copied = [the_run(dst).folder, *the_run(dst).folder.rglob("*")]
+    assert {file.stat().st_mode & 0o777 for file in copied if file.is_dir()} == {0o755}
+    assert {file.stat().st_mode & 0o777 for file in copied if not file.name.startswith(".")} == {0o755, 0o644}
 
 
 def test_a_damaged_run_hinders_no_other(place):

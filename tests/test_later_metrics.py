@@ -98,13 +98,15 @@ def test_a_run_that_cannot_be_changed_says_so(project, monkeypatch) -> None:
     run = built_in().train()
     before = snapshot(run)
 
-    def full(file: Path, text: str) -> None:
-        raise OSError(28, "No space left on device", str(file))
+    for named in (True, False):  # write() and close() name no file
 
-    with monkeypatch.context() as patched:
-        patched.setattr(files, "replace_text", full)
-        with pytest.raises(RunError, match=r"cannot write to .*: No space left on device; it has no iou"):
-            built_in(metrics=[IOU]).train()
+        def full(file: Path, text: str, named: bool = named) -> None:
+            raise OSError(28, "No space left on device", *([str(file)] if named else []))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(files, "replace_text", full)
+            with pytest.raises(RunError, match=r"cannot write to .*: No space left on device; it has no iou"):
+                built_in(metrics=[IOU]).train()
     assert run.status == "done"
     with filelock.FileLock(run.folder / ".lock"), pytest.raises(RunError, match="is being changed by another process"):
         built_in(metrics=[IOU]).train()

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import stat
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import filelock
 
-from seqae.runs.locks import UNWRITABLE, copying, executing
+from seqae.runs.locks import EXECUTION_LOCK, UNWRITABLE, copying, executing
 from seqae.runs.naming import existing_name
 from seqae.runs.records import RunError, read_record, run_status
 from seqae.stores import (
@@ -135,7 +136,7 @@ def _copied(source: Path, target: Path) -> str | None:
         held = []
         for folder in (source, target):
             try:
-                if folder.exists() and _hold(folder, locks):
+                if folder.exists() and _hold(folder, locks, shared=folder == source):
                     held.append(folder)
                 elif folder == target and folder.exists():
                     raise RunError(f"cannot write to {target}, which is behind, or it is on a disk without locks")
@@ -155,6 +156,8 @@ def _copied(source: Path, target: Path) -> str | None:
                 if _stamp(source) == before:
                     raise
                 return None  # a file was removed before it could be copied
+            for copy in (new, *new.rglob("*")):  # of a source that nobody may write, too
+                copy.chmod(copy.stat().st_mode | (stat.S_IRWXU if copy.is_dir() else stat.S_IRUSR | stat.S_IWUSR))
             if _stamp(source) != before or _further(source, target, held) != further:
                 return None
             if (target.parent.parent / MARK).exists():
@@ -184,9 +187,11 @@ def _leads_out(run: Path, file: Path) -> bool:
     return not real.is_relative_to(run) or file.parent.resolve().is_relative_to(real)
 
 
-def _hold(folder: Path, locks: ExitStack) -> bool:
+def _hold(folder: Path, locks: ExitStack, *, shared: bool) -> bool:
     # Whether all the folder's locks are held now; False if it cannot be written or locked. Raises filelock.Timeout.
-    held, kinds = True, list[Callable[[Path], AbstractContextManager[Any]]]([executing, copying])
+    # shared: several may copy one source at once.
+    execution = partial(copying, lock=EXECUTION_LOCK) if shared else executing
+    held, kinds = True, list[Callable[[Path], AbstractContextManager[Any]]]([execution, copying])
     for lock in [*kinds, mirror_lock] if (folder.parent.parent / MARK).exists() else kinds:
         try:
             locks.enter_context(lock(folder))
@@ -203,7 +208,7 @@ def _stamp(folder: Path) -> tuple[bytes, tuple[int, int, int] | None]:
     # Differs once the run has been trained: training changes the record when it begins, and then the checkpoint.
     record, checkpoint = folder / "run.yaml", folder / CHECKPOINT
     try:
-        stat = checkpoint.stat()
+        found = checkpoint.stat()
     except OSError:
         return record.read_bytes(), None
-    return record.read_bytes(), (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return record.read_bytes(), (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -19,7 +19,7 @@ from seqae.device import make_accelerator, mixed_precision
 from seqae.evaluation import evaluate
 from seqae.runs import experiment
 from seqae.runs.identity import BENCHMARK
-from seqae.runs.locks import changing
+from seqae.runs.locks import FULL, changing
 from seqae.runs.logs import whole_lines, without_metrics
 from seqae.runs.own_code import CODE_FOLDER, recorded_code
 from seqae.runs.own_frames import placed
@@ -71,7 +71,8 @@ def measure(run: "Run", published: AbstractContextManager[None]) -> None:
     except (BusyError, filelock.Timeout):
         raise RunError(f"{run.folder} is being changed by another process: wait for it, then measure") from None
     except OSError as error:
-        if run.folder not in Path(str(error.filename or "")).parents:  # of the data, for example
+        full = error.filename is None and error.errno in FULL
+        if not full and run.folder not in Path(str(error.filename or "")).parents:  # of the data, for example
             raise
         raise RunError(f"cannot write to {run.folder}: {error.strerror}; it has no {lacking}") from None
 

@@ -16,6 +16,7 @@ LOCK = ".lock"  # of the process that trains the run or changes its record
 EXECUTION_LOCK = ".execution.lock"  # of a sweep's worker, from before its kernel starts until the report is rendered
 WAIT_SECONDS = 2.0  # kernels outlive their parents by less
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
 
 
 @contextmanager
@@ -29,18 +30,19 @@ def changing(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def copying(folder: Path) -> Iterator[None]:
+def copying(folder: Path, *, lock: str = LOCK) -> Iterator[None]:
     """Keep others from changing a run's folder while it is copied or replaced; others may look, and copy as well.
 
-    Needs no permission to write if the folder has a lock file. Raises as `changing`.
+    lock: LOCK keeps those away who change it, EXECUTION_LOCK those who execute it. Needs no permission to write if the
+    folder has that file. Raises as `changing`.
     """
     try:
         import fcntl
     except ImportError:  # not POSIX: locks cannot be shared
-        with changing(folder):
+        with MachineLock(folder / lock, is_singleton=True).acquire(timeout=WAIT_SECONDS):
             yield
         return
-    deadline, file = time.monotonic() + WAIT_SECONDS, os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o666)
+    deadline, file = time.monotonic() + WAIT_SECONDS, os.open(folder / lock, os.O_RDONLY | os.O_CREAT, 0o666)
     try:
         while True:
             try:
@@ -48,7 +50,7 @@ def copying(folder: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise filelock.Timeout(str(folder / LOCK)) from None
+                    raise filelock.Timeout(str(folder / lock)) from None
                 time.sleep(0.05)
         yield
     finally:

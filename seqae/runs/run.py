@@ -4,7 +4,6 @@
 recorded there.
 """
 
-import errno
 import platform
 import shutil
 import warnings
@@ -31,7 +30,7 @@ from seqae.runs.identity import check_same_run, holds_run, run_hash, spelled_has
 from seqae.runs.kept import kept_table
 from seqae.runs.later_metrics import forget_metrics, measure, outdated, unmeasured
 from seqae.runs.live import shown_in_a_line, watched
-from seqae.runs.locks import UNWRITABLE, changing, remove_leftovers
+from seqae.runs.locks import FULL, UNWRITABLE, changing, remove_leftovers
 from seqae.runs.merging import resolve
 from seqae.runs.naming import differing, existing_name, run_name
 from seqae.runs.own_code import CODE_FOLDER, OwnCode, recorded_code
@@ -47,7 +46,6 @@ from seqae.training import Row
 if TYPE_CHECKING:
     import pandas as pd
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that takes no more; such errors name no file
 RECORDED = {"device", "devices", "keep_checkpoint", "label", "metrics", *clip_sets.CLIP_PATHS}  # defining none
 WRITTEN = (  # by the process that trains
     *("run.yaml", "metrics.csv", "histograms.csv", "baselines.csv", "test.csv", "performance.csv"),
