@@ -253,13 +253,11 @@ def broken(place: Path) -> dict[str, tuple[Callable[[], Any], str]]:
         first, *others = (Image.fromarray(frame) for frame in MADE[0])
         first.save(file, save_all=True, append_images=others, **how)
 
-    def damaged(name: str, by: bytes) -> Callable[[], Any]:
-        def make() -> None:
-            np.savez_compressed(place / name, np.random.default_rng(0).integers(0, 99, (9, 12, 20), np.uint8))
-            whole = (place / name).read_bytes()
-            (place / name).write_bytes(whole[:900] + by + whole[900 + len(by) :])
-
-        return make
+    def damaged(file: Path) -> None:
+        np.savez_compressed(file, ALL)
+        whole = file.read_bytes()
+        start = 30 + sum(whole[26:30:2]) + 256 * sum(whole[27:30:2])  # of what is compressed, behind two names' lengths
+        file.write_bytes(whole[:start] + b"\7" + whole[start + 1 :])  # a kind of block that there is not
 
     return {
         "a.npy": (save("a.npy", np.array([{}, {}]), allow_pickle=True), "not a whole npy file of numbers"),
@@ -293,7 +291,7 @@ def broken(place: Path) -> dict[str, tuple[Callable[[], Any], str]]:
         "v": (lambda: (place / "v").mkdir(), "it holds no arrays"),
         "x.tiff": (lambda: of_several(place / "x.tiff"), "x.tiff holds 14 pictures: save each as a f"),
         "y.webp": (lambda: of_several(place / "y.webp", lossless=True), "y.webp holds 14 pictures"),
-        "z.npz": (damaged("z.npz", b"\xff\xff\xff\xff"), "z.npz is no whole npz file"),
+        "z.npz": (lambda: damaged(place / "z.npz"), "z.npz is no whole npz file .*invalid block type"),
         "w.wav": (lambda: (place / "w.wav").write_bytes(b"RIFF" + bytes(99)), "cannot be decoded"),
     }
 
