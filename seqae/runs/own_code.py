@@ -145,8 +145,7 @@ def code_for(
     """
     if not own_names(p):
         return None
-    root = root or project_root()
-    missing, own = None, None
+    root, missing, own = root or project_root(), None, None
     try:
         found = _found(p, _places(root), texts or {}, packages)
         if p.code in (None, own := found.defining):
