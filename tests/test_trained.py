@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seqae.device import make_accelerator
 from seqae.metrics import frame_errors
 from seqae.runs import trained
 from seqae.runs.experiment import new_model, sequences
@@ -267,6 +268,13 @@ def test_weights_of_one_horizon_are_refused_in_a_sentence(run, clips, monkeypatc
         trained.with_horizon(Head(10), run.parameters, 30)
 
 
+def test_a_model_is_wherever_it_is_asked_for(run) -> None:
+    assert {weight.device.type for weight in run.model("auto").parameters()} == {make_accelerator().device.type}
+    for device, told in (("gpu", "device must be auto, cpu, .*; not 'gpu'"), ("cuda:99", "cuda:99 is not available")):
+        with pytest.raises(ValueError, match=told):
+            run.model(device)
+
+
 # --- models of one's own ---
 
 
@@ -292,9 +300,12 @@ def own(run, monkeypatch):
 def test_a_model_of_ones_own_encodes_as_it_likes(own, clips) -> None:
     seen = clips[:, :SEEN]
     assert own(lambda frames: frames.mean((2, 3)), seen)["flat"].shape == (10, 5)
-    np.testing.assert_allclose(own(lambda frames: frames[:, 0], seen)["flat"], seen[:, 0] / 255, atol=1e-6)
-    named = own(lambda frames: {"mean": frames.mean((1, 2, 3)), "last": frames[:, -1]}, torch.from_numpy(seen))
-    assert {name: tuple(t.shape) for name, t in named.items()} == {"mean": (10,), "last": (10, 16, 16)}
+    first = own(lambda frames: frames[:, 0].flatten(1), seen)["flat"]
+    np.testing.assert_allclose(first, seen[:, 0].reshape(10, 256) / 255, atol=1e-6)
+    named = own(lambda frames: {"mean": frames.mean((2, 3)), "last": frames[:, -1, 0]}, torch.from_numpy(seen))
+    assert {name: tuple(t.shape) for name, t in named.items()} == {"mean": (10, 5), "last": (10, 16), "flat": (10, 21)}
+    assert torch.equal(named["flat"], torch.cat([named["mean"], named["last"]], 1)), "side by side"
+    assert [*own(lambda frames: {"flat": frames.mean((2, 3))}, seen)] == ["flat"]
 
 
 @pytest.mark.parametrize(
@@ -304,6 +315,7 @@ def test_a_model_of_ones_own_encodes_as_it_likes(own, clips) -> None:
         (lambda frames: [frames], r"encode\(frames\) of architecture srivastava must return .* it returned list"),
         (lambda frames: {}, "it returned dict"),
         (lambda frames: frames.mean(), r"for 4 sequences it returned \{'flat': \(\)\}"),
+        (lambda frames: frames.flatten(2), r"must return a tensor \(B, units\), .* returned \{'flat': \(4, 5, 256\)\}"),
         (lambda frames: {"h": frames.transpose(0, 1)}, r"it returned \{'h': \(5, 4, 16, 16\)\}"),
     ],
 )

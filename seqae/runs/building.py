@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from seqae.architectures import ARCHITECTURES
+from seqae.device import make_accelerator
 from seqae.models import SequenceAutoencoder
 from seqae.parameters import ParameterError, Parameters
 from seqae.runs import own_models
@@ -81,12 +82,14 @@ def new_model(p: Parameters, code: OwnCode | None = None, *, device: torch.devic
 def load_model(
     file: str | Path, device: str = "cpu", *, trust_code: bool = False, code: OwnCode | None = None
 ) -> tuple[nn.Module, Parameters]:
-    """A trained model and its parameters from a model.safetensors, on any device; runs no code from it.
+    """A trained model and its parameters from a model.safetensors; runs no code from it. device: as the parameter.
 
     An architecture of your own is built of the project's files if they have the recorded hash, or else, if trust_code,
-    of the copy beside `file`; or of `code`. Raises OwnCodeError, a ValueError, where neither can be, and RunError if
-    the file, which it names, is damaged or has only weights.
+    of the copy beside `file`; or of `code`. Raises OwnCodeError, a ValueError, where neither can be, RunError if the
+    file, which it names, is damaged or has only weights, and ValueError for a device that is not there.
     """
+    if device != "cpu":
+        device = str(make_accelerator(device=device).device)
     try:
         with safe_open(str(file), "pt", device=device) as stored:
             if "parameters" not in (metadata := stored.metadata() or {}):

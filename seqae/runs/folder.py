@@ -187,9 +187,10 @@ class RunFolder(HasModel, HasData):
         return file
 
     def model(self, device: str = "cpu") -> torch.nn.Module:
-        """The model with the weights that were best on val, on any device.
+        """The model with the weights that were best on val. device: as the parameter.
 
-        Raises RunError if none is trained yet, OwnCodeError, a ValueError, if code of your own may not run.
+        Raises RunError if none is trained yet, ValueError for a device that is not there, and OwnCodeError, a
+        ValueError, if code of your own may not run.
         """
         return load_model(self.model_file(), device, trust_code=self.trusted, code=self.code)[0]
 
