@@ -104,11 +104,16 @@ def test_what_nothing_is_known_of_is_told(run, tmp_path) -> None:
     for split in ("trian", ""):
         with pytest.raises(ValueError, match=f"split must be one of train, val, test; not {split!r}"):
             run.drawn(split)
-    official = open_run(
-        "own", TINY, {"test_data": "official", "frame_size": 64, "frames_in": 10, "store": str(tmp_path)}
-    )
+    given = {"test_data": "official", "frame_size": 64, "frames_in": 10, "data_folder": str(tmp_path)}
+    official = open_run("own", TINY, given | {"store": str(tmp_path)})
     with pytest.raises(ValueError, match="the official test file does not say what was drawn: use val"):
         official.drawn("test")
+    frames = np.random.default_rng(0).integers(0, 256, (20, 30, 64, 64), np.uint8)
+    np.save(tmp_path / "mnist_test_seq.npy", frames)
+    assert official.sequences("test").shape == official.sequences("test", frames_out=10).shape == (30, 20, 64, 64)
+    np.testing.assert_array_equal(official.sequences("test", frames_out=3), official.sequences("test")[:, :13])
+    with pytest.raises(ValueError, match="frames_out 11: the official test file has 20 frames: give 10 or fewer"):
+        official.sequences("test", frames_out=11)
     with pytest.raises(ValueError, match="labels are of clips of your own, and this run has none"):
         run.labels("labels.csv")
 
@@ -168,6 +173,7 @@ def test_a_file_of_labels_that_does_not_fit_is_told(moving, tmp_path) -> None:
         ("file,way\nall.npy,left\nall.npy,right\n", r"has 2 rows for clip"),
         ("name,way\nall.npy,left\n", "has the columns name, way: it needs file, and a label or more"),
         ("file\nall.npy\n", "it needs file, and a label"),
+        ("file,way,start\nall.npy,left,1\n", "has the column start, which the table of .* rename it"),
         ("file,way\nall.npy,left\n,right\n", "names no file in line 3: write there which clip its labels are of"),
     ):
         (tmp_path / "labels.csv").write_text(text)
@@ -177,6 +183,18 @@ def test_a_file_of_labels_that_does_not_fit_is_told(moving, tmp_path) -> None:
         moving.labels(tmp_path / "none.csv")
     with pytest.raises(ValueError, match="nothing was drawn for clips of your own"):
         moving.drawn()
+
+
+def test_a_row_of_labels_that_two_files_end_with_is_told(moving, tmp_path) -> None:
+    for folder, clip in zip("abcdef", np.load(moving.folder.parents[2] / "all.npy"), strict=False):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "one.npy", clip)
+    given = {"clips": str(tmp_path / "*/one.npy"), "clips_val": [str(tmp_path / n) for n in "ab"]}
+    sizes = {"train_sequences": 2, "val_sequences": 2, "test_sequences": 1}
+    run = open_run("own", TINY | sizes, given | {"store": str(tmp_path / "store")})
+    (tmp_path / "labels.csv").write_text("file,way\none.npy,left\n")
+    with pytest.raises(ValueError, match=r"has one row for .*one.npy and for .*one.npy: write folders before the"):
+        run.labels(tmp_path / "labels.csv", "val")
 
 
 # --- states decoded ---
@@ -337,7 +355,9 @@ def test_what_is_not_trained_has_no_table(tmp_path) -> None:
 # --- elsewhere, and with few labels ---
 
 
-def test_within_what_was_trained_the_errors_are_those_of_test(run) -> None:
+@pytest.mark.parametrize("given", [{}, {"loss": "0nm"}])
+def test_within_what_was_trained_the_errors_are_those_of_test(made, given) -> None:
+    run = made(**given)
     horizon, test = run.measured(longer_horizon), run.test().query("metric == 'mse' and branch == 'pred'")
     model = horizon[horizon.source == "model"].set_index("frame")["value"]
     assert list(model.index) == list(range(1, 31))
@@ -363,6 +383,11 @@ def test_errors_by_digits_are_of_other_sequences(run, made) -> None:
     assert set(made(task="recon").measured(digit_counts).branch) == {"recon"}
     table = measured_of([made(task="recon"), run], longer_horizon)
     assert set(zip(table.run, table.task, table.seed, strict=True)) == {(run.name, "both", 6)}
+    diverged = made(loss="0nm", optimizer="SGD", learning_rate=1e30, clip_norm=None)
+    assert diverged.diverged
+    pd.testing.assert_frame_equal(measured_of([run, diverged, run], longer_horizon), table)
+    with pytest.raises(ValueError, match="all of these runs diverged: nothing that they learned can be measured"):
+        measured_of([diverged], longer_horizon)
 
 
 def test_few_labels_leave_the_run_as_it_is(run, monkeypatch) -> None:
@@ -429,6 +454,7 @@ def test_weights_are_pictures(made) -> None:
     unit = int((weight**2).sum((0, 2, 3)).argmax())
     np.testing.assert_array_equal(pictures["into the forget gate"][0], weight[1, unit])
     figures.show(figures.picture_grid(pictures), "weights")
+    assert not [name for name in weight_pictures(made(layers=2, peepholes=True)) if name.startswith("out of")], "h2"
     convolutional = made(architecture="convlstm", hidden=4, peepholes=True)
     assert weight_pictures(convolutional)["kernels of the embedding"].shape[1:] == (4, 4)
 

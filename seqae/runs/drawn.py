@@ -10,7 +10,7 @@ from seqae.data import SPLITS, MovingMNIST
 from seqae.parameters import Parameters
 from seqae.runs import clip_sets, experiment
 from seqae.runs.clip_files import named_source
-from seqae.runs.digits import load_labels
+from seqae.runs.digits import OFFICIAL_FRAMES, load_labels
 from seqae.stores import project_path
 
 if TYPE_CHECKING:
@@ -26,13 +26,20 @@ class HasData(ABC):
         """The fixed sequences of val or test, or the first epoch's of train: uint8 (N, frames_in + frames_out, H, W).
 
         frames_out: frames to come, 1 or more; None: as the run has. The same sequences of Moving MNIST then go on for
-        longer, and clips are cut anew. Raises ValueError for an unknown split, OSError and ValueError where the data
-        cannot be read.
+        longer, clips are cut anew, and the official test file has 20 frames, of which they are the first. Raises
+        ValueError for an unknown split and for more frames than that, OSError and ValueError where the data cannot be
+        read.
         """
         _check_split(split)
         if frames_out is not None and (isinstance(frames_out, bool) or not frames_out >= 1):
             raise ValueError(f"frames_out must be a whole number, 1 or more; not {frames_out!r}")
         p = self.parameters
+        frames = p.frames_in + (frames_out or p.frames_out)
+        if split == "test" and p.test_data == "official" and not (p.clips or p.clips_digest):
+            if frames_out is not None and frames > OFFICIAL_FRAMES:
+                told = f"frames_out {frames_out}: the official test file has {OFFICIAL_FRAMES} frames"
+                raise ValueError(f"{told}: give {OFFICIAL_FRAMES - p.frames_in} or fewer, or use val")
+            return experiment.sequences(p, split).numpy()[:, :frames]
         return experiment.sequences(p.model_copy(update={"frames_out": frames_out or p.frames_out}), split).numpy()
 
     def drawn(self, split: str = "test", *, frame: int = 1) -> "pd.DataFrame":
@@ -92,7 +99,7 @@ def labels_of_clips(p: Parameters, split: str, file: str | Path | None) -> "pd.D
     tell clips apart (kth/walking/person01.avi, or person01.avi). Its column `index`, 0, 1, …, is the place in an array
     of several clips. Every other column is a label. Returned are `sequence`, `clip`, the clip's file, `index`, `start`,
     the first frame of the sequence in its clip, 0, 1, …, and the labels. Raises ValueError for a run without clips,
-    where a clip has no row or several, or a row two files, and FileNotFoundError.
+    where a clip has no row or several, a row two files, or a label the name of one of these, and FileNotFoundError.
     """
     import pandas as pd
 
@@ -106,6 +113,8 @@ def labels_of_clips(p: Parameters, split: str, file: str | Path | None) -> "pd.D
     table = pd.read_csv(path, dtype={"file": str})
     if "file" not in table or len(table.columns.difference(["file", "index"])) == 0:
         raise ValueError(f"{path} has the columns {', '.join(table.columns)}: it needs file, and a label or more")
+    if taken := sorted({"sequence", "clip", "start"} & {*table.columns}):
+        raise ValueError(f"{path} has the column {taken[0]}, which the table of sequences has already: rename it")
     if unnamed := [number for number, empty in enumerate(table["file"].isna(), start=2) if empty]:
         raise ValueError(f"{path} names no file in line {unnamed[0]}: write there which clip its labels are of")
     names = ["/" + name.strip().replace("\\", "/").lstrip("./") for name in table["file"]]
