@@ -20,6 +20,7 @@ from seqae.runs import logs
 from seqae.runs.own_code import OwnCodeError
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
+from seqae.sweeps import execution
 from seqae.sweeps.planning import plan
 
 IOU, BRIGHT = "own_metrics:iou", "more_metrics:bright"
@@ -139,6 +140,22 @@ def test_a_sweep_executes_the_notebook_again(tmp_path, monkeypatch) -> None:
     assert more.reason_to_execute() == "its report is of an older version"
     more.run.rendered(item.cells)
     assert more.reason_to_execute() is None
+
+
+def test_in_a_sweep_the_code_that_measured_a_finished_run_stays(tmp_path, monkeypatch) -> None:
+    project = make_project(tmp_path, {"fam": []}, {"fam/a": {"architecture": "srivastava"}})
+    write_modules(project, more_metrics=MORE)
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(execution, "execute_notebook", lambda *_, **__: None)
+    (item,) = plan([project / "params" / "fam"], scale="tiny", given={"metrics": [IOU]})
+    run, copy = item.run.train(), item.run.folder / "code" / "own_metrics.py"
+    write_modules(project, more_metrics=MORE, own_metrics=METRICS.replace("0.5", "0.4"))
+    for metrics in ([IOU], [BRIGHT]):
+        (again,) = plan([project / "params" / "fam"], scale="tiny", given={"metrics": metrics})
+        assert again.run.folder == run.folder
+        execution._execute(again, 1)
+        assert copy.read_text() == METRICS
+    assert copy.with_name("more_metrics.py").read_text() == MORE
 
 
 # --- runs that are not finished ---

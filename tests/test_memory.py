@@ -1,6 +1,7 @@
 """seqae.runs.memory: what a training takes, of the process that trains."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +44,10 @@ def test_memory_that_was_freed_is_measured_again() -> None:
         assert len(blocks) == 25
         del blocks
         assert 80e6 < (used_memory(cpu, since=held) or 0) < 250e6
+
+
+def test_a_kernel_that_tells_no_peak_costs_no_run(monkeypatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: "Name:\tpython\nVmRSS:\t     100 kB\nThreads:\t1\n")
+    held = used_memory(torch.device("cpu"))
+    assert held == 102_400
+    assert used_memory(torch.device("cpu"), since=held) is None

@@ -227,3 +227,20 @@ def test_what_jupyterlab_leaves_and_an_edit_of_what_nobody_imported_change_nothi
     edit(here, "commands/estimates.py")
     assert code_version() == before
     assert not before.dirty
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "told"),
+    [
+        ("threads", 3, "goes on with 2 threads, before it had 3: it is not that of an unbroken one to the last bit"),
+        ("processor", "old", "goes on with processor new, before it had old: it is not that of an unbroken one"),
+        ("device", "old", "goes on with device new, before it had old: it is not that of an unbroken one"),
+    ],
+)
+def test_a_run_that_goes_on_with_something_else_is_said_to_differ(name, before, told, caplog):
+    made = provenance.provenance_of(device="cpu", devices=1) | {"threads": 2, "processor": "new", "device": "new"}
+    assert provenance.resumed_by(made, made)[name] == made[name]
+    assert provenance.resumed_by(made, {}) == provenance.resumed_by(made, made), "an old record says none of them"
+    assert not caplog.text
+    provenance.resumed_by(made, made | {name: before})
+    assert told in caplog.text
