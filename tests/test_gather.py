@@ -11,7 +11,9 @@ import fsspec
 import pytest
 import torch
 import yaml
+from own import write_modules
 from test_cli import call
+from test_later_metrics import MORE
 from test_sweep import DEFAULTS, TINY, snapshot
 
 from seqae import open_run
@@ -167,6 +169,26 @@ def test_finished_with_other_results_both_stay_and_it_is_told(place, tmp_path):
     output = call("gather", str(src), str(other), str(dst), code=1)
     assert output.count("differs under one hash: DST keeps its own") == 1
     assert [snapshot(the_run(store)) for store in (src, dst)] == before
+
+
+def test_a_copy_that_was_asked_for_a_metric_later_is_further(place, tmp_path, monkeypatch):
+    write_modules(tmp_path, more_metrics=MORE)
+    monkeypatch.chdir(tmp_path)
+    plain, src, dst = place("done", "plain"), place("done", "src"), place("done", "dst")
+
+    def measure(store, metric):
+        given = {"epochs": 4, "metrics": [metric], "store": str(store)}
+        assert open_run("fam", DEFAULTS, TINY | given).train().folder == the_run(store).folder
+
+    measure(src, "own_metrics:iou")
+    assert "further along in DST" in call("gather", str(plain), str(src))
+    assert "further along in SRC" in call("gather", str(src), str(dst))
+    assert "recon iou" in the_run(dst).record()["results"]
+    measure(dst, "more_metrics:bright")
+    assert "further along in DST" in call("gather", str(src), str(dst))
+    measure(plain, "more_metrics:bright")
+    told = call("gather", str(plain), str(src), code=1)
+    assert "differs under one hash" in told, "neither has all that the other has"
 
 
 def test_other_parameters_under_one_hash_are_told(place):

@@ -2,7 +2,7 @@
 
 import csv
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -21,29 +21,38 @@ class RunState:
     """How far a run is, and what it recorded.
 
     parameters: as recorded. trained: 2 if it is done, 1 if it is trained but not finished, else 0.
-    updates: how many a resumed run would begin with; 0 if it is trained. metrics: the rows of metrics.csv without their
-    times. test, performance: the text of test.csv and performance.csv, empty if missing.
+    updates: how many a resumed run would begin with; 0 if it is trained. metrics, test: the rows of metrics.csv without
+    their times, and of test.csv. performance: the text of performance.csv, empty if missing. own: the names of the
+    metrics of one's own, which a finished run can be asked for later.
     """
 
     parameters: Mapping[str, Any]
     trained: int
     updates: int
     metrics: Sequence[Mapping[str, Any]]
-    test: str
+    test: Sequence[Mapping[str, Any]]
     performance: str
+    own: frozenset[str]
 
 
 def compare_run_states(one: RunState, other: RunState) -> Literal["one", "other", "same", "different"]:
     """Which of two copies of a run is further along: `one`, `other`, or the `same` for both.
 
-    `different` if both were trained to the end with other results, or if their parameters define other runs.
+    `different` if both were trained to the end with other results, or if their parameters define other runs. Metrics of
+    one's own that only one of two trained copies has been asked for are no difference; it is further along.
     """
-    results, others = ((state.metrics, state.test, state.performance) for state in (one, other))
+    later = one.own ^ other.own if one.own <= other.own or one.own >= other.own else frozenset()
+    results, others = (
+        (_without(state.metrics, later), _without(state.test, later), state.performance) for state in (one, other)
+    )
     if one.parameters and other.parameters and not _same_run(one.parameters, other.parameters):
         return "different"
     if one.trained and other.trained and results != others:
         return "different"
-    reached, others_reached = (one.trained, one.updates), (other.trained, other.updates)
+    measured = one.trained and other.trained
+    reached, others_reached = (
+        (state.trained, state.updates, len(state.own) if measured else 0) for state in (one, other)
+    )
     return "same" if reached == others_reached else "one" if reached > others_reached else "other"
 
 
@@ -68,9 +77,20 @@ def read_run_state(file: Callable[[str], Path], checkpoint: Callable[[], IO[byte
         trained=trained,
         updates=_updates(checkpoint) if checkpoint and not trained else 0,
         metrics=_untimed(texts["metrics.csv"].rpartition("\n")[0]),  # without a torn last line
-        test=texts["test.csv"],
+        test=_untimed(texts["test.csv"]),
         performance=texts["performance.csv"],
+        own=_own_metrics(record),
     )
+
+
+def _own_metrics(record: Mapping[str, Any]) -> frozenset[str]:
+    code = record.get("code")
+    metrics = code.get("metrics") if isinstance(code, Mapping) else None
+    return frozenset(metrics) if isinstance(metrics, Mapping) else frozenset()
+
+
+def _without(rows: Sequence[Mapping[str, Any]], metrics: Collection[str]) -> Sequence[Mapping[str, Any]]:
+    return [row for row in rows if row.get("metric") not in metrics]
 
 
 def _same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -87,11 +107,11 @@ def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
-def _untimed(metrics: str) -> Sequence[Mapping[str, Any]]:
+def _untimed(table: str) -> Sequence[Mapping[str, Any]]:
     try:
-        return [{**row, "seconds": None} for row in csv.DictReader(StringIO(metrics))]
+        return [{**row, "seconds": None} for row in csv.DictReader(StringIO(table))]
     except csv.Error:  # damaged
-        return [{"": metrics}]
+        return [{"": table}]
 
 
 def _updates(checkpoint: Callable[[], IO[bytes]]) -> int:
