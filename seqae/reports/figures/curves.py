@@ -71,6 +71,7 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     their last error beside the mean frame's, as in `learning_curves_of_runs`.
 
     Of one run a curve for each branch; of many, where `hue` is a column that tells them apart, a panel for each branch.
+    So has one run whose branches have levels that differ by more than 1 %.
     test: as test.csv or `compare.frame_steps`; levels: as baselines.csv or `compare.levels`.
     """
     many = hue != "branch"
@@ -86,23 +87,31 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     data = data.assign(split="test")
     if many:
         data = over_seeds(data, ["run", "branch", "frame"])
-    else:  # in one panel, where the mean frames of the branches hardly differ
-        data = data.assign(run=data.branch, branch="", n=1)
-        levels, hue = levels.assign(branch=""), "run"
-    last = "" if many else f" at step {data.frame.max()}:"  # what the share beside the mean frame is of
+    else:
+        data, hue = data.assign(run=data.branch, n=1), "run"
+    panels = many or _differ(levels)
+    if not panels:
+        data, levels = data.assign(branch=""), levels.assign(branch="")
+    last = "" if many else " at step {}:"  # what the share beside the mean frame is of
     names = sorted(set(data[hue])) if many else ordered(data[hue], BRANCHES["both"])
     named = _end_names(data, "frame", hue, None, coloured(names), last)
     grid = _lines(data, "frame", hue, coloured(names), panels=["branch"], **_dashed(names, hue),
                   col_order=ordered(data.branch, BRANCHES["both"]), marker="o", height=3.4, aspect=1.35,
                   legend="auto" if named is None else False)  # fmt: skip
     step = "frame step of the decoder" + " (percentages: at the last)" * (many and named is not None)
-    figure = _labelled(grid, metric, step, titles="{col_name}" if many else "")
+    figure = _labelled(grid, metric, step, titles="{col_name}" if panels else "")
     several = (levels.baseline == "floor") & many  # of several losses
     means = levels[~several].groupby(["branch", "baseline"], as_index=False)["value"].mean()
     shown = pd.concat([means, levels[several]]) if several.any() else means
     shown = shown.assign(baseline=shown.baseline.map(ACROSS_STEPS))
     _name_ends(grid, shown, named or {}, log=None)
     return figure
+
+
+def _differ(levels: pd.DataFrame) -> bool:
+    # Whether one line cannot stand for a level of all branches.
+    spans = levels.groupby(["baseline", "branch"])["value"].mean().groupby("baseline").agg(["min", "max"])
+    return bool((spans["max"] > 1.01 * spans["min"]).any())
 
 
 def error_by_sequence(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str = "mse") -> Figure:
@@ -214,7 +223,9 @@ def _end_names(
     for (branch, _), line in data.sort_values(x).groupby(["branch", "run"], sort=False):
         last = line.iloc[-1]
         text = ", ".join(str(last[name]) for name in shown)
-        found.setdefault(branch, []).append(EndLabel(last.value, text + last_of, colours[last[hue]], last[x]))
+        found.setdefault(branch, []).append(
+            EndLabel(last.value, text + last_of.format(last[x]), colours[last[hue]], last[x])
+        )
     lines = [label for labels in found.values() for label in labels]
     fit = max(map(len, found.values())) <= NAMED and max(len(label.text) for label in lines) <= LONGEST
     return found if fit else None
