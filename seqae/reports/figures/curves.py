@@ -25,6 +25,7 @@ from seqae.reports.figures.style import (
     axis_label,
     coloured,
     drawable,
+    frame_steps,
     no_values,
     ordered,
 )
@@ -76,7 +77,7 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     """
     many = hue != "branch"
     labels = ["run", "branch", hue] if many else ["branch"]
-    data = _frame_steps(test, labels, metric=metric, recipes=many)
+    data = frame_steps(test, labels, metric=metric, recipes=many)
     split = ["split"] if "split" in levels else []
     levels = drawable(levels, "levels", ["branch", "baseline", *split], metric=metric)
     if not np.isfinite(data.value).any():
@@ -89,8 +90,7 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
         data = over_seeds(data, ["run", "branch", "frame"])
     else:
         data, hue = data.assign(run=data.branch, n=1), "run"
-    panels = many or _differ(levels)
-    if not panels:
+    if not (panels := many or _differ(levels)):
         data, levels = data.assign(branch=""), levels.assign(branch="")
     last = "" if many else " at step {}:"  # what the share beside the mean frame is of
     names = sorted(set(data[hue])) if many else ordered(data[hue], BRANCHES["both"])
@@ -123,7 +123,7 @@ def error_by_sequence(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str =
     data = data.assign(sequence=data.sequence.map("test {}".format))
     grid = sns.relplot(data, x="frame", y="value", hue="sequence", col="branch", kind="line", marker="o", height=3.2,
                        aspect=1.35, palette=coloured(data.sequence.unique()))  # fmt: skip
-    means = _frame_steps(test, ["branch"], metric=metric)
+    means = frame_steps(test, ["branch"], metric=metric)
     for branch, axis in grid.axes_dict.items():
         mean = means[means.branch == branch]
         axis.plot(mean.frame, mean.value, color="0.4", linestyle="--", linewidth=1, label="mean of all test")
@@ -223,9 +223,8 @@ def _end_names(
     for (branch, _), line in data.sort_values(x).groupby(["branch", "run"], sort=False):
         last = line.iloc[-1]
         text = ", ".join(str(last[name]) for name in shown)
-        found.setdefault(branch, []).append(
-            EndLabel(last.value, text + last_of.format(last[x]), colours[last[hue]], last[x])
-        )
+        text += last_of.format(last[x])
+        found.setdefault(branch, []).append(EndLabel(last.value, text, colours[last[hue]], last[x]))
     lines = [label for labels in found.values() for label in labels]
     fit = max(map(len, found.values())) <= NAMED and max(len(label.text) for label in lines) <= LONGEST
     return found if fit else None
@@ -267,17 +266,6 @@ def _name_ends(
                 line = LEVEL_LINES.get(label.text.partition(",")[0].replace(" ", "_"), "-")
                 axis.axhline(label.value, color=LEVEL_COLOUR, linestyle=line, linewidth=1)
         label_ends(axis, of_all[branch])
-
-
-def _frame_steps(test: pd.DataFrame, labels: Sequence[str], *, metric: str, recipes: bool = False) -> pd.DataFrame:
-    # What is `drawable` of a table of test errors, without the means over frames. A run of means alone would vanish.
-    data = drawable(test, "test", labels, numbers=["value", "frame"], metric=metric, recipes=recipes)
-    steps = data[data.frame.notna()].astype({"frame": int})
-    if lost := sorted(map(str, {*data[labels[0]]} - {*steps[labels[0]]})):
-        raise ValueError(
-            f"test has no frame in any row of {labels[0]} {', '.join(lost)}: give its errors by frame step"
-        )
-    return steps
 
 
 def _lines(
