@@ -500,8 +500,8 @@ def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_name
     ]
     for of_group in (lines[heads[0] + 1 : heads[1]], lines[heads[1] + 1 :]):  # a list in the list
         assert sum(line.startswith("    - Best ") for line in of_group) == 2, "of each group, its own"
-    assert "other settings" in comparison_findings(runs, runs[2:])
-    assert "other settings" not in comparison_findings(mixed, runs[2:]), "it would stand beside another budget"
+    assert " settings, `" in comparison_findings(runs, runs[2:])
+    assert " settings, `" not in comparison_findings(mixed, runs[2:]), "it would stand beside another budget"
     rows = compare.summary(mixed)
     assert rows.group.to_list() == [first] * 6 + [second] * 2
 

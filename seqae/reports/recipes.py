@@ -106,7 +106,7 @@ def in_code(name: str) -> str:
 
 def as_text(name: str) -> str:
     """A name in a text of Markdown, where no tag, and no code, begins in it."""
-    return escape(name).replace("`", "&#96;")
+    return escape(" ".join(name.split())).replace("`", "&#96;")
 
 
 def report_links(runs: Sequence[Run]) -> dict[str, str]:

@@ -130,7 +130,7 @@ def level_line(axis: Axes, value: float, name: str, line: object, *, above: bool
 
 
 def frame_steps(test: pd.DataFrame, labels: Sequence[str], *, metric: str, recipes: bool = False) -> pd.DataFrame:
-    """What is `drawable` of a table of test errors, without the means over frames. A run of means alone would vanish."""
+    """What is `drawable` of a table of test errors, without the means over frames. Runs of means alone would vanish."""
     data = drawable(test, "test", labels, numbers=["value", "frame"], metric=metric, recipes=recipes)
     steps = data[data.frame.notna()].astype({"frame": int})
     if lost := sorted(map(str, {*data[labels[0]]} - {*steps[labels[0]]})):
