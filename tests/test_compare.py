@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat.v4 import new_code_cell, new_notebook
 
 from seqae.commands.terminal import status_rows
@@ -23,10 +24,12 @@ from seqae.losses import LOSSES
 from seqae.parameters import LOSS_FIELDS
 from seqae.reports import compare, figures, findings, index
 from seqae.reports.findings import comparison_findings, diary_order
+from seqae.reports.formulas import FormulaRenderer
 from seqae.reports.groups import data_and_budget
 from seqae.reports.index import comparison_data, update_index
-from seqae.reports.outcomes import one_parameter_findings, which_learn
+from seqae.reports.outcomes import budget, one_parameter_findings, which_learn
 from seqae.reports.published import diary_results, hour_results, hour_seeds, standing
+from seqae.reports.recipes import as_text
 from seqae.reports.reproduction import rerun_findings
 from seqae.runs import family_defaults, planned_from, records
 from seqae.runs.facts import introduction, shared_facts
@@ -207,8 +210,8 @@ def test_a_conclusion_by_run_says_how_each_ended_and_where_its_error_was_going(s
     runs[4].update(verdict="diverged at epoch 2")
     told = which_learn(runs, by="run")
     assert (
-        "Of 5, trained for 1 update each, 1 learned (`good`); 1 learned recon, not pred (`half`); 2 could, but did not "
-        "learn (`short`, `flat`); 1 diverged (`far`).**" in told
+        "Of 5, trained for 1 update each but for those that diverged, 1 learned (`good`); 1 learned recon, not pred "
+        "(`half`); 2 could, but did not learn (`short`, `flat`); 1 diverged (`far`).**" in told
     )
     assert (
         "the loss on val was still falling in the last epoch for `short` (−37.5 %); flat in the last epoch (changed by "
@@ -237,10 +240,12 @@ def test_what_one_parameter_changes_is_told_of_pairs_that_differ_in_nothing_else
         levels.to_csv(run.folder / "baselines.csv", index=False)
     told = one_parameter_findings(runs)
     pair = "*output* (`output`) recon 50 % below, pred 50 % below; *zero* (`zero`) recon 25 % below, pred 25 % below."
-    assert told.splitlines()[2:] == [f"- `decoder_input`: *output* ends lower in 1 of 1 pair. {pair}"]
+    assert told.splitlines()[2:] == [f"- `decoder_input`: *output* ends lower on val in 1 of 1 pair. {pair}"]
     assert "one seed each" in told
     asked = one_parameter_findings(runs, {"task": "Why?", "decoder_input": "Does it help?"})
-    assert asked.splitlines()[2:] == [f"- Does it help? `decoder_input`: *output* ends lower in 1 of 1 pair. {pair}"]
+    assert asked.splitlines()[2:] == [
+        f"- Does it help? `decoder_input`: *output* ends lower on val in 1 of 1 pair. {pair}"
+    ]
     assert one_parameter_findings([runs[0], runs[2]]) == "", "they differ in more"
     grey = changed(runs[2], tmp_path / "grey", decoder_input="output", label="grey")
     assert one_parameter_findings([*runs, grey]).endswith(
@@ -252,6 +257,55 @@ def test_what_one_parameter_changes_is_told_of_pairs_that_differ_in_nothing_else
     assert "recon" not in one_parameter_findings([runs[0], alone]), "only what both have"
     third = changed(runs[0], tmp_path / "third", decoder_input="truth", label="third")
     assert one_parameter_findings([*runs[:2], third]) == "", "three values are no pair"
+
+
+@pytest.mark.parametrize("diverged", [1, 2])
+def test_a_pair_of_which_one_diverged_has_no_winner(seeds, tmp_path, diverged):
+    """Mean frame 0.04."""
+    given = [{"decoder_input": way, "clip_norm": clip} for clip in (1.0, 2.0) for way in ("zero", "output")]
+    runs = [changed(seeds[0], tmp_path / str(n), label=str(n), **values) for n, values in enumerate(given)]
+    for run, error in zip(runs, (0.03, 0.02, 0.03, 0.02), strict=True):
+        on_val(run.folder, error, on_test=error)
+        levels = run.baselines()
+        levels["value"] = levels.baseline.map({"mean_frame": 0.04}).fillna(0.0)
+        levels.to_csv(run.folder / "baselines.csv", index=False)
+    for run in runs[-diverged:]:
+        run.update(verdict="diverged at epoch 1")
+    told = one_parameter_findings(runs)
+    assert "`decoder_input`: *output* ends lower on val in 1 of 1 pair." in told
+    assert told.endswith(f"\n- {diverged + 1} pairs more, of which one or both diverged: nothing to compare.")
+
+
+def test_the_updates_of_what_diverged_are_not_told_as_those_of_the_others(seeds, tmp_path):
+    lost = changed(seeds[0], tmp_path / "lost", learning_rate=9)
+    lost.update(verdict="diverged at epoch 1")
+    assert budget([seeds[0]]) == ", trained for 1 update each"
+    assert budget([seeds[0], lost]) == ", trained for 1 update each but for those that diverged"
+    assert budget([lost]) == ""
+
+
+def test_a_run_that_could_and_did_not_learn_has_the_name_that_it_has_elsewhere(seeds, tmp_path):
+    rates = {0.1: "learned (recon 25 %, pred 25 % below mean frame)"} | dict.fromkeys((0.2, 0.3), "worse than")
+    runs = [changed(seeds[0], tmp_path / str(rate), learning_rate=rate) for rate in rates]
+    for run, verdict in zip(runs, rates.values(), strict=True):
+        run.update(verdict=verdict)
+        pd.concat([run.metrics(), run.metrics().assign(epoch=2)]).to_csv(run.folder / "metrics.csv", index=False)
+    names = compare.labels(runs)
+    assert compare.labels(runs[1:]) != names[1:], "alone, they would be called otherwise"
+    assert which_learn(runs, by="run").count(f"`{names[1]}`, `{names[2]}`") == 2
+
+
+def test_recipes_that_diverged_are_counted_once_each(seeds, tmp_path):
+    runs = [changed(seeds[0], tmp_path / name, label=name, learning_rate=n) for n, name in enumerate("abc", 1)]
+    assert "diverged" not in comparison_findings(runs)
+    runs[0].update(verdict="diverged at epoch 1")
+    assert ", 1 recipe diverged." in comparison_findings(runs), "not a row for each of its branches"
+    pred = changed(runs[1], tmp_path / "pred", task="pred", label="pred")
+    for name in ("test", "baselines", "metrics"):
+        pd.read_csv(file := pred.folder / f"{name}.csv").query("branch != 'recon'").to_csv(file, index=False)
+    (told,) = (line for line in comparison_findings([runs[0], pred]).splitlines() if line.startswith("- `"))
+    assert "recon no number, because it diverged" in told
+    assert told.count("diverged") == 1, "said once"
 
 
 def test_every_row_is_that_of_its_run_whatever_version_wrote_it(seeds, tmp_path):
@@ -289,6 +343,11 @@ def test_the_index_knows_the_error_by_frame_step_beside_the_mean_frame(seeds):
             f"branch == '{branch}' and split == 'test' and metric == 'mse' and baseline == 'mean_frame'"
         )
         assert known[0]["mean_frame"][branch] == pytest.approx(mean.value.item())
+
+
+def test_the_index_tells_a_reconstruction_that_was_given_the_truth_from_others(seeds, tmp_path):
+    known = comparison_data(changed(seeds[0], tmp_path / "given", recon_truth=True, decoder_input="truth"))
+    assert [*known["steps"]] == [*known["mean_frame"]] == ["recon, given truth", "pred"]
 
 
 def test_what_is_left_out_is_named(seeds, monkeypatch):
@@ -441,8 +500,8 @@ def test_runs_of_other_sequences_or_another_budget_are_not_compared_and_are_name
     ]
     for of_group in (lines[heads[0] + 1 : heads[1]], lines[heads[1] + 1 :]):  # a list in the list
         assert sum(line.startswith("    - Best ") for line in of_group) == 2, "of each group, its own"
-    assert "a fix" in comparison_findings(runs, runs[2:])
-    assert "a fix" not in comparison_findings(mixed, runs[2:]), "it would stand beside another budget"
+    assert " settings, `" in comparison_findings(runs, runs[2:])
+    assert " settings, `" not in comparison_findings(mixed, runs[2:]), "it would stand beside another budget"
     rows = compare.summary(mixed)
     assert rows.group.to_list() == [first] * 6 + [second] * 2
 
@@ -582,7 +641,7 @@ def test_what_is_chosen_or_ordered_is_so_by_val_with_test_beside_it(seeds, tmp_p
     bars = [text.get_text().rpartition(", ")[0] for text in axis.get_yticklabels()]
     assert bars == [name for name in reversed(names) for _ in ("recon", "pred")]
     fixes = comparison_findings(runs[:1], fixes=runs)
-    assert [line.split("`")[1] for line in fixes.splitlines() if "a fix" in line] == [
+    assert [line.split("`")[1] for line in fixes.splitlines() if " settings, `" in line] == [
         name for name in names for _ in ("recon", "pred")
     ]
     update_index(tmp_path)
@@ -669,17 +728,43 @@ def test_what_chooses_has_sequences_of_its_own(seeds, tmp_path, written):
     assert written.of_scale([longer], "cpu") == []
 
 
+def as_shown(told):
+    """What a page makes of Markdown."""
+    return MarkdownWithMath(renderer=FormulaRenderer(escape=False, exclude_anchor_links=True)).render(told)
+
+
 def test_a_conclusion_shows_names_as_text(seeds):
     called = [f"<script>{i}</script>" for i in range(len(seeds))]
     runs = [
         replace(r, parameters=r.parameters.model_copy(update={"label": n})) for r, n in zip(seeds, called, strict=True)
     ]
-    for told in (comparison_findings(runs, by="run"), comparison_findings(runs, runs)):
-        assert "<script>" not in told
-        assert escape("<script>") in told
+    for told in (comparison_findings(runs, by="run"), comparison_findings(runs, runs), which_learn(runs, by="run")):
+        shown = as_shown(told)
+        assert "<script>" not in shown
+        assert escape("<script>") in shown
+        assert escape(escape("<script>")) not in shown
     html = compare.table(runs).to_html()
     assert "<script>" not in html
     assert escape("<script>0</script>") in html
+
+
+@pytest.mark.parametrize("name", ["GRU & LSTM", "a`<b>", "`<b>", "<b>``", "a\n\n<b>", "``` <b> `"])
+def test_a_name_is_shown_as_it_is_whatever_is_in_it(name):
+    told = f"- {compare.in_code(name)} and [{as_text(name)}](x), `<b>`"
+    shown = BeautifulSoup(as_shown(told), "html.parser")
+    assert [code.get_text() for code in shown.select("code")] == [" ".join(name.split()), "<b>"]
+    assert shown.a.get_text().split() == name.split()
+    assert not shown.select("b")
+
+
+def test_the_unit_of_a_metric_of_ones_own_is_a_text_in_the_head_of_a_table(seeds, tmp_path):
+    run = changed(seeds[0], tmp_path / "own")
+    (run.folder / "run.yaml").write_text(yaml.safe_dump(run.record() | {"code": {"metrics": {"x": {"unit": "<b>"}}}}))
+    with (run.folder / "test.csv").open("a") as table:
+        table.write("pred,,x,0.5,<b>,8\n")
+    html = compare.table([run]).to_html()
+    assert "<b>" not in html
+    assert escape("<b>") in html
 
 
 def test_heads_of_a_table_stand_over_their_texts_and_the_run_is_first(seeds):
@@ -742,7 +827,9 @@ def test_what_one_seed_shows_may_be_chance(n):
     rows = [("pred", "0nm", task, share, share, n) for task, shares in tasks.items() for share in shares]
     below = pd.DataFrame(rows, columns=["branch", "loss", "task", "below", "val_below", "n"])
     (line,) = findings._both_and_pred(below)
-    assert line.startswith("Runs that also reconstruct predict better: `0nm` of task both 20 % to 21 % below ")
+    assert line.startswith(
+        "Runs that also reconstruct predict better on val: on test `0nm` of task both is 20 % to 21 % below "
+    )
     assert line.endswith("; one seed each, so this may be chance.") == (n == 1)
     above = below.assign(val_below=below.val_below - 0.3)
     assert findings._both_and_pred(above) == [], "none predicts"
@@ -939,7 +1026,7 @@ def test_of_more_than_a_figure_holds_some_are_shown_from_the_best_to_the_worst(m
 
 
 def test_of_many_runs_a_conclusion_lists_the_best_first_and_says_so(many, seeds):
-    for by, fixes, kind in (("run", (), "- `"), ("loss", many, "- Without a fix, `")):
+    for by, fixes, kind in (("run", (), "- `"), ("loss", many, "- With the usual settings, `")):
         lines = comparison_findings(many, fixes, by=by, branch="pred").splitlines()
         assert sum(line.startswith(kind) for line in lines) == 20
         assert lines[-1].startswith("- This list holds the 20 with the least error on val of ")

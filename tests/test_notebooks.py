@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 from seqae.architectures import ARCHITECTURES
 from seqae.commands.main import app
 from seqae.losses import LOSSES
+from seqae.reports.head import Facts
 from seqae.reports.index import update_index
+from seqae.reports.page import render_notebook
 from seqae.runs.finding import find_runs
 from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import family_defaults
@@ -321,8 +323,12 @@ def test_the_comparison_runs_top_to_bottom(smoke_store, tmp_path, notebook):
     assert f"**{counted(len(find_runs(smoke_store, family)), 'run')}**" in text
     assert "left out" not in text
     pages = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.outputs]
-    assert EVIL not in text + "".join(pages)
+    assert EVIL not in "".join(pages)
     assert html.escape(EVIL) in "".join(pages)
+    render_notebook(out, tmp_path / "compare.html", Facts("the comparison", "done", None))
+    page = (tmp_path / "compare.html").read_text()
+    assert EVIL not in page, "in Markdown code is as it was written, and escaped where it is shown"
+    assert html.escape(html.escape(EVIL)) not in page
 
 
 # The last test here: papermill, in this process, and a browser do not go together.

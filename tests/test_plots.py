@@ -299,6 +299,21 @@ def test_error_by_frame_step():
     assert [name.get_text() for name in axis.texts] == ["recon at step 3: −25 %", "mean frame"]
 
 
+@pytest.mark.parametrize("mean", [0.0402, 0.05])
+def test_branches_of_one_run_have_their_own_last_step_and_where_they_differ_their_own_levels(mean):
+    rows = [(branch, t, "mse", t / 100) for branch, steps in (("recon", 3), ("pred", 2)) for t in range(1, steps + 1)]
+    test = pd.DataFrame(rows, columns=["branch", "frame", "metric", "value"])
+    levels = pd.DataFrame({"branch": ["recon", "pred"], "value": [0.04, mean]})
+    levels = levels.assign(split="test", baseline="mean_frame", metric="mse")
+    axes = figures.error_by_frame(test, levels).axes
+    names = [name.get_text() for axis in axes for name in axis.texts]
+    if mean == 0.05:
+        assert names == ["recon at step 3: −25 %", "mean frame", "pred at step 2: −60 %", "mean frame"]
+        assert [horizontals(axis) for axis in axes] == [[0.04], [0.05]]
+    else:
+        assert names == ["recon at step 3: −25 %", "pred at step 2: −50 %", "mean frame"]
+
+
 @pytest.mark.parametrize("floor", [0.035, 0.001, 0.0])
 def test_error_by_frame_step_shows_all_levels(floor):
     rows = [(branch, t, "mse", t / 100) for branch in ("recon", "pred") for t in (1, 2, 3)]

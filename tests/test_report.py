@@ -1231,6 +1231,9 @@ def test_runs_that_were_shown_other_sequences_are_not_said_to_be_the_same(visit,
         page.get_by_label(f"Compare {name}", exact=True).check()
     page.get_by_role("button", name="Compare", exact=True).click()
     assert page.locator("#compare .notice").inner_text().startswith("Not the same data and budget: 16×16; 32×32.")
+    charts = page.locator("#compare .charts svg")
+    assert [chart.locator("text.budget").all_text_contents() for chart in charts.all()] == [["16×16"], ["32×32"]]
+    assert [chart.locator("path.mean").count() for chart in charts.all()] == [1, 1], "not in one chart"
 
 
 def compared(name: str, seed: int, sequences: str = "16×16", **metrics: float | None) -> IndexRow:

@@ -17,6 +17,7 @@ from seqae.reports.groups import data_and_budget, groups
 from seqae.reports.published import diary_results
 from seqae.reports.recipes import called as called
 from seqae.reports.recipes import cells, labels, left_out, recipes, report_links
+from seqae.reports.recipes import in_code as in_code
 from seqae.reports.seeds import over_seeds
 from seqae.reports.stacking import FACETS, facets, with_facets
 from seqae.reports.stacking import stack as stack
@@ -202,7 +203,9 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
 def table(runs: Sequence[Run], most: int = 200) -> Styler:
     """`summary` styled for a page: the first `most` rows, names linked to their reports, text escaped."""
     rows = summary(runs)
-    style = rows.head(most).style.format(precision=4, na_rep="", escape="html").hide()
+    style = (
+        rows.head(most).style.format(precision=4, na_rep="", escape="html").format_index(escape="html", axis=1).hide()
+    )
     hrefs = report_links(runs)
     style = style.format(lambda name: f'<a href="{escape(hrefs[name])}">{escape(name)}</a>', subset=["run"])
     if len(rows) > most:

@@ -9,10 +9,10 @@ from seqae.reports.compare import below_mean_frame, finals
 from seqae.reports.groups import groups
 from seqae.reports.outcomes import budget
 from seqae.reports.published import diary_results
-from seqae.reports.recipes import recipes, report_links
+from seqae.reports.recipes import as_text, in_code, recipes, report_links
 from seqae.reports.seeds import over_seeds
 from seqae.reports.shares import from_to, share_in_words
-from seqae.runs import Run, four_digits, grades, own_metrics_of
+from seqae.runs import Run, counted, four_digits, grades, own_metrics_of
 
 LISTED = 20  # lines of one kind
 OF_TEST = (
@@ -46,8 +46,8 @@ def comparison_findings(
 
     Names the recipe that is best on val in each branch, by MSE and by each metric of your own, with its figures on val,
     of which verdicts are, and on test. Then gives each branch's range for each value of the column `by` of
-    `compare.by_epoch`, the best on val first, then each of `fixes`: with a fix, or, if it is in the grid, without. A
-    figure of a recipe is the mean over its seeds. branch: the only one to report; None: all.
+    `compare.by_epoch`, the best on val first, then each of `fixes`: with other settings, or, if it is in the grid, with
+    the usual ones. A figure of a recipe is the mean over its seeds. branch: the only one to report; None: all.
     """
     several, lines = groups(grid), [OF_TEST, ""]
     for group, runs in several.items():
@@ -65,7 +65,7 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
     # by branch: a reconstruction is the easier task
     for name in sorted(dict.fromkeys(below.branch[below.val_below.notna()]), key=lambda name: name == "pred"):
         best = below.loc[below.val_below[below.branch == name].idxmax()]
-        linked = f"[{escape(best.run)}]({hrefs[best.run]})"
+        linked = f"[{as_text(best.run)}]({hrefs[best.run]})"
         there, on_test = share_in_words(best.val_below), share_in_words(best.below)
         lines.append(f"Best {name} on val: **{linked}**, {there} there, on test {on_test}.")
     means = {of: f"{of} {rows.mean_frame.iloc[0]:.4f}" for of, rows in below.groupby("branch", sort=False)}
@@ -74,20 +74,15 @@ def _group_findings(grid: Sequence[Run], fixes: Sequence[Run], by: str, branch: 
     order = below.groupby(by)["val_below"].max().sort_values(ascending=False)
     for value in order.index[:LISTED]:
         part = below[below[by] == value]
-        lost = (
-            f", {lost} without a number, because they diverged"
-            if 0 < (lost := part.below.isna().sum()) < len(part)
-            else ""
-        )
-        lines.append(f"`{escape(str(value), quote=False)}`: {_of_branches(part)}{lost}.")
+        lines.append(f"{in_code(str(value))}: {_of_branches(part)}{_lost(part)}.")
     lines += _both_and_pred(below)
     fixed = _of_recipes(fixes) if fixes else below.head(0)
     if len(fixed) > 2 and fixed.n.max() == 1:
-        lines.append("Of each fix there is one run, so which of them is best may be chance.")
-    without = {name for name, run in zip(recipes(fixes), fixes, strict=True) if run in grid}
+        lines.append("Of each of these settings there is one run, so which of them is best may be chance.")
+    usual = {name for name, run in zip(recipes(fixes), fixes, strict=True) if run in grid}
     for row in fixed.sort_values("val_below", ascending=False).head(LISTED).itertuples():
-        made = "Without a fix" if row.run in without else "With a fix"
-        lines.append(f"{made}, `{escape(row.run, quote=False)}`: {row.branch} {share_in_words(row.below)}.")
+        made = "With the usual settings" if row.run in usual else "With other settings"
+        lines.append(f"{made}, {in_code(row.run)}: {row.branch} {share_in_words(row.below)}.")
     if (found := max(len(order), len(fixed))) > LISTED:
         lines.append(f"This list holds the {LISTED} with the least error on val of {found:,}; the table holds all.")
     return lines
@@ -104,13 +99,13 @@ def _by_own_metrics(grid: Sequence[Run], branch: str | None, hrefs: Mapping[str,
             continue
         more, unit = bool(own[name].get("more_is_better")), own[name]["unit"]
         best = rows.loc[rows.val.idxmax() if more else rows.val.idxmin()]
-        linked = f"[{escape(best.recipe)}]({hrefs[best.recipe]})"
-        told = ", ".join([*([escape(unit)] if unit != "1" else []), f"{'more' if more else 'less'} is better"])
+        linked = f"[{as_text(best.recipe)}]({hrefs[best.recipe]})"
+        told = ", ".join([*([as_text(unit)] if unit != "1" else []), f"{'more' if more else 'less'} is better"])
         if len(rows) < (of := every.recipe[every.branch == of_branch].nunique()):
             told += f"; {len(rows)} of {of} recipes have it"
         lines.append(
-            f"Best {of_branch} on val by `{name}` ({told}): **{linked}**, {four_digits(best.val)} there, on test "
-            f"{four_digits(best.value)}."
+            f"Best {of_branch} on val by {in_code(name)} ({told}): **{linked}**, {four_digits(best.val)} there, on "
+            f"test {four_digits(best.value)}."
         )
     return lines
 
@@ -122,6 +117,14 @@ def _of_branches(below: pd.DataFrame) -> str:
     for branch, least, most in sorted(ranges.itertuples(), key=lambda row: row.Index, reverse=True):
         found.setdefault(from_to(least, most), []).append(branch)
     return ", ".join(f"{' and '.join(branches)} {told}" for told, branches in found.items())
+
+
+def _lost(below: pd.DataFrame) -> str:
+    # How many recipes diverged, but for those of a branch without any number, whose range says it.
+    diverged = below.below.isna()
+    said = below.recipe[diverged.groupby(below.branch).transform("all")]
+    count = below.recipe[diverged & ~below.recipe.isin(said)].nunique()
+    return f", {counted(count, 'recipe')} diverged" if count else ""
 
 
 def _both_and_pred(below: pd.DataFrame) -> list[str]:
@@ -140,8 +143,8 @@ def _both_and_pred(below: pd.DataFrame) -> list[str]:
         return []
     chance = "" if pred.n.max() > 1 else "; one seed each, so this may be chance"
     return [
-        f"Runs that also reconstruct predict {'better' if helps else 'worse'}: `{escape(both.loss.iloc[0])}` of task "
-        f"both {spans[0]}, of task pred {spans[1]}{chance}."
+        f"Runs that also reconstruct predict {'better' if helps else 'worse'} on val: on test "
+        f"{in_code(both.loss.iloc[0])} of task both is {spans[0]}, of task pred {spans[1]}{chance}."
     ]
 
 

@@ -35,7 +35,7 @@ from seqae.runs import (
 from seqae.stores import publish, refresh
 
 THUMBNAIL = (240, 96)  # pixels; shown at half that size, so that it is sharp on screens of high density
-SUMMARY = 4  # version of `FolderSummary`: what is kept of another is computed again
+SUMMARY = 5  # version of `FolderSummary`: what is kept of another is computed again
 STALE_SECONDS = 3600  # a temporary index file of that age was left by a process that was killed
 
 
@@ -189,14 +189,18 @@ def comparison_data(run: Run) -> ComparisonData | None:
         test, levels = mse_rows(run.folder / "test.csv"), mse_rows(run.folder / "baselines.csv")
     except FileNotFoundError:
         return None
+    # Whose recon decoder reads the truth is drawn apart, as it has a column of its own, see `_branch_of`.
+    names = {"recon": "recon, given truth"} if p.recon_truth else {}
     mean = {r["branch"]: float(r["value"]) for r in levels if (r["split"], r["baseline"]) == ("test", "mean_frame")}
     steps: dict[str, list[float]] = {}
     for row in test:
         if row["frame"]:
-            steps.setdefault(row["branch"], []).append(float(f"{float(row['value'] or 'nan'):.4g}"))
+            steps.setdefault(names.get(row["branch"], row["branch"]), []).append(
+                float(f"{float(row['value'] or 'nan'):.4g}")
+            )
     return {
         "steps": {b: values for b, values in steps.items() if np.isfinite(values).all() and not run.diverged},
-        "mean_frame": mean,
+        "mean_frame": {names.get(branch, branch): value for branch, value in mean.items()},
         "sequences": data_and_budget(p),
     }
 

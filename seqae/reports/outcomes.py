@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from math import ceil
 
 import pandas as pd
@@ -10,7 +9,7 @@ import pandas as pd
 from seqae.parameters import EXECUTION, LOSS_FIELDS
 from seqae.reports.compare import below_mean_frame, by_epoch, output_spread
 from seqae.reports.groups import groups
-from seqae.reports.recipes import labels, recipes
+from seqae.reports.recipes import as_text, in_code, labels, recipes
 from seqae.reports.seeds import over_seeds
 from seqae.reports.shares import from_to, share_in_words
 from seqae.runs import Run, counted, grades
@@ -58,12 +57,15 @@ def which_learn(grid: Sequence[Run], by: str = "loss") -> str:
 
 
 def budget(runs: Sequence[Run]) -> str:
-    """*, trained for 60 updates each*, or from how many to how many; "" where one may have stopped early."""
-    known = [run.parameters for run in runs]
-    if any(p.patience for p in known):
+    """*, trained for 60 updates each*, or from how many to how many, but for those that diverged, which ended early; ""
+    where one may have stopped early, or all diverged.
+    """
+    known = [run.parameters for run in runs if not run.diverged]
+    if not known or any(p.patience for p in known):
         return ""
     updates = sorted({p.epochs * ceil(p.train_sequences / p.batch_size) for p in known})
-    return f", trained for {f'{updates[0]:,} to ' * (len(updates) > 1)}{counted(updates[-1], 'update')} each"
+    but = " but for those that diverged" if len(known) < len(runs) else ""
+    return f", trained for {f'{updates[0]:,} to ' * (len(updates) > 1)}{counted(updates[-1], 'update')} each{but}"
 
 
 def _end(run: Run) -> str:
@@ -78,15 +80,15 @@ def _end(run: Run) -> str:
 
 def _values(below: pd.DataFrame, by: str) -> str:
     found = below[by].unique()
-    return ", ".join(f"`{escape(str(value), quote=False)}`" for value in found) if len(found) <= MOST_NAMED else ""
+    return ", ".join(in_code(str(value)) for value in found) if len(found) <= MOST_NAMED else ""
 
 
 def _last_epoch(grid: Sequence[Run], names: Sequence[str]) -> str:
     # Of runs that could learn and did not, where the loss that they trained was going on val when they ended.
-    runs = [run for run, name in zip(grid, labels(grid), strict=True) if name in set(names)]
+    curves = by_epoch(grid).query("metric == 'objective'")  # of the grid, since a part of it has other names
     found: dict[str, list[str]] = {}
-    for name, curve in by_epoch(runs).query("metric == 'objective'").groupby("run", sort=False):
-        losses, told = curve.set_index("epoch")["value"], f"`{escape(name, quote=False)}`"
+    for name, curve in curves[curves.run.isin(names)].groupby("run", sort=False):
+        losses, told = curve.set_index("epoch")["value"], in_code(name)
         change, best, last = losses.pct_change().iloc[-1], losses.idxmin(), losses.index[-1]
         if best < last:
             found.setdefault(f"least at epoch {best} of {last}", []).append(told)
@@ -105,7 +107,7 @@ def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
     curves = (
         by_epoch(runs).query("metric == 'mse'").pivot_table(index="epoch", columns=["run", "branch"], values="value")
     )
-    told = f"`{escape(loss)}` ended on val {from_to(below.val_below.min(), below.val_below.max())}"
+    told = f"{in_code(loss)} ended on val {from_to(below.val_below.min(), below.val_below.max())}"
     if (fall := -curves.pct_change(fill_method=None).iloc[-1].mean()) == fall:  # it has two epochs
         flat = f"was flat (changed by less than {100 * FLAT:.0f} %)"
         flat = flat if abs(fall) < FLAT else "was still falling" if fall > 0 else "was rising"
@@ -119,13 +121,14 @@ def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
 def one_parameter_findings(runs: Sequence[Run], questions: Mapping[str, str] | None = None) -> str:
     """What one parameter changes, as a list in Markdown: where two recipes of a group differ in it and in nothing else,
     by how far each ends below the mean frame on test, the better on val first. "" where there are none. A parameter
-    with more than two values is left to the list of `comparison_findings`.
+    with more than two values is left to the list of `comparison_findings`. Pairs of which a recipe diverged are only
+    counted: it has no error.
 
     questions: what some of the parameters ask, in words, which stand before their lines, and in this order before all
     others. Of two recipes that both end above the mean frame, the order says nothing of what either learned: these
     pairs are only counted.
     """
-    found, left = dict[str, list[tuple[str, str]]](), 0
+    found, left, lost = dict[str, list[tuple[str, str]]](), 0, 0
     for group, part in groups(runs).items():
         below = over_seeds(below_mean_frame(part), ["recipe", "branch"], "below")
         below = below.assign(shared=below.branch.str.partition(",")[0])  # recon, given truth or not
@@ -133,7 +136,9 @@ def one_parameter_findings(runs: Sequence[Run], questions: Mapping[str, str] | N
             rows = below[below.recipe.isin(of)]
             both = rows.groupby("shared").recipe.nunique() == len(of)
             rows = rows[rows.shared.isin(both.index[both])]
-            if len(rows) and rows.val_below.max() <= 0:
+            if rows.val_below.isna().any():
+                lost += 1
+            elif len(rows) and rows.val_below.max() <= 0:
                 left += 1
             elif len(rows):
                 found.setdefault(name, []).append((group, _beside(rows, of)))
@@ -144,14 +149,17 @@ def one_parameter_findings(runs: Sequence[Run], questions: Mapping[str, str] | N
     for name in sorted(found, key=lambda name: (name not in asked, [*asked].index(name) if name in asked else name)):
         told = [f"{f'{group}: ' * (len(seen) > 1)}{pair}." for group, pair in sorted(found[name])]
         first = Counter(pair.partition(" (")[0] for _, pair in found[name]).most_common(1)[0]
-        ends = f"{first[0]} ends lower in {first[1]} of {counted(len(told), 'pair')}."
+        ends = f"{first[0]} ends lower on val in {first[1]} of {counted(len(told), 'pair')}."
         lines.append(" ".join(["-", *([asked[name]] if name in asked else []), f"`{name}`: {ends}", *told]))
     chance = "" if any(", n = " in name for name in recipes(runs)) else "; one seed each, so small ones may be chance"
     where = f", {min(seen)}" if len(seen) == 1 < len(groups(runs)) else ""
     head = f"Differences by one parameter alone{where}, in squared error on test beside the mean frame's{chance}:"
-    more = f"- {counted(left, 'pair')} more{', in all groups' * bool(where)}, of which both are above the mean frame: "
-    more += "their order says nothing."
-    return "\n".join([head, "", *lines, *([more] if left else [])])
+    everywhere = ", in all groups" * bool(where)
+    more = (
+        f"- {counted(left, 'pair')} more{everywhere}, of which both are above the mean frame: their order says nothing."
+    )
+    gone = f"- {counted(lost, 'pair')} more{everywhere}, of which one or both diverged: nothing to compare."
+    return "\n".join([head, "", *lines, *([more] if left else []), *([gone] if lost else [])])
 
 
 def _pairs(runs: Sequence[Run]) -> list[tuple[str, dict[str, str]]]:
@@ -174,5 +182,5 @@ def _beside(rows: pd.DataFrame, of: Mapping[str, str]) -> str:
             f"{row.branch} {share_in_words(row.below).removesuffix(' the mean frame')}"
             for row in rows[rows.recipe == recipe].sort_values("branch", ascending=False).itertuples()
         ]
-        told.append(f"*{of[recipe]}* (`{escape(recipe, quote=False)}`) {', '.join(shares)}")
+        told.append(f"*{as_text(of[recipe])}* ({in_code(recipe)}) {', '.join(shares)}")
     return "; ".join(told)

@@ -1,5 +1,6 @@
 """What runs are called in a comparison: each run, and those that differ only by seed together."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -95,6 +96,19 @@ def recipes(runs: Sequence[Run]) -> list[str]:
     return [name + told.get(key, "") for key, name in zip(keys, names, strict=True)]
 
 
+def in_code(name: str) -> str:
+    """A name as code in Markdown, as it is: code is escaped by what reads it. Backticks in the name do not end it."""
+    text = " ".join(name.split())  # a blank line would end it, too
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    room = " " if text.startswith("`") or text.endswith("`") else ""  # which Markdown takes away
+    return f"{fence}{room}{text}{room}{fence}"
+
+
+def as_text(name: str) -> str:
+    """A name in a text of Markdown, where no tag, and no code, begins in it."""
+    return escape(" ".join(name.split())).replace("`", "&#96;")
+
+
 def report_links(runs: Sequence[Run]) -> dict[str, str]:
     """Where a comparison finds each run's report, by the name of the run, and of its recipe, whose first run it is.
 
@@ -113,7 +127,7 @@ def left_out(runs: Sequence[Run]) -> str:
     """
     if not (names := sorted(finished(runs[0].folder.parent) - {run.name for run in runs})):
         return ""
-    told = ", ".join(f"[{escape(name)}]({quote(name)}/report.html)" for name in names[:LEFT_OUT])
+    told = ", ".join(f"[{as_text(name)}]({quote(name)}/report.html)" for name in names[:LEFT_OUT])
     if len(names) > LEFT_OUT:
         all_runs = f"../index.html#family={quote(runs[0].family, safe='')}"
         told += f" and {counted(len(names) - LEFT_OUT, 'other')}, in the [list of all runs]({all_runs})"

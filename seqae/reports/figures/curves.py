@@ -25,6 +25,7 @@ from seqae.reports.figures.style import (
     axis_label,
     coloured,
     drawable,
+    frame_steps,
     no_values,
     ordered,
 )
@@ -71,11 +72,12 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     their last error beside the mean frame's, as in `learning_curves_of_runs`.
 
     Of one run a curve for each branch; of many, where `hue` is a column that tells them apart, a panel for each branch.
+    So has one run whose branches have levels that differ by more than 1 %.
     test: as test.csv or `compare.frame_steps`; levels: as baselines.csv or `compare.levels`.
     """
     many = hue != "branch"
     labels = ["run", "branch", hue] if many else ["branch"]
-    data = _frame_steps(test, labels, metric=metric, recipes=many)
+    data = frame_steps(test, labels, metric=metric, recipes=many)
     split = ["split"] if "split" in levels else []
     levels = drawable(levels, "levels", ["branch", "baseline", *split], metric=metric)
     if not np.isfinite(data.value).any():
@@ -86,23 +88,30 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     data = data.assign(split="test")
     if many:
         data = over_seeds(data, ["run", "branch", "frame"])
-    else:  # in one panel, where the mean frames of the branches hardly differ
-        data = data.assign(run=data.branch, branch="", n=1)
-        levels, hue = levels.assign(branch=""), "run"
-    last = "" if many else f" at step {data.frame.max()}:"  # what the share beside the mean frame is of
+    else:
+        data, hue = data.assign(run=data.branch, n=1), "run"
+    if not (panels := many or _differ(levels)):
+        data, levels = data.assign(branch=""), levels.assign(branch="")
+    last = "" if many else " at step {}:"  # what the share beside the mean frame is of
     names = sorted(set(data[hue])) if many else ordered(data[hue], BRANCHES["both"])
     named = _end_names(data, "frame", hue, None, coloured(names), last)
     grid = _lines(data, "frame", hue, coloured(names), panels=["branch"], **_dashed(names, hue),
                   col_order=ordered(data.branch, BRANCHES["both"]), marker="o", height=3.4, aspect=1.35,
                   legend="auto" if named is None else False)  # fmt: skip
     step = "frame step of the decoder" + " (percentages: at the last)" * (many and named is not None)
-    figure = _labelled(grid, metric, step, titles="{col_name}" if many else "")
+    figure = _labelled(grid, metric, step, titles="{col_name}" if panels else "")
     several = (levels.baseline == "floor") & many  # of several losses
     means = levels[~several].groupby(["branch", "baseline"], as_index=False)["value"].mean()
     shown = pd.concat([means, levels[several]]) if several.any() else means
     shown = shown.assign(baseline=shown.baseline.map(ACROSS_STEPS))
     _name_ends(grid, shown, named or {}, log=None)
     return figure
+
+
+def _differ(levels: pd.DataFrame) -> bool:
+    # Whether one line cannot stand for a level of all branches.
+    spans = levels.groupby(["baseline", "branch"])["value"].mean().groupby("baseline").agg(["min", "max"])
+    return bool((spans["max"] > 1.01 * spans["min"]).any())
 
 
 def error_by_sequence(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str = "mse") -> Figure:
@@ -114,7 +123,7 @@ def error_by_sequence(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str =
     data = data.assign(sequence=data.sequence.map("test {}".format))
     grid = sns.relplot(data, x="frame", y="value", hue="sequence", col="branch", kind="line", marker="o", height=3.2,
                        aspect=1.35, palette=coloured(data.sequence.unique()))  # fmt: skip
-    means = _frame_steps(test, ["branch"], metric=metric)
+    means = frame_steps(test, ["branch"], metric=metric)
     for branch, axis in grid.axes_dict.items():
         mean = means[means.branch == branch]
         axis.plot(mean.frame, mean.value, color="0.4", linestyle="--", linewidth=1, label="mean of all test")
@@ -214,7 +223,8 @@ def _end_names(
     for (branch, _), line in data.sort_values(x).groupby(["branch", "run"], sort=False):
         last = line.iloc[-1]
         text = ", ".join(str(last[name]) for name in shown)
-        found.setdefault(branch, []).append(EndLabel(last.value, text + last_of, colours[last[hue]], last[x]))
+        text += last_of.format(last[x])
+        found.setdefault(branch, []).append(EndLabel(last.value, text, colours[last[hue]], last[x]))
     lines = [label for labels in found.values() for label in labels]
     fit = max(map(len, found.values())) <= NAMED and max(len(label.text) for label in lines) <= LONGEST
     return found if fit else None
@@ -256,17 +266,6 @@ def _name_ends(
                 line = LEVEL_LINES.get(label.text.partition(",")[0].replace(" ", "_"), "-")
                 axis.axhline(label.value, color=LEVEL_COLOUR, linestyle=line, linewidth=1)
         label_ends(axis, of_all[branch])
-
-
-def _frame_steps(test: pd.DataFrame, labels: Sequence[str], *, metric: str, recipes: bool = False) -> pd.DataFrame:
-    # What is `drawable` of a table of test errors, without the means over frames. A run of means alone would vanish.
-    data = drawable(test, "test", labels, numbers=["value", "frame"], metric=metric, recipes=recipes)
-    steps = data[data.frame.notna()].astype({"frame": int})
-    if lost := sorted(map(str, {*data[labels[0]]} - {*steps[labels[0]]})):
-        raise ValueError(
-            f"test has no frame in any row of {labels[0]} {', '.join(lost)}: give its errors by frame step"
-        )
-    return steps
 
 
 def _lines(

@@ -127,3 +127,14 @@ def level_line(axis: Axes, value: float, name: str, line: object, *, above: bool
     axis.axhline(value, color=colour, linestyle=line, linewidth=1)
     x = axis.get_xlim()[1]
     axis.text(x, value, name, color=colour, fontsize=8, ha="right", va="bottom" if above else "top")
+
+
+def frame_steps(test: pd.DataFrame, labels: Sequence[str], *, metric: str, recipes: bool = False) -> pd.DataFrame:
+    """What is `drawable` of a table of test errors, without the means over frames. Runs of means alone would vanish."""
+    data = drawable(test, "test", labels, numbers=["value", "frame"], metric=metric, recipes=recipes)
+    steps = data[data.frame.notna()].astype({"frame": int})
+    if lost := sorted(map(str, {*data[labels[0]]} - {*steps[labels[0]]})):
+        raise ValueError(
+            f"test has no frame in any row of {labels[0]} {', '.join(lost)}: give its errors by frame step"
+        )
+    return steps

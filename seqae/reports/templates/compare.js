@@ -37,8 +37,16 @@
     return Array.from({ length: Math.floor(most / unit) - first + 1 }, (_, i) => ((first + i) * unit).toFixed(Math.max(0, -power)));
   }
 
-  function chart(branch, drawn) {
+  // A text in lines of at most so many characters.
+  const wrapped = (text, most) => text.split(" ").reduce((made, word) => {
+    const longer = `${made[0]} ${word}`;
+    return longer.length > most ? [word, ...made] : [longer.trim(), ...made.slice(1)];
+  }, [""]).reverse();
+
+  // budget: the title, where there are charts of several: errors on other data, or at another budget, are in another.
+  function chart(branch, drawn, budget) {
     const [left, bottom] = [62, 40];
+    const title = budget ? wrapped(budget, 80) : [], top = 18 * title.length;
     const all = drawn.flatMap(({ of }) => of.map((one) => one.steps[branch])).filter(Boolean);
     const levels = [...new Set(drawn.flatMap(({ of }) => of.map((one) => one.mean_frame[branch])))].filter(Number.isFinite);
     const steps = Math.max(...all.map((values) => values.length));
@@ -47,8 +55,9 @@
     const x = (step) => left + (step - 0.5) / steps * (width - left - 8);
     const y = (value) => 8 + (most - value) / (most - least) * (height - bottom - 8);
     const path = (values) => values.map((value, i) => `${i ? "L" : "M"}${x(i + 1).toFixed(1)} ${y(value).toFixed(1)}`).join("");
-    const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
-      "aria-label": `${branch}: mean squared error by frame step of ${drawn.map((curve) => curve.name).join(", ")}` });
+    const svg = element("svg", { viewBox: `0 ${-top} ${width} ${height + top}`, role: "img",
+      "aria-label": `${branch}: mean squared error by frame step of ${drawn.map((curve) => curve.name).join(", ")}${budget ? `; ${budget}` : ""}` });
+    title.forEach((line, i) => svg.append(element("text", { class: "budget", x: left, y: 18 * i + 12 - top }, line)));
     for (const value of ticks(least, most)) {
       svg.append(element("line", { x1: left, x2: width, y1: y(value), y2: y(value), stroke: "currentColor", "stroke-opacity": 0.15 }),
         element("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, value));
@@ -85,13 +94,14 @@
   // The charts and their key as one picture, black on white: for a paper or a slide.
   function figure() {
     const charts = [...section.querySelectorAll(".charts svg")], keys = [...section.querySelectorAll(".key li")];
-    const size = { width: Math.max(width * charts.length, ...keys.map((li) => 110 + 6.5 * li.textContent.length)), height: height + 20 * keys.length + 15 };
+    const high = (svg) => svg.viewBox.baseVal.height, tall = Math.max(...charts.map(high));
+    const size = { width: Math.max(width * charts.length, ...keys.map((li) => 110 + 6.5 * li.textContent.length)), height: tall + 20 * keys.length + 15 };
     const whole = element("svg", { ...size, viewBox: `0 0 ${size.width} ${size.height}`, color: "#1e2227", fill: "#1e2227", "font-family": "sans-serif", "font-size": 12 },
       element("rect", { ...size, fill: "#fff" }));
     const put = (svg, place) => Object.entries(place).reduce((copy, [of, value]) => (copy.setAttribute(of, value), copy), svg.cloneNode(true));
-    charts.forEach((svg, i) => whole.append(put(svg, { x: width * i, y: 0, width, height })));
-    keys.forEach((li, i) => whole.append(put(li.querySelector("svg"), { x: 62, y: height + 20 * i + 8 }),
-      element("text", { x: 102, y: height + 20 * i + 18 }, li.textContent)));
+    charts.forEach((svg, i) => whole.append(put(svg, { x: width * i, y: tall - high(svg), width, height: high(svg) })));
+    keys.forEach((li, i) => whole.append(put(li.querySelector("svg"), { x: 62, y: tall + 20 * i + 8 }),
+      element("text", { x: 102, y: tall + 20 * i + 18 }, li.textContent)));
     return { ...size, text: new XMLSerializer().serializeToString(whole) };
   }
 
@@ -108,7 +118,7 @@
   function pictures(some) {
     const file = moving ? "frames.gif" : "frames.png";
     return some.map((one) => {
-      const rows = [...("recon" in one.mean_frame ? ["seen", "reconstruction"] : []), ...("pred" in one.mean_frame ? ["future", "prediction"] : [])];
+      const rows = [...(Object.keys(one.mean_frame).some((branch) => branch.startsWith("recon")) ? ["seen", "reconstruction"] : []), ...("pred" in one.mean_frame ? ["future", "prediction"] : [])];
       return element("figure", {}, element("figcaption", {}, element("a", { href: one.href }, one.name), ` ${one.verdict}`),
         element("img", { src: one.folder + file, alt: `Frames of ${one.name}: ${rows.join(", ")}` }));
     });
@@ -124,11 +134,15 @@
     const some = picked().map(run), drawn = curves(some);
     section.hidden = some.length === 0;
     if (section.hidden) return section.replaceChildren();
-    const branches = ["recon", "pred"].filter((branch) => some.some((one) => one.steps[branch]));
-    const budgets = [...new Set(some.map((one) => one.budget))].map((budget) => JSON.parse(table.dataset.budgets)[budget]);
+    const known = JSON.parse(table.dataset.budgets), keys = [...new Set(some.map((one) => one.budget))];
+    const budgets = keys.map((budget) => known[budget]);
+    const charts = keys.flatMap((budget) => ["recon", "recon, given truth", "pred"].map((branch) => {
+      const of = drawn.filter((curve) => curve.of.some((one) => one.budget === budget && one.steps[branch]));
+      return of.length ? [chart(branch, of, keys.length > 1 ? known[budget] : "")] : [];
+    })).flat();
     section.replaceChildren(
       element("h2", {}, "Error by frame step, on test"),
-      element("div", { class: "charts" }, ...branches.map((branch) => chart(branch, drawn))),
+      element("div", { class: "charts" }, ...charts),
       element("ul", { class: "key" }, ...drawn.map(({ colour, dash, name }) => key(name, { stroke: colour, "stroke-width": 3, "stroke-dasharray": dash })),
         key("mean frame", { stroke: "currentColor", "stroke-dasharray": "8 4" })),
       element("p", {}, "Save this figure as ", button("SVG", () => saveFigure("svg")), " ", button("PNG", () => saveFigure("png"))),
