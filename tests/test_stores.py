@@ -672,6 +672,36 @@ def test_who_lost_the_lease_publishes_no_more_and_keeps_what_it_has(machine):
     assert not mirror.unpublished(folder)
 
 
+def test_who_sleeps_while_it_publishes_overwrites_nothing_of_who_took_the_run_over(tmp_path, monkeypatch):
+    fs, run, put = fsspec.filesystem("memory"), "/runs/fam/run", transfer.put
+    live(tmp_path, 5)
+    (tmp_path / "report.html").write_text("of this machine")
+    mine = lease_of(fs, run)
+
+    def sleeps(fs, file, path):
+        put(fs, file, path)
+        fs.rm_file(mine)  # the other machine found it expired
+        fs.pipe({f"{run}/{name}": b"theirs" for name in ("run.yaml", "checkpoint/state.pt", "report.html")})
+
+    monkeypatch.setattr(transfer, "put", sleeps)
+    with pytest.raises(StoreError, match="another machine took /runs/fam/run over"):
+        transfer.publish_run(fs, run, tmp_path, mine)
+    now = contents(fs, run)
+    assert {now[name] for name in ("run.yaml", "checkpoint/state.pt", "report.html")} == {"theirs"}
+
+
+def test_who_sleeps_before_it_removes_a_report_leaves_the_one_of_who_took_the_run_over(tmp_path, monkeypatch):
+    fs, run, listing = fsspec.filesystem("memory"), "/runs/fam/run", transfer.listing
+    live(tmp_path, 5)
+    (tmp_path / "report.html").write_text("old")
+    transfer.publish_run(fs, run, tmp_path, mine := lease_of(fs, run))
+    (tmp_path / "report.html").unlink()
+    monkeypatch.setattr(transfer, "listing", lambda fs, run: (listing(fs, run), fs.rm_file(mine))[0])
+    with pytest.raises(StoreError, match="another machine took /runs/fam/run over"):
+        transfer.publish_run(fs, run, tmp_path, mine)
+    assert "report.html" in contents(fs, run)
+
+
 def test_a_finished_run_is_shown_while_another_process_publishes_it(machine):
     run = open_run("fam", DEFAULTS, TINY | {"store": "memory://runs"}).train()
     (run.folder / mirror.UNPUBLISHED_MARK).touch()
