@@ -226,6 +226,20 @@ def test_a_url_that_lacks_a_slash_is_no_folder(machine, tmp_path, monkeypatch):
     assert store_folder("./s3:/runs") == tmp_path / "s3:" / "runs"
 
 
+@pytest.mark.parametrize("url", ["ftp://me:pa$hush@host/x", "ftp://me:pa${hush}@host/$hush", "$HIDDEN"])
+def test_a_password_with_a_dollar_in_it_is_in_no_message(machine, monkeypatch, url):
+    monkeypatch.setenv("HIDDEN", "ftp://me:pa$hush@host/x")
+    said = call("gather", "here", url, code=2) + call("gather", url, "here", code=2)
+    if "://" in url:
+        said += call("status", "--store", url, code=2)
+        monkeypatch.setenv("SEQAE_STORE", url)
+        with pytest.raises(ValueError, match="goes into fsspec's configuration") as caught:
+            store_folder()
+        said += "".join(traceback.format_exception(caught.value)).replace(__file__, "")
+    assert "pa$" not in said
+    assert "hush" not in said.replace("host/$hush", "")  # of a path it is no secret
+
+
 def test_credentials_with_a_line_end_in_them_are_in_no_message_either():
     url = "s3://me:hu\nsh4hush@bucket/x"
     for told in ("hu\nsh4hush", "hu sh4hush", r"hu\nsh4hush"):
