@@ -408,9 +408,9 @@ def test_a_damaged_picture_is_left_out(store, content):
 def test_a_damaged_run_does_not_end_a_command_on_the_files_of_others(tmp_path, monkeypatch, command):
     monkeypatch.chdir(make_project(tmp_path, {"fam": []}, {"fam/a": {}, "fam/b": {"seed": 7}}))
     monkeypatch.delenv("SEQAE_STORE", raising=False)
-    monkeypatch.setattr(
-        sweeps, "comparison_page", lambda *_, **__: sweeps.Page(tmp_path / "fam" / "compare.html", None)
-    )
+    page = sweeps.Page(tmp_path / "fam" / "compare.html", None)
+    monkeypatch.setattr(sweeps, "start_fork_server", lambda **_: None)
+    monkeypatch.setattr(sweeps, "comparison_page", lambda *_, **__: page)
     monkeypatch.setattr(reports, "publish_index", lambda *names: None)
     first, second = plan([Path("params/fam/a.yaml"), Path("params/fam/b.yaml")], scale="tiny")
     first.run.folder.mkdir(parents=True)

@@ -151,8 +151,8 @@ def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
     """Copy what is new in a run's folder here to its folder `run` in the store.
 
     Raises StoreError if the lease `mine` is gone; looks for it before each file, because a machine may sleep between
-    two. Checkpoint and run.yaml are read before all other files and sent after them. Wherever sending breaks off, the store then has the logs up to its checkpoint, and the files that its
-    run.yaml speaks of.
+    two. Checkpoint and run.yaml are read before all other files and sent after them. Wherever sending breaks off, the
+    store then has the logs up to its checkpoint, and the files that its run.yaml speaks of.
     """
 
     def check_held(*, held: bool) -> None:
