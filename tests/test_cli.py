@@ -19,14 +19,15 @@ from rich.console import Console
 from test_sweep import DEFAULTS, SEQAE, TINY, make_project, one_run
 from typer.testing import CliRunner
 
-from seqae import sweeps
+from seqae import reports, sweeps
 from seqae.benchmark import cost_estimate
 from seqae.benchmark.machine_rates import matmul_rate
-from seqae.commands import terminal
+from seqae.commands import messages, terminal
 from seqae.commands.main import app
 from seqae.runs.merging import resolve
 from seqae.runs.notebook_cells import cells_hash
 from seqae.runs.run import open_run
+from seqae.sweeps import Page
 
 COMMANDS = [
     "new",
@@ -252,6 +253,25 @@ def test_a_comparison_tells_on_top_of_the_runs_that_its_notebook_compares(projec
         assert told in page.read_text()
 
 
+def test_a_comparison_is_of_the_store_that_its_files_are_planned_in(project, monkeypatch):
+    asked = []
+
+    def page(family, runs, *, store):
+        asked.append((len(runs), store))
+        return Page(Path(store, family, "compare.html"), "no page")
+
+    monkeypatch.setattr(sweeps, "start_fork_server", lambda **_: None)
+    monkeypatch.setattr(sweeps, "comparison_page", page)
+    monkeypatch.setattr(reports, "publish_index", lambda *names: None)
+    files = ["params/fam/a.yaml", "--scale", "tiny"]
+    call("compare", "fam", *files, "-p", "store=other", code=1)
+    call("compare", "fam", *files, code=1)
+    assert asked == [(1, str(project / "other")), (1, str(project / "reports"))]
+    (project / "params" / "fam" / "b.yaml").write_text("store: elsewhere\n")
+    said = call("compare", "fam", "params/fam", "--scale", "tiny", code=2)
+    assert f"FILES put their runs into {project / 'elsewhere'}, {project / 'reports'}, and a page compares" in said
+
+
 # --- status ---
 
 
@@ -319,12 +339,20 @@ def test_status_of_an_empty_store_is_no_error_and_names_it(project):
     assert call("status", "--store", "nowhere").splitlines()[1:] == [f"seqae: there is no run in {project / 'nowhere'}"]
 
 
-def test_a_record_cannot_control_the_terminal(project):
+def test_a_record_cannot_control_the_terminal(project, capsys):
     done = open_run("fam", DEFAULTS, TINY).train()
     done.update(verdict="stuck\x1b]0;title\x07\x1b[2J\x9b31m", machine="a\x1b[1mb")
     said = call("status")
     assert not [c for c in said if c != "\n" and not c.isprintable()]
     assert "stuck?]0;title??[2J?31m" in said
+    done.update(status="failed", reason="\x1b[2J\x07gone")
+    for said in (call("run", "params/fam/a.yaml", "--scale", "tiny", "--dry-run"),
+                 call("check", "params/fam/a.yaml", "--scale", "tiny")):  # fmt: skip
+        assert "failed: ?[2J?gone" in said
+        assert "\x1b" not in said
+    capsys.readouterr()
+    messages.tell("of \x1b[2J")
+    assert capsys.readouterr().err == "of ?[2J\n"
 
 
 @pytest.mark.soak

@@ -1,11 +1,13 @@
 """Runs on the workers of a cluster, started in every way there is, and GPUs that no two runs share."""
 
+import asyncio
 import logging
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 from distributed import Client, LocalCluster, Security, get_worker
+from distributed.core import Status
 from distributed.scheduler import KilledWorker
 from test_cli import call
 from test_sweep import SEQAE, TRAIN, after_epoch, make_project, one_run, plan, seqae
@@ -26,7 +29,7 @@ from users import as_nobody, readable  # noqa: F401
 
 from seqae.commands.terminal import SweepView
 from seqae.runs import OwnCode, RunError, sources_hash
-from seqae.sweeps import cluster, dispatch, execution, gpus
+from seqae.sweeps import cluster, dispatch, execution, gpus, machines, notebooks
 from seqae.sweeps.execution import Outcome, execute
 
 LIMIT = 300  # seconds, after which something hangs
@@ -208,7 +211,92 @@ def test_what_cannot_be_is_one_message(project, monkeypatch, arguments, message)
     assert not list((project / "reports").glob("fam/*/run.yaml"))
 
 
+def test_a_port_that_another_process_listens_at_is_one_message(project):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        said = call("scheduler", "--port", port, code=2)
+    assert said.startswith(f"seqae: no scheduler can listen at 127.0.0.1:{port} (")
+    assert said.endswith("give another --port, or --port 0 for any that is free, or end what listens there\n")
+
+
+def test_a_worker_with_certificates_that_cannot_be_used_says_so_and_ends(project):
+    (project / "pem").touch()
+    files = [word for option in ("ca", "cert", "key") for word in (f"--tls-{option}", "pem")]
+    said = call("worker", "tls://127.0.0.1:9", *files, code=2)
+    assert said.startswith("seqae: the certificates of --tls-ca, --tls-cert and --tls-key cannot be used (")
+    assert said.count("\n") == 1
+
+
+class Ended(BaseException):
+    """Of a test: what a command would go on with for ever."""
+
+
+def test_a_worker_tells_once_why_it_cannot_connect_and_gives_its_run_time_to_end(monkeypatch):
+    """What is there runs until it is asked to end."""
+    told, closed, tries = [], [], iter(["refused", "refused", "no route", None])
+
+    class Nanny:
+        status = Status.running
+
+        def __init__(self, *others, **given):
+            pass
+
+        async def __aenter__(self):
+            if reason := next(tries):
+                raise RuntimeError("Nanny failed to start.") from OSError(reason)
+            return self
+
+        async def __aexit__(self, *error):
+            pass
+
+        async def close(self, timeout):
+            closed.append(timeout)
+
+    async def sleep(seconds):
+        if told[-1].startswith("worker 1 of 1"):
+            raise Ended
+
+    monkeypatch.setattr(cluster, "Nanny", Nanny)
+    monkeypatch.setattr(cluster, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
+    monkeypatch.setattr(cluster, "_until_stopped", lambda forever: forever)
+    monkeypatch.setattr(cluster, "_quiet", lambda: None)
+    with pytest.raises(Ended):
+        cluster.serve_workers("tcp://127.0.0.1:9", count=1, security=None, tell=told.append)
+    assert [line.rpartition(": ")[2] for line in told[1:-1]] == ["refused", "no route"]
+    assert closed == [cluster.CLOSE_SECONDS]
+    assert cluster.CLOSE_SECONDS > notebooks.CHECKPOINT_GRACE_SECONDS
+
+
 # --- machines that ssh reaches ---
+
+
+@pytest.mark.processes("an ssh that fails")
+def test_what_a_machine_says_in_another_encoding_is_told(tmp_path, monkeypatch, caplog):
+    (tmp_path / "ssh").write_bytes(b"#!/bin/sh\necho 'caf\xe9 closed' >&2\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    kept = machines._Kept("host", ["seqae"], "{}")
+    until(lambda: caplog.messages)
+    kept.closing.set()
+    assert caplog.messages == ["host: caf\N{REPLACEMENT CHARACTER} closed"]
+
+
+def test_all_machines_together_have_one_time_to_end(monkeypatch):
+    waits, clock = [], [0.0]
+
+    def join(seconds):
+        waits.append(seconds)
+        clock[0] += 10
+
+    monkeypatch.setattr(machines.time, "monotonic", lambda: clock[0])
+    for _ in range(3):
+        kept = machines._Kept.__new__(machines._Kept)
+        kept.process, kept.thread = None, SimpleNamespace(join=join)
+        kept.end(15.0)
+    assert waits == [15, 5, 0]
+
 
 SSHD = """
 import asyncio, asyncssh, os, sys
@@ -332,6 +420,29 @@ def lives(job: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_job_of_a_queue_hears_that_it_is_to_end_as_any_worker_does(project, monkeypatch):
+    import dask_jobqueue
+
+    class Queue:
+        job_cls = dask_jobqueue.slurm.SLURMJob
+
+        def __init__(self, *, security, protocol, scheduler_options, **given):
+            self.job = self.job_cls("tcp://head:1", "0", **given)
+
+        def adapt(self, **jobs):
+            pass
+
+    monkeypatch.setattr(dask_jobqueue, "SLURMCluster", Queue)
+    monkeypatch.setattr(cluster.shutil, "which", lambda name: name)
+    (project / "slurm.yaml").write_text("cores: 3\nmemory: 1GB\n")
+    (line,) = [
+        shlex.split(line)
+        for line in cluster._queued("slurm", project / "slurm.yaml", None).job.job_script().splitlines()
+        if "tcp://head:1" in line
+    ]
+    assert line[line.index("--preload") + 1] == cluster.PRELOAD
 
 
 @pytest.mark.soak

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from test_cli import call
 from test_gather import trained  # noqa: F401
-from test_sweep import DEFAULTS, TINY
+from test_sweep import DEFAULTS, TINY, make_project
 
-from seqae import open_run
+from seqae import open_run, reports, sweeps
 from seqae.commands.terminal import status_rows
 from seqae.reports.compare import budgets, by_epoch, comparable_runs, describe, finals, gallery
 from seqae.reports.index import update_index
@@ -27,6 +27,7 @@ from seqae.runs.finding import find_runs
 from seqae.runs.naming import existing_name
 from seqae.runs.records import RunError, progress
 from seqae.runs.run import Run
+from seqae.sweeps import plan
 
 GOOD, BAD = "good-11111111", "bad-22222222"
 
@@ -401,3 +402,24 @@ def test_a_damaged_picture_is_left_out(store, content):
     file.write_bytes(file.read_bytes()[:200] if content is None else content)
     update_index(store)
     assert BAD in (store / "index.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["run --dry-run", "check", "status", "compare fam"])
+def test_a_damaged_run_does_not_end_a_command_on_the_files_of_others(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(make_project(tmp_path, {"fam": []}, {"fam/a": {}, "fam/b": {"seed": 7}}))
+    monkeypatch.delenv("SEQAE_STORE", raising=False)
+    page = sweeps.Page(tmp_path / "fam" / "compare.html", None)
+    monkeypatch.setattr(sweeps, "start_fork_server", lambda **_: None)
+    monkeypatch.setattr(sweeps, "comparison_page", lambda *_, **__: page)
+    monkeypatch.setattr(reports, "publish_index", lambda *names: None)
+    first, second = plan([Path("params/fam/a.yaml"), Path("params/fam/b.yaml")], scale="tiny")
+    first.run.folder.mkdir(parents=True)
+    (first.run.folder / "run.yaml").write_text("{torn: ")
+    name, *options = command.split()
+    said = call(name, *options, "params/fam", "--scale", "tiny", code=1)
+    assert f"seqae: left out: {first.run.folder / 'run.yaml'} is damaged (no YAML" in said
+    assert (name == "compare") != (second.run.name in said)
+    said = call(name, *options, "params/fam/a.yaml", "--scale", "tiny", code=2)  # nothing else is left
+    assert said.startswith(f"seqae: {first.run.folder / 'run.yaml'} is damaged")
+    with pytest.raises(RunError, match="is damaged"):
+        plan([Path("params/fam")], scale="tiny")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -20,6 +21,8 @@ from seqae.runs.experiment import sequences
 from seqae.runs.notebook_cells import family_defaults
 from seqae.runs.records import RunError
 from seqae.runs.run import Run, open_run
+from seqae.stores import MARK, unpublished
+from seqae.sweeps import pages
 from seqae.sweeps.parameter_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -141,6 +144,16 @@ def test_an_unfinished_run_is_to_be_finished(tmp_path):
 
 
 @pytest.mark.processes  # the fork server
+def test_a_mirror_is_not_emptied_of_a_run_while_its_demo_is_made(run, tmp_path, monkeypatch):
+    folder, found = shutil.copytree(run.folder, tmp_path / "losses" / run.name), []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(pages, "execute_page", lambda *_, **__: found.append(unpublished(folder)))
+    pages.demo_page(folder)
+    (tmp_path / MARK).touch()
+    pages.demo_page(folder)
+    assert found == [False, True]
+
+
 def test_only_parameters_of_the_notebook(run):
     assert "-p sequence: no parameter of " in call(str(run.folder), "-p", "sequence=[1]", code=2)
 

@@ -192,6 +192,25 @@ class Ending(dict):
         return iter(listed)
 
 
+def test_a_worker_that_is_asked_to_end_waits_until_its_run_is_published(tmp_path, monkeypatch):
+    """`obey_signals` waits as long as there is one in `_kernels`."""
+    target = tmp_path / "notebook.ipynb"
+
+    def stopped(target, *others, **options):
+        notebooks.stop_kernels()
+        raise notebooks.StoppedError
+
+    monkeypatch.setattr(notebooks, "_execute", stopped)
+    with notebooks.stoppable(target):
+        with pytest.raises(notebooks.StoppedError):
+            notebooks.execute_notebook("{}", target, name="n", parameters={}, environment={})
+        assert notebooks._kernels == {target: None}
+    assert notebooks._kernels == {}
+    with pytest.raises(notebooks.StoppedError):  # of a page, which is not published like that
+        notebooks.execute_notebook("{}", target, name="n", parameters={}, environment={})
+    assert notebooks._kernels == {}
+
+
 def test_a_kernel_that_ends_meanwhile_does_not_keep_the_others_running(monkeypatch):
     stopped = []
     monkeypatch.setattr(notebooks, "Thread", lambda target, args, daemon: SimpleNamespace(start=lambda: target(*args)))

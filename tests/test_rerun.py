@@ -26,6 +26,7 @@ from seqae.runs.finding import recorded_run
 from seqae.runs.merging import resolve
 from seqae.runs.provenance import code_version
 from seqae.runs.run import Run, RunError, open_run
+from seqae.stores import MARK, unpublished
 from seqae.sweeps import reproduce
 from seqae.sweeps.notebooks import ForkedProvisioner
 
@@ -440,6 +441,15 @@ def test_only_how_it_is_executed_may_be_said(original, project, monkeypatch):
         "data_folder": f"{project}/data",
         "device": "cpu",
     }
+
+
+def test_a_mirror_is_not_emptied_of_a_run_while_its_rerun_is_made(changed, tmp_path, monkeypatch):
+    run, found = changed(), []
+    monkeypatch.setattr(reproduce, "_seqae_run", lambda *_, **__: found.append(unpublished(run.folder)) or 5)
+    reproduce.reproduce_run(run)
+    (tmp_path / MARK).touch()
+    reproduce.reproduce_run(run)
+    assert found == [False, True], "only what lies in a mirror is to be published"
 
 
 def test_a_run_that_several_codes_made_is_told(changed, monkeypatch):

@@ -226,6 +226,20 @@ def test_a_url_that_lacks_a_slash_is_no_folder(machine, tmp_path, monkeypatch):
     assert store_folder("./s3:/runs") == tmp_path / "s3:" / "runs"
 
 
+@pytest.mark.parametrize("url", ["ftp://me:pa$hush@host/x", "ftp://me:pa${hush}@host/$hush", "$HIDDEN"])
+def test_a_password_with_a_dollar_in_it_is_in_no_message(machine, monkeypatch, url):
+    monkeypatch.setenv("HIDDEN", "ftp://me:pa$hush@host/x")
+    said = call("gather", "here", url, code=2) + call("gather", url, "here", code=2)
+    if "://" in url:
+        said += call("status", "--store", url, code=2)
+        monkeypatch.setenv("SEQAE_STORE", url)
+        with pytest.raises(ValueError, match="goes into fsspec's configuration") as caught:
+            store_folder()
+        said += "".join(traceback.format_exception(caught.value)).replace(__file__, "")
+    assert "pa$" not in said
+    assert "hush" not in said.replace("host/$hush", "")  # of a path it is no secret
+
+
 def test_credentials_with_a_line_end_in_them_are_in_no_message_either():
     url = "s3://me:hu\nsh4hush@bucket/x"
     for told in ("hu\nsh4hush", "hu sh4hush", r"hu\nsh4hush"):
@@ -670,6 +684,36 @@ def test_who_lost_the_lease_publishes_no_more_and_keeps_what_it_has(machine):
         pass
     assert contents(fs, "/runs/fam/run")["checkpoint/state.pt"] == "3"
     assert not mirror.unpublished(folder)
+
+
+def test_who_sleeps_while_it_publishes_overwrites_nothing_of_who_took_the_run_over(tmp_path, monkeypatch):
+    fs, run, put = fsspec.filesystem("memory"), "/runs/fam/run", transfer.put
+    live(tmp_path, 5)
+    (tmp_path / "report.html").write_text("of this machine")
+    mine = lease_of(fs, run)
+
+    def sleeps(fs, file, path):
+        put(fs, file, path)
+        fs.rm_file(mine)  # the other machine found it expired
+        fs.pipe({f"{run}/{name}": b"theirs" for name in ("run.yaml", "checkpoint/state.pt", "report.html")})
+
+    monkeypatch.setattr(transfer, "put", sleeps)
+    with pytest.raises(StoreError, match="another machine took /runs/fam/run over"):
+        transfer.publish_run(fs, run, tmp_path, mine)
+    now = contents(fs, run)
+    assert {now[name] for name in ("run.yaml", "checkpoint/state.pt", "report.html")} == {"theirs"}
+
+
+def test_who_sleeps_before_it_removes_a_report_leaves_the_one_of_who_took_the_run_over(tmp_path, monkeypatch):
+    fs, run, listing = fsspec.filesystem("memory"), "/runs/fam/run", transfer.listing
+    live(tmp_path, 5)
+    (tmp_path / "report.html").write_text("old")
+    transfer.publish_run(fs, run, tmp_path, mine := lease_of(fs, run))
+    (tmp_path / "report.html").unlink()
+    monkeypatch.setattr(transfer, "listing", lambda fs, run: (listing(fs, run), fs.rm_file(mine))[0])
+    with pytest.raises(StoreError, match="another machine took /runs/fam/run over"):
+        transfer.publish_run(fs, run, tmp_path, mine)
+    assert "report.html" in contents(fs, run)
 
 
 def test_a_finished_run_is_shown_while_another_process_publishes_it(machine):

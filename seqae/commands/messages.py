@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,15 @@ import typer
 if TYPE_CHECKING:
     from seqae.sweeps import Page
 
-tell = partial(typer.echo, err=True)
+
+def shown(text: str) -> str:
+    """Text of a record as a terminal may get it: a character that would control the terminal is shown as ?."""
+    return text if text.isprintable() else "".join(c if c == "\n" or c.isprintable() else "?" for c in text)
+
+
+def tell(message: str) -> None:
+    """Print a line on stderr, as `shown`: it may hold texts of a record."""
+    typer.echo(shown(message), err=True)
 
 
 @contextmanager

@@ -4,13 +4,17 @@ import re
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
+from seqae.commands.messages import tell
 from seqae.files import expanded
 from seqae.stores import load_yaml
+
+if TYPE_CHECKING:
+    from seqae.sweeps import Planned
 
 
 def file_path(text: str | Path) -> Path:
@@ -118,3 +122,22 @@ def _values(key: str, text: str) -> list[str]:
     if len(values) > 1 and not all(value.strip() for value in values):
         raise ValueError(f"-p {key}={text} has an empty value beside a comma: leave the comma out")
     return values
+
+
+def planned_runs(
+    files: Iterable[Path], scale: str | None, given: Iterable[str] | None, store: str | None
+) -> "tuple[list[Planned], list[str]]":
+    """`plan`, and what is wrong with runs that are damaged: these are named and left out, and hide no other.
+
+    Raises RunError if all are.
+    """
+    from seqae.runs import RunError
+    from seqae.sweeps import plan
+
+    damaged = list[str]()
+    planned = plan(files, scale=scale, given=given_grid(given), store=store, tell=tell, damaged=damaged)
+    if damaged and not planned:
+        raise RunError("\n".join(damaged))
+    for fault in damaged:
+        tell(f"seqae: left out: {fault}")
+    return planned, damaged

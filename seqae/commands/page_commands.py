@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from seqae.commands.messages import errors_in_one_line, print_json, show_page, tell
+from seqae.commands.messages import errors_in_one_line, print_json, show_page, shown, tell
 from seqae.commands.options import (
     AsJson,
     Folder,
@@ -14,8 +14,8 @@ from seqae.commands.options import (
     SomeFiles,
     Store,
     TrustCode,
-    given_grid,
     given_parameters,
+    planned_runs,
 )
 
 
@@ -39,16 +39,24 @@ def compare(
     with errors_in_one_line(needs_kernel=True):
         from seqae.reports import comparable_runs, publish_index
         from seqae.reports import compare as tables
-        from seqae.sweeps import comparison_page, plan
+        from seqae.stores import public_url
+        from seqae.sweeps import comparison_page
 
-        planned = plan(files or [], scale=scale, given=given_grid(given), store=store, tell=tell)
-        page = comparison_page(family, [item.run for item in planned], store=store)
+        planned, damaged = planned_runs(files or [], scale, given, store)
+        places = {item.store for item in planned} or {store}  # scale and file may say where, as for `seqae status`
+        if len(places) > 1:
+            told = ", ".join(sorted(public_url(str(place)) for place in places))
+            raise ValueError(f"FILES put their runs into {told}, and a page compares those of one store: name fewer")
+        (place,) = places
+        page = comparison_page(family, [item.run for item in planned], store=place)
         publish_index(page.file.parents[1], f"{family}/compare.ipynb", f"{family}/compare.html")
         if as_json and not page.reason:
-            runs = comparable_runs(family, [item.run.name for item in planned], store=store, mixed=True)
+            runs = comparable_runs(family, [item.run.name for item in planned], store=place, mixed=True)
             print_json({"page": str(page.file), "branches": tables.below_mean_frame(runs).to_dict("records")})
-            return
-    show_page(page, failed=f"{family} could not be compared")
+    if page.reason or not as_json:
+        show_page(page, failed=f"{family} could not be compared")
+    if damaged:
+        raise typer.Exit(1)
 
 
 def rerun(
@@ -82,7 +90,7 @@ def rerun(
         page = Page(report if report.exists() else again, reason) if reason else rerun_page(original, again)
         publish_run_folder(original.folder)
     if not page.reason:
-        typer.echo(rerun_findings(original, recorded_run(again)))
+        typer.echo(shown(rerun_findings(original, recorded_run(again))))
     show_page(page, failed=f"the rerun of {original.family}/{original.name} failed")
 
 

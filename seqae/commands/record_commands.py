@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from seqae.commands.messages import errors_in_one_line, print_json, tell
-from seqae.commands.options import AsJson, Files, Given, Scale, SomeFiles, Store, given_grid
-from seqae.files import expanded
+from seqae.commands.messages import errors_in_one_line, print_json, shown
+from seqae.commands.options import AsJson, Files, Given, Scale, SomeFiles, Store, planned_runs
 
 
 def gather(
@@ -27,8 +26,9 @@ def gather(
         from seqae.commands.terminal import print_table
         from seqae.reports import publish_index
         from seqae.runs import OUTCOMES, PROBLEMS, counted, merge_stores
+        from seqae.stores import expanded_place
 
-        folder, rows = merge_stores([expanded(place) for place in places[:-1]], expanded(places[-1]))
+        folder, rows = merge_stores([*map(expanded_place, places[:-1])], expanded_place(places[-1]))
         publish_index(folder)
         different = [row for row in rows if row.outcome != OUTCOMES["same"]]
         print_table(["run", "what", "from"], different)
@@ -60,18 +60,18 @@ def status(
         from seqae.commands.terminal import print_status, run_folders, status_entry, status_rows
         from seqae.stores import store_location
 
-        folders, places = list[Path](), {store}
+        folders, places, damaged = list[Path](), {store}, list[str]()
         if files or scale or given:  # planning imports torch, which takes seconds, so do it only if needed
-            from seqae.sweeps import plan
-
-            planned = plan(files or [], scale=scale, given=given_grid(given), store=store, tell=tell)
+            planned, damaged = planned_runs(files or [], scale, given, store)
             folders, places = [item.run.folder for item in planned], {item.store for item in planned}
         if as_json:
             if watch:
                 raise ValueError("--json prints once: leave --watch out")
             print_json([status_entry(folder) for folder in run_folders(places, folders)])
-            return
-        print_status(lambda: status_rows(places, folders), map(store_location, places), watch=watch)
+        else:
+            print_status(lambda: status_rows(places, folders), map(store_location, places), watch=watch)
+    if damaged:
+        raise typer.Exit(1)
 
 
 def check(files: Files, scale: Scale = None, given: Given = None, store: Store = None, as_json: AsJson = False) -> None:
@@ -85,11 +85,11 @@ def check(files: Files, scale: Scale = None, given: Given = None, store: Store =
     """
     with errors_in_one_line():
         from seqae.commands.estimates import check_entry, check_lines
-        from seqae.sweeps import plan
 
-        planned = plan(files, scale=scale, given=given_grid(given), store=store, tell=tell)
+        planned, damaged = planned_runs(files, scale, given, store)
         if as_json:
             print_json([check_entry(item) for item in planned])
-            return
-        for item in planned:
-            typer.echo("\n".join(check_lines(item)))
+        for item in () if as_json else planned:
+            typer.echo(shown("\n".join(check_lines(item))))
+    if damaged:
+        raise typer.Exit(1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seqae.commands.messages import errors_in_one_line, tell
+from seqae.commands.messages import errors_in_one_line, shown, tell
 from seqae.commands.options import (
     Cluster,
     Files,
@@ -19,7 +19,7 @@ from seqae.commands.options import (
     TlsCert,
     TlsKey,
     WithoutTls,
-    given_grid,
+    planned_runs,
 )
 from seqae.sweeps import interrupt_once
 
@@ -46,7 +46,7 @@ def run(
     Runs that are done are skipped, interrupted ones are resumed, failed ones
     are tried again. If another process trains one of them, this command waits
     for it. Ctrl-C and SIGTERM leave checkpoints. The exit code is 1 if a run
-    failed.
+    failed or is damaged.
 
     \b
     seqae run params/losses --scale quick
@@ -56,16 +56,16 @@ def run(
     with errors_in_one_line(), interrupt_once():
         from seqae.commands.estimates import plan_lines
         from seqae.commands.terminal import SweepView
-        from seqae.sweeps import connect, plan, slots, sweep, tls
+        from seqae.sweeps import connect, slots, sweep, tls
 
-        planned = plan(files, scale=scale, given=given_grid(given), store=store, tell=tell)
+        planned, damaged = planned_runs(files, scale, given, store)
         reasons = [item.reason_to_execute() for item in planned]
         todo = [item for item, reason in zip(planned, reasons, strict=True) if reason]
         if not cluster:
             _tell_slow(todo)
         if dry_run:
-            typer.echo("\n".join(plan_lines(planned, reasons, jobs or slots(per_gpu))))
-            return
+            typer.echo(shown("\n".join(plan_lines(planned, reasons, jobs or slots(per_gpu)))))
+            raise typer.Exit(int(bool(damaged)))
         # Counted over all runs, done or not: threads per run depend on it, and a run that is resumed with the same
         # number of threads computes the same to the last bit.
         count, security = min(jobs or slots(per_gpu), len(planned)), tls(tls_ca, tls_cert, tls_key)
@@ -85,7 +85,7 @@ def run(
         for folder in stores:
             _write_index(folder, needed=bool(todo))
             typer.echo(f"{folder / 'index.html'}: {len(planned) - len(view.failed)} of {len(planned)} runs done")
-    if view.failed:
+    if view.failed or damaged:
         raise typer.Exit(1)
 
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 from rich.text import Text
 
-from seqae.commands.messages import tell
+from seqae.commands.messages import shown, tell
 from seqae.runs import (
     RunError,
     counted,
@@ -178,11 +178,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*(Text(shown(cell)) for cell in row))
     return table
-
-
-def shown(text: str) -> str:
-    """Text of a record as a terminal may get it: a character that would control the terminal is shown as ?."""
-    return text if text.isprintable() else "".join(c if c == "\n" or c.isprintable() else "?" for c in text)
 
 
 def status_rows(places: Iterable[str | None], folders: Sequence[Path] = ()) -> list[list[str]]:

@@ -1,4 +1,5 @@
 from .location import check_no_half_url as check_no_half_url
+from .location import expanded_place as expanded_place
 from .location import public_url as public_url
 from .location import store_folder as store_folder
 from .location import store_location as store_location
@@ -12,6 +13,7 @@ from .mirror import check_writable as check_writable
 from .mirror import fetch as fetch
 from .mirror import leased_elsewhere as leased_elsewhere
 from .mirror import located as located
+from .mirror import mark_unpublished as mark_unpublished
 from .mirror import mirror_folder as mirror_folder
 from .mirror import mirror_lock as mirror_lock
 from .mirror import publish as publish

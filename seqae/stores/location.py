@@ -4,6 +4,7 @@ import re
 from contextlib import suppress
 from hashlib import sha256
 from os import environ
+from os.path import expandvars
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -24,15 +25,32 @@ def store_location(*given: str | None, root: Path | None = None) -> str:
 
     A relative path is relative to the project, wherever Jupyter or papermill were started. root: the project, by
     default that of the working directory. But who stands in a store, for example with the executed notebook of a run,
-    means that one. Raises ValueError as `files.expanded`, and for a URL that lacks a slash.
+    means that one. Raises ValueError as `expanded_place`, and for a URL that lacks a slash.
     """
     chosen = next((place for place in [*given, environ.get("SEQAE_STORE")] if place and place.strip()), "")
     if not (chosen or root) and (around := _store_around(Path.cwd())):
         return str(around)
     if "://" in chosen:
-        return expanded(chosen)
+        return expanded_place(chosen)
     check_no_half_url(chosen)
     return str(project_path(chosen or "reports", root))
+
+
+def expanded_place(place: str) -> str:
+    """A store's folder or URL as `files.expanded` gives it. What it raises for a URL is without credentials.
+
+    Nothing is left in the result that expanding it once more could change.
+    """
+    try:
+        return expanded(place)
+    except ValueError:
+        if "://" not in expandvars(place):
+            raise
+        # Not which variable it is: in a password, $word is part of the secret.
+        raise ValueError(
+            f"store {public_url(place)}: it has a $ whose variable is not known on this machine, or a NUL: set the "
+            "variable; a password that has a $ goes into fsspec's configuration, not into the URL"
+        ) from None
 
 
 def check_no_half_url(place: str) -> None:

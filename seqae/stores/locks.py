@@ -11,7 +11,7 @@ import filelock
 LOCKLESS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 REMEDY = (
     "this file system has no locks: choose a store on a local disk, or have it mounted with locks (NFS: with its lock "
-    "service, or with local_lock=flock; Lustre: with flock)"
+    "service, or, if this machine alone uses the store, with local_lock=flock; Lustre: with flock)"
 )
 
 

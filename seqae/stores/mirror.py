@@ -158,6 +158,15 @@ def unpublished(folder: Path) -> bool:
     return (folder / UNPUBLISHED_MARK).exists()
 
 
+def mark_unpublished(folder: Path) -> None:
+    """Say that a run's folder gets what its store does not have, until it is published. Does nothing outside mirrors.
+
+    For who writes there and publishes later: nobody empties the mirror meanwhile.
+    """
+    if (folder.parents[1] / MARK).exists():
+        (folder / UNPUBLISHED_MARK).touch()
+
+
 def leased_elsewhere(folder: Path) -> bool:
     """Whether another machine trains the run, as far as the last `refresh` knows, and its lease has not expired."""
     with suppress(FileNotFoundError):

@@ -150,13 +150,21 @@ def _further(run: str, folder: Path, read_theirs: Callable[[], RunState]) -> str
 def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
     """Copy what is new in a run's folder here to its folder `run` in the store.
 
-    Raises StoreError if the lease `mine` is gone. Checkpoint and run.yaml are read before all other files and sent
-    after them. Wherever sending breaks off, the store then has the logs up to its checkpoint, and the files that its
-    run.yaml speaks of.
+    Raises StoreError if the lease `mine` is gone; looks for it before each file, because a machine may sleep between
+    two. Checkpoint and run.yaml are read before all other files and sent after them. Wherever sending breaks off, the
+    store then has the logs up to its checkpoint, and the files that its run.yaml speaks of.
     """
+
+    def check_held(*, held: bool) -> None:
+        if not held:
+            raise StoreError(f"another machine took {run} over; what was trained here since then stays in {folder}")
+
+    def look() -> None:
+        fs.invalidate_cache()
+        check_held(held=fs.exists(mine))
+
     theirs = listing(fs, run)
-    if mine.rpartition("/")[2] not in theirs:
-        raise StoreError(f"another machine took {run} over; what was trained here since then stays in {folder}")
+    check_held(held=mine.rpartition("/")[2] in theirs)
     files: dict[str, tuple[Path, os.stat_result]] = {}
     with _emptied(folder / ".publish") as stage:
         for name in (CHECKPOINT, "run.yaml"):
@@ -170,8 +178,10 @@ def publish_run(fs: Any, run: str, folder: Path, mine: str) -> None:
                 files[name] = file, state
         new = [name for name, (_, state) in files.items() if _differs(state, theirs.get(name))]
         for name in sorted(new, key=lambda name: (_order(name), -files[name][1].st_size)):
+            look()
             put(fs, files[name][0], f"{run}/{name}")
         for name in {CHECKPOINT, "report.html"} & theirs.keys() - files.keys():  # removed here, so out of date there
+            look()
             fs.rm_file(f"{run}/{name}")
         sent = listing(fs, run) if new else {}
         for name in new:

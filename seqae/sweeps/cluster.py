@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -37,6 +38,8 @@ CONFIG = {
     "distributed.deploy.lost-worker-timeout": "5s",  # a job that ended is then replaced
     "distributed.worker.profile.enabled": False,  # a worker's thread only waits for a kernel
 }
+CLOSE_SECONDS = 12.0  # a worker that is asked to end writes its checkpoint and publishes it in this time
+ENDED = (Status.closing_gracefully, Status.closing, Status.closed, Status.failed)
 RUN_LOG = "seqae.runs.executed"  # the logger of the beginning and end of executions, see `show_run_log`
 ANYWHERE = "127.0.0.1:0"  # HTTP servers: any free port, reachable from this machine only
 UNSEEN: Any = {"dashboard_address": ANYWHERE, "silence_logs": logging.CRITICAL}
@@ -154,6 +157,7 @@ def _queued(kind: str, file: Path, security: Security | None) -> Any:
         raise ValueError(f"{kind}: there is no {submit} on this machine: use a machine from which jobs are submitted")
     # A process executes one run on its share of the job's cores. Its memory is not limited, as kernels use the memory.
     worker = ["--nthreads", "1", "--memory-limit", "0", "--dashboard-address", ANYWHERE]
+    worker += ["--preload", shlex.quote(PRELOAD)]  # words of a shell's line; else SIGTERM leaves no checkpoint
     threads = [f"export {name}={number}" for name, number in _threads(max(1, cores // processes)).items()]
     given["worker_extra_args"] = [*given.get("worker_extra_args", []), *worker]
     given["job_script_prologue"] = [*threads, *given.get("job_script_prologue", [])]
@@ -172,17 +176,27 @@ def _queued(kind: str, file: Path, security: Security | None) -> Any:
 def serve_workers(address: str, *, count: int, security: Security | None, tell: Callable[[str], None]) -> None:
     """Run `count` workers, each in a process, for the scheduler at this address, until SIGINT or SIGTERM.
 
-    While no scheduler answers, they try again every second. Raises ValueError as `check_address`. tell: called with a
-    line at the beginning and when a worker has connected.
+    While no scheduler answers, they try again every second. Raises ValueError as `check_address`, and for certificates
+    that cannot be used. tell: called with a line at the beginning, when a worker has connected, and for each new reason
+    why none can.
     """
     check_address(address, security)
+    try:
+        if security:
+            security.get_connection_args("worker")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the certificates of --tls-ca, --tls-cert and --tls-key cannot be used ({error}): give PEM files, the key "
+            "being that of the certificate"
+        ) from None
     _quiet()
+    told = set[str]()  # why no worker could connect: each reason once, for all workers
     host = address_towards(address)
     tell(f"waiting for the scheduler at {address}")
 
     async def serve_slot(number: int) -> None:
         while True:
-            with suppress(OSError, RuntimeError):  # Dask raises these if no scheduler answers
+            try:
                 async with Nanny(
                     address,
                     nthreads=1,
@@ -194,9 +208,15 @@ def serve_workers(address: str, *, count: int, security: Security | None, tell: 
                     **UNSEEN,
                 ) as nanny:
                     tell(f"worker {number} of {count} is there for {address}")
-                    while nanny.status not in (Status.closing_gracefully, Status.closing, Status.closed, Status.failed):
-                        await asyncio.sleep(0.5)
-                    # Close it now: by itself a worker without scheduler waits 30 s for its run.
+                    try:
+                        while nanny.status not in ENDED:
+                            await asyncio.sleep(0.5)
+                    finally:  # closed now: by itself a worker without scheduler waits 30 s for its run
+                        await nanny.close(timeout=CLOSE_SECONDS)
+            except (OSError, RuntimeError) as error:  # Dask raises these if no scheduler answers
+                if (reason := _cause(error)) not in told:
+                    told.add(reason)
+                    tell(f"no worker for {address} yet, it tries again every second: {reason}")
             await asyncio.sleep(1)
 
     async def serve() -> None:
@@ -210,7 +230,8 @@ def serve_scheduler(
 ) -> None:
     """Run the scheduler of a cluster until SIGINT or SIGTERM. tell: called with its address.
 
-    Raises ValueError if the host can be reached from other machines and there is neither TLS nor `without_tls`.
+    Raises ValueError if the host can be reached from other machines and there is neither TLS nor `without_tls`, and
+    OSError if it cannot listen there, for example because another process does.
     """
     found = {ipaddress.ip_address(address[0]) for *_, address in socket.getaddrinfo(host, None)}
     if security is None and not without_tls and not all(address.is_loopback for address in found):
@@ -222,14 +243,26 @@ def serve_scheduler(
 
     async def serve() -> None:
         protocol = "tls" if security else "tcp"
-        async with Scheduler(
-            host=host, port=port, protocol=protocol, security=security, dashboard_address=ANYWHERE
-        ) as scheduler:
+        try:
+            started = await Scheduler(
+                host=host, port=port, protocol=protocol, security=security, dashboard_address=ANYWHERE
+            )
+        except (RuntimeError, OSError) as error:
+            remedy = "give another --port, or --port 0 for any that is free, or end what listens there"
+            raise OSError(f"no scheduler can listen at {host}:{port} ({_cause(error)}): {remedy}") from None
+        async with started as scheduler:
             tell(scheduler.address)
             await _until_stopped(scheduler.finished())
 
     with dask.config.set(CONFIG):
         asyncio.run(serve())
+
+
+def _cause(error: BaseException) -> str:
+    # What Dask raises names it last of all.
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
 
 
 def show_run_log() -> None:

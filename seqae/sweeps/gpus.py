@@ -2,6 +2,7 @@
 
 A GPU is held by a run through a file lock of the machine, not by a worker. So two runs never share a GPU by accident,
 whichever sweeps, workers and users they belong to, and the lock of a process that dies is released.
+A run that names its GPU, device: cuda:N, takes it as it is, and holds none.
 """
 
 import os

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,8 +80,9 @@ def over_ssh(
             for machine in kept:
                 machine.closing.set()
                 machine.close_stdin()
+            deadline = time.monotonic() + END_SECONDS  # of all: they end at once
             for machine in kept:
-                machine.end()
+                machine.end(deadline)
 
 
 class _Kept:
@@ -94,10 +96,11 @@ class _Kept:
 
     def _keep(self, credentials: str) -> None:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        pipes |= {"encoding": "utf-8", "errors": "replace"}  # what a shell there says may be in any encoding
         options, told = ["-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"], ""
         while not self.closing.is_set():
             command = ["ssh", *options, self.host, shlex.join(self.command)]
-            self.process, last = subprocess.Popen(command, text=True, process_group=0, **pipes), "it ended"
+            self.process, last = subprocess.Popen(command, process_group=0, **pipes), "it ended"
             with self.process:
                 with suppress(BrokenPipeError):
                     print(credentials, file=self.process.stdin, flush=True)
@@ -116,8 +119,9 @@ class _Kept:
             with suppress(OSError):
                 self.process.stdin.close()
 
-    def end(self) -> None:
-        self.thread.join(END_SECONDS)
+    def end(self, deadline: float) -> None:
+        """Wait for its end until this time of `time.monotonic`, then kill it."""
+        self.thread.join(max(0.0, deadline - time.monotonic()))
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
 

@@ -81,6 +81,7 @@ def execute_notebook(
     assigned = [f"--IPKernelApp.code_to_run=__import__('seqae.runs').runs.assign{given!r}"] if run else []
     origin, written = f"{SCHEME}{name}/source.ipynb", f"{SCHEME}{name}/{target.name}"
     _sources[origin], _targets[written] = source, target
+    held = target in _kernels
     try:
         for _ in range(KERNEL_STARTS):
             reason = _execute(
@@ -96,7 +97,11 @@ def execute_notebook(
                 break
         return reason
     finally:
-        _sources.pop(origin), _targets.pop(written), _kernels.pop(target, None)
+        _sources.pop(origin), _targets.pop(written)
+        if held:  # by `stoppable`: the worker that is asked to end waits until all of the run is published
+            _kernels[target] = None if _stopped(target) else 0
+        else:
+            _kernels.pop(target, None)
         _close_loop()
 
 

@@ -21,7 +21,7 @@ from seqae.runs import (
     shared_facts,
     without_effect,
 )
-from seqae.stores import fetch, project_root
+from seqae.stores import fetch, mark_unpublished, project_root
 from seqae.sweeps.notebooks import execute_notebook
 from seqae.sweeps.parameter_files import nearest, parameter_files
 from seqae.sweeps.shipped_files import SHIPPED, page_notebook
@@ -148,6 +148,7 @@ def demo_page(
         raise ValueError(f"-p {next(iter(idle.values()))}: leave it out")
     if unknown := [key for key in parameters if key not in family_defaults(source)]:
         raise ValueError(f"-p {unknown[0]}: no parameter of {source}; it has {', '.join(family_defaults(source))}")
+    mark_unpublished(run.folder)
     beside = {"this run": "report.html"} if (run.folder / "report.html").exists() else {}
     return execute_page(
         source,

@@ -13,6 +13,7 @@ from seqae.parameters import EXECUTION
 from seqae.runs import (
     DECIDED_BY_CLIPS,
     Run,
+    RunError,
     RunFolder,
     Shorter,
     cells_hash,
@@ -104,6 +105,7 @@ def plan(
     given: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     store: str | None = None,
     tell: Callable[[str], None] = lambda message: None,
+    damaged: list[str] | None = None,
 ) -> list[Planned]:
     """The runs that parameter files define. Files, and combinations of a grid, that define the same run give one.
 
@@ -113,7 +115,8 @@ def plan(
     `merging.merge`: notebook < scale < file < given. store: where runs are kept; by default what the parameters,
     $SEQAE_STORE or the files' project say. tell: called with a line for each family whose parameters cell has
     uncommitted edits that apply to a run, or whose notebook has a model in a cell, for a run with two labels, and where
-    a grid gives the same run twice.
+    a grid gives the same run twice. damaged: gets what is wrong with each run whose folder is damaged; these are left
+    out. Without it the first raises RunError.
 
     Raises ValueError with the faults of all files, among them parameters that a file gives and its run does not use;
     for a value of `given` that none of the runs uses; for several values of a parameter that does not define a run; or
@@ -135,6 +138,10 @@ def plan(
         except (ValueError, OSError) as error:
             if file not in (where := faults.setdefault(str(error), [])):
                 where.append(file)
+        except RunError as error:
+            if damaged is None:
+                raise
+            damaged += {str(error)} - {*damaged}
     _raise(faults)
     _check_given(runs)
     if len(combinations) > 1 and len(runs) > len(planned):

@@ -40,7 +40,7 @@ from seqae.runs import (
     sources_hash,
     without_effect,
 )
-from seqae.stores import project_path
+from seqae.stores import mark_unpublished, project_path
 from seqae.sweeps.interrupts import STOP_SIGNALS, interrupt_once
 from seqae.sweeps.pages import is_trusted, project_around
 
@@ -98,6 +98,7 @@ def reproduce_run(
     if (made := _made(store)) and made.status == "done" and given:
         tell(f"seqae: this rerun exists and was made without {', '.join(given)}: delete {store} to make it again")
     if not made or made.status != "done":
+        mark_unpublished(original.folder)
         parameters = _parameters(record, here) | located_clips(record["parameters"], root) | _absolute(given or {})
         with _todays_project(notebook) if here else _old_project(root, commit) as project:
             code = _PACKAGE.parent if here else project
