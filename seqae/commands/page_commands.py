@@ -43,9 +43,7 @@ def compare(
         from seqae.sweeps import comparison_page
 
         planned, damaged = planned_runs(files or [], scale, given, store)
-        places: set[str | None] = {item.store for item in planned} or {
-            store
-        }  # scale and file may say where, as for `seqae status`
+        places: set[str | None] = {item.store for item in planned} or {store}  # a scale or file may say where
         if len(places) > 1:
             told = ", ".join(sorted(public_url(str(place)) for place in places))
             raise ValueError(f"FILES put their runs into {told}, and a page compares those of one store: name fewer")

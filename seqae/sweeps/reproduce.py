@@ -111,8 +111,7 @@ def reproduce_run(
             file.write_text(yaml.safe_dump(parameters), encoding="utf-8")
             exit_code = _seqae_run(file, store, project=project, code=code, threads=record.get("threads"))
     if not (made := _made(store)):
-        reason = f"seqae run ended with exit code {exit_code} before it began the run; its message is above"
-        return Rerun(store, reason)
+        return Rerun(store, f"seqae run ended with exit code {exit_code} before it began the run; its message is above")
     if made.status != "done":
         reason = f"seqae run ended with exit code {exit_code} and left it {made.status}"
         return Rerun(made.folder, made.record().get("reason") or reason)

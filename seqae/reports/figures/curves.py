@@ -25,9 +25,9 @@ from seqae.reports.figures.style import (
     axis_label,
     coloured,
     drawable,
-    frame_steps,
     no_values,
     ordered,
+    rows_by_step,
 )
 from seqae.reports.seeds import over_seeds
 from seqae.tasks import BRANCHES, frame_shape
@@ -77,7 +77,7 @@ def error_by_frame(test: pd.DataFrame, levels: pd.DataFrame, *, metric: str = "m
     """
     many = hue != "branch"
     labels = ["run", "branch", hue] if many else ["branch"]
-    data = frame_steps(test, labels, metric=metric, recipes=many)
+    data = rows_by_step(test, labels, metric=metric, recipes=many)
     split = ["split"] if "split" in levels else []
     levels = drawable(levels, "levels", ["branch", "baseline", *split], metric=metric)
     if not np.isfinite(data.value).any():
@@ -123,7 +123,7 @@ def error_by_sequence(errors: pd.DataFrame, test: pd.DataFrame, *, metric: str =
     data = data.assign(sequence=data.sequence.map("test {}".format))
     grid = sns.relplot(data, x="frame", y="value", hue="sequence", col="branch", kind="line", marker="o", height=3.2,
                        aspect=1.35, palette=coloured(data.sequence.unique()))  # fmt: skip
-    means = frame_steps(test, ["branch"], metric=metric)
+    means = rows_by_step(test, ["branch"], metric=metric)
     for branch, axis in grid.axes_dict.items():
         mean = means[means.branch == branch]
         axis.plot(mean.frame, mean.value, color="0.4", linestyle="--", linewidth=1, label="mean of all test")

@@ -129,7 +129,7 @@ def level_line(axis: Axes, value: float, name: str, line: object, *, above: bool
     axis.text(x, value, name, color=colour, fontsize=8, ha="right", va="bottom" if above else "top")
 
 
-def frame_steps(test: pd.DataFrame, labels: Sequence[str], *, metric: str, recipes: bool = False) -> pd.DataFrame:
+def rows_by_step(test: pd.DataFrame, labels: Sequence[str], *, metric: str, recipes: bool = False) -> pd.DataFrame:
     """What is `drawable` of a table of test errors, without the means over frames. Runs of means alone would vanish."""
     data = drawable(test, "test", labels, numbers=["value", "frame"], metric=metric, recipes=recipes)
     steps = data[data.frame.notna()].astype({"frame": int})
