@@ -534,7 +534,7 @@ RATE = optimizer_factory("Adam", learning_rate=0.01)
         *(({"seed": seed}, f"seed must be a whole number; not {seed!r}") for seed in (1.5, "6", None)),
         (
             {"model": model_of(activation="sigmoid"), "objective": OBJECTIVE},
-            "activation sigmoid, the objective ",
+            "activation, as the model's, must be one of sigmoid; not 'none'",
         ),
     ],
 )

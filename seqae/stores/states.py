@@ -20,10 +20,10 @@ TOLD = ("run.yaml", "metrics.csv", "test.csv", "performance.csv")  # what `read_
 class RunState:
     """How far a run is, and what it recorded.
 
-    parameters: as recorded. trained: 2 if it is done, 1 if it is trained but not finished, else 0.
-    updates: how many a resumed run would begin with; 0 if it is trained. metrics, test: the rows of metrics.csv without
-    their times, and of test.csv. performance: the text of performance.csv, empty if missing. own: the names of the
-    metrics of one's own, which a finished run can be asked for later.
+    parameters: as recorded. trained: 2 if it is done, 1 if it is trained but not finished, else 0. updates: how many a
+    resumed run would begin with; 0 if it is trained. metrics, test: the rows of metrics.csv without their times, and of
+    test.csv, of which the head is the first. performance: the text of performance.csv, empty if missing. own: the names
+    of the metrics of one's own, which a finished run can be asked for later.
     """
 
     parameters: Mapping[str, Any]
@@ -77,7 +77,7 @@ def read_run_state(file: Callable[[str], Path], checkpoint: Callable[[], IO[byte
         trained=trained,
         updates=_updates(checkpoint) if checkpoint and not trained else 0,
         metrics=_untimed(texts["metrics.csv"].rpartition("\n")[0]),  # without a torn last line
-        test=_untimed(texts["test.csv"]),
+        test=[{"": texts["test.csv"].partition("\n")[0]}, *_untimed(texts["test.csv"])],
         performance=texts["performance.csv"],
         own=_own_metrics(record),
     )
