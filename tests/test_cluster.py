@@ -276,10 +276,18 @@ def test_a_worker_tells_once_why_it_cannot_connect_and_gives_its_run_time_to_end
 
 
 @pytest.mark.processes("an ssh that fails")
-def test_what_a_machine_says_in_another_encoding_is_told(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("ended", [False, True], ids=["as it comes", "before it is written to"])
+def test_what_a_machine_says_in_another_encoding_is_told(ended, tmp_path, monkeypatch, caplog):
+    def start(*command, **given):
+        process = subprocess.Popen(*command, **given)
+        if ended:
+            process.wait()
+        return process
+
     (tmp_path / "ssh").write_bytes(b"#!/bin/sh\necho 'caf\xe9 closed' >&2\n")
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(machines, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": start}))
     kept = machines._Kept("host", ["seqae"], "{}")
     until(lambda: caplog.messages)
     kept.closing.set()

@@ -101,7 +101,7 @@ class _Kept:
         while not self.closing.is_set():
             command = ["ssh", *options, self.host, shlex.join(self.command)]
             self.process, last = subprocess.Popen(command, process_group=0, **pipes), "it ended"
-            with self.process:
+            with suppress(BrokenPipeError), self.process:  # closing flushes again what an ended ssh did not read
                 with suppress(BrokenPipeError):
                     print(credentials, file=self.process.stdin, flush=True)
                 for line in self.process.stderr:  # until the process ends
