@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import guard
+import matplotlib
 import pytest
 
 STARTS = {
@@ -49,4 +50,5 @@ def test_a_test_that_starts_a_process_without_saying_so_fails(tmp_path):
 
 
 def test_the_modules_that_may_start_processes_are_there():
-    assert [name for name in guard.ALLOWED if not (guard.PACKAGE / name).exists()] == []
+    folders = [guard.PACKAGE.parent, Path(matplotlib.__file__).parents[1]]
+    assert [name for name in guard.ALLOWED if not any((folder / name).exists() for folder in folders)] == []
