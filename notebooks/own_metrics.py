@@ -14,5 +14,5 @@ def iou(output: Tensor, target: Tensor) -> Tensor:
     return torch.where(union > 0, (ours & true).sum((2, 3)) / union.clamp(min=1), 1.0)
 
 
-iou.unit = "share of their union"  # type: ignore[attr-defined]
+iou.unit = "intersection / union"  # type: ignore[attr-defined]
 iou.more_is_better = True  # type: ignore[attr-defined]

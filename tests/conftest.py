@@ -12,11 +12,15 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from guard import pytest_configure, pytest_runtest_call, pytest_runtest_protocol  # noqa: F401
 
 torch.set_num_threads(1)
+# On a busy machine an example takes any time; and who changed nothing is not told of what a new example found.
+hypothesis.settings.register_profile("seqae", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("seqae")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; tests send themselves Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Of this process, of xdist's workers and of all that tests start: see there.
@@ -26,6 +30,7 @@ if str(AT_START) not in (paths := os.environ.get("PYTHONPATH", "").split(os.path
     runpy.run_path(str(AT_START / "sitecustomize.py"))
 # Files of the soak tier that take minutes, the longest first: begun last, they would keep one core waiting.
 LONG = ["stop", "notebooks", "jupyter", "cluster", "sweep", "stores", "own_sweep", "soak", "hosts", "new", "rerun"]
+BROWSER_LIMIT = 120_000  # ms: the first start on a machine reads hundreds of megabytes
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -50,7 +55,7 @@ def browser():
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=BROWSER_LIMIT
         )
         yield chromium
         chromium.close()
@@ -66,6 +71,7 @@ def visit(browser):
 
     def open_page(path: Path, width: int = 1440, scheme: str = "light", beside: Sequence[Path] = ()):
         contexts.append(context := browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
+        context.set_default_timeout(BROWSER_LIMIT)
         page = context.new_page()
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))

@@ -67,7 +67,7 @@ def descendants(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=15)[1]
+    return not psutil.wait_procs(processes, timeout=60)[1]
 
 
 def listening(process: subprocess.Popen) -> set[str]:
@@ -495,6 +495,7 @@ NVIDIA_SMI = "#!/bin/sh\nprintf '0, GPU-aa\\n1, GPU-bb\\n'\n"
 HOLDER = """
 import sys, time
 from seqae.sweeps.gpus import held_gpus
+print("asks", flush=True)
 with held_gpus(int(sys.argv[1]), per_gpu=int(sys.argv[2])) as environment:
     print(environment["CUDA_VISIBLE_DEVICES"], flush=True)
     time.sleep(600)
@@ -519,6 +520,7 @@ def holders(*counts: int, per_gpu: int) -> Iterator[list[subprocess.Popen]]:
         subprocess.Popen([*command, str(count), str(per_gpu)], stdout=subprocess.PIPE, text=True) for count in counts
     ]
     try:
+        assert [process.stdout.readline() for process in started] == ["asks\n"] * len(started)
         yield started
     finally:
         for process in started:

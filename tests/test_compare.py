@@ -240,12 +240,10 @@ def test_what_one_parameter_changes_is_told_of_pairs_that_differ_in_nothing_else
         levels.to_csv(run.folder / "baselines.csv", index=False)
     told = one_parameter_findings(runs)
     pair = "*output* (`output`) recon 50 % below, pred 50 % below; *zero* (`zero`) recon 25 % below, pred 25 % below."
-    assert told.splitlines()[2:] == [f"- `decoder_input`: *output* ends lower on val in 1 of 1 pair. {pair}"]
+    assert told.splitlines()[2:] == [f"- `decoder_input`: *output* ends lower in 1 of 1 pair. {pair}"]
     assert "one seed each" in told
     asked = one_parameter_findings(runs, {"task": "Why?", "decoder_input": "Does it help?"})
-    assert asked.splitlines()[2:] == [
-        f"- Does it help? `decoder_input`: *output* ends lower on val in 1 of 1 pair. {pair}"
-    ]
+    assert asked.splitlines()[2:] == [f"- Does it help? `decoder_input`: *output* ends lower in 1 of 1 pair. {pair}"]
     assert one_parameter_findings([runs[0], runs[2]]) == "", "they differ in more"
     grey = changed(runs[2], tmp_path / "grey", decoder_input="output", label="grey")
     assert one_parameter_findings([*runs, grey]).endswith(
@@ -254,9 +252,31 @@ def test_what_one_parameter_changes_is_told_of_pairs_that_differ_in_nothing_else
     alone = changed(runs[0], tmp_path / "alone", task="pred", label="alone")
     for name in ("test", "baselines"):
         pd.read_csv(file := alone.folder / f"{name}.csv").query("branch == 'pred'").to_csv(file, index=False)
-    assert "recon" not in one_parameter_findings([runs[0], alone]), "only what both have"
+    assert "recon 2" not in one_parameter_findings([runs[0], alone]), "only what both have"
     third = changed(runs[0], tmp_path / "third", decoder_input="truth", label="third")
     assert one_parameter_findings([*runs[:2], third]) == "", "three values are no pair"
+
+
+def test_which_value_of_a_pair_is_better_is_told_by_prediction_on_val_and_a_tie_is_one(seeds, tmp_path):
+    """Mean frame 0.04. Reading its output reconstructs better and predicts worse; with clip 2 all are alike."""
+    errors = {("zero", 1.0): (0.03, 0.02), ("output", 1.0): (0.01, 0.05), ("zero", 2.0): (0.03, 0.03),
+              ("output", 2.0): (0.03, 0.0301)}  # fmt: skip
+    runs = []
+    for (way, clip), (recon, pred) in errors.items():
+        label = f"{way} {clip:g}"
+        runs.append(run := changed(seeds[0], tmp_path / label, label=label, decoder_input=way, clip_norm=clip))
+        on_val(run.folder, 0.0)
+        for name in ("metrics", "test", "baselines"):
+            table = pd.read_csv(file := run.folder / f"{name}.csv")
+            own = table.branch.map({"recon": recon, "pred": pred}).fillna(recon + pred)
+            known = table.baseline.map({"mean_frame": 0.04}).fillna(0.0) if name == "baselines" else own
+            table.assign(value=known).to_csv(file, index=False)
+    told = one_parameter_findings(runs[:2])
+    assert "`decoder_input`: *zero* ends lower in 1 of 1 pair. *zero* (`zero 1`) recon 25 % below, pred 50 %" in told
+    assert "`decoder_input`: both end alike in 1 of 1 pair." in one_parameter_findings(runs[2:])
+    assert "`decoder_input`: neither ends lower in most of 2 pairs." in one_parameter_findings(runs)
+    more = changed(runs[0], tmp_path / "seed", seed=9)
+    assert "; recipes without n have one seed, so small ones may be" in one_parameter_findings([*runs[:2], more])
 
 
 @pytest.mark.parametrize("diverged", [1, 2])
@@ -272,7 +292,7 @@ def test_a_pair_of_which_one_diverged_has_no_winner(seeds, tmp_path, diverged):
     for run in runs[-diverged:]:
         run.update(verdict="diverged at epoch 1")
     told = one_parameter_findings(runs)
-    assert "`decoder_input`: *output* ends lower on val in 1 of 1 pair." in told
+    assert "`decoder_input`: *output* ends lower in 1 of 1 pair." in told
     assert told.endswith(f"\n- {diverged + 1} pairs more, of which one or both diverged: nothing to compare.")
 
 

@@ -154,6 +154,7 @@ def test_a_mirror_is_not_emptied_of_a_run_while_its_demo_is_made(run, tmp_path, 
     assert found == [False, True]
 
 
+@pytest.mark.processes("the fork server")
 def test_only_parameters_of_the_notebook(run):
     assert "-p sequence: no parameter of " in call(str(run.folder), "-p", "sequence=[1]", code=2)
 

@@ -1341,6 +1341,7 @@ def test_a_link_restores_filter_order_and_choice_and_says_what_is_gone(visit, tm
     assert order == ["f/d-seed1-0123abcd", "f/a", "f/b-seed1-0123abcd", "f/c"]
     for other in (page.context.new_page(), page):  # opened anew; and in a page that shows another view
         other.goto((tmp_path / "index.html").as_uri() + "#seeds=apart&sort=run&compare=f/d-seed1-0123abcd")
+        other.wait_for_function("document.querySelector('#filter').value === ''")
         assert shown_names(other)[0] == "f/a-seed1-0123abcd"
         assert other.locator(".key li").all_inner_texts() == ["f/d-seed1-0123abcd", "mean frame"]
         other.goto((tmp_path / "index.html").as_uri() + link)

@@ -426,6 +426,7 @@ def test_a_folder_without_a_run_and_a_project_without_git(tmp_path, original, mo
 def test_a_repository_that_git_does_not_read_is_told_in_its_words(original, project, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     assert f"git cannot read the repository of {project}: detected dubious own" in call(str(original.folder), code=2)
 

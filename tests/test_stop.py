@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc").exists(), reason="kernels are forked on Linux alone"),
 ]
 
-GIVEN = {"epochs": 4, "train_sequences": 1800, "checkpoint_seconds": 3600}
+GIVEN = {"epochs": 6, "train_sequences": 1800, "checkpoint_seconds": 3600}
 LONG = ("params/long", *(word for key, value in GIVEN.items() for word in ("-p", f"{key}={value}")))
 STEPS = 450  # updates an epoch
 
@@ -40,7 +40,7 @@ def long(tmp_path_factory):
 
 def in_an_epoch(sweep: Sweep, store: Path, logged: int) -> None:
     """Wait until its run is in the midst of the epoch after `logged` ones."""
-    wait_until(lambda: epochs(store) == logged or sweep.process.poll() is not None, sweep.said())
+    wait_until(lambda: epochs(store) >= logged or sweep.process.poll() is not None, sweep.said())
     time.sleep(0.3)
 
 
@@ -130,11 +130,12 @@ def test_a_sweep_that_slept_as_a_laptop_does_goes_on(long, tmp_path, started):
 @pytest.mark.parametrize(("lasts", "result"), [(0.5, "done"), (60, "")], ids=["ends", "hangs"])
 def test_what_is_not_to_be_interrupted_ends_first_unless_it_hangs(lasts, result):
     source = f"""if True:
-        import time
+        import sys, time
         from seqae.sweeps import interrupts
         interrupts.UNINTERRUPTED_SECONDS = 1.0
         def act():
             print("begun", flush=True)
+            sys.stdin.readline()  # the signal has been sent
             time.sleep({lasts})
             print("done", flush=True)
         with interrupts.interrupt_once():
@@ -143,10 +144,11 @@ def test_what_is_not_to_be_interrupted_ends_first_unless_it_hangs(lasts, result)
             except KeyboardInterrupt as ending:
                 print(ending.args[0])
     """
-    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", source], **pipes, text=True)
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=DEADLINE)[0].split() == [*result.split(), str(int(signal.SIGTERM))]
+    assert process.communicate("\n", timeout=DEADLINE)[0].split() == [*result.split(), str(int(signal.SIGTERM))]
 
 
 # --- workers of a cluster ---

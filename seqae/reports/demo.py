@@ -53,8 +53,9 @@ def shown_errors(run: Run, outputs: Mapping[str, np.ndarray], sequences: Sequenc
 
 
 def demo_findings(run: Run, errors: pd.DataFrame) -> str:
-    """The verdict and, for each branch, the MSE of the sequences shown, of all test sequences and of the mean frame,
-    and the best and the worst sequence: Markdown. errors: as `shown_errors` returns them.
+    """The verdict and, for each branch, the MSE of the sequences shown, also at the first and the last step, of all
+    test sequences and of the mean frame, and the best and the worst sequence: Markdown. errors: those of
+    `shown_errors`.
     """
     test, levels = run.test().query("frame.isna() and metric == 'mse'"), run.baselines()
     verdict = run.verdict or "no verdict"
@@ -63,9 +64,10 @@ def demo_findings(run: Run, errors: pd.DataFrame) -> str:
         mean = levels.query(
             f"split == 'test' and metric == 'mse' and baseline == 'mean_frame' and branch == '{branch}'"
         )
-        each = part.groupby("sequence")["value"].mean()
+        each, steps = part.groupby("sequence")["value"].mean(), part.groupby("frame")["value"].mean()
         lines.append(
             f"- {branch}: MSE {each.mean():.4f} per pixel on the {len(each)} sequences shown, "
+            f"from {steps.iloc[0]:.4f} at step {steps.index[0]} to {steps.iloc[-1]:.4f} at step {steps.index[-1]}; "
             f"{_figure(test[test.branch == branch]['value'].item())} on all test sequences (mean frame "
             f"{mean['value'].item():.4f}); the best is test {each.idxmin()} with {each.min():.4f}, the worst test "
             f"{each.idxmax()} with {each.max():.4f}."

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import ceil
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -15,6 +16,8 @@ from seqae.reports.shares import from_to, share_in_words
 from seqae.runs import Run, counted, grades
 
 MOST_NAMED = 5  # of more, only the number is said
+ALIKE = 0.005  # two recipes end alike if their errors on val differ by less, as a share of the mean frame's
+ORDER = "What ends lower is told of the prediction on val, else of the reconstruction:"
 FLAT = 0.01  # the error on val is flat where the last epoch changed it by less: from there on, training is on a plateau
 CANNOT, COULD, DIVERGED = "cannot learn", "could, but did not learn", "diverged"  # ends of runs; others: their verdict
 
@@ -120,15 +123,15 @@ def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
 
 def one_parameter_findings(runs: Sequence[Run], questions: Mapping[str, str] | None = None) -> str:
     """What one parameter changes, as a list in Markdown: where two recipes of a group differ in it and in nothing else,
-    by how far each ends below the mean frame on test, the better on val first. "" where there are none. A parameter
-    with more than two values is left to the list of `comparison_findings`. Pairs of which a recipe diverged are only
-    counted: it has no error.
+    by how far each ends below the mean frame on test, the better on val first: by the prediction where both predict,
+    else by the reconstruction. "" where there are none. A parameter with more than two values is left to the list of
+    `comparison_findings`. Pairs of which a recipe diverged are only counted: it has no error.
 
     questions: what some of the parameters ask, in words, which stand before their lines, and in this order before all
     others. Of two recipes that both end above the mean frame, the order says nothing of what either learned: these
     pairs are only counted.
     """
-    found, left, lost = dict[str, list[tuple[str, str]]](), 0, 0
+    found, left, lost = dict[str, list[_Pair]](), 0, 0
     for group, part in groups(runs).items():
         below = over_seeds(below_mean_frame(part), ["recipe", "branch"], "below")
         below = below.assign(shared=below.branch.str.partition(",")[0])  # recon, given truth or not
@@ -141,25 +144,46 @@ def one_parameter_findings(runs: Sequence[Run], questions: Mapping[str, str] | N
             elif len(rows) and rows.val_below.max() <= 0:
                 left += 1
             elif len(rows):
-                found.setdefault(name, []).append((group, _beside(rows, of)))
+                found.setdefault(name, []).append(_beside(rows, of, group))
     if not found:
         return ""
-    seen = {group for pairs in found.values() for group, _ in pairs}
+    seen = {pair.group for pairs in found.values() for pair in pairs}
     asked, lines = questions or {}, list[str]()
     for name in sorted(found, key=lambda name: (name not in asked, [*asked].index(name) if name in asked else name)):
-        told = [f"{f'{group}: ' * (len(seen) > 1)}{pair}." for group, pair in sorted(found[name])]
-        first = Counter(pair.partition(" (")[0] for _, pair in found[name]).most_common(1)[0]
-        ends = f"{first[0]} ends lower on val in {first[1]} of {counted(len(told), 'pair')}."
-        lines.append(" ".join(["-", *([asked[name]] if name in asked else []), f"`{name}`: {ends}", *told]))
-    chance = "" if any(", n = " in name for name in recipes(runs)) else "; one seed each, so small ones may be chance"
+        told = [f"{f'{pair.group}: ' * (len(seen) > 1)}{pair.told}." for pair in sorted(found[name])]
+        asks = [asked[name]] if name in asked else []
+        lines.append(" ".join(["-", *asks, f"`{name}`: {_won(found[name])}", *told]))
+    lone = [pair.lone for pairs in found.values() for pair in pairs]
+    whose = "one seed each" if min(lone) == 2 else "recipes without n have one seed"
+    chance = f"; {whose}, so small ones may be chance" * any(lone)
     where = f", {min(seen)}" if len(seen) == 1 < len(groups(runs)) else ""
-    head = f"Differences by one parameter alone{where}, in squared error on test beside the mean frame's{chance}:"
+    head = (
+        f"Differences by one parameter alone{where}, in squared error on test beside the mean frame's{chance}. {ORDER}"
+    )
     everywhere = ", in all groups" * bool(where)
     more = (
         f"- {counted(left, 'pair')} more{everywhere}, of which both are above the mean frame: their order says nothing."
     )
     gone = f"- {counted(lost, 'pair')} more{everywhere}, of which one or both diverged: nothing to compare."
     return "\n".join([head, "", *lines, *([more] if left else []), *([gone] if lost else [])])
+
+
+class _Pair(NamedTuple):
+    """Two recipes that differ in one parameter; better: its value that ends lower, "" where they end alike; lone: how
+    many of the two have one seed.
+    """
+
+    group: str
+    told: str
+    better: str
+    lone: int
+
+
+def _won(pairs: Sequence[_Pair]) -> str:
+    better, won = Counter(pair.better for pair in pairs).most_common(1)[0]
+    if 2 * won <= len(pairs):
+        return f"neither ends lower in most of {len(pairs)} pairs."
+    return f"{f'{better} ends lower' if better else 'both end alike'} in {won} of {counted(len(pairs), 'pair')}."
 
 
 def _pairs(runs: Sequence[Run]) -> list[tuple[str, dict[str, str]]]:
@@ -174,13 +198,16 @@ def _pairs(runs: Sequence[Run]) -> list[tuple[str, dict[str, str]]]:
     return [(name, of) for (name, _), of in found.items() if len(of) == 2]
 
 
-def _beside(rows: pd.DataFrame, of: Mapping[str, str]) -> str:
-    # The branches of both recipes, the better one on val first.
-    told = []
-    for recipe in rows.groupby("recipe")["val_below"].max().sort_values(ascending=False).index:
+def _beside(rows: pd.DataFrame, of: Mapping[str, str], group: str) -> _Pair:
+    # A reconstruction that is given the truth cannot be ranked beside one that is not.
+    branch = "pred" if "pred" in set(rows.branch) else "recon"
+    judged = rows[rows.branch == branch].set_index("recipe")["val_below"].sort_values(ascending=False)
+    told, lone = list[str](), sum(", n = " not in recipe for recipe in of)
+    for recipe in [*judged.index, *(recipe for recipe in of if recipe not in judged)]:
         shares = [
             f"{row.branch} {share_in_words(row.below).removesuffix(' the mean frame')}"
             for row in rows[rows.recipe == recipe].sort_values("branch", ascending=False).itertuples()
         ]
         told.append(f"*{as_text(of[recipe])}* ({in_code(recipe)}) {', '.join(shares)}")
-    return "; ".join(told)
+    apart = len(judged) == len(of) and judged.iloc[0] - judged.iloc[-1] >= ALIKE
+    return _Pair(group, "; ".join(told), told[0].partition(" (")[0] if apart else "", lone)

@@ -126,7 +126,7 @@ def _handles(shown: set[str], colours: Mapping[str, object], *, walls: bool) -> 
         if loss in shown:
             handles.append(Line2D([], [], label=f"{loss}  {told}".strip(), **style))
     handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="mean frame: no model"))
-    handles.append(Patch(facecolor=LEARNED, label="below it: learned, or learned little"))
+    handles.append(Patch(facecolor=LEARNED, label="below the mean frame"))
     if walls:
         handles.append(Patch(**hatched("0.4"), label="floor, of the losses named there alone"))
     return handles
