@@ -58,7 +58,8 @@ class CudaRecorder:
 
 
 class CapturedGradients:
-    """`gradients`, replayed after WARM_UP calls of its own. All arguments but `batch` have to stay what they are.
+    """`gradients`, replayed after WARM_UP calls of its own. All arguments but `batch` have to stay what they are; where
+    other weights ask for gradients than before, it is recorded anew.
 
     batch_size: a batch of another size, such as an epoch's last one, goes to `gradients` itself; so does every batch if
     recording fails, which is warned of. The result and the weights' .grad are overwritten by the next call.
@@ -66,26 +67,32 @@ class CapturedGradients:
 
     def __init__(self, batch_size: int, recorder: Any = None) -> None:
         self.batch_size, self.recorder, self.calls = batch_size, recorder or CudaRecorder(), 0
-        self.replay: Callable[[], None] | None = None
+        self.replay: Any = None
+        self.found: Any = None
+        self.trained: Any = None
 
     def __call__(self, net: nn.Module, batch: Tensor, **given: Any) -> Gradients:
         """As `gradients`, whose arguments these are."""
         self.calls += len(batch) == self.batch_size
         if len(batch) != self.batch_size or self.recorder is None:
             return gradients(net, batch, **given)
+        trained = [weight.requires_grad for weight in net.parameters()]
         if self.calls <= WARM_UP:
             with self.recorder.warm_up():
                 return gradients(net, batch, **given)
-        if self.replay is None:
-            self.batch = batch.clone()
+        if self.replay is None or trained != self.trained:  # a replay would not see that
+            self.replay, self.batch, self.trained = None, batch.clone(), trained
             try:
-                recorded: Any = self.recorder.record(lambda: gradients(net, self.batch, **given))
+                self.replay, self.found = self.recorder.record(lambda: gradients(net, self.batch, **given))
             except RuntimeError as error:
-                why = str(error).partition("\n")[0]
+                first: Any = error  # ending the recording raises another error
+                while first.__context__:
+                    first = first.__context__
+                why = str(first).partition("\n")[0]
                 warnings.warn(f"updates are not captured in a CUDA graph, which makes them slower: {why}", stacklevel=2)
                 self.recorder = None
+            if self.recorder is None:  # out of the block, whose error keeps the memory of the recording
                 return gradients(net, batch, **given)
-            self.replay, self.found = recorded
             self.grads = [(weight, weight.grad) for weight in net.parameters()]
         self.batch.copy_(batch)
         for weight, grad in self.grads:  # where the graph writes it; a batch of another size has left others

@@ -152,7 +152,7 @@ def first_and_last(name: str, frames: Any) -> torch.Tensor:
     if plain or not hasattr(frames, "__getitem__") or not len(frames):
         check_sequences(name, frames)
     try:
-        found = frames[torch.tensor([0, len(frames) - 1])]
+        found = frames[torch.tensor([0, len(frames) - 1], device="cpu")]
     except Exception as error:  # of any type: it is raised in code that is not ours
         told = f"{name}, a {kind.__name__}, cannot be indexed by a tensor"
         raise ValueError(f"{told} ({error}): torch.stack([*{name}]) makes one of it, see help(seqae.fit)") from error

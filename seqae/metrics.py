@@ -17,13 +17,8 @@ MORE_IS_BETTER = {"ssim", "psnr"}
 SSIM_WINDOW = 11  # pixels
 HISTOGRAM_EDGES = np.linspace(-0.25, 1.25, 61)  # of bins, on the [0, 1] scale; the end bins take what lies beyond
 HISTOGRAM_CENTRES = ((HISTOGRAM_EDGES[1:] + HISTOGRAM_EDGES[:-1]) / 2).round(4).tolist()
-UNITS = {  # of every metric, as written in test.csv; tables and axes read them here, and tables their order of metrics
-    "mse": "per pixel, on [0, 1]",
-    "bce": "nats/pixel",
-    "ssim": "1",
-    "psnr": "dB",
-    "mae": "per pixel, on [0, 1]",
-}
+# Of every metric, as written in test.csv. Tables and axes read them here, and tables their order of metrics.
+UNITS = {"mse": "per pixel, on [0, 1]", "bce": "nats/pixel", "ssim": "1", "psnr": "dB", "mae": "per pixel, on [0, 1]"}
 # What rows hold beside these, and `preactivation_min`, `preactivation_max`: a metric of your own has another name.
 TAKEN = {*UNITS, "objective", "grad_norm", "learning_rate", "update_ratio", "overflows", "seconds"}
 

@@ -23,7 +23,7 @@ from seqae.capture import CapturedGradients, can_capture
 from seqae.checkpoint import Checkpointing, EpochTotals, Stateful, TrainingState, load_checkpoint, save_checkpoint
 from seqae.contract import check_contract, check_kinds
 from seqae.data import BACK, Frames, check_sequences, first_and_last
-from seqae.device import keep_freed_memory, make_accelerator, mixed_precision, resident
+from seqae.device import keep_freed_memory, make_accelerator, mixed_precision, resident, seed_draws
 from seqae.evaluation import Evaluation, evaluate
 from seqae.metrics import HISTOGRAM_CENTRES
 from seqae.objective import Objective
@@ -50,20 +50,11 @@ class Fitted:
 
 
 def fit(
-    model: nn.Module,
-    train: Callable[[int], Frames] | Tensor,
-    val: Tensor,
-    *,
-    objective: Objective,
-    rule: UpdateRule,
-    epochs: int,
-    batch_size: int,
-    record: Callable[[str, list[Row]], None],
-    seed: int = 0,
-    patience: int | None = None,
-    device: str | torch.device = "auto",
-    checkpoint: Checkpointing | None = None,
-) -> Fitted:
+    model: nn.Module, train: Callable[[int], Frames] | Tensor, val: Tensor, *,
+    objective: Objective, rule: UpdateRule, epochs: int, batch_size: int,
+    record: Callable[[str, list[Row]], None], seed: int = 0, patience: int | None = None,
+    device: str | torch.device = "auto", checkpoint: Checkpointing | None = None,
+) -> Fitted:  # fmt: skip
     """Train a model in place and return the weights that were best on val.
 
     model: any module that is what `seqae.contract` says; it is checked on two sequences before training. Random numbers
@@ -166,12 +157,13 @@ def fit(
                     raise ValueError(f"train({epoch}) has sequences {now}, not {before} as the epoch before")
                 made = frames = new  # frees the last epoch on the device before this one is copied to it
                 frames = resident(made, accelerator.device)
-            order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+            shuffled = torch.Generator("cpu").manual_seed(seed * 1_000_003 + epoch)
+            order = torch.randperm(len(frames), generator=shuffled, device="cpu")
             order = order.to(getattr(frames, "device", "cpu"))
             net.train()
             for indices in order.split(batch_size)[state.step - done * steps :]:
                 mine, share = _share(indices, accelerator)
-                torch.manual_seed((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
+                seed_draws((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
                 batch = frames[mine].to(accelerator.device)  # (B, T, H, W) uint8
                 # DDP averages gradients over the ranks, so each takes `ranks` times its part of the mean or the sum. A
                 # rank's own sum is that of its sequences; one that counts nothing has share 0.

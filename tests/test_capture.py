@@ -69,10 +69,12 @@ def model_of(**given: Any) -> SequenceAutoencoder:
     return SequenceAutoencoder(**usual | {"frame_size": 16, "frames_in": 3, "frames_out": 2} | given)
 
 
-def trained(model: nn.Module, *, epochs: int = 3, optimizer: str = "Adam") -> tuple[dict[str, Tensor], list[Any]]:
+def trained(
+    model: nn.Module, *, epochs: int = 3, optimizer: str = "Adam", train: Any = lambda epoch: FRAMES
+) -> tuple[dict[str, Tensor], list[Any]]:
     rows: list[Any] = []
     fitted = fit(
-        model, lambda epoch: FRAMES, FRAMES[:4], objective=OBJECTIVE, epochs=epochs, batch_size=4, device="cpu",
+        model, train, FRAMES[:4], objective=OBJECTIVE, epochs=epochs, batch_size=4, device="cpu",
         rule=UpdateRule(optimizer_factory(optimizer, learning_rate=0.01), clip_norm=0.05),
         record=lambda table, found: rows.extend(found),
     )  # fmt: skip
@@ -96,13 +98,35 @@ def test_a_captured_training_has_the_numbers_of_an_eager_one(
     assert (recorder.warm_ups, recorder.recordings, recorder.replays) == (WARM_UP, 1, 15 - WARM_UP)
 
 
+def test_weights_that_are_frozen_for_a_while_are_trained_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def thawing(model: SequenceAutoencoder) -> Any:
+        def train(epoch: int) -> Tensor:
+            model.encoder.requires_grad_(epoch > 1)
+            return FRAMES.clone()
+
+        return train
+
+    model = model_of()
+    eager, rows = trained(model, train=thawing(model))
+    recorder = Recorder(model := model_of())
+    monkeypatch.setattr(training, "can_capture", lambda *given: True)
+    monkeypatch.setattr(training, "CapturedGradients", lambda size: CapturedGradients(size, recorder))
+    captured, own = trained(model, train=thawing(model))
+    assert own == rows
+    assert all(torch.equal(eager[name], captured[name]) for name in eager)
+    assert recorder.recordings == 2
+
+
 def test_what_cannot_be_recorded_is_computed_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     eager, rows = trained(model_of())
     model = model_of()
     recorder = Recorder(model)
 
     def refuse(compute: Any) -> Any:
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more lines")
+        try:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more lines")
+        finally:  # as the end of torch.cuda.graph does
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(recorder, "record", refuse)
     monkeypatch.setattr(training, "can_capture", lambda *given: True)

@@ -2,6 +2,9 @@
 
 import gc
 import logging
+import os
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -47,6 +50,16 @@ def in_c_and_in_torch(monkeypatch, compute):
     monkeypatch.setenv("SEQAE_FUSED", "0")
     assert compiled.step_library() is None
     return zip(in_c, compute(), strict=True)
+
+
+@pytest.mark.processes("a locale of its own")
+def test_the_source_reaches_the_compiler_whatever_the_locale(tmp_path):
+    if compiled.step_library() is None:
+        pytest.skip("no C compiler here")
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", "from seqae.lstm import compiled; print(compiled.step_library())"]
+    said = subprocess.run(command, env=os.environ | ascii_only, capture_output=True, text=True)
+    assert said.stdout.startswith("<CDLL"), said.stderr
 
 
 @pytest.mark.parametrize("batch", [1, 3, 300, 2000])  # more than C takes of a row at once; than one thread is given

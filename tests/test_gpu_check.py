@@ -284,6 +284,17 @@ def test_a_section_for_which_too_little_is_left_is_skipped_and_says_so():
     assert "needs 30 seconds, and 25 of the limit are left" in told[0]["text"]
 
 
+def test_of_a_section_that_is_ended_halfway_its_checks_are_in_the_file(monkeypatch, tmp_path):
+    def ended(section, *, tell, **given):
+        tell({"check": "first", "outcome": "PASS", "text": "fine"})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_section", ended)
+    with pytest.raises(KeyboardInterrupt):
+        command.run_sections(["timing"], out := tmp_path / "out.json", limit=9, device="cpu", tiny=True, tell=str)
+    assert outcomes(json.loads(out.read_text())["sections"]["timing"]["checks"]) == {"first": "PASS"}
+
+
 def test_one_that_fails_without_a_check_is_a_failure(monkeypatch):
     given = {"left": 100.0, "device": "cpu", "tiny": True, "tell": lambda said: None}
     monkeypatch.setattr(sections, "run_process", lambda *arguments: (None, ""))

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from seqae.benchmark.dispatch_counter import DispatchCounter
 from seqae.benchmark.machine_rates import matmul_rate
+from seqae.capture import WARM_UP
 from seqae.device import make_accelerator, mixed_precision
 from seqae.parameters import EXECUTION, Parameters
 from seqae.runs import experiment
@@ -167,8 +168,8 @@ def _count_update(model: torch.nn.Module, p: Parameters, batch: int) -> tuple[Di
     return counter, sum(size for storage, size in saved.items() if storage not in own)
 
 
-def _timed_update(p: Parameters, batch: int, steps: int = 3) -> float:
-    """Seconds of an update in the training loop itself; the first of two short epochs warms up."""
+def _timed_update(p: Parameters, batch: int, steps: int = WARM_UP + 1) -> float:
+    """Seconds of an update in the training loop itself; the first of two short epochs warms up, and records on CUDA."""
     rows: list[dict[str, Any]] = []
     short = {
         "train_sequences": steps * batch,

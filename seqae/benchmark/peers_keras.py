@@ -20,11 +20,14 @@ def keras_update(model: SequenceAutoencoder, frames: Tensor, targets: dict[str, 
     if (model.gain, model.activation) != (1, "none"):
         raise ValueError(f"in Keras a frame is h itself: no gain {model.gain:g}, no activation {model.activation}")
     os.environ.setdefault("KERAS_BACKEND", "jax")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # as its peers
     import jax
     import keras
 
     if keras.backend.backend() != "jax":
         raise ImportError(f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=jax")
+    if jax.default_backend() != "cpu":
+        raise ImportError(f"JAX computes on {jax.default_backend()}, the others on the CPU: set JAX_PLATFORMS=cpu")
     inputs = frames.flatten(2)  # (B, T, H·W)
     return _compiled_update(
         _network(model, inputs.shape),

@@ -59,7 +59,8 @@ def _load() -> Any:
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole(file) as built:  # other processes see the whole file or none, also after a crash of the machine
             command = [compiler, *flags, *OPTIONS, "-x", "c", "-", "-o", str(built), "-lmvec", "-lm"]
-            subprocess.run(command, input=STEP_SOURCE, text=True, check=True, capture_output=True)
+            text: Any = {"encoding": "utf-8", "errors": "replace"}  # whatever the locale
+            subprocess.run(command, input=STEP_SOURCE, **text, check=True, capture_output=True)
     library = ctypes.CDLL(str(file))
     address, size = ctypes.c_void_p, ctypes.c_long
     library.forward.argtypes = [address, address, size, size, *[address] * 6, size, size, ctypes.c_int]

@@ -51,21 +51,30 @@ def run_sections(
     commit: str | None = None,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Run these sections within `limit` seconds; `out` is replaced after each, so that it holds what is known so far.
+    """Run these sections within `limit` seconds; `out` is replaced at each check, so that it holds what is known.
 
     Returns what `out` holds: machine, seconds, and sections, by name what `run_section` returns.
     """
     began = time.monotonic()
     found: dict[str, Any] = {"machine": machine_facts(device, tiny=tiny, commit=commit), "seconds": 0.0, "sections": {}}
+
+    def write() -> None:
+        found["seconds"] = round(time.monotonic() - began, 1)
+        replace_text(out, as_json(found) + "\n")
+
     tell(", ".join(f"{name} {value}" for name, value in found["machine"].items() if value is not None))
     for name in names:
         tell(f"-- {name}")
-        left = began + limit - RESERVE - time.monotonic()
-        found["sections"][name] = run_section(
-            BY_NAME[name], left=left, device=device, tiny=tiny, tell=lambda said: tell(written_line(said))
-        )
-        found["seconds"] = round(time.monotonic() - began, 1)
-        replace_text(out, as_json(found) + "\n")
+        left, checks = began + limit - RESERVE - time.monotonic(), list[dict[str, Any]]()
+
+        def told(check: dict[str, Any], checks: list[dict[str, Any]] = checks) -> None:
+            tell(written_line(check))
+            checks.append(check)
+            write()
+
+        found["sections"][name] = {"seconds": 0, "checks": checks}  # of one that is ended halfway
+        found["sections"][name] = run_section(BY_NAME[name], left=left, device=device, tiny=tiny, tell=told)
+        write()
     return found
 
 
