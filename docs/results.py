@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from seqae import Run, find_runs, resolve
+from seqae.parameters import EXECUTION
 from seqae.reports import compare
 from seqae.reports.groups import data_and_budget
 from seqae.reports.published import hour_results, hour_seeds, standing
@@ -69,11 +70,12 @@ def table(seeds: pd.DataFrame, run: Run) -> str:
 def with_these(seeds: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
     """As `hour_seeds`: those of these runs, and of the others those of as many weights and training sequences."""
     made = []
-    for run in runs:  # one that diverged has no row
+    for run in runs:
         p, record = run.parameters, run.record()
         tests = standing(run.test(), run.baselines(), "seqae").query("model == 'seqae'")[["branch", *METRICS]]
         took = {"threads": record["threads"], "minutes": round(record["seconds"] / 60), "ended": record["ended"][:10]}
         trained = {"weights": record["weights"], "sequences": p.epochs * p.train_sequences}
+        tests = tests.dropna(subset="mse")  # one that diverged has none
         made.append(tests.assign(seed=p.seed, **trained, **took, test_sequences=p.test_sequences))
     new = pd.concat(made)
     alike = seeds.weights.isin(new.weights) & seeds.sequences.isin(new.sequences)
@@ -152,6 +154,11 @@ if __name__ == "__main__":
         sys.exit("no finished run of scale cpu, ablation or search on full MNIST in this store: make paper-cpu")
     if chosen:
         p = chosen[0].parameters
+        if (
+            len({run.parameters.model_copy(update={"seed": 0}).model_dump_json(exclude=EXECUTION) for run in chosen})
+            > 1
+        ):
+            sys.exit("runs of the recipe at scale cpu differ in more than their seed: leave one kind in this store")
         save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
         seeds = with_these(hour_seeds(), chosen)
         seeds.to_csv(HERE.parent / "seqae/reports/hour.csv", index=False)

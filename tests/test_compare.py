@@ -275,8 +275,24 @@ def test_which_value_of_a_pair_is_better_is_told_by_prediction_on_val_and_a_tie_
     assert "`decoder_input`: *zero* ends lower in 1 of 1 pair. *zero* (`zero 1`) recon 25 % below, pred 50 %" in told
     assert "`decoder_input`: both end alike in 1 of 1 pair." in one_parameter_findings(runs[2:])
     assert "`decoder_input`: neither ends lower in most of 2 pairs." in one_parameter_findings(runs)
+    for run in runs:  # only a reconstruction, which some are given the truth for
+        for name in ("metrics", "test", "baselines"):
+            table = pd.read_csv(file := run.folder / f"{name}.csv").query("branch != 'pred'")
+            given = "recon, given truth" if run is not runs[3] else "recon"
+            table.assign(branch=table.branch.replace("recon", given)).to_csv(file, index=False)
+    assert "`decoder_input`: *output* ends lower in 1 of 1 pair." in one_parameter_findings(runs[:2])
+    assert "1 pair of 1 cannot be ranked: the truth is given to one of the two." in one_parameter_findings(runs[2:])
+
+
+def test_a_recipe_without_seeds_beside_one_with_some_may_end_lower_by_chance(seeds, tmp_path):
+    runs = [changed(seeds[0], tmp_path / way, label=way, decoder_input=way) for way in ("zero", "output")]
+    for run, error in zip(runs, (0.03, 0.02), strict=True):
+        on_val(run.folder, error, on_test=error)
+        levels = run.baselines()
+        levels["value"] = levels.baseline.map({"mean_frame": 0.04}).fillna(0.0)
+        levels.to_csv(run.folder / "baselines.csv", index=False)
     more = changed(runs[0], tmp_path / "seed", seed=9)
-    assert "; recipes without n have one seed, so small ones may be" in one_parameter_findings([*runs[:2], more])
+    assert "; recipes without n have one seed, so small ones may be" in one_parameter_findings([*runs, more])
 
 
 @pytest.mark.parametrize("diverged", [1, 2])

@@ -590,3 +590,10 @@ def test_a_column_without_a_number_keeps_its_place_in_a_grid() -> None:
     axis = figures.status_grid(table).axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["recon", "pred"]
     assert [text.get_text() for text in axis.texts] == ["10"]
+
+
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # seaborn's call
+def test_a_grid_says_how_many_seeds_diverged() -> None:
+    seeds = {"architecture": "a", "column": "recon", "below": [0.35, float("nan"), float("nan")], "seed": [6, 7, 8]}
+    (text,) = figures.status_grid(pd.DataFrame(seeds)).axes[0].texts
+    assert text.get_text() == "35 (n = 1 of 3)"

@@ -141,7 +141,8 @@ def _both_and_pred(below: pd.DataFrame) -> list[str]:
     spans = [from_to(part.below.min(), part.below.max()) for part in (both, alone)]
     if spans[0] == spans[1]:
         return []
-    chance = "" if pred.n.max() > 1 else "; one seed each, so this may be chance"
+    seeds = "one seed each" if pred.n.max() <= 1 else "some of one seed"
+    chance = "" if pred.n.min() > 1 else f"; {seeds}, so this may be chance"
     return [
         f"Runs that also reconstruct predict {'better' if helps else 'worse'} on val: on test "
         f"{in_code(both.loss.iloc[0])} of task both is {spans[0]}, of task pred {spans[1]}{chance}."

@@ -111,10 +111,11 @@ def _fell_short(loss: str, below: pd.DataFrame, grid: Sequence[Run]) -> str:
         by_epoch(runs).query("metric == 'mse'").pivot_table(index="epoch", columns=["run", "branch"], values="value")
     )
     told = f"{in_code(loss)} ended on val {from_to(below.val_below.min(), below.val_below.max())}"
-    if (fall := -curves.pct_change(fill_method=None).iloc[-1].mean()) == fall:  # it has two epochs
-        flat = f"was flat (changed by less than {100 * FLAT:.0f} %)"
-        flat = flat if abs(fall) < FLAT else "was still falling" if fall > 0 else "was rising"
-        told += f", where its error {flat}: {100 * -fall:+.1f} % in the last epoch, a mean over runs".replace("-", "−")
+    if len(change := curves.pct_change(fill_method=None).iloc[-1].dropna()):  # it has two epochs
+        flat = f"was flat (changed by less than {100 * FLAT:.0f} %)" if change.abs().max() < FLAT else "was changing"
+        flat = "was still falling" if change.max() <= -FLAT else "was rising" if change.min() >= FLAT else flat
+        span = " to ".join(dict.fromkeys(f"{100 * end:+.1f} %" for end in (change.min(), change.max())))
+        told += f", where its error {flat}: {span} in the last epoch".replace("-", "−")
     shown = [(name, output_spread(x)) for run in runs for name, x in run.samples().items()]
     own, truth = (max(x for name, x in shown if (name == "frames") == true) for true in (False, True))
     told += f"; between sequences, its outputs have a standard deviation of at most {own:.1f} grey levels of 255, "
@@ -169,18 +170,20 @@ def one_parameter_findings(runs: Sequence[Run], questions: Mapping[str, str] | N
 
 
 class _Pair(NamedTuple):
-    """Two recipes that differ in one parameter; better: its value that ends lower, "" where they end alike; lone: how
-    many of the two have one seed.
+    """Two recipes that differ in one parameter; better: its value that ends lower, "" where they end alike, None where
+    they cannot be ranked; lone: how many of the two have one seed.
     """
 
     group: str
     told: str
-    better: str
+    better: str | None
     lone: int
 
 
 def _won(pairs: Sequence[_Pair]) -> str:
     better, won = Counter(pair.better for pair in pairs).most_common(1)[0]
+    if better is None:
+        return f"{counted(won, 'pair')} of {len(pairs)} cannot be ranked: the truth is given to one of the two."
     if 2 * won <= len(pairs):
         return f"neither ends lower in most of {len(pairs)} pairs."
     return f"{f'{better} ends lower' if better else 'both end alike'} in {won} of {counted(len(pairs), 'pair')}."
@@ -199,15 +202,15 @@ def _pairs(runs: Sequence[Run]) -> list[tuple[str, dict[str, str]]]:
 
 
 def _beside(rows: pd.DataFrame, of: Mapping[str, str], group: str) -> _Pair:
+    judged = rows[rows.shared == ("pred" if "pred" in set(rows.shared) else "recon")]
     # A reconstruction that is given the truth cannot be ranked beside one that is not.
-    branch = "pred" if "pred" in set(rows.branch) else "recon"
-    judged = rows[rows.branch == branch].set_index("recipe")["val_below"].sort_values(ascending=False)
+    ranked, judged = judged.branch.nunique() == 1, judged.set_index("recipe")["val_below"].sort_values(ascending=False)
     told, lone = list[str](), sum(", n = " not in recipe for recipe in of)
-    for recipe in [*judged.index, *(recipe for recipe in of if recipe not in judged)]:
+    for recipe in judged.index if ranked else of:
         shares = [
             f"{row.branch} {share_in_words(row.below).removesuffix(' the mean frame')}"
             for row in rows[rows.recipe == recipe].sort_values("branch", ascending=False).itertuples()
         ]
         told.append(f"*{as_text(of[recipe])}* ({in_code(recipe)}) {', '.join(shares)}")
-    apart = len(judged) == len(of) and judged.iloc[0] - judged.iloc[-1] >= ALIKE
-    return _Pair(group, "; ".join(told), told[0].partition(" (")[0] if apart else "", lone)
+    better = told[0].partition(" (")[0] if judged.iloc[0] - judged.iloc[-1] >= ALIKE else ""
+    return _Pair(group, "; ".join(told), better if ranked else None, lone)

@@ -22,8 +22,8 @@ COLUMNS = [f"{task}, {b}" if len(of) > 1 else task for task, of in BRANCHES.item
 
 def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str = "column") -> Figure:
     """What learned and what did not: each cell says how far below the mean frame its runs end on test, in percent; of
-    several seeds their mean, with their number n. Blue is better than the mean frame, red is worse; the colours end at
-    50 %.
+    several seeds their mean, with their number n, of how many if some diverged. Blue is better than the mean frame, red
+    is worse; the colours end at 50 %.
 
     table: as `compare.in_cells`. rows, columns: which columns of it make the grid.
     """
@@ -32,7 +32,10 @@ def status_grid(table: pd.DataFrame, *, rows: str = "architecture", columns: str
     order = {"index": list(dict.fromkeys(table[rows])), "columns": ordered(table[columns], COLUMNS)}
     cells = (100 * of_cells.below).unstack().reindex(**order).round() + 0.0  # no -0
     counts = of_cells.n.unstack().reindex(**order)
-    texts = cells.map("{:.0f}".format) + counts.map(lambda n: f" (n = {n:.0f})" if n > 1 else "")
+    each = table.groupby([rows, columns])
+    of = (each.seed.nunique() if "seed" in table else each.size()).unstack().reindex(**order)
+    told = counts.map(" (n = {:.0f}".format) + of.map(" of {:.0f})".format).where(of > counts, ")")
+    texts = cells.map("{:.0f}".format) + told.where(of > 1, "")
     figure, axis = plt.subplots(figsize=(1.5 * len(cells.columns) + 2.5, 0.42 * len(cells) + 1.6))
     sns.heatmap(cells, annot=texts, fmt="", cmap="vlag_r", center=0, vmin=-50, vmax=50, ax=axis,
                 cbar_kws={"label": "% below the mean frame, test MSE"})  # fmt: skip
