@@ -511,6 +511,8 @@ def test_the_conclusion_is_computed_from_the_tables() -> None:
     )
     assert "knows no more of anything than the better of the two" in other
     assert "at no number of labels" in other
+    worse = representation_findings(many(both=(0.5, 0.6)), horizon, labels_table(0.3, 0.5), by="task")
+    assert "; with 10, 100 every draw from random weights beats every one from it (" in worse
     alone = representation_findings(many(both=(0.5,)), horizon.iloc[:0], labels_table(0.5, 0.3))
     assert "It takes runs of recon, pred and both to show it" in alone
     assert "This run predicts nothing" in alone

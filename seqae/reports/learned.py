@@ -117,9 +117,10 @@ def _pays(labelled: pd.DataFrame, by: str | None) -> str:
     told = []
     for name, part in parts.items():
         means = part.pivot_table(index="labels", columns="start", values="value").sort_index()
-        low = part[part.start == "trained"].groupby("labels")["value"].min()
-        high = part[part.start == "random"].groupby("labels")["value"].max()
-        pays = [int(n) for n in means.index if low[n] > high[n]]
+        each = part.groupby(["start", "labels"])["value"]
+        low, high = each.min(), each.max()
+        pays = [int(n) for n in means.index if low["trained", n] > high["random", n]]
+        harms = [f"{n:,}" for n in means.index if high["trained", n] < low["random", n]]
         last = means.iloc[-1]
         beats = "every draw from the trained encoder beat{} every draw from random weights"
         claim = (
@@ -127,6 +128,7 @@ def _pays(labelled: pd.DataFrame, by: str | None) -> str:
             if pays
             else f"at no number of labels does {beats.format('')}"
         )
+        claim += f"; with {', '.join(harms)} every draw from random weights beats every one from it" * bool(harms)
         told.append(
             (f"{name}: {claim}" if name else claim[0].upper() + claim[1:])
             + f" (with {int(means.index[-1]):,}: {last['trained']:.0%} of test's digits found against "

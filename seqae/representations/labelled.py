@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from seqae.runs import RunFolder
 
 LABELLED = (10, 30, 100, 300, 1000)  # sequences
-DRAWS = 3  # of labelled sequences, and of random weights
+DRAWS = 3  # of labelled sequences, and of random weights: others for each seed of a run
 UPDATES, BATCH, LEARNING_RATE = 100, 32, 0.002  # of every classifier, by Adam
 
 
@@ -52,15 +52,16 @@ def few_labels(run: "RunFolder") -> "pd.DataFrame":
     states = {split: run.encode(frames)["flat"] for split, frames in seen.items()}
     rows = []
     for draw in range(DRAWS):
-        order = np.argsort(np.random.Philox(key=draw).random_raw(len(seen["val"])))
+        seed = DRAWS * run.parameters.seed + draw
+        order = np.argsort(np.random.Philox(key=seed).random_raw(len(seen["val"])))
         for labels in (n for n in LABELLED if n <= len(order)):
             some = order[:labels]
             few = {name: values[some] for name, values in known.items()}
             train, test = scaled(states["val"][some], states["test"])
             value = probe_score("each digit", train, few, test, asked)
             rows.append(("probe", labels, draw, value))
-            for start, model in (("trained", run.model()), ("random", _random(run, draw))):
-                classifier = _fine_tuned(model, run.parameters, seen["val"][some], few["each digit"], seed=draw)
+            for start, model in (("trained", run.model()), ("random", _random(run, seed))):
+                classifier = _fine_tuned(model, run.parameters, seen["val"][some], few["each digit"], seed=seed)
                 scores = _scores(classifier, run.parameters, seen["test"])
                 rows.append((start, labels, draw, share_found(scores, asked["each digit"])))
     table = pd.DataFrame(rows, columns=["start", "labels", "draw", "value"])
@@ -85,8 +86,8 @@ class Classifier(nn.Module):
         return self.head(flat_state(self.model.encode(frames)))
 
 
-def _random(run: "RunFolder", draw: int) -> nn.Module:
-    p = run.parameters.model_copy(update={"seed": 1000 + draw})
+def _random(run: "RunFolder", seed: int) -> nn.Module:
+    p = run.parameters.model_copy(update={"seed": 1000 + seed})
     return experiment.new_model(p, run.own_code() if ":" in p.architecture else None)
 
 
