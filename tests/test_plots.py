@@ -86,9 +86,7 @@ def test_five_losses_in_six_ways(tables):
     assert figure.axes[-1].get_xlabel() == "epoch"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [text.split("  ")[0] for text in legend[:3]] == ["0sb", "0sm", "0nm"]
-    assert legend[3:] == [
-        *("mean frame: no model", "below it: learned, or learned little", "floor, of the losses named there alone")
-    ]
+    assert legend[3:] == [*("mean frame: no model", "below the mean frame", "floor, of the losses named there alone")]
 
 
 def test_each_curve_ends_in_its_name_and_where_it_stands_beside_the_mean_frame(tables):
