@@ -49,8 +49,8 @@ def linear_probes(run: "RunFolder") -> "pd.DataFrame":
     Features: state, all h and c of the trained encoder (`encode`, flat); untrained, the same of the run's first
     weights; last frame; all frames; PCA, of all frames, with as many dimensions as the state. Chance is what a probe
     without features gets: the most frequent classes of val, the mean of val. Ceiling is what a ridge classifier of
-    single digits, trained on the images of val, gets of the digits cut out: for all digits that is above what a probe
-    of sequences, with its 55 classes, can get of any features; of positions, what whole pixels tell; of velocities 0.
+    single digits, trained on the images of val, gets of the digits cut out: for all digits a probe of sequences,
+    with its 55 classes, gets a third of that from the cut-outs; of positions, what whole pixels tell; of velocities 0.
     gained: the way from chance to ceiling, 0 to 1.
 
     Raises RunError if nothing is trained yet, ValueError for data that nothing is known of, and as `encode`.
