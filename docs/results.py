@@ -154,10 +154,8 @@ if __name__ == "__main__":
         sys.exit("no finished run of scale cpu, ablation or search on full MNIST in this store: make paper-cpu")
     if chosen:
         p = chosen[0].parameters
-        if (
-            len({run.parameters.model_copy(update={"seed": 0}).model_dump_json(exclude=EXECUTION) for run in chosen})
-            > 1
-        ):
+        kinds = {run.parameters.model_dump_json(exclude={*EXECUTION, "seed"}) for run in chosen}
+        if len(kinds) > 1:
             sys.exit("runs of the recipe at scale cpu differ in more than their seed: leave one kind in this store")
         save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
         seeds = with_these(hour_seeds(), chosen)

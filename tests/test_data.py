@@ -104,7 +104,7 @@ def test_generator_equals_plain_loop(
 
 
 @given(st.lists(st.integers(0, 500) | st.integers(0, 2**62), max_size=40))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_sequence_depends_on_its_index_alone(indices: list[int]) -> None:
     made = small().sequences(indices)
     assert made.shape == (len(indices), 3, 16, 16)
@@ -525,7 +525,7 @@ def test_published_checksums_and_mirror() -> None:
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, max_side=5)), st.booleans())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_idx_round_trip(array: np.ndarray, packed: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("a.gz" if packed else "a")
@@ -690,7 +690,6 @@ def test_usual_ranges_are_met_exactly(pixel_range: tuple[float, float]) -> None:
 
 
 @given(st.floats(-4, 4), st.floats(0.25, 8), hnp.arrays(np.uint8, hnp.array_shapes(max_dims=4, max_side=4)))
-@settings(deadline=None)
 def test_ranges_round_trip(low: float, width: float, frames: np.ndarray) -> None:
     before = torch.from_numpy(frames.copy())
     x = to_range(before, (low, low + width))

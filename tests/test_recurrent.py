@@ -292,7 +292,7 @@ def test_unroll_equals_loop_in_float32(peepholes, activation):
     compare(stack, states, 7, 3, feedback=feedback, tolerance=1e-4)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),
     input_size=st.integers(1, 9),

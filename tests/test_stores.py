@@ -362,7 +362,7 @@ def refuse(*paths):
     raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 60), st.booleans())
 def test_what_is_in_the_store_is_true_at_every_instant(tmp_path_factory, steps, breaks_off, links):
     """The trainer writes between any two files that are sent. Sending breaks off anywhere, with hard links or not."""
