@@ -30,10 +30,8 @@ def frame_errors(output: "Tensor", target: "Tensor", logits: "Tensor | None") ->
     in [0, 1]. logits: (B, T, H, W) with output = sigmoid(logits), or None where the output is no probability; `bce` is
     then absent, never 0.
     """
-    errors = {"mse": (output - target).square().mean((2, 3))}
-    if logits is not None:
-        errors["bce"] = pixel_cross_entropy(logits, target).mean((2, 3))
-    return errors
+    of_probability = {} if logits is None else {"bce": pixel_cross_entropy(logits, target).mean((2, 3))}
+    return {"mse": (output - target).square().mean((2, 3))} | of_probability
 
 
 def preactivation_range(z: "Tensor") -> "dict[str, Tensor]":

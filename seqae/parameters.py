@@ -5,8 +5,7 @@ notebook's cell, files and the command line.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,35 +16,9 @@ Paths = str | tuple[str, ...] | None
 LOSS_FIELDS = ("pixel_range", "activation", "training_loss")
 # These say where and how a run is executed, not what it computes. Its name and hash leave them out, and with them what
 # its combination does not use, and defaults: see `runs.identity`. So a default cannot be changed.
-EXECUTION = frozenset(
-    {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "checkpoint_seconds", "tracker"}
-    # `clips_digest` says which clips they are
-    | {"metrics", "clips", "clips_val", "clips_test"}
-)
-_NUMBER = re.compile(r"\s*[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
+_WHERE = "label device devices data_folder store fresh keep_checkpoint checkpoint_seconds tracker metrics"
+EXECUTION = frozenset({*_WHERE.split(), "clips", "clips_val", "clips_test"})  # `clips_digest` says which clips they are
 MODULE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # code of one's own, module:name
-
-
-def _as_number(value: Any, *, allow_bool: bool = True, pattern: re.Pattern[str] = re.compile(r"(?s).*")) -> Any:
-    # Texts become numbers, because PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both
-    # have one hash. allow_bool: keep True and False; otherwise they become text, because pydantic would read True
-    # (YAML's yes, on) as 1. pattern: the texts that are tried as numbers. A dict of arguments has no types here, so
-    # only plain numerals are converted in it, and '010', 'inf' and 'nan' stay text.
-    match value:
-        case str() if pattern.fullmatch(value):
-            try:
-                return _as_number(float(value))
-            except ValueError:
-                return value
-        case bool():
-            return value if allow_bool else str(value)
-        case float():
-            return int(value) if value.is_integer() else value
-        case dict():
-            return {key: _as_number(item, pattern=_NUMBER) for key, item in value.items()}
-        case list() | tuple():
-            return [_as_number(item, allow_bool=allow_bool, pattern=pattern) for item in value]
-    return value
 
 
 class ParameterError(ValueError):
@@ -146,19 +119,6 @@ class Parameters(BaseModel):
         """Height and width of frames in pixels."""
         return frame_shape(self.frame_size)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _given_as_text(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        # One validator per field would take three times as long, and a comparison reads thousands of runs.
-        given = {}
-        for name, value in values.items():
-            annotation = cls.__annotations__.get(name)
-            null = value == "none" and type(None) in get_args(annotation)  # `none` is accepted for null
-            as_given = null or annotation in (str, str | None, Paths)
-            allow_bool = annotation in (bool, bool | None, dict[str, Any])
-            given[name] = (None if null else value) if as_given else _as_number(value, allow_bool=allow_bool)
-        return given
-
     @field_validator("frame_size", mode="before")
     @classmethod
     def _square_as_number(cls, size: Any) -> Any:  # so that 64 and [64, 64] have one hash
@@ -191,5 +151,5 @@ class Parameters(BaseModel):
         return self
 
 
-_FIELDS = Parameters.model_fields.items()
-Parameters.__doc__ = f"{Parameters.__doc__}\n" + "\n".join(f"{name}: {field.description}" for name, field in _FIELDS)
+_FIELDS = [f"{name}: {field.description}" for name, field in Parameters.model_fields.items()]
+Parameters.__doc__ = "\n".join([str(Parameters.__doc__), *_FIELDS])

@@ -158,8 +158,7 @@ def fit(
                 made = frames = new  # frees the last epoch on the device before this one is copied to it
                 frames = resident(made, accelerator.device)
             shuffled = torch.Generator("cpu").manual_seed(seed * 1_000_003 + epoch)
-            order = torch.randperm(len(frames), generator=shuffled, device="cpu")
-            order = order.to(getattr(frames, "device", "cpu"))
+            order = torch.randperm(len(frames), generator=shuffled, device="cpu").to(getattr(frames, "device", "cpu"))
             net.train()
             for indices in order.split(batch_size)[state.step - done * steps :]:
                 mine, share = _share(indices, accelerator)
@@ -250,10 +249,8 @@ def _add(totals: EpochTotals, result: Updated, share: float) -> None:
     totals.objective = plus(totals.objective, result.objective)
     if result.grad_norm is not None:
         totals.grad_norm = plus(totals.grad_norm, result.grad_norm)
-    for branch, errors in result.errors.items():
-        of_branch = totals.errors.setdefault(branch, {})
-        for metric, values in errors.items():
-            of_branch[metric] = plus(of_branch.get(metric), values)
+    sums, of_batch = totals.errors, result.errors.items()
+    totals.errors = {b: {m: plus(sums.get(b, {}).get(m), v) for m, v in of.items()} for b, of in of_batch}
     totals.update_ratio = totals.update_ratio if result.ratio is None else result.ratio
 
 

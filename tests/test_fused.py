@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from seqae import files
 from seqae.lstm import compiled, layers, unrolled
@@ -96,6 +97,48 @@ def test_feedback_in_c_is_that_in_torch(monkeypatch, features, hidden, activatio
         assert (ours - plain).norm() <= 1e-5 * plain.norm()
 
 
+def over_maps(*, channels: int, hidden: int, size: tuple[int, int], batch: int) -> list[torch.Tensor]:
+    """What ConvLSTMs that read maps, and their own output, put out, and every gradient of it."""
+    torch.manual_seed(11)
+    pixels, given = size[0] * size[1], {"kernel_size": 3, "map_size": size}
+    encoder = LSTMStack(channels * pixels, [hidden * pixels, 16 * pixels], peepholes=True, **given)
+    decoder = LSTMStack(16 * pixels, [16 * pixels], **given)
+    x = torch.randn(3, batch, channels * pixels, requires_grad=True)
+    top, states = encoder(x)
+    out = decoder.unroll([states[-1]], Feedback(gain=1.5, activation="tanh"), steps=3)
+    (top.square().sum() + out.sin().sum()).backward()
+    return [top, out, x.grad, *(weight.grad for stack in (encoder, decoder) for weight in stack.parameters())]
+
+
+@pytest.mark.parametrize(("channels", "hidden", "size", "batch"), [
+    (1, 16, (4, 4), 3), (20, 67, (8, 8), 5), (64, 16, (3, 3), 70), (3, 33, (10, 13), 4), (16, 16, (8, 8), 1),
+])  # fmt: skip
+def test_convolutions_in_c_are_those_in_torch(monkeypatch, channels, hidden, size, batch):
+    """Channels that fill vectors and tiles, and that do not; maps beyond a tile; fewer maps than threads, and many."""
+    given = {"channels": channels, "hidden": hidden, "size": size, "batch": batch}
+    for ours, plain in in_c_and_in_torch(monkeypatch, lambda: over_maps(**given)):
+        assert (ours - plain).norm() <= 2e-5 * plain.norm()
+
+
+def test_convolutions_in_c_read_no_memory_that_is_not_theirs(monkeypatch):
+    """What lies in new memory is of no effect: nothing that was not written is read."""
+    plain = over_maps(channels=20, hidden=17, size=(6, 7), batch=3)
+    new = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *size, **k: new(*size, **k).fill_(float("nan")))
+    monkeypatch.setattr(torch, "empty_like", lambda x, **k: torch.full_like(x, float("nan"), **k))
+    assert all(
+        torch.equal(*pair) for pair in zip(over_maps(channels=20, hidden=17, size=(6, 7), batch=3), plain, strict=True)
+    )
+
+
+def test_torch_sees_convolutions_in_a_dispatch_mode():
+    stack = LSTMStack(16 * 64, [16 * 64], kernel_size=3, map_size=(8, 8))
+    with FlopCounterMode(display=False) as counter:
+        stack(torch.randn(2, 3, 16 * 64))
+    of_a_step = 2 * 3 * 64 * (4 * 16) * 16 * 9
+    assert counter.get_total_flops() == 3 * of_a_step  # the first step has no h
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("used", ["top", "states", "both"])
 def test_gradients_through_states_and_of_frozen_weights_in_c_are_those_in_torch(monkeypatch, used, steps):
@@ -128,9 +171,12 @@ def test_zeros_are_read_in_c_as_in_torch_and_their_weights_have_no_gradient(monk
         assert (ours - plain).norm() <= 1e-5 * plain.norm()
 
 
-def test_the_same_numbers_with_any_number_of_threads():
+@pytest.mark.parametrize("of", ["matrices", "maps"])
+def test_the_same_numbers_with_any_number_of_threads(of):
     def compute(threads: int) -> list[torch.Tensor]:
         torch.set_num_threads(threads)
+        if of == "maps":
+            return over_maps(channels=5, hidden=20, size=(8, 8), batch=7)
         return read_and_unroll(peepholes=True, batch=64)
 
     for one, other in zip(compute(1), compute(2), strict=True):

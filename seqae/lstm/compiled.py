@@ -1,4 +1,5 @@
-"""`step.c`, compiled and loaded: all steps of a stack of LSTM layers, and the pointwise half of a single step.
+"""`step.c`, compiled and loaded: all steps of a stack of LSTM layers, the pointwise half of a single step, and
+convolutions by kernels of 3×3.
 
 Where torch makes a step, it launches a dozen operations, of which seven pass over memory for the pointwise half alone.
 step.c is compiled on first use and kept in the user's cache. That needs Linux (glibc's vector functions) and a C
@@ -15,6 +16,8 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from seqae.files import cache_folder, whole
 
@@ -40,6 +43,11 @@ def step_library() -> Any:
             "LSTM steps are made by torch, not in C: %s", (reason.strip() or repr(error)).splitlines()[0]
         )
         return None
+
+
+def usable_library() -> Any:
+    """The library, or None also where torch wants to see every operation: in a dispatch mode, as torch.export has."""
+    return None if is_in_torch_dispatch_mode() else step_library()
 
 
 def _load() -> Any:

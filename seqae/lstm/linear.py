@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqae.lstm.winograd import Kernels
 from seqae.tasks import Size
 
 # oneDNN's x @ weight.t(), which torch keeps for compiled models. On two cores of a Zen 4 it was 1.2-3 times as fast as
@@ -20,43 +21,37 @@ LARGE = 2**24
 
 
 def apply_weight(
-    weight: Tensor, x: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, size: Size = (1, 1)
-) -> Tensor:
-    """z = W x + add, in the dtype of x, written to `out` where that is given.
+    weight: Any, x: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, size: Size = (1, 1),
+    back: bool = False,
+) -> Tensor:  # fmt: skip
+    """z = W x + add, in the dtype of x, written to `out` where that is given; with `back` Wᵀ x + add, where x is the
+    gradient of z, and Wᵀ x that of what W was applied to.
 
-    weight: (outputs, inputs), or (outputs, inputs, k, k) with N = batch · H · W. x: (inputs, N). add: broadcasts to
-    (outputs, N). Returns (outputs, N).
+    weight: (outputs, inputs), or (outputs, inputs, k, k) with N = batch · H · W, or `Kernels` made of such. x: (inputs,
+    N), with `back` (outputs, N). add: broadcasts to the result, (outputs, N), with `back` (inputs, N).
     """
+    if isinstance(weight, Kernels):
+        return _plus(weight.convolve(x, back=back), add, out)
     if weight.dim() == 2:
-        return _matrix_product(weight, x, add, out)
-    return _plus(_as_columns(F.conv2d(_as_maps(x, size, weight.dtype), weight, padding="same"), x.dtype), add, out)
+        return _matrix_product(weight.t() if back else weight, x, add, out)
+    maps = _as_maps(x, size, weight.dtype)
+    made = _input_gradient(maps, weight) if back else F.conv2d(maps, weight, padding="same")
+    return _plus(_as_columns(made, x.dtype), add, out)
 
 
-def input_gradient(
-    weight: Tensor, d_z: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, size: Size = (1, 1)
-) -> Tensor:
-    """The gradient of x in z = W x, plus `add`, in the dtype of d_z, written to `out` where that is given.
-
-    weight: as for `apply_weight`. d_z: (outputs, N). add: broadcasts to (inputs, N). Returns (inputs, N).
-    """
-    if weight.dim() == 2:
-        return _matrix_product(weight.t(), d_z, add, out)
-    maps = _as_maps(d_z, size, weight.dtype)
-    shape_of_x = torch.empty_like(maps[:, :1].expand(-1, weight.shape[1], *size), memory_format=torch.channels_last)
-    return _plus(_as_columns(_convolution_backward(maps, shape_of_x, weight, True, False)[0], d_z.dtype), add, out)
-
-
-def weight_gradient(d_z: Tensor, x: Tensor, weight: Tensor, *, size: Size = (1, 1)) -> Tensor:
+def weight_gradient(d_z: Tensor, x: Tensor, weight: Any, *, size: Size = (1, 1)) -> Tensor:
     """The gradient of W in z = W x, summed over the columns, in the shape and dtype of `weight`.
 
     d_z: (outputs, N). x: (inputs, M) with M ≤ N, the inputs of the last M columns; the columns before had none.
     """
     d_z = d_z[:, d_z.shape[1] - x.shape[1] :]
+    if isinstance(weight, Kernels):
+        return weight.gradient(d_z, x)
     if weight.dim() == 2:
         d_z, x = d_z.to(weight.dtype), x.to(weight.dtype)
         return ONEDNN_LINEAR(d_z, x, None, "none", [], "") if _is_large(d_z, len(x)) else d_z @ x.t()
-    d_z, x = (_as_maps(columns, size, weight.dtype) for columns in (d_z, x))
-    return _convolution_backward(d_z, x, weight, False, True)[1]
+    d_maps, maps = (_as_maps(columns, size, weight.dtype) for columns in (d_z, x))
+    return _convolution_backward(d_maps, maps, weight, weights=True)
 
 
 def _matrix_product(weight: Tensor, x: Tensor, add: Tensor | None, out: Tensor | None) -> Tensor:
@@ -93,10 +88,15 @@ def _as_columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
     return maps.permute(0, 2, 3, 1).to(dtype, memory_format=torch.contiguous_format).flatten(0, 2).t()
 
 
-def _convolution_backward(d_z: Tensor, x: Tensor, weight: Tensor, *mask: bool) -> list[Any]:
-    """The gradients of x and of weight (None where its mask is False).
+def _input_gradient(d_z: Tensor, weight: Tensor) -> Tensor:
+    shape_of_x = d_z[:, :1].expand(-1, weight.shape[1], -1, -1)
+    maps = torch.empty_like(shape_of_x, memory_format=torch.channels_last)
+    return _convolution_backward(d_z, maps, weight, weights=False)
 
-    d_z: (batch, outputs, H, W); x: (batch, inputs, H, W); weight: (outputs, inputs, k, k).
+
+def _convolution_backward(d_z: Tensor, x: Tensor, weight: Tensor, *, weights: bool) -> Tensor:
+    """The gradient of x, or of weight where `weights`. d_z: (batch, outputs, H, W); x: (batch, inputs, H, W); weight:
+    (outputs, inputs, k, k).
     """
-    options: Any = ([1, 1], [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1, [*mask, False])
-    return torch.ops.aten.convolution_backward(d_z, x, weight, None, *options)
+    options: Any = ([1, 1], [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1, [not weights, weights, False])
+    return torch.ops.aten.convolution_backward(d_z, x, weight, None, *options)[int(weights)]

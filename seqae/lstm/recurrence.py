@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqae.lstm.linear import apply_weight, input_gradient, weight_gradient
+from seqae.lstm.linear import apply_weight, weight_gradient
 from seqae.lstm.unrolled import ACTIVATION_BACKWARD, LayerTensors, UnrolledLayer, Unrolling, as_columns, no_second_order
 
 
@@ -68,19 +68,18 @@ class Recurrence(torch.autograd.Function):
             outer: Any = None if d_out is None else d_out[t]
             if how.feeds_back:
                 if t + 1 < len(read):
-                    fed = input_gradient(layers[0].weight_ih, layers[0].d_z_steps[t + 1], size=how.map_size)
+                    fed = apply_weight(layers[0].weight_ih, layers[0].d_z_steps[t + 1], size=how.map_size, back=True)
                     if how.activation != "none":
                         ACTIVATION_BACKWARD[how.activation](fed, read[t], grad_input=fed)
                     outer.add_(fed)
-                outer = outer * how.gain if weight is None else input_gradient(weight, outer)
+                outer = outer * how.gain if weight is None else apply_weight(weight, outer, back=True)
             for n in reversed(range(count)):
                 d_z = layers[n].backward_step(t, outer)
-                outer = input_gradient(layers[n].weight_ih, d_z, size=how.map_size) if n else None
+                outer = apply_weight(layers[n].weight_ih, d_z, size=how.map_size, back=True) if n else None
         inputs, grads = as_columns(read[:-1]) if how.feeds_back else x, []
         for n, layer in enumerate(layers):
             grads += layer.gradients(inputs, needs[3 + 6 * n :])
             inputs = as_columns(layer.hidden[1:])
-        d_x = input_gradient(layers[0].weight_ih, layers[0].d_z, size=how.map_size) if needs[0] else None
+        d_x = apply_weight(layers[0].weight_ih, layers[0].d_z, size=how.map_size, back=True) if needs[0] else None
         d_weight = weight_gradient(as_columns(d_out), inputs, weight) if needs[1] else None
-        d_bias = d_out.sum((0, 2)).unsqueeze(1) if needs[2] else None
-        return None, d_x, d_weight, d_bias, *grads
+        return None, d_x, d_weight, d_out.sum((0, 2)).unsqueeze(1) if needs[2] else None, *grads

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from seqae.lstm.compiled import STEP_SOURCE, step_library
+from seqae.lstm.compiled import STEP_SOURCE, step_library, usable_library
 from seqae.lstm.unrolled import LayerTensors, Unrolling, no_second_order
 from seqae.tasks import ACTIVATIONS
 
@@ -32,10 +31,10 @@ def is_recorded() -> bool:
 def runs_in_c(layers: Sequence[LayerTensors], batch: int) -> bool:
     """Whether C makes all steps of these layers: float32 matrices on a CPU, of at most `largest` in step.c a layer.
 
-    Not where torch wants to see every operation: in a dispatch mode, as torch.export has, and in torch.jit.trace.
+    Not where torch wants to see every operation, see `usable_library`, as it also does in torch.jit.trace.
     """
     fits = all(w.dim() == 2 and w.dtype == torch.float32 and w.device.type == "cpu" for own in layers for w in own[:2])
-    if not fits or is_in_torch_dispatch_mode() or is_recorded() or (library := step_library()) is None:
+    if not fits or is_recorded() or (library := usable_library()) is None:
         return False
     return max(own.weight_ih.numel() + own.weight_hh.numel() for own in layers) <= library.largest(batch)
 
@@ -102,8 +101,7 @@ class Stacked(torch.autograd.Function):
                 d_hh.addmm_(d_z[0].t(), layer.h.t())
             d_h = (d_z[0] @ layer.weight_hh).t() if needs[7 + 6 * n] else None
             grads += [fields["d_weight_ih"], d_hh, d_bias, d_peepholes, d_h, d_c.t() if needs[8 + 6 * n] else None]
-        d_bias = d_out.sum((0, 1)).unsqueeze(1) if needs[2] else None
-        return None, d_x, d_weight, d_bias, *grads
+        return None, d_x, d_weight, d_out.sum((0, 1)).unsqueeze(1) if needs[2] else None, *grads
 
 
 def _layers(own: Sequence[Any]) -> list[LayerTensors]:

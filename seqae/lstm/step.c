@@ -1,5 +1,5 @@
-/* LSTM steps in float32, forward and backward: the pointwise half of a step whose products torch makes (for
-   unrolled.py), and below all steps of a stack of layers (for stacked.py). compiled.py compiles this file. */
+/* LSTM steps in float32, forward and backward: the pointwise half of a step (for unrolled.py), and below all steps of a
+   stack of layers (for stacked.py), and convolutions (for winograd.py). compiled.py compiles this file. */
 __attribute__((simd("notinbranch"))) float expf(float);
 __attribute__((simd("notinbranch"))) float tanhf(float);
 enum { WIDE = 256, SMALL = 8192 }; /* elements of a buffer; from SMALL elements on, two threads took 0.6 of the time */
@@ -105,11 +105,12 @@ typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 static inline long least(long a, long b) { return a < b ? a : b; }
 
 /* Adds to sum (C, TILE) the product of v (K, TILE) and of s (K, C), whose numbers are s_row and s_column apart. */
-__attribute__((always_inline)) static inline void tile(long C, const float *restrict v, const float *restrict s,
-                                                       long s_row, long s_column, long K, float *restrict sum) {
+__attribute__((always_inline)) static inline void tile(long C, const float *restrict v, long v_row,
+                                                       const float *restrict s, long s_row, long s_column, long K,
+                                                       float *restrict sum) {
   lanes own[COLUMNS][4];
   for (long c = 0; c < C; c++) for (long n = 0; n < 4; n++) own[c][n] = ((lanes *)(sum + c * TILE))[n];
-  for (long k = 0; k < K; k++, v += TILE, s += s_row) {
+  for (long k = 0; k < K; k++, v += v_row, s += s_row) {
     lanes read[COLUMNS];
     for (long c = 0; c < C; c++) read[c] = s[c * s_column] - (lanes){0};
     for (long n = 0; n < 4; n++) for (long c = 0; c < C; c++) own[c][n] += read[c] * ((const lanes *)v)[n];
@@ -117,9 +118,9 @@ __attribute__((always_inline)) static inline void tile(long C, const float *rest
   for (long c = 0; c < C; c++) for (long n = 0; n < 4; n++) ((lanes *)(sum + c * TILE))[n] = own[c][n];
 }
 
-__attribute__((noinline)) static void add_product(long C, const float *v, const float *s, long s_row, long s_column,
-                                                  long K, float *sum) {
-#define OF(n) case n: if (n <= COLUMNS) tile(n, v, s, s_row, s_column, K, sum); break;
+__attribute__((noinline)) static void add_product(long C, const float *v, long v_row, const float *s, long s_row,
+                                                  long s_column, long K, float *sum) {
+#define OF(n) case n: if (n <= COLUMNS) tile(n, v, v_row, s, s_row, s_column, K, sum); break;
   switch (C) { OF(1) OF(2) OF(3) OF(4) OF(5) OF(6) }
 }
 
@@ -220,8 +221,8 @@ static void forward_layer(const struct layer *l, const float *x, long t, long B,
       long n = least(LANES, H - u);
       for (long c = 0; c < 4 * C; c++)
         for (long k = 0; k < LANES; k++) sum[c * LANES + k] = k < n ? l->bias[c % 4 * H + u + k] : 0;
-      if (x) add_product(C, l->packed_ih + u * 4 * D, x + first * D, 1, D, D, sum);
-      if (h) add_product(C, l->packed_hh + u * 4 * H, h + first * H, 1, H, H, sum);
+      if (x) add_product(C, l->packed_ih + u * 4 * D, TILE, x + first * D, 1, D, D, sum);
+      if (h) add_product(C, l->packed_hh + u * 4 * H, TILE, h + first * H, 1, H, H, sum);
       for (long c = 0; c < C; c++) {
         long last = (t * B + first + c) * H + u, at = last + B * H; /* at u of a column; in gates 4 (last - u) + u */
         forward_units(sum + c * TILE, l->gates + 4 * last - 3 * u, l->g + last, l->cell + last, l->cell + at,
@@ -241,7 +242,7 @@ static void forward_output(const struct stack *s, const struct layer *top, float
       for (long c = 0; c < C; c++)
         for (long k = 0; k < n; k++)
           sum[c * TILE + k] = !s->weight ? gain * h[(first + c) * H + u + k] : s->bias ? s->bias[u + k] : 0;
-      if (s->weight) add_product(C, s->packed + u * H, h + first * H, 1, H, H, sum);
+      if (s->weight) add_product(C, s->packed + u * H, TILE, h + first * H, 1, H, H, sum);
       for (long c = 0; c < C; c++) {
         float *out = s->out + (t * B + first + c) * P + u, *read = s->read + (t * B + first + c) * P + u;
         for (long k = 0; k < n; k++) out[k] = sum[c * TILE + k];
@@ -267,10 +268,10 @@ static void backward_layer(const struct stack *s, const struct layer *l, float g
         if (d_out && !s->weight) for (long k = 0; k < n; k++) own[k] += gain * d_out[at + k];
       }
       if (t + 1 < s->T)
-        add_product(C, l->packed_hh + u * 4 * H, l->d_z + ((t + 1) * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
+        add_product(C, l->packed_hh + u * 4 * H, TILE, l->d_z + ((t + 1) * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
       if (above)
-        add_product(C, above->packed_ih + u * R, above->d_z + (t * B + first) * R, 1, R, R, sum);
-      else if (d_out && s->weight) add_product(C, s->packed + u * s->P, d_out + first * s->P, 1, s->P, s->P, sum);
+        add_product(C, above->packed_ih + u * R, TILE, above->d_z + (t * B + first) * R, 1, R, R, sum);
+      else if (d_out && s->weight) add_product(C, s->packed + u * s->P, TILE, d_out + first * s->P, 1, s->P, s->P, sum);
       for (long c = 0; c < C; c++) {
         long at = (t * B + first + c) * H + u, z = 4 * at - 3 * u;
         backward_units(sum + c * TILE, l->gates + z, l->g + at, l->cell + at, l->d_c + (first + c) * H + u, l->d_z + z,
@@ -287,7 +288,7 @@ static void backward_input(const struct stack *s, const struct layer *l, long t,
     EACH_CHUNK(first, C, b, end) {
       float sum[COLUMNS * TILE] = {0};
       long n = least(TILE, D - u);
-      add_product(C, l->packed_ih + u * 4 * H, l->d_z + (t * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
+      add_product(C, l->packed_ih + u * 4 * H, TILE, l->d_z + (t * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
       for (long c = 0; c < C; c++) {
         long at = (t * B + first + c) * D + u, before = at - B * D;
         if (s->feeds_back) for (long k = 0; k < n; k++) {
@@ -304,7 +305,7 @@ static void gradient(float *d_weight, long R, long D, const float *d, const floa
   for (long u = 0; d_weight && u < D; u += TILE)
     EACH_CHUNK(first, C, j, end) {
       float sum[COLUMNS * TILE] = {0};
-      add_product(C, x + u * N, d + first, R, 1, N, sum);
+      add_product(C, x + u * N, TILE, d + first, R, 1, N, sum);
       for (long c = 0; c < C; c++)
         for (long k = 0; k < least(TILE, D - u); k++) d_weight[(first + c) * D + u + k] = sum[c * TILE + k];
     }
@@ -407,4 +408,187 @@ void backward_stack(const struct stack *s, float gain) {
   ON_THREADS(threaded) start_backward(s);
   ON_THREADS(threaded) backward_columns(s, gain);
   ON_THREADS(threaded) gradients(s);
+}
+
+/* Convolutions with kernels of 3x3, padded with zeros, by Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray,
+   2016, section 4.3): a tile of 4x4 outputs is A' [(G k G') . (B' x B)] A, where x are the 6x6 inputs that it sees and k
+   is the kernel. For each pair of channels that takes POINTS products, one for each element, where plain sums take 144.
+   Maps are (N, height, width, channels), kernels (outputs, 3, 3, inputs). Tiles are (POINTS, tiles of all maps,
+   channels), and a point's tiles begin `point` numbers after those of the one before. */
+enum { POINTS = 36, SEEN = 6, MADE = 4, CHUNK = 32, NEAR_TILES = 128, GAP = 48 };
+static const float B_T[6][6] = {{4, 0, -5, 0, 1, 0}, {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
+                                {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
+static const float A_T[4][6] = {{1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}};
+static const float G[6][3] = {{1.0f / 4, 0, 0}, {-1.0f / 6, -1.0f / 6, -1.0f / 6}, {-1.0f / 6, 1.0f / 6, -1.0f / 6},
+                              {1.0f / 24, 1.0f / 12, 1.0f / 6}, {1.0f / 24, -1.0f / 12, 1.0f / 6}, {0, 0, 1}};
+struct maps { long N, height, width, down, right; }; /* down, right: tiles of a map */
+
+static inline lanes load(const float *from, long n) {
+  if (n >= LANES) return *(const lanes *)from;
+  lanes read = {0};
+  for (long k = 0; k < n; k++) read[k] = from[k];
+  return read;
+}
+
+static inline void store(float *to, lanes x, long n) {
+  if (n >= LANES) *(lanes *)to = x;
+  else for (long k = 0; k < n; k++) to[k] = x[k];
+}
+
+/* Tiles t to end of maps: of side SEEN B' x B; of side MADE A y A', the gradient of A' y A. They are written `block`
+   channels of all tiles after the other. */
+__attribute__((always_inline)) static inline void spread(long side, const float *maps, float *tiles, long point,
+                                                         long block, struct maps m, long channels, long t, long end) {
+  for (const long all = m.N * m.down * m.right; t < end; t++)
+    for (long first = 0; first < channels; first += LANES) {
+      const long top = t / m.right % m.down * MADE - (side == SEEN), left = t % m.right * MADE - (side == SEEN);
+      lanes x[6][6] = {0}, half[6][6];
+      for (long i = 0; i < side; i++) for (long j = 0; j < side; j++) {
+        const long y = top + i, z = left + j, n = t / m.right / m.down;
+        if (y >= 0 && y < m.height && z >= 0 && z < m.width)
+          x[i][j] = load(maps + ((n * m.height + y) * m.width + z) * channels + first, channels - first);
+      }
+      for (long i = 0; i < 6; i++) for (long j = 0; j < side; j++) {
+        half[i][j] = (lanes){0};
+        for (long k = 0; k < side; k++) half[i][j] += (side == SEEN ? B_T[i][k] : A_T[k][i]) * x[k][j];
+      }
+      for (long i = 0; i < 6; i++) for (long j = 0; j < 6; j++) {
+        lanes sum = {0};
+        for (long k = 0; k < side; k++) sum += (side == SEEN ? B_T[j][k] : A_T[k][j]) * half[i][k];
+        const long at = (first / block * all + t) * block + first % block;
+        store(tiles + (i * 6 + j) * point + at, sum, block - first % block);
+      }
+    }
+}
+
+/* The inverse, of `some` channels of tiles t to end: of side MADE A' y A; of side SEEN the gradient of B' x B, which is
+   added to the maps, as its tiles overlap. tiles: (POINTS, end - t, TILE). maps: from the first of these channels on. */
+__attribute__((always_inline)) static inline void gather(long side, const float *tiles, float *maps, struct maps m,
+                                                         long channels, long some, long t, long end) {
+  for (const long point = (end - t) * TILE; t < end; t++, tiles += TILE)
+    for (long first = 0; first < some; first += LANES) {
+      const long top = t / m.right % m.down * MADE - (side == SEEN), left = t % m.right * MADE - (side == SEEN);
+      lanes half[6][6];
+      for (long j = 0; j < 6; j++) {
+        lanes x[6];
+        for (long k = 0; k < 6; k++) x[k] = *(const lanes *)(tiles + (k * 6 + j) * point + first);
+        for (long i = 0; i < side; i++) {
+          half[i][j] = (lanes){0};
+          for (long k = 0; k < 6; k++) half[i][j] += (side == MADE ? A_T[i][k] : B_T[k][i]) * x[k];
+        }
+      }
+      for (long i = 0; i < side; i++) for (long j = 0; j < side; j++) {
+        const long y = top + i, z = left + j, n = t / m.right / m.down;
+        float *own = maps + ((n * m.height + y) * m.width + z) * channels + first;
+        if (y < 0 || y >= m.height || z < 0 || z >= m.width) continue;
+        lanes sum = side == SEEN ? load(own, some - first) : (lanes){0};
+        for (long k = 0; k < 6; k++) sum += (side == MADE ? A_T[j][k] : B_T[k][j]) * half[i][k];
+        store(own, sum, some - first);
+      }
+    }
+}
+
+#define TILES(N, H, W) {N, H, W, (H + MADE - 1) / MADE, (W + MADE - 1) / MADE}
+#define BLOCKS(n) (((n) + TILE - 1) / TILE)
+#define POINT(m, K) ((m).N * (m).down * (m).right * (K) + GAP)
+
+/* G k G' of kernels, for `convolve`: packed (tiles of R, POINTS, K, TILE). R are the outputs and K the inputs, or, for
+   the gradient of the inputs (`back`), the other way round. */
+void pack_kernels(const float *kernels, float *packed, long R, long K, long back) {
+  _Pragma("omp parallel for collapse(2)")
+  for (long u = 0; u < BLOCKS(R); u++)
+    for (long k = 0; k < K; k++)
+      for (long first = 0; first < TILE; first += LANES) {
+        lanes x[9] = {0}, half[6][3];
+        for (long r = u * TILE + first, n = 0; n < LANES && r < R; r++, n++)
+          for (long i = 0; i < 9; i++) x[i][n] = kernels[back ? (k * 9 + i) * R + r : (r * 9 + i) * K + k];
+        for (long i = 0; i < 6; i++) for (long j = 0; j < 3; j++)
+          half[i][j] = G[i][0] * x[j] + G[i][1] * x[3 + j] + G[i][2] * x[6 + j];
+        for (long i = 0; i < 6; i++) for (long j = 0; j < 6; j++)
+          *(lanes *)(packed + ((u * POINTS + i * 6 + j) * K + k) * TILE + first) =
+            G[j][0] * half[i][0] + G[j][1] * half[i][1] + G[j][2] * half[i][2];
+      }
+}
+
+/* TILE channels of maps n to end, from u on. */
+static void convolve_maps(const float *tiles, long point, const float *packed, float *z, struct maps m, long K, long R,
+                          long back, long u, long n, long end) {
+  const long each = m.down * m.right, some = least(TILE, R - u), pixels = m.height * m.width;
+  float sum[POINTS * CHUNK * TILE];
+  if (back) for (long at = n * pixels; at < end * pixels; at++) for (long k = 0; k < some; k++) z[at * R + u + k] = 0;
+  for (long t = n * each, wide; t < end * each; t += wide) {
+    wide = least(CHUNK, end * each - t);
+    for (long i = 0; i < POINTS * wide * TILE; i++) sum[i] = 0;
+    for (long p = 0; p < POINTS; p++)
+      EACH_CHUNK(first, C, 0, wide)
+        add_product(C, packed + p * K * TILE, TILE, tiles + p * point + (t + first) * K, 1, K, K,
+                    sum + (p * wide + first) * TILE);
+    if (back) gather(SEEN, sum, z + u, m, R, some, t, t + wide);
+    else gather(MADE, sum, z + u, m, R, some, t, t + wide);
+  }
+}
+
+/* z (N, height, width, R), the convolution of x (N, height, width, K) by packed kernels, or with `back` the gradient of
+   what was convolved from that of its result. tiles: memory. */
+void convolve(const float *x, const float *packed, float *z, float *tiles, long N, long height, long width, long K,
+              long R, long back) {
+  const struct maps m = TILES(N, height, width);
+  const long each = m.down * m.right, point = POINT(m, K), blocks = BLOCKS(R);
+  _Pragma("omp parallel if (N * height * width * K * R >= THREADED)") {
+    SHARE(N * each, t, last);
+    if (back) spread(MADE, x, tiles, point, K, m, K, t, last);
+    else spread(SEEN, x, tiles, point, K, m, K, t, last);
+    _Pragma("omp barrier")
+    /* A thread has some channels of all maps; where there are too few, all channels of some maps. */
+    const long n = omp_get_num_threads();
+    SHARE(blocks, b, end_of_b);
+    SHARE(N, own, end_of_own);
+    if (blocks >= n || blocks >= N)
+      for (; b < end_of_b; b++)
+        convolve_maps(tiles, point, packed + b * POINTS * K * TILE, z, m, K, R, back, b * TILE, 0, N);
+    else
+      for (long u = 0; u < blocks; u++)
+        convolve_maps(tiles, point, packed + u * POINTS * K * TILE, z, m, K, R, back, u * TILE, own, end_of_own);
+  }
+}
+
+/* d_kernels (R, 3, 3, K), the gradient of the kernels that made of x (N, height, width, K) what has the gradient d_z
+   (N, height, width, R). Memory: tiles_x, tiles_z, d_points (POINTS, tiles of R, K, TILE). */
+void kernel_gradient(const float *x, const float *d_z, float *d_kernels, float *tiles_x, float *tiles_z,
+                     float *d_points, long N, long height, long width, long K, long R) {
+  const struct maps m = TILES(N, height, width);
+  const long all = N * m.down * m.right, blocks = BLOCKS(R), point = blocks * TILE * K + GAP;
+  const long point_x = POINT(m, K), point_z = POINT(m, blocks * TILE);
+  _Pragma("omp parallel if (N * height * width * K * R >= THREADED)") {
+    SHARE(all, t, end_of_t);
+    spread(SEEN, x, tiles_x, point_x, K, m, K, t, end_of_t);
+    spread(MADE, d_z, tiles_z, point_z, TILE, m, R, t, end_of_t);
+    SHARE(POINTS * point, zero, end_of_zero);
+    for (; zero < end_of_zero; zero++) d_points[zero] = 0;
+    _Pragma("omp barrier")
+    SHARE(POINTS, p, end_of_p);
+    for (; p < end_of_p; p++)
+      for (long n = 0; n < all; n += NEAR_TILES)
+        for (long u = 0; u < blocks; u++)
+          EACH_CHUNK(first, C, 0, K)
+            add_product(C, tiles_z + p * point_z + (u * all + n) * TILE, TILE, tiles_x + p * point_x + n * K + first, K,
+                        1, least(NEAR_TILES, all - n), d_points + p * point + (u * K + first) * TILE);
+    _Pragma("omp barrier")
+    SHARE(blocks * K, k, end_of_k);
+    for (; k < end_of_k; k++)
+      for (long first = 0; first < TILE; first += LANES) {
+        lanes half[3][6], sum[9];
+        for (long i = 0; i < 3; i++) for (long j = 0; j < 6; j++) {
+          half[i][j] = (lanes){0};
+          for (long q = 0; q < 6; q++)
+            half[i][j] += G[q][i] * *(const lanes *)(d_points + (q * 6 + j) * point + k * TILE + first);
+        }
+        for (long i = 0; i < 3; i++) for (long j = 0; j < 3; j++) {
+          sum[i * 3 + j] = (lanes){0};
+          for (long q = 0; q < 6; q++) sum[i * 3 + j] += G[q][j] * half[i][q];
+        }
+        for (long r = k / K * TILE + first, n = 0; n < LANES && r < R; r++, n++)
+          for (long i = 0; i < 9; i++) d_kernels[(r * 9 + i) * K + k % K] = sum[i][n];
+      }
+  }
 }

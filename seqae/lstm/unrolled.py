@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqae.lstm.compiled import step_library
-from seqae.lstm.linear import apply_weight, input_gradient, weight_gradient
+from seqae.lstm.compiled import usable_library
+from seqae.lstm.linear import apply_weight, weight_gradient
+from seqae.lstm.winograd import kernels_in_c
 from seqae.tasks import Size
 
 _tanh_backward: Any = torch.ops.aten.tanh_backward.grad_input  # (a, t) → a · (1 - t²)
@@ -83,21 +84,21 @@ class UnrolledLayer:
     def __init__(self, tensors: LayerTensors, buffers: Sequence[Tensor], map_size: Size):
         """buffers: hidden, cell, gates and candidate, in the shapes that the class describes."""
         self.map_size, self.maps = map_size, tensors.weight_hh.dim() == 4
-        self.weight_ih, self.weight_hh, self.bias, self.peepholes, self.h, self.c = tensors
+        *weights, self.bias, self.peepholes, self.h, self.c = tensors
         if self.maps:  # column by column, as they were allocated: hooks on saved tensors (save_on_cpu) lose that order
             buffers = [buffer.movedim(-1, 1).contiguous().movedim(1, -1) for buffer in buffers]
         self.hidden, self.cell, self.gates, self.candidate = self.buffers = buffers
         fits = type(self.hidden) is Tensor and self.hidden.device.type == "cpu" and self.hidden.dtype == torch.float32
-        self.library = step_library() if fits else None
+        self.library = usable_library() if fits else None
+        self.weight_ih, self.weight_hh = (kernels_in_c(weight, map_size, self.library) for weight in weights)
 
     @classmethod
     def allocate(cls, tensors: LayerTensors, how: Unrolling) -> "UnrolledLayer":
         """A layer with new buffers, ready for its first forward step."""
         steps, features, empty = how.steps, tensors.weight_hh.shape[1], tensors.bias.new_empty
         shapes = [(steps + 1, features), (steps + 1, features), (steps, 4, features), (steps, features)]
-        by_column = (empty(first, how.columns, *rest).movedim(1, -1) for first, *rest in shapes)
-        by_row = (empty(*shape, how.columns) for shape in shapes)
-        buffers = [*by_column] if tensors.weight_hh.dim() == 4 else [*by_row]
+        maps, n = tensors.weight_hh.dim() == 4, how.columns
+        buffers = [empty(t, n, *rest).movedim(1, -1) if maps else empty(t, *rest, n) for t, *rest in shapes]
         layer = cls(tensors, buffers, how.map_size)
         layer.cell[0] = 0 if layer.c is None else layer.c
         if layer.h is not None:
@@ -143,10 +144,9 @@ class UnrolledLayer:
 
         def pointwise(t: int, recurrent: Tensor | None, known: Tensor) -> None:
             add = known.data_ptr(), known.stride(0), known.stride(1) if known.shape[1] > 1 else 0
-            at = size * t
+            at, c = size * t, cell + size * t
             own = None if recurrent is None else (recurrent.t() if maps else recurrent).contiguous()
             product = None if own is None else own.data_ptr()
-            c = cell + at
             library.forward(product, *add, z + 4 * at, g + at, c, c + size, h + at + size, p, *shape, maps)
 
         return pointwise
@@ -209,8 +209,7 @@ class UnrolledLayer:
         step, line, maps = 4 * self.d_gates.stride(0), self.d_gates.stride(3 if self.maps else 2), self.maps
 
         def pointwise(t: int) -> None:
-            at = size * t
-            c = cell + at
+            at, c = size * t, cell + size * t
             library.backward(z + 4 * at, g + at, c, c + size, d_h, d_c, d + t * step, line, p, *shape, maps)
 
         return pointwise
@@ -218,7 +217,7 @@ class UnrolledLayer:
     def backward_step(self, t: int, outer: Tensor | None) -> Tensor:
         """d_z (4 H, B) of step t. outer: (H, B), the gradient of h from all but the layer's own next step."""
         if t + 1 < len(self.d_z_steps):
-            input_gradient(self.weight_hh, self.d_z_steps[t + 1], outer, out=self.d_h, size=self.map_size)
+            apply_weight(self.weight_hh, self.d_z_steps[t + 1], outer, out=self.d_h, size=self.map_size, back=True)
         elif outer is not None:
             self.d_h.add_(outer)
         self.pointwise(t)
@@ -238,6 +237,6 @@ class UnrolledLayer:
             weight_gradient(self.d_z, as_columns(before), self.weight_hh, size=size) if needs[1] else None,
             self.d_z.sum(1, keepdim=True),
             d_peepholes,
-            input_gradient(self.weight_hh, self.d_z_steps[0], size=size) if needs[4] else None,
+            apply_weight(self.weight_hh, self.d_z_steps[0], size=size, back=True) if needs[4] else None,
             self.d_c if needs[5] else None,
         ]

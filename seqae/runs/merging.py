@@ -1,15 +1,17 @@
 """Layers of parameters merged into one `Parameters`: a notebook's cell, a scale file, a run file, the command line."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from seqae.losses import LOSSES
-from seqae.parameters import LOSS_FIELDS, ParameterError, Parameters
+from seqae.parameters import LOSS_FIELDS, ParameterError, Parameters, Paths
 
+_NUMBER = re.compile(r"\s*[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 _ONE_VALUE = ("float_type", "int_type", "string_type", "bool_type", "literal_error")  # what pydantic says of a list
 
 
@@ -71,6 +73,7 @@ def resolve(*layers: Mapping[str, Any]) -> Parameters:
         except ParameterError as error:
             faults.append(str(error))
             values |= {str(key): value for key, value in layer.items() if key not in ("loss", *LOSS_FIELDS)}
+    values = _typed(values)
     try:
         parameters = Parameters.model_validate(values)
     except ValidationError as error:
@@ -85,6 +88,40 @@ def resolve(*layers: Mapping[str, Any]) -> Parameters:
     if faults:
         raise ParameterError("\n".join(faults))
     return parameters
+
+
+def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts as the numbers and nulls that the fields' types allow, `none` for null."""
+    given = {}
+    for name, value in values.items():
+        annotation = Parameters.__annotations__.get(name)
+        null = value == "none" and type(None) in get_args(annotation)
+        as_given = null or annotation in (str, str | None, Paths)
+        allow_bool = annotation in (bool, bool | None, dict[str, Any])
+        given[name] = (None if null else value) if as_given else _as_number(value, allow_bool=allow_bool)
+    return given
+
+
+def _as_number(value: Any, *, allow_bool: bool = True, pattern: re.Pattern[str] = re.compile(r"(?s).*")) -> Any:
+    # Texts become numbers, because PyYAML reads 1e-3 as text (YAML 1.1 requires 1.0e-3). 1.0 becomes 1, so that both
+    # have one hash. allow_bool: keep True and False; otherwise they become text, because pydantic would read True
+    # (YAML's yes, on) as 1. pattern: the texts that are tried as numbers. A dict of arguments has no types here, so
+    # only plain numerals are converted in it, and '010', 'inf' and 'nan' stay text.
+    match value:
+        case str() if pattern.fullmatch(value):
+            try:
+                return _as_number(float(value))
+            except ValueError:
+                return value
+        case bool():
+            return value if allow_bool else str(value)
+        case float():
+            return int(value) if value.is_integer() else value
+        case dict():
+            return {key: _as_number(item, pattern=_NUMBER) for key, item in value.items()}
+        case list() | tuple():
+            return [_as_number(item, allow_bool=allow_bool, pattern=pattern) for item in value]
+    return value
 
 
 def _faults(error: ValidationError, architecture: str) -> Iterable[str]:
