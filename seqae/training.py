@@ -249,8 +249,10 @@ def _add(totals: EpochTotals, result: Updated, share: float) -> None:
     totals.objective = plus(totals.objective, result.objective)
     if result.grad_norm is not None:
         totals.grad_norm = plus(totals.grad_norm, result.grad_norm)
-    sums, of_batch = totals.errors, result.errors.items()
-    totals.errors = {b: {m: plus(sums.get(b, {}).get(m), v) for m, v in of.items()} for b, of in of_batch}
+    for branch, errors in result.errors.items():
+        of_branch = totals.errors.setdefault(branch, {})
+        for metric, values in errors.items():
+            of_branch[metric] = plus(of_branch.get(metric), values)
     totals.update_ratio = totals.update_ratio if result.ratio is None else result.ratio
 
 

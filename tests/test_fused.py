@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import weakref
+from collections import Counter
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from seqae import files
-from seqae.lstm import compiled, layers, unrolled
+from seqae.lstm import compiled, layers, unrolled, winograd
 from seqae.lstm.layers import Feedback, LSTMStack, LSTMState
 
 
@@ -110,18 +111,30 @@ def over_maps(*, channels: int, hidden: int, size: tuple[int, int], batch: int) 
     return [top, out, x.grad, *(weight.grad for stack in (encoder, decoder) for weight in stack.parameters())]
 
 
+@pytest.fixture
+def convolutions(monkeypatch) -> list[str]:
+    """The functions of step.c that convolve, as they are called."""
+    if compiled.step_library() is None:
+        pytest.skip("no C compiler here")
+    called, call = [], winograd.Kernels._call
+    noting = lambda self, function, *given: [called.append(function.__name__), call(self, function, *given)]  # noqa: E731
+    monkeypatch.setattr(winograd.Kernels, "_call", noting)
+    return called
+
+
 @pytest.mark.parametrize(("channels", "hidden", "size", "batch"), [
-    (1, 16, (4, 4), 3), (20, 67, (8, 8), 5), (64, 16, (3, 3), 70), (3, 33, (10, 13), 4), (16, 16, (8, 8), 1),
+    (1, 16, (4, 4), 3), (20, 67, (8, 8), 5), (64, 16, (3, 3), 70), (17, 33, (10, 13), 4), (16, 16, (8, 8), 1),
 ])  # fmt: skip
-def test_convolutions_in_c_are_those_in_torch(monkeypatch, channels, hidden, size, batch):
+def test_convolutions_in_c_are_those_in_torch(monkeypatch, convolutions, channels, hidden, size, batch):
     """Channels that fill vectors and tiles, and that do not; maps beyond a tile; fewer maps than threads, and many."""
     given = {"channels": channels, "hidden": hidden, "size": size, "batch": batch}
     for ours, plain in in_c_and_in_torch(monkeypatch, lambda: over_maps(**given)):
         assert (ours - plain).norm() <= 2e-5 * plain.norm()
+    # Three layers, each with two kernels, of which that of x may have too few inputs.
+    assert Counter(convolutions)["kernel_gradient"] == 5 + (channels >= 16)
 
 
-def test_convolutions_in_c_read_no_memory_that_is_not_theirs(monkeypatch):
-    """What lies in new memory is of no effect: nothing that was not written is read."""
+def test_what_lies_in_new_memory_has_no_effect_on_convolutions_in_c(monkeypatch, convolutions):
     plain = over_maps(channels=20, hidden=17, size=(6, 7), batch=3)
     new = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *size, **k: new(*size, **k).fill_(float("nan")))
@@ -131,12 +144,13 @@ def test_convolutions_in_c_read_no_memory_that_is_not_theirs(monkeypatch):
     )
 
 
-def test_torch_sees_convolutions_in_a_dispatch_mode():
+def test_torch_sees_convolutions_in_a_dispatch_mode(convolutions):
     stack = LSTMStack(16 * 64, [16 * 64], kernel_size=3, map_size=(8, 8))
     with FlopCounterMode(display=False) as counter:
         stack(torch.randn(2, 3, 16 * 64))
     of_a_step = 2 * 3 * 64 * (4 * 16) * 16 * 9
     assert counter.get_total_flops() == 3 * of_a_step  # the first step has no h
+    assert convolutions == []
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -172,15 +186,16 @@ def test_zeros_are_read_in_c_as_in_torch_and_their_weights_have_no_gradient(monk
 
 
 @pytest.mark.parametrize("of", ["matrices", "maps"])
-def test_the_same_numbers_with_any_number_of_threads(of):
+def test_the_same_numbers_with_any_number_of_threads(of, convolutions):
     def compute(threads: int) -> list[torch.Tensor]:
         torch.set_num_threads(threads)
         if of == "maps":
-            return over_maps(channels=5, hidden=20, size=(8, 8), batch=7)
+            return over_maps(channels=16, hidden=20, size=(8, 8), batch=7)
         return read_and_unroll(peepholes=True, batch=64)
 
     for one, other in zip(compute(1), compute(2), strict=True):
         assert (one - other).norm() <= 1e-6 * one.norm()
+    assert bool(convolutions) == (of == "maps")
 
 
 def test_without_a_compiler_torch_and_one_line_of_log(monkeypatch, caplog):

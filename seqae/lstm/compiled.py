@@ -17,13 +17,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-
 from seqae.files import cache_folder, whole
 
 # The library finds OpenMP in what torch has loaded, so that it shares torch's threads and their number.
 OPTIONS = ["-O3", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 OPTIONS += ["-Werror=attributes"]  # a compiler that does not know the vector functions would gain nothing
+TILE = 64  # rows of a tile in step.c, at most
 # Read when Python's own sources are, so that an edit of it takes effect as an edit of theirs does.
 STEP_SOURCE = (Path(__file__).parent / "step.c").read_text(encoding="utf-8")
 
@@ -43,11 +42,6 @@ def step_library() -> Any:
             "LSTM steps are made by torch, not in C: %s", (reason.strip() or repr(error)).splitlines()[0]
         )
         return None
-
-
-def usable_library() -> Any:
-    """The library, or None also where torch wants to see every operation: in a dispatch mode, as torch.export has."""
-    return None if is_in_torch_dispatch_mode() else step_library()
 
 
 def _load() -> Any:

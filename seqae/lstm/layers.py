@@ -9,8 +9,8 @@ The steps are made by the first of these that fits:
 - `stacked`, all steps of all layers in C: float32 matrices on a CPU, a layer's weights no more than `largest` in step.c
 - torch's own LSTM, layer by layer (cuDNN; on a CPU oneDNN, in float32, recurrent weights fewer than `LARGE`): matrices
   without peepholes, whose output is not fed back
-- `recurrence`: products by torch, in float32 on a CPU those of 3×3 kernels in C, see `winograd`, and the pointwise half
-  of a step as well
+- `recurrence`: for float32 on a CPU the pointwise half of a step in C, and products of 3×3 kernels for which that is
+  faster, see `winograd`; all else by torch
 """
 
 import itertools

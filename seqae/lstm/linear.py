@@ -1,4 +1,4 @@
-"""Linear maps z = W x of an LSTM step, and their gradients, by whichever of torch's kernels is fastest here.
+"""Linear maps z = W x of an LSTM step, and their gradients, by whichever of torch's kernels, or `winograd`, is fastest.
 
 A weight with two axes, (outputs, inputs), is a matrix. A weight with four axes, (outputs, inputs, k, k), holds the
 kernels of a convolution padded with zeros: its features are channels, and every position of every map, of `size`
@@ -35,7 +35,7 @@ def apply_weight(
     if weight.dim() == 2:
         return _matrix_product(weight.t() if back else weight, x, add, out)
     maps = _as_maps(x, size, weight.dtype)
-    made = _input_gradient(maps, weight) if back else F.conv2d(maps, weight, padding="same")
+    made = _convolution_backward(maps, weight) if back else F.conv2d(maps, weight, padding="same")
     return _plus(_as_columns(made, x.dtype), add, out)
 
 
@@ -51,7 +51,7 @@ def weight_gradient(d_z: Tensor, x: Tensor, weight: Any, *, size: Size = (1, 1))
         d_z, x = d_z.to(weight.dtype), x.to(weight.dtype)
         return ONEDNN_LINEAR(d_z, x, None, "none", [], "") if _is_large(d_z, len(x)) else d_z @ x.t()
     d_maps, maps = (_as_maps(columns, size, weight.dtype) for columns in (d_z, x))
-    return _convolution_backward(d_maps, maps, weight, weights=True)
+    return _convolution_backward(d_maps, weight, maps)
 
 
 def _matrix_product(weight: Tensor, x: Tensor, add: Tensor | None, out: Tensor | None) -> Tensor:
@@ -88,15 +88,11 @@ def _as_columns(maps: Tensor, dtype: torch.dtype) -> Tensor:
     return maps.permute(0, 2, 3, 1).to(dtype, memory_format=torch.contiguous_format).flatten(0, 2).t()
 
 
-def _input_gradient(d_z: Tensor, weight: Tensor) -> Tensor:
-    shape_of_x = d_z[:, :1].expand(-1, weight.shape[1], -1, -1)
-    maps = torch.empty_like(shape_of_x, memory_format=torch.channels_last)
-    return _convolution_backward(d_z, maps, weight, weights=False)
-
-
-def _convolution_backward(d_z: Tensor, x: Tensor, weight: Tensor, *, weights: bool) -> Tensor:
-    """The gradient of x, or of weight where `weights`. d_z: (batch, outputs, H, W); x: (batch, inputs, H, W); weight:
-    (outputs, inputs, k, k).
+def _convolution_backward(d_z: Tensor, weight: Tensor, x: Tensor | None = None) -> Tensor:
+    """The gradient of weight (outputs, inputs, k, k) from d_z (batch, outputs, H, W) and x (batch, inputs, H, W), or,
+    without x, that of x.
     """
-    options: Any = ([1, 1], [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1, [not weights, weights, False])
-    return torch.ops.aten.convolution_backward(d_z, x, weight, None, *options)[int(weights)]
+    shape_of_x = d_z[:, :1].expand(-1, weight.shape[1], -1, -1)
+    like = torch.empty_like(shape_of_x, memory_format=torch.channels_last) if x is None else x
+    options: Any = ([1, 1], [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1, [x is None, x is not None, False])
+    return torch.ops.aten.convolution_backward(d_z, like, weight, None, *options)[int(x is not None)]

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from seqae.lstm.compiled import STEP_SOURCE, step_library, usable_library
+from seqae.lstm.compiled import STEP_SOURCE, TILE, step_library
 from seqae.lstm.unrolled import LayerTensors, Unrolling, no_second_order
 from seqae.tasks import ACTIVATIONS
 
-TILE = 64  # rows of a tile in step.c, at most
 BUFFERS = ("hidden", "cell", "gates", "g")  # of a layer, filled forward, read backward; shapes: `struct layer`
 # The names of the fields of `struct stack` and of its `struct layer` in step.c, in their order.
 STRUCTS = re.findall(r"struct (\w+) \{(.*?)\n\};", STEP_SOURCE, re.DOTALL)
@@ -31,10 +31,10 @@ def is_recorded() -> bool:
 def runs_in_c(layers: Sequence[LayerTensors], batch: int) -> bool:
     """Whether C makes all steps of these layers: float32 matrices on a CPU, of at most `largest` in step.c a layer.
 
-    Not where torch wants to see every operation, see `usable_library`, as it also does in torch.jit.trace.
+    Not where torch wants to see every operation: in a dispatch mode, as torch.export has, and in torch.jit.trace.
     """
     fits = all(w.dim() == 2 and w.dtype == torch.float32 and w.device.type == "cpu" for own in layers for w in own[:2])
-    if not fits or is_recorded() or (library := usable_library()) is None:
+    if not fits or is_in_torch_dispatch_mode() or is_recorded() or (library := step_library()) is None:
         return False
     return max(own.weight_ih.numel() + own.weight_hh.numel() for own in layers) <= library.largest(batch)
 

@@ -105,12 +105,11 @@ typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 static inline long least(long a, long b) { return a < b ? a : b; }
 
 /* Adds to sum (C, TILE) the product of v (K, TILE) and of s (K, C), whose numbers are s_row and s_column apart. */
-__attribute__((always_inline)) static inline void tile(long C, const float *restrict v, long v_row,
-                                                       const float *restrict s, long s_row, long s_column, long K,
-                                                       float *restrict sum) {
+__attribute__((always_inline)) static inline void tile(long C, const float *restrict v, const float *restrict s,
+                                                       long s_row, long s_column, long K, float *restrict sum) {
   lanes own[COLUMNS][4];
   for (long c = 0; c < C; c++) for (long n = 0; n < 4; n++) own[c][n] = ((lanes *)(sum + c * TILE))[n];
-  for (long k = 0; k < K; k++, v += v_row, s += s_row) {
+  for (long k = 0; k < K; k++, v += TILE, s += s_row) {
     lanes read[COLUMNS];
     for (long c = 0; c < C; c++) read[c] = s[c * s_column] - (lanes){0};
     for (long n = 0; n < 4; n++) for (long c = 0; c < C; c++) own[c][n] += read[c] * ((const lanes *)v)[n];
@@ -118,9 +117,9 @@ __attribute__((always_inline)) static inline void tile(long C, const float *rest
   for (long c = 0; c < C; c++) for (long n = 0; n < 4; n++) ((lanes *)(sum + c * TILE))[n] = own[c][n];
 }
 
-__attribute__((noinline)) static void add_product(long C, const float *v, long v_row, const float *s, long s_row,
-                                                  long s_column, long K, float *sum) {
-#define OF(n) case n: if (n <= COLUMNS) tile(n, v, v_row, s, s_row, s_column, K, sum); break;
+__attribute__((noinline)) static void add_product(long C, const float *v, const float *s, long s_row, long s_column,
+                                                  long K, float *sum) {
+#define OF(n) case n: if (n <= COLUMNS) tile(n, v, s, s_row, s_column, K, sum); break;
   switch (C) { OF(1) OF(2) OF(3) OF(4) OF(5) OF(6) }
 }
 
@@ -221,8 +220,8 @@ static void forward_layer(const struct layer *l, const float *x, long t, long B,
       long n = least(LANES, H - u);
       for (long c = 0; c < 4 * C; c++)
         for (long k = 0; k < LANES; k++) sum[c * LANES + k] = k < n ? l->bias[c % 4 * H + u + k] : 0;
-      if (x) add_product(C, l->packed_ih + u * 4 * D, TILE, x + first * D, 1, D, D, sum);
-      if (h) add_product(C, l->packed_hh + u * 4 * H, TILE, h + first * H, 1, H, H, sum);
+      if (x) add_product(C, l->packed_ih + u * 4 * D, x + first * D, 1, D, D, sum);
+      if (h) add_product(C, l->packed_hh + u * 4 * H, h + first * H, 1, H, H, sum);
       for (long c = 0; c < C; c++) {
         long last = (t * B + first + c) * H + u, at = last + B * H; /* at u of a column; in gates 4 (last - u) + u */
         forward_units(sum + c * TILE, l->gates + 4 * last - 3 * u, l->g + last, l->cell + last, l->cell + at,
@@ -242,7 +241,7 @@ static void forward_output(const struct stack *s, const struct layer *top, float
       for (long c = 0; c < C; c++)
         for (long k = 0; k < n; k++)
           sum[c * TILE + k] = !s->weight ? gain * h[(first + c) * H + u + k] : s->bias ? s->bias[u + k] : 0;
-      if (s->weight) add_product(C, s->packed + u * H, TILE, h + first * H, 1, H, H, sum);
+      if (s->weight) add_product(C, s->packed + u * H, h + first * H, 1, H, H, sum);
       for (long c = 0; c < C; c++) {
         float *out = s->out + (t * B + first + c) * P + u, *read = s->read + (t * B + first + c) * P + u;
         for (long k = 0; k < n; k++) out[k] = sum[c * TILE + k];
@@ -268,10 +267,10 @@ static void backward_layer(const struct stack *s, const struct layer *l, float g
         if (d_out && !s->weight) for (long k = 0; k < n; k++) own[k] += gain * d_out[at + k];
       }
       if (t + 1 < s->T)
-        add_product(C, l->packed_hh + u * 4 * H, TILE, l->d_z + ((t + 1) * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
+        add_product(C, l->packed_hh + u * 4 * H, l->d_z + ((t + 1) * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
       if (above)
-        add_product(C, above->packed_ih + u * R, TILE, above->d_z + (t * B + first) * R, 1, R, R, sum);
-      else if (d_out && s->weight) add_product(C, s->packed + u * s->P, TILE, d_out + first * s->P, 1, s->P, s->P, sum);
+        add_product(C, above->packed_ih + u * R, above->d_z + (t * B + first) * R, 1, R, R, sum);
+      else if (d_out && s->weight) add_product(C, s->packed + u * s->P, d_out + first * s->P, 1, s->P, s->P, sum);
       for (long c = 0; c < C; c++) {
         long at = (t * B + first + c) * H + u, z = 4 * at - 3 * u;
         backward_units(sum + c * TILE, l->gates + z, l->g + at, l->cell + at, l->d_c + (first + c) * H + u, l->d_z + z,
@@ -288,7 +287,7 @@ static void backward_input(const struct stack *s, const struct layer *l, long t,
     EACH_CHUNK(first, C, b, end) {
       float sum[COLUMNS * TILE] = {0};
       long n = least(TILE, D - u);
-      add_product(C, l->packed_ih + u * 4 * H, TILE, l->d_z + (t * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
+      add_product(C, l->packed_ih + u * 4 * H, l->d_z + (t * B + first) * 4 * H, 1, 4 * H, 4 * H, sum);
       for (long c = 0; c < C; c++) {
         long at = (t * B + first + c) * D + u, before = at - B * D;
         if (s->feeds_back) for (long k = 0; k < n; k++) {
@@ -305,7 +304,7 @@ static void gradient(float *d_weight, long R, long D, const float *d, const floa
   for (long u = 0; d_weight && u < D; u += TILE)
     EACH_CHUNK(first, C, j, end) {
       float sum[COLUMNS * TILE] = {0};
-      add_product(C, x + u * N, TILE, d + first, R, 1, N, sum);
+      add_product(C, x + u * N, d + first, R, 1, N, sum);
       for (long c = 0; c < C; c++)
         for (long k = 0; k < least(TILE, D - u); k++) d_weight[(first + c) * D + u + k] = sum[c * TILE + k];
     }
@@ -495,7 +494,7 @@ __attribute__((always_inline)) static inline void gather(long side, const float 
 /* G k G' of kernels, for `convolve`: packed (tiles of R, POINTS, K, TILE). R are the outputs and K the inputs, or, for
    the gradient of the inputs (`back`), the other way round. */
 void pack_kernels(const float *kernels, float *packed, long R, long K, long back) {
-  _Pragma("omp parallel for collapse(2)")
+  _Pragma("omp parallel for collapse(2) if (R * K >= SMALL)")
   for (long u = 0; u < BLOCKS(R); u++)
     for (long k = 0; k < K; k++)
       for (long first = 0; first < TILE; first += LANES) {
@@ -521,7 +520,7 @@ static void convolve_maps(const float *tiles, long point, const float *packed, f
     for (long i = 0; i < POINTS * wide * TILE; i++) sum[i] = 0;
     for (long p = 0; p < POINTS; p++)
       EACH_CHUNK(first, C, 0, wide)
-        add_product(C, packed + p * K * TILE, TILE, tiles + p * point + (t + first) * K, 1, K, K,
+        add_product(C, packed + p * K * TILE, tiles + p * point + (t + first) * K, 1, K, K,
                     sum + (p * wide + first) * TILE);
     if (back) gather(SEEN, sum, z + u, m, R, some, t, t + wide);
     else gather(MADE, sum, z + u, m, R, some, t, t + wide);
@@ -571,7 +570,7 @@ void kernel_gradient(const float *x, const float *d_z, float *d_kernels, float *
       for (long n = 0; n < all; n += NEAR_TILES)
         for (long u = 0; u < blocks; u++)
           EACH_CHUNK(first, C, 0, K)
-            add_product(C, tiles_z + p * point_z + (u * all + n) * TILE, TILE, tiles_x + p * point_x + n * K + first, K,
+            add_product(C, tiles_z + p * point_z + (u * all + n) * TILE, tiles_x + p * point_x + n * K + first, K,
                         1, least(NEAR_TILES, all - n), d_points + p * point + (u * K + first) * TILE);
     _Pragma("omp barrier")
     SHARE(blocks * K, k, end_of_k);

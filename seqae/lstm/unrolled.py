@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from seqae.lstm.compiled import usable_library
+from seqae.lstm.compiled import step_library
 from seqae.lstm.linear import apply_weight, weight_gradient
 from seqae.lstm.winograd import kernels_in_c
 from seqae.tasks import Size
@@ -89,7 +90,7 @@ class UnrolledLayer:
             buffers = [buffer.movedim(-1, 1).contiguous().movedim(1, -1) for buffer in buffers]
         self.hidden, self.cell, self.gates, self.candidate = self.buffers = buffers
         fits = type(self.hidden) is Tensor and self.hidden.device.type == "cpu" and self.hidden.dtype == torch.float32
-        self.library = usable_library() if fits else None
+        self.library = step_library() if fits and not is_in_torch_dispatch_mode() else None
         self.weight_ih, self.weight_hh = (kernels_in_c(weight, map_size, self.library) for weight in weights)
 
     @classmethod
