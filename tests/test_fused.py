@@ -117,8 +117,12 @@ def convolutions(monkeypatch) -> list[str]:
     if compiled.step_library() is None:
         pytest.skip("no C compiler here")
     called, call = [], winograd.Kernels._call
-    noting = lambda self, function, *given: [called.append(function.__name__), call(self, function, *given)]  # noqa: E731
-    monkeypatch.setattr(winograd.Kernels, "_call", noting)
+
+    def noted(self, function, *given):
+        called.append(function.__name__)
+        call(self, function, *given)
+
+    monkeypatch.setattr(winograd.Kernels, "_call", noted)
     return called
 
 
@@ -139,9 +143,23 @@ def test_what_lies_in_new_memory_has_no_effect_on_convolutions_in_c(monkeypatch,
     new = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *size, **k: new(*size, **k).fill_(float("nan")))
     monkeypatch.setattr(torch, "empty_like", lambda x, **k: torch.full_like(x, float("nan"), **k))
-    assert all(
-        torch.equal(*pair) for pair in zip(over_maps(channels=20, hidden=17, size=(6, 7), batch=3), plain, strict=True)
-    )
+    again = over_maps(channels=20, hidden=17, size=(6, 7), batch=3)
+    assert all(torch.equal(*pair) for pair in zip(again, plain, strict=True))
+
+
+@pytest.mark.parametrize(("channels", "hidden", "size"), [(20, 17, (6, 7)), (64, 16, (4, 4)), (17, 33, (10, 13))])
+def test_convolutions_in_c_write_no_further_than_their_memory(monkeypatch, convolutions, channels, hidden, size):
+    behind, points = [], winograd.Kernels._points
+
+    def longer(*given):
+        memory = torch.full((points(*given).numel() + 4096,), 7.0)
+        behind.append(memory[-4096:])
+        return memory[:-4096]
+
+    monkeypatch.setattr(winograd.Kernels, "_points", longer)
+    over_maps(channels=channels, hidden=hidden, size=size, batch=5)
+    assert convolutions
+    assert all((memory == 7).all() for memory in behind)
 
 
 def test_torch_sees_convolutions_in_a_dispatch_mode(convolutions):

@@ -32,10 +32,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 IMAGES = ("image/svg+xml", *(f"image/{kind}" for kind in ("png", "jpeg", "gif", "webp", "avif", "bmp")))
-SCRIPTED = {  # their text/plain says nothing
-    "application/vnd.jupyter.widget-view+json": "a widget",
-    "application/javascript": "a script",
-}
+# Their text/plain says nothing.
+SCRIPTED = {"application/vnd.jupyter.widget-view+json": "a widget", "application/javascript": "a script"}
 
 
 @dataclass(frozen=True)
