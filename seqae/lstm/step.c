@@ -92,29 +92,33 @@ void backward(const float *z, const float *g, const float *before, const float *
    (B, H). A thread makes all steps of its columns, so that none waits for another, which may not have a processor. */
 
 /* A tile of a product is COLUMNS columns of TILE rows: four vectors, which are the four gates of LANES features, or the
-   next TILE features. So large a tile fits the processor's registers. */
+   next TILE features. AT_ONCE of them are made at a time, as many as fit the processor's 32 or 16 registers. */
 #if defined(__AVX512F__)
-enum { LANES = 16, COLUMNS = 6 };
+enum { LANES = 16, AT_ONCE = 4 };
 #elif defined(__AVX__)
-enum { LANES = 8, COLUMNS = 3 };
+enum { LANES = 8, AT_ONCE = 2 };
 #else
-enum { LANES = 4, COLUMNS = 6 };
+enum { LANES = 4, AT_ONCE = 2 };
 #endif
-enum { TILE = 4 * LANES, THREADED = 1 << 17 }; /* one thread makes steps of fewer multiplications than THREADED */
+enum { COLUMNS = 6, TILE = 4 * LANES, THREADED = 1 << 17 }; /* one thread makes steps of fewer multiplications */
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 static inline long least(long a, long b) { return a < b ? a : b; }
 
 /* Adds to sum (C, TILE) the product of v (K, TILE) and of s (K, C), whose numbers are s_row and s_column apart. */
 __attribute__((always_inline)) static inline void tile(long C, const float *restrict v, const float *restrict s,
                                                        long s_row, long s_column, long K, float *restrict sum) {
-  lanes own[COLUMNS][4];
-  for (long c = 0; c < C; c++) for (long n = 0; n < 4; n++) own[c][n] = ((lanes *)(sum + c * TILE))[n];
-  for (long k = 0; k < K; k++, v += TILE, s += s_row) {
-    lanes read[COLUMNS];
-    for (long c = 0; c < C; c++) read[c] = s[c * s_column] - (lanes){0};
-    for (long n = 0; n < 4; n++) for (long c = 0; c < C; c++) own[c][n] += read[c] * ((const lanes *)v)[n];
+  for (long first = 0; first < TILE; first += AT_ONCE * LANES) {
+    lanes own[COLUMNS][AT_ONCE];
+    for (long c = 0; c < C; c++)
+      for (long n = 0; n < AT_ONCE; n++) own[c][n] = ((lanes *)(sum + c * TILE + first))[n];
+    for (long k = 0; k < K; k++) {
+      const lanes *read = (const lanes *)(v + k * TILE + first);
+      for (long c = 0; c < C; c++)
+        for (long n = 0; n < AT_ONCE; n++) own[c][n] += s[k * s_row + c * s_column] * read[n];
+    }
+    for (long c = 0; c < C; c++)
+      for (long n = 0; n < AT_ONCE; n++) ((lanes *)(sum + c * TILE + first))[n] = own[c][n];
   }
-  for (long c = 0; c < C; c++) for (long n = 0; n < 4; n++) ((lanes *)(sum + c * TILE))[n] = own[c][n];
 }
 
 __attribute__((noinline)) static void add_product(long C, const float *v, const float *s, long s_row, long s_column,
