@@ -8,7 +8,7 @@ always lie in the same tensors.
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -59,7 +59,7 @@ class CudaRecorder:
 
 class CapturedGradients:
     """`gradients`, replayed after WARM_UP calls of its own. All arguments but `batch` have to stay what they are; where
-    other weights ask for gradients than before, it is recorded anew.
+    other weights ask for gradients than before, or the sequences have another length, it is recorded anew.
 
     batch_size: a batch of another size, such as an epoch's last one, goes to `gradients` itself; so does every batch if
     recording fails, which is warned of. The result and the weights' .grad are overwritten by the next call.
@@ -67,15 +67,15 @@ class CapturedGradients:
 
     def __init__(self, batch_size: int, recorder: Any = None) -> None:
         self.batch_size, self.recorder, self.calls = batch_size, recorder or CudaRecorder(), 0
-        self.replay: Any = None
-        self.found: Any = None
-        self.trained: Any = None
+        self.shape = self.replay = self.found = self.trained = cast(Any, None)
 
     def __call__(self, net: nn.Module, batch: Tensor, **given: Any) -> Gradients:
         """As `gradients`, whose arguments these are."""
-        self.calls += len(batch) == self.batch_size
         if len(batch) != self.batch_size or self.recorder is None:
             return gradients(net, batch, **given)
+        if batch.shape != self.shape:
+            self.shape, self.calls, self.replay = batch.shape, 0, None  # more frames are predicted from now on
+        self.calls += 1
         trained = [weight.requires_grad for weight in net.parameters()]
         if self.calls <= WARM_UP:
             with self.recorder.warm_up():

@@ -3,17 +3,17 @@
 A model is a `torch.nn.Module`. Its forward(frames, truth=None) takes the frames seen, (B, frames_in, H, W) float32 in
 the training range, and returns a dict with a tensor for each branch of the task: pre-activations (B, T, H, W). The
 activation is applied to them outside; before it a run of `seqae.runs`, not `fit`, multiplies those of a model of your
-own by its `gain` (a `SequenceAutoencoder` does so itself). For
-`recon`, T is frames_in, and the frames are in reverse order; in task `recon_ordered` they are in order. For `pred`, T
-is frames_out. truth has the true frames of each branch, (B, T, H, W), in training mode; otherwise it is None. Where the
-output for a sequence depends, in evaluation mode, on the others of its batch, errors depend on batch_size: the check
-warns where that of the last depends on the first. It warns as well where all pre-activations lie in (0, 1) before a
-sigmoid, as those of a model that ends in a sigmoid of its own. Nothing else of a model is needed. `reach`, a number, is
-read where a run's floor is computed: the largest |pre-activation| that any weights can give; infinity if it is missing.
-`checkpoint_settings`, a dict of numbers and texts by name, says what of the model the shapes of its weights do not
-tell: a checkpoint of others is refused. Edited code is not noticed otherwise. `capturable`, True where the forward pass
-launches the same operations at every call, lets a CUDA device replay updates as one graph, see
-`seqae.capture.can_capture`; without it they run one operation after the other.
+own by its `gain` (a `SequenceAutoencoder` does so itself). For `recon`, T is frames_in, and the frames are in reverse
+order; in task `recon_ordered` they are in order. For `pred`, T is frames_out. truth has the true frames of each branch,
+(B, T, H, W), in training mode; otherwise it is None. Where `UpdateRule.length` has fewer frames predicted at first, T
+is that of truth in training mode. Where the output for a sequence depends, in evaluation mode, on the others of its
+batch, errors depend on batch_size: the check warns where that of the last depends on the first. It warns as well where
+all pre-activations lie in (0, 1) before a sigmoid, as those of a model that ends in a sigmoid of its own. Nothing else
+of a model is needed. `reach`, a number, is read where a run's floor is computed: the largest |pre-activation| that any
+weights can give; infinity if it is missing. `checkpoint_settings`, a dict of numbers and texts by name, says what of
+the model the shapes of its weights do not tell: a checkpoint of others is refused. Edited code is not noticed
+otherwise. `capturable`, True where the forward pass launches the same operations at every call, lets a CUDA device
+replay updates as one graph, see `seqae.capture.can_capture`; without it they run one operation after the other.
 
 A training loss is a function of (z, target, *, activation): z and target are (B, T, H, W), pre-activations and true
 frames in the training range; it returns (B,), one value for each sequence. It may have the attributes
@@ -52,10 +52,11 @@ def check_kinds(given: Mapping[Any, object]) -> None:
         raise ValueError(f"fit takes {wanted}, not {type(value).__name__} {value!r:.60}: see help(seqae.fit)")
 
 
-def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autocast: torch.autocast) -> None:
+def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autocast: Any, length: Any = None) -> None:
     """Call the model on a few sequences, in evaluation and in training mode, the training loss and the metrics.
 
-    batch: uint8 (B, T, H, W) on the device of the weights. autocast: the context of forward passes in training.
+    batch: uint8 (B, T, H, W) on the device of the weights. autocast: the context of forward passes in training, of the
+    first `length` frames (None: all).
     Weights, buffers and random numbers are afterwards what they were. Raises ContractError, a sentence.
     """
     told = f"model {type(model).__name__}"
@@ -63,10 +64,11 @@ def check_contract(model: nn.Module, batch: Tensor, objective: Objective, autoca
         raise ContractError(f"{told} has no weights that can be trained")
     kept = {name: value.clone() for name, value in model.named_buffers()}  # statistics of normalisation layers
     frames = to_range(batch, objective.pixel_range)
-    targets = branch_targets(frames, task=objective.task, frames_in=objective.frames_in)
     for training in (False, True):
+        read = frames[:, :length] if training else frames
+        targets = branch_targets(read, task=objective.task, frames_in=objective.frames_in)
         with seeded(0), torch.set_grad_enabled(training):
-            _check_pass(told + " in training" * training, model.train(training), frames, targets, objective, autocast)
+            _check_pass(told + " in training" * training, model.train(training), read, targets, objective, autocast)
 
     def last(first: Tensor) -> Tensor:  # what is put out for the last sequence, beside this first one, (T, H, W)
         seen = torch.cat([first, frames[1:]])[:, : objective.frames_in]

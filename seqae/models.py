@@ -100,9 +100,10 @@ class SequenceAutoencoder(nn.Module):
     def forward(self, frames: Tensor, truth: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Pre-activations z (B, T, H, W) of each branch; `activate(z, activation)` are the output frames.
 
-        frames: (B, frames_in, H, W) in the training range. truth: for each branch what it should output, (B, T, H, W).
-        Decoders with `decoder_input: truth` read it in training mode. In evaluation mode they read their own output;
-        with recon_truth the recon decoder reads the frames seen. Raises ValueError for frames of another shape.
+        frames: (B, frames_in, H, W) in the training range. truth: for each branch what it should output, (B, T, H, W);
+        in training mode as many frames are decoded. Decoders with `decoder_input: truth` read it in training mode. In
+        evaluation mode they read their own output; with recon_truth the recon decoder reads the frames seen. Raises
+        ValueError for frames of another shape.
         """
         seen, states = self._encode(frames)
         follow = dict(truth or {}) if self.training else {}
@@ -125,7 +126,7 @@ class SequenceAutoencoder(nn.Module):
         """Pre-activations z (B, T, H, W) of each branch, from the last states of all layers of the encoder.
 
         last: (B, H·W), the last frame seen, in the training range. truth: for each branch the frames (B, T, H, W) that
-        its decoder reads with `decoder_input: truth`, or none, and it reads its own output.
+        its decoder reads with `decoder_input: truth`, as many as are decoded, or none, and it reads its own output.
         """
         states = [LSTMState(states[-1].h, None)] if self.row.hand_over == "top" else states
         outputs = {}
@@ -160,7 +161,7 @@ class SequenceAutoencoder(nn.Module):
         (B, H·W), the frame before the first; truth: (B, T, H, W), read with `decoder_input: truth`.
         """
         decoder: Any = self.decoders[branch]
-        readout, steps = self.readouts[branch], self.steps[branch]
+        readout, steps = self.readouts[branch], self.steps[branch] if truth is None else truth.shape[1]
         initial = [*states, *[None] * (len(decoder.layers) - len(states))]
         if self.decoder_input == "zero":
             return self._read(branch, decoder(None, initial, steps=steps)[0])

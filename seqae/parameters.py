@@ -89,6 +89,7 @@ class Parameters(BaseModel):
     reduction: Literal["mean", "sum"] = Field("mean", description="of the training loss over batch, time and pixels")
     clip_norm: float | None = Field(0.25, gt=0, description="largest gradient norm; no clipping if none")
     clip_update: float | None = Field(None, gt=0, description="largest change of a weight per update; no limit if none")
+    horizon_until: float | None = Field(None, gt=0, le=1, description="share of updates until all frames are predicted")
     patience: int | None = Field(None, ge=1, description="stop after so many epochs with < 1 % gain on val if set")
     init: Literal["default", "orthogonal", "uniform"] = Field("default", description="initial LSTM weights")
     init_range: float = Field(0.01, gt=0, description="init uniform draws from U(-init_range, init_range)")

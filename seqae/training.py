@@ -111,7 +111,7 @@ def fit(
     autocast, scaler = mixed_precision(accelerator.device, rule.precision)
     net = accelerator.prepare_model(model)
     model.__dict__.pop("_is_accelerate_prepared", None)  # so that it can be fitted again
-    check_contract(model, sample.to(accelerator.device), objective, autocast)
+    check_contract(model, sample.to(accelerator.device), objective, autocast, rule.length(0))
     optimizer = rule.optimizer(list(model.parameters()))
     if not {w for group in getattr(optimizer, "param_groups", ()) for w in group["params"]} & {*model.parameters()}:
         raise ValueError(f"optimizer {type(optimizer).__name__} has none of the model's weights: make it of those")
@@ -163,7 +163,7 @@ def fit(
             for indices in order.split(batch_size)[state.step - done * steps :]:
                 mine, share = _share(indices, accelerator)
                 seed_draws((seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
-                batch = frames[mine].to(accelerator.device)  # (B, T, H, W) uint8
+                batch = frames[mine][:, : rule.length(state.step)].to(accelerator.device)  # (B, T, H, W) uint8
                 # DDP averages gradients over the ranks, so each takes `ranks` times its part of the mean or the sum. A
                 # rank's own sum is that of its sequences; one that counts nothing has share 0.
                 factor = ranks * (share if objective.reduction == "mean" else float(share > 0))
@@ -265,9 +265,8 @@ def _over_ranks(
     ours = recursively_apply(lambda mean: mean * share, [found.objective, found.errors, found.histograms])
     objective, errors, histograms = accelerator.reduce(ours, "sum")
     norm = None if totals.grad_norm is None else accelerator.reduce(totals.grad_norm, "sum")
-    objective_on_train, of_branches = accelerator.reduce([totals.objective, totals.errors], "sum")
-    on_train = replace(totals, objective=objective_on_train, errors=of_branches, grad_norm=norm)
-    return Evaluation(objective, errors, histograms), on_train
+    trained, own = accelerator.reduce([totals.objective, totals.errors], "sum")
+    return Evaluation(objective, errors, histograms), replace(totals, objective=trained, errors=own, grad_norm=norm)
 
 
 def _metric_rows(at: Row, totals: EpochTotals, found: Evaluation, *, overflows: bool) -> list[Row]:

@@ -25,7 +25,8 @@ class UpdateRule:
     schedule_per: `epoch` or `update`, how often the scheduler takes a step (ReduceLROnPlateau, which reads the
     objective on val: every epoch). clip_norm: largest gradient norm, of all weights together. clip_update: largest
     change of one weight in an update. precision: of matrix products, none (float32), tf32, bf16 or fp16:
-    `seqae.device.mixed_precision`.
+    `seqae.device.mixed_precision`. length: takes the number of updates made; the next one is of so many frames of its
+    sequences, the first ones (None: all), so that fewer are predicted.
     """
 
     optimizer: Callable[[Iterable[Tensor]], Optimizer]
@@ -34,11 +35,12 @@ class UpdateRule:
     clip_norm: float | None = None
     clip_update: float | None = None
     precision: str = "none"
+    length: Callable[[int], int | None] = lambda made: None
 
     def __post_init__(self) -> None:
         check_choice("schedule_per", self.schedule_per, ("epoch", "update"))
         check_positive(float, clip_norm=self.clip_norm, clip_update=self.clip_update)
-        for name, of in (("optimizer", "weights"), ("schedule", "optimizer")):
+        for name, of in (("optimizer", "weights"), ("schedule", "optimizer"), ("length", "made")):
             if not callable(given := getattr(self, name)):
                 raise ValueError(f"{name} must be a function that makes it, lambda {of}: …; not {type(given).__name__}")
 

@@ -70,12 +70,12 @@ def model_of(**given: Any) -> SequenceAutoencoder:
 
 
 def trained(
-    model: nn.Module, *, epochs: int = 3, optimizer: str = "Adam", train: Any = lambda epoch: FRAMES
+    model: nn.Module, *, epochs: int = 3, optimizer: str = "Adam", train: Any = lambda epoch: FRAMES, **rule: Any
 ) -> tuple[dict[str, Tensor], list[Any]]:
     rows: list[Any] = []
     fitted = fit(
         model, train, FRAMES[:4], objective=OBJECTIVE, epochs=epochs, batch_size=4, device="cpu",
-        rule=UpdateRule(optimizer_factory(optimizer, learning_rate=0.01), clip_norm=0.05),
+        rule=UpdateRule(optimizer_factory(optimizer, learning_rate=0.01), clip_norm=0.05, **rule),
         record=lambda table, found: rows.extend(found),
     )  # fmt: skip
     return fitted.weights, [{k: repr(v) for k, v in row.items() if k != "seconds"} for row in rows]
@@ -96,6 +96,21 @@ def test_a_captured_training_has_the_numbers_of_an_eager_one(
     assert all(torch.equal(eager[name], captured[name]) for name in eager)
     # 22 sequences: five batches of four and one of two, which goes another way, each of three epochs
     assert (recorder.warm_ups, recorder.recordings, recorder.replays) == (WARM_UP, 1, 15 - WARM_UP)
+
+
+def test_longer_sequences_are_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def length(made: int) -> int:
+        return 4 if made < 8 else 5
+
+    eager, rows = trained(model_of(), length=length)
+    recorder = Recorder(model := model_of())
+    monkeypatch.setattr(training, "can_capture", lambda *given: True)
+    monkeypatch.setattr(training, "CapturedGradients", lambda size: CapturedGradients(size, recorder))
+    captured, own = trained(model, length=length)
+    assert own == rows
+    assert all(torch.equal(eager[name], captured[name]) for name in eager)
+    # of 15 batches of four, seven are in the first eight updates, with one frame to predict
+    assert (recorder.warm_ups, recorder.recordings, recorder.replays) == (2 * WARM_UP, 2, 15 - 2 * WARM_UP)
 
 
 def test_weights_that_are_frozen_for_a_while_are_trained_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ OTHER: dict[str, Any] = {
     "schedule_gamma": 0.9, "schedule_arguments": {"last_epoch": -1}, "clip_norm": None, "init": "orthogonal",
     "init_range": 0.1, "bias_init": "zero", "forget_bias": 1, "precision": "bf16", "device": "cpu",
     "label": "ours", "reduction": "sum", "clip_update": 1e-4, "patience": 5, "readout_bias": -2, "peephole_range": 0.1,
-    "repeats": 3, "devices": 2,
+    "repeats": 3, "devices": 2, "horizon_until": 0.5,
     "clips": "there", "clips_val": "val", "clips_test": ["a", "b"], "clips_digest": "0123456789ab", "clip_stride": 5,
     "tracker": "wandb", "store": "elsewhere", "fresh": True, "keep_checkpoint": True, "checkpoint_seconds": 0,
 }  # fmt: skip
@@ -41,6 +41,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "training_loss": {"training_loss": "bce", "activation": "sigmoid"},
     "recon_truth": {"recon_truth": True, "decoder_input": "truth"},
     "schedule_per": {"schedule_per": "update", "schedule": "StepLR"},
+    "horizon_until": {"horizon_until": 0.5, "task": "pred"},
 }
 # Where and how a run is executed, not what it is; nor is what comparisons call it.
 WHERE_AND_HOW = {"label", "device", "devices", "data_folder", "store", "fresh", "keep_checkpoint", "tracker"}
@@ -165,6 +166,7 @@ def test_a_range_is_two_numbers_in_order(pixel_range: Any) -> None:
         ("task", "reconstruct"), ("decoder_input", None), ("precision", "fp8"),
         ("endless", "perhaps"), ("data_folder", 2024), ("optimizer_arguments", [1]), ("momentum", -0.1),
         ("reduction", "none"), ("clip_update", 0), ("patience", 0), ("patience", 2.5), ("peephole_range", -0.1),
+        ("horizon_until", 0), ("horizon_until", 1.1),
         ("schedule_per", "step"), ("readout_bias", "low"), ("recon_truth", "perhaps"),
     ],
 )  # fmt: skip

@@ -147,6 +147,10 @@ def test_it_says_why_it_begins_anew(tmp_path, said) -> None:
     opened(tmp_path, 2, **decays).train()
     found = shorter_run(opened(tmp_path, 3, **decays))
     assert found.told(3).endswith("2 of its 3 epochs: schedule CosineAnnealingLR depends on the number of epochs")
+    grows = {"horizon_until": 1, "task": "pred"}
+    opened(tmp_path, 2, **grows).train()
+    found = shorter_run(opened(tmp_path, 3, **grows))
+    assert found.told(3).endswith("2 of its 3 epochs: with horizon_until updates depend on the number of epochs")
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -112,6 +112,20 @@ def test_a_branch_has_its_own_length(task: str, shapes: dict[str, int]) -> None:
     assert {branch: tuple(z.shape) for branch, z in outputs.items()} == {b: (2, t, 16, 16) for b, t in shapes.items()}
 
 
+@pytest.mark.parametrize("decoder_input", DECODER_INPUTS)
+@pytest.mark.parametrize("architecture", CHECKED)
+def test_in_training_as_many_frames_are_decoded_as_truth_has(architecture: str, decoder_input: str) -> None:
+    model = tiny(architecture, "both", decoder_input)
+    frames = to_range(sequences(model), (0, 1))
+    truth = branch_targets(frames, task="both", frames_in=SEEN)
+    fewer = {"recon": truth["recon"], "pred": truth["pred"][:, :2]}
+    whole, part = (model(frames[:, :SEEN], of) for of in (truth, fewer))
+    assert (whole["pred"].shape[1], part["pred"].shape[1]) == (FUTURE, 2)
+    torch.testing.assert_close(part["pred"], whole["pred"][:, :2])
+    torch.testing.assert_close(part["recon"], whole["recon"])
+    assert model.eval()(frames[:, :SEEN], fewer)["pred"].shape[1] == FUTURE
+
+
 # ---- sizes, counted by hand ----
 
 

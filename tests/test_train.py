@@ -60,7 +60,7 @@ def trains(
 
 
 OBJECTIVE = trains()
-RULE = ("optimizer", "schedule", "schedule_per", "clip_norm", "clip_update", "precision")
+RULE = ("optimizer", "schedule", "schedule_per", "clip_norm", "clip_update", "precision", "length")
 
 
 def absolute(z: Tensor, target: Tensor, *, activation: str) -> Tensor:
@@ -162,6 +162,43 @@ def test_every_epoch_sees_every_sequence_once_in_an_order_of_its_own() -> None:
     assert torch.cat(others[:3]).tolist() not in epochs
 
 
+def test_an_update_predicts_as_many_frames_as_its_length_says() -> None:
+    model, frames = model_of(), []
+
+    def seen(module: Any, inputs: Any, outputs: Any) -> None:
+        frames.append((module.training, len(outputs["pred"][0]), len(outputs["recon"][0])))
+
+    model.register_forward_hook(seen)
+    fitted(model, length=lambda made: SEEN + 1 if made < 4 else None, epochs=2)
+    trained = [(future, past) for training, future, past in frames if training][1:]  # without that of `check_contract`
+    assert trained == [(1, SEEN)] * 4 + [(FUTURE, SEEN)] * 2
+    assert {(future, past) for training, future, past in frames if not training} == {(FUTURE, SEEN)}
+
+
+def test_updates_of_a_length_are_those_of_sequences_cut_to_it() -> None:
+    long = fitted(length=lambda made: SEEN + 1)
+    torch.manual_seed(6)
+    usual: dict[str, Any] = {"architecture": "srivastava", "decoder_input": "output", "hidden": 8, "frame_size": 16}
+    short = SequenceAutoencoder(task="both", activation="none", frames_in=SEEN, frames_out=1, **usual)
+    cut = fitted(short, train=lambda epoch: TRAIN[:, : SEEN + 1], val=VAL[:, : SEEN + 1])
+    assert equal(long.model.state_dict(), cut.model.state_dict())
+    assert long.log.curve("train", "mse", "pred") == cut.log.curve("train", "mse", "pred")
+
+
+def test_a_model_of_ones_own_that_predicts_all_frames_at_once_is_told() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, frames: Tensor, truth: Any = None) -> dict[str, Tensor]:
+            return {"pred": self.weight * frames[:, -1:].expand(-1, FUTURE, -1, -1)}
+
+    rule = UpdateRule(RATE, length=lambda made: SEEN + 1)
+    with pytest.raises(ValueError, match=r"Last in training, branch pred, returned \(2, 2, 16, 16\); it must be"):
+        fit(Last(), TRAIN, VAL, objective=trains(task="pred"), rule=rule, epochs=1, batch_size=4, record=Log())
+
+
 @dataclass
 class Stop(Exception):  # noqa: N818
     """What kills a run, at the worst of times: an epoch is recorded and its checkpoint is not written."""
@@ -197,6 +234,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
         ("sgd", "none", same, 3, {"clip_update": 1e-3, "objective": trains("mse", (0, 1), 2.0, "sum")}),
         ("adam", "none", same, 3, {"precision": "fp16", "objective": trains("mse", (0, 1), 1e3, "sum")}),
         ("adam", "StepLR", same, 3, {"precision": "bf16"}),
+        ("adam", "none", same, 2, {"length": lambda made: SEEN + 1 + made // 5}),
     ],
 )
 def test_a_resumed_run_is_the_unbroken_run(
@@ -589,6 +627,7 @@ def test_what_is_given_in_the_place_of_another_thing_is_told_so(tmp_path: Path) 
             fit(**{"model": model, "train": TRAIN, "val": VAL, "record": Log()} | usual | given)
     for refused, told in (
         (lambda: UpdateRule(made), "optimizer must be a function that makes it, lambda weights: …; not Adam"),  # type: ignore[arg-type]
+        (lambda: UpdateRule(RATE, length=4), "length must be a function that makes it, lambda made: …; not int"),  # type: ignore[arg-type]
         (lambda: UpdateRule(RATE, clip_norm=-1), "clip_norm must be a number above 0; not -1"),
         (lambda: UpdateRule(RATE, clip_update=0), "clip_update must be a number above 0; not 0"),
         (lambda: replace(OBJECTIVE, frames_in=0), "frames_in must be a whole number, 1 or more; not 0"),

@@ -54,6 +54,8 @@ IDLE: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "schedule_arguments", {"eta_min": 0.1}),
     (ONE_CYCLE, "learning_rate", 0.5),
     (CYCLIC, "learning_rate", 0.5),
+    ({}, "horizon_until", 0.5),
+    ({"task": "pred", "frames_out": 1}, "horizon_until", 0.5),
     ({}, "init_range", 0.5),
     ({"init": "orthogonal"}, "init_range", 0.5),
     ({}, "readout_bias", -2),
@@ -71,6 +73,7 @@ IDLE: list[tuple[dict[str, Any], str, Any]] = [
 # (a combination, a parameter that it uses, a value)
 BUSY: list[tuple[dict[str, Any], str, Any]] = [
     ({"task": "both"}, "recon_weight", 0.5),
+    ({"task": "both"}, "horizon_until", 0.5),
     ({"task": "both", "decoder_input": "truth"}, "recon_truth", True),
     ({"task": "pred", "frames_out": 1}, "decoder_input", "truth"),
     ({"task": "both", "frames_out": 1}, "decoder_input", "zero"),

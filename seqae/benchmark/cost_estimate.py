@@ -31,6 +31,7 @@ NO_TIME |= {"digits_per_sequence", "digit_speed"}
 # Of these, the time of a run depends on how many there are, that of an update does not.
 COUNTS = {"epochs", "train_sequences", "val_sequences", "test_sequences", "test_data", "endless", "patience", "digits"}
 COUNTS |= {"repeats", "schedule", "schedule_per", "schedule_every", "schedule_gamma", "schedule_arguments"}
+COUNTS |= {"horizon_until"}  # which makes the time of a run less than is said here
 RECORDED_GPUS = Path(__file__).with_name("recorded_gpus.json")  # written by docs/gpu.py, of files of `make gpu-check`
 SMALL = 5e10  # floating-point operations of an update; below this, a CPU takes a few updates in seconds
 

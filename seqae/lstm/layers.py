@@ -199,8 +199,7 @@ class LSTMStack(nn.Module):
             raise ValueError("inputs or states must tell the number of sequences; not None for both")
         if device.type != "meta" and dtype != torch.float64 and torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
-        own = zip(self.layers, known, strict=True)
-        return [layer.tensors(state, dtype, self.positions) for layer, state in own], batch
+        return [own.tensors(state, dtype, self.positions) for own, state in zip(self.layers, known, strict=True)], batch
 
 
 def _torch_is_faster(own: LayerTensors) -> bool:

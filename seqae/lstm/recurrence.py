@@ -29,8 +29,7 @@ class Recurrence(torch.autograd.Function):
         known: Any = [None] * how.steps
         fed = None
         if x is not None:
-            known = apply_weight(first.weight_ih, x, first.bias, size=how.map_size)
-            known = known.unflatten(1, (how.steps, how.columns)).unbind(1)
+            known = apply_weight(first.weight_ih, x, first.bias, size=how.map_size).chunk(how.steps, 1)
         out = last.hidden[1:]
         if how.feeds_back:
             out = torch.empty_like(out) if weight is None else out.new_empty(how.steps, len(weight), how.columns)

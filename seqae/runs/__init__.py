@@ -2,7 +2,7 @@
 
 notebook_cells, merging, identity, naming      a notebook's parameters, those that define a run; its hash and name
 digits, drawn, levels, clips (clip_files, clip_sets)    its data, and errors that need no training
-building, first_weights, optimizers            its model, and what that begins with; its optimizer and schedule
+building, first_weights, optimizers, horizon   its model, and what that begins with; its optimizer and schedules
 own_code (own_modules, own_models, own_runs, own_frames, cell_classes)   code of one's own, and where it failed
 experiment, run, assignment, ranks, live, memory, trackers    training, alone or for a sweep; going_on: for longer
 folder, records, locks, logs, results, kept, old_checkpoints  what its folder says, who may change it; page_file

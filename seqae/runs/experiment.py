@@ -28,6 +28,7 @@ from seqae.runs.building import meta_model as meta_model
 from seqae.runs.building import new_model as new_model
 from seqae.runs.building import sized_model as sized_model
 from seqae.runs.digits import DIGITS, OFFICIAL_FRAMES, Sequences, official_test, open_stream
+from seqae.runs.horizon import sequence_length
 from seqae.runs.identity import cycles_momentum
 from seqae.runs.levels import baselines, reachable_floor
 from seqae.runs.memory import used_memory
@@ -189,6 +190,7 @@ def update_rule(p: Parameters) -> UpdateRule:
         clip_norm=p.clip_norm,
         clip_update=p.clip_update,
         precision=p.precision,
+        length=sequence_length(p),
     )
 
 

@@ -23,6 +23,7 @@ from seqae.runs.building import load_model, reach_of
 from seqae.runs.drawn import HasData
 from seqae.runs.explanation import NO_LIMIT, explained, limit_unknown
 from seqae.runs.facts import facts_of
+from seqae.runs.horizon import all_predicted_from
 from seqae.runs.identity import as_used, without_effect
 from seqae.runs.logs import SAMPLES_FILE, has_results, read_samples, read_table
 from seqae.runs.merging import resolve
@@ -136,7 +137,9 @@ class RunFolder(HasModel, HasData):
         return self.code or recorded_code(p, self.folder, trust=self.trusted)
 
     def marks(self) -> dict[str, int]:
-        """Epochs to mark on a curve: `best` on val and, if the run has them, `plateau`, `stopped` and `diverged`."""
+        """Epochs to mark on a curve: `best` on val and, if the run has them, `plateau`, `stopped` and `diverged`; with
+        `horizon_until` the first from which on errors on train are of all frames, `all frames`.
+        """
         table = self.metrics().query("metric == 'objective'")
         objective = table[table.split == "val"]["value"].to_list()
         if not objective or not np.isfinite(table[table.epoch == len(objective)]["value"]).all():
@@ -144,6 +147,8 @@ class RunFolder(HasModel, HasData):
         marks = {"best": int(np.argmin(objective)) + 1, "plateau": plateau_since(objective)}
         if self.status == "done" and len(objective) < self.parameters.epochs:
             marks["stopped"] = len(objective)
+        if (whole := all_predicted_from(self.parameters)) and 1 < whole <= len(objective):
+            marks["all frames"] = whole
         return {name: epoch for name, epoch in marks.items() if epoch}
 
     def test(self) -> pd.DataFrame:

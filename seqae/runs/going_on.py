@@ -21,6 +21,7 @@ from seqae.files import whole
 from seqae.parameters import Parameters
 from seqae.runs.experiment import update_rule
 from seqae.runs.folder import RunFolder
+from seqae.runs.horizon import grows
 from seqae.runs.identity import run_hash
 from seqae.runs.later_metrics import forget_metrics, outdated
 from seqae.runs.locks import copying
@@ -144,6 +145,8 @@ def _compared(run: RunFolder, other: RunFolder) -> Shorter:
     trained = int(record.get("epochs", _epochs(other)))
     if _schedule(run.parameters) != _schedule(other.parameters):
         return Shorter(other, trained, f"schedule {run.parameters.schedule} depends on the number of epochs")
+    if grows(run.parameters):
+        return Shorter(other, trained, "with horizon_until updates depend on the number of epochs")
     file = other.folder / CHECKPOINT
     if not file.exists():
         elsewhere = (other.folder.parents[1] / MARK).exists() and record["parameters"].get("keep_checkpoint")

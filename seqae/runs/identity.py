@@ -118,6 +118,11 @@ USES = {
         ("task", "clips"),
         lambda p: p.task in ("pred", "both") or _of_clips(p),
     ),
+    "horizon_until": Use(
+        "with task pred or both, of more than one frame",
+        ("task", "frames_out"),
+        lambda p: "pred" in BRANCHES[p.task] and p.frames_out > 1,
+    ),
     **{name: Use(_OF_DIGITS, ("clips",), lambda p: not _of_clips(p)) for name in OF_DIGITS},
     **{name: Use("with clips", ("clips",), _of_clips) for name in ("clips_val", "clips_test", "clip_stride")},
     "hidden": Use(_SCALED, ("architecture",), _architecture(lambda row: row.hidden != PIXELS)),
@@ -175,6 +180,7 @@ USES = {
 _TRAINING = (
     *("train_sequences", "val_sequences", "test_sequences", "test_data", "endless", "epochs", "patience"),
     *("schedule", "schedule_per", "schedule_every", "schedule_gamma", "schedule_arguments", "clip_update"),
+    "horizon_until",
     *("devices", "tracker", "keep_checkpoint", "checkpoint_seconds"),
 )
 

@@ -29,6 +29,7 @@ WORDS = {  # how a run's name spells a parameter; others are spelled by their ow
     "schedule_every": "every",
     "schedule_per": "per",
     "schedule_gamma": "gamma",
+    "horizon_until": "horizon",
 }
 BARE = {
     "architecture",
