@@ -1,10 +1,11 @@
 """Writes the tables and figures of results in README.md and results.md from a store's runs of the family `best`:
 python docs/results.py [STORE], a folder or URL; by default $SEQAE_STORE, else reports/.
 
-README.md has the recipe on full MNIST at scale `cpu`. Its seeds are kept in seqae/reports/hour.csv, which reports show
-beside a run: those of the store are added, so they need not be of one machine or day. results.md has the ablations, of
-scale `ablation`, and other values of parameters, of scale `search`, both in the order of val. A run belongs to a scale
-when its data and budget are those of the family's notebook at that scale.
+README.md has the recipe on full MNIST at scale `cpu`, and prediction alone. Their seeds are kept in
+seqae/reports/hour.csv, which reports show beside a run: those of the store are added, so they need not be of one
+machine or day. results.md has the ablations, of scale `ablation`, and other values of parameters, of scale `search`,
+both in the order of val. A run belongs to a scale when its data and budget are those of the family's notebook at that
+scale.
 """
 
 import math
@@ -20,20 +21,22 @@ from seqae.reports import compare
 from seqae.reports.groups import data_and_budget
 from seqae.reports.published import hour_results, hour_seeds, standing
 from seqae.runs import family_defaults, sample_strips, save_strips
+from seqae.runs.experiment import reference_levels
 from seqae.stores import fetch
 from seqae.sweeps.parameter_files import read_yaml
 
 HERE = Path(__file__).parent
 RECIPE = "the recipe"  # the label of its runs
+ROWS = {RECIPE: "seqae", "prediction alone": "seqae, prediction alone"}  # of README's table, by the label of their runs
 METRICS = ["mse", "nats_per_frame", "ssim"]
 DIGITS = {"mse": 4, "nats_per_frame": 1, "ssim": 3}  # after the point
 DECIMALS = {"mse": 6, "nats_per_frame": 2, "ssim": 4}  # of a seed, in hour.csv
 COLUMNS = [(branch, metric) for branch in ("recon", "pred") for metric in METRICS]
 
 
-def results(run: Run) -> pd.DataFrame:
-    """A row for each model but the run's own, a column for each branch and metric."""
-    table = standing(run.test(), run.baselines(), "seqae")
+def results(run: Run, levels: pd.DataFrame) -> pd.DataFrame:
+    """A row for each model but the run's own, a column for each branch and metric. levels: as `Run.baselines`."""
+    table = standing(run.test(), levels, "seqae")
     table = table[~table.model.isin(["seqae", *hour_results().model])]
     table = table.assign(model=table.model + ", " + table.source)
     return table.pivot_table(index="model", columns="branch", values=METRICS).swaplevel(axis=1)
@@ -50,41 +53,47 @@ def written(values: pd.Series, column: tuple[str, str]) -> str:
     return text + (f" ({4096 * mean:.1f})" if column[1] == "mse" else "")
 
 
-def table(seeds: pd.DataFrame, run: Run) -> str:
-    """A table in Markdown: the mean over seeds first, then baselines, as of this run, and others by their squared error
-    of prediction.
+def table(seeds: pd.DataFrame, run: Run, levels: pd.DataFrame) -> str:
+    """A table in Markdown: the means over seeds first, then baselines, of these levels, and others by their squared
+    error of prediction.
     """
-    own = seeds.assign(model="seqae").pivot_table(index=["model", "seed"], columns="branch", values=METRICS)
-    found = pd.concat([own.droplevel("seed").swaplevel(axis=1), results(run)])
+    own = seeds.assign(model=seeds.recipe.map(ROWS))
+    own = own.pivot_table(index=["model", "seed"], columns="branch", values=METRICS)
+    found = pd.concat([own.droplevel("seed").swaplevel(axis=1), results(run, levels)])
     order = found.groupby(level=0).mean().sort_values(("pred", "mse")).index
-    names = sorted(order, key=lambda name: name != "seqae")
+    names = sorted(order, key=lambda name: name not in ROWS.values())
     head = ["", *(name for b in ("recon", "pred") for name in (f"{b}: MSE per pixel (a frame)", "nats/frame", "SSIM"))]
     lines = [" | ".join(head), "|".join("---" for _ in head)]
     for name in names:
         rows = found.loc[[name]]
         cells = [written(rows[column] if column in rows else pd.Series(dtype=float), column) for column in COLUMNS]
-        lines.append(" | ".join(["**seqae**" if name == "seqae" else name, *cells]))
+        lines.append(" | ".join([f"**{name}**" if name in ROWS.values() else name, *cells]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def with_these(seeds: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
-    """As `hour_seeds`: those of these runs, and of the others those of as many weights and training sequences."""
+    """As `hour_seeds`: those of these runs, and of the others of their recipe those of as many weights and training
+    sequences; other recipes stay.
+    """
     made = []
     for run in runs:
         p, record = run.parameters, run.record()
         tests = standing(run.test(), run.baselines(), "seqae").query("model == 'seqae'")[["branch", *METRICS]]
         took = {"threads": record["threads"], "minutes": round(record["seconds"] / 60), "ended": record["ended"][:10]}
-        trained = {"weights": record["weights"], "sequences": p.epochs * p.train_sequences}
+        trained = {"recipe": p.label, "weights": record["weights"], "sequences": p.epochs * p.train_sequences}
         tests = tests.dropna(subset="mse")  # one that diverged has none
         made.append(tests.assign(seed=p.seed, **trained, **took, test_sequences=p.test_sequences))
     new = pd.concat(made)
-    alike = seeds.weights.isin(new.weights) & seeds.sequences.isin(new.sequences)
-    found = pd.concat([seeds[alike & ~seeds.seed.isin(new.seed)], new[seeds.columns]]).infer_objects().round(DECIMALS)
-    return found.sort_values(["branch", "seed"], ascending=[False, True], ignore_index=True)
+    same = ["recipe", "weights", "sequences"]
+    kept = ~seeds.recipe.isin(new.recipe) | seeds[same].apply(tuple, axis=1).isin(new[same].apply(tuple, axis=1))
+    again = seeds[["recipe", "seed"]].apply(tuple, axis=1).isin(new[["recipe", "seed"]].apply(tuple, axis=1))
+    found = pd.concat([seeds[kept & ~again], new[seeds.columns]]).infer_objects().round(DECIMALS)
+    order = ["recipe", "branch", "seed"]
+    return found.sort_values(order, ascending=[False, False, True], ignore_index=True)
 
 
 def protocol(seeds: pd.DataFrame, *, lost: int) -> str:
-    """Size, budget, seeds, of which `lost` more diverged, and test sequences, in a sentence."""
+    """Size, budget, seeds, of which `lost` more diverged, and test sequences of a recipe, in a sentence."""
     once = seeds.drop_duplicates("seed")
     times = once.groupby("threads", sort=False).minutes.mean()
     took = " or ".join(f"{t:.0f} minutes on {n} CPU core{'s' * (n > 1)}" for n, t in times.items())
@@ -94,6 +103,15 @@ def protocol(seeds: pd.DataFrame, *, lost: int) -> str:
     trained = f"{once.weights.max():,} weights, {once.sequences.max():,} training sequences"
     tested = f"figures of {once.test_sequences.max():,} sequences of MNIST's test digits"
     return f"{trained}, {took}, {told}; {tested}, {once.ended.max()}."
+
+
+def protocols(seeds: pd.DataFrame, runs: list[Run]) -> str:
+    """`protocol` of each recipe, a paragraph each, after the name of its row where there are several."""
+    told = {}
+    for recipe, own in seeds.groupby("recipe", sort=False):
+        lost = sum(run.diverged for run in runs if run.parameters.label == recipe)
+        told[ROWS[str(recipe)]] = protocol(own, lost=lost)
+    return "\n\n".join(told.values() if len(told) == 1 else (f"{name}: {text}" for name, text in told.items()))
 
 
 def side_by_side(runs: list[Run]) -> str:
@@ -148,20 +166,23 @@ def of_scale(runs: list[Run], name: str) -> list[Run]:
 if __name__ == "__main__":
     store = fetch(next(iter(sys.argv[1:]), None), "best", whole=True)
     done = [run for run in find_runs(store, "best") if run.status == "done" and run.parameters.digits == "mnist"]
-    recipes = [run for run in done if run.parameters.label == RECIPE]
-    chosen, compared, searched = of_scale(recipes, "cpu"), of_scale(done, "ablation"), of_scale(done, "search")
+    chosen = of_scale([run for run in done if run.parameters.label in ROWS], "cpu")
+    compared, searched = of_scale(done, "ablation"), of_scale(done, "search")
     if not (chosen or compared or searched):
         sys.exit("no finished run of scale cpu, ablation or search on full MNIST in this store: make paper-cpu")
     if chosen:
-        p = chosen[0].parameters
-        kinds = {run.parameters.model_dump_json(exclude={*EXECUTION, "seed"}) for run in chosen}
-        if len(kinds) > 1:
-            sys.exit("runs of the recipe at scale cpu differ in more than their seed: leave one kind in this store")
-        save_strips(sample_strips(chosen[0].samples(), task=p.task, frames_in=p.frames_in), HERE / "results.png")
+        for label in ROWS:
+            of_it = [run.parameters for run in chosen if run.parameters.label == label]
+            if len({p.model_dump_json(exclude={*EXECUTION, "seed"}) for p in of_it}) > 1:
+                sys.exit(f"runs of {label} at scale cpu differ in more than their seed: leave one kind in this store")
+        for run in [run for run in chosen if run.parameters.label == RECIPE][:1]:
+            strips = sample_strips(run.samples(), task=run.parameters.task, frames_in=run.parameters.frames_in)
+            save_strips(strips, HERE / "results.png")
         seeds = with_these(hour_seeds(), chosen)
         seeds.to_csv(HERE.parent / "seqae/reports/hour.csv", index=False)
-        told = f"{table(seeds, chosen[0])}\n\n{protocol(seeds, lost=sum(run.diverged for run in chosen))}"
-        put(HERE.parent / "README.md", "results", told)
+        both = chosen[0].parameters.model_copy(update={"task": "both"})  # baselines of recon, too
+        rows = table(seeds, chosen[0], reference_levels(both, math.inf))
+        put(HERE.parent / "README.md", "results", f"{rows}\n\n{protocols(seeds, chosen)}")
     for name, runs_of_it in ("ablation", compared), ("search", searched):
         if runs_of_it:
             put(HERE / "results.md", name, side_by_side(runs_of_it))

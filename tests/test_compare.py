@@ -717,15 +717,22 @@ def test_the_published_tables_are_in_the_order_of_val(seeds, tmp_path, written):
 
 
 def test_what_the_hour_reached_is_the_same_in_readme_and_in_reports(written):
-    (row,) = re.findall(r"^\| \*\*seqae\*\* \| (.*) \|$", (PROJECT / "README.md").read_text(), re.MULTILINE)
-    hour = hour_results().set_index("branch")
-    for cell, (branch, metric) in zip(row.split(" | "), written.COLUMNS, strict=True):
-        assert cell.split()[0] == f"{hour.loc[branch, metric]:.{written.DIGITS[metric]}f}"
-    assert written.protocol(hour_seeds(), lost=0) in (PROJECT / "README.md").read_text()
+    readme, hour = (PROJECT / "README.md").read_text(), hour_results().set_index(["model", "branch"])
+    for recipe in hour_seeds().recipe.unique():
+        name = re.escape(f"**{written.ROWS[recipe]}**")
+        (row,) = re.findall(rf"^\| {name} \| (.*) \|$", readme, re.MULTILINE)
+        for cell, (branch, metric) in zip(row.split(" | "), written.COLUMNS, strict=True):
+            of = (f"{recipe}, two hours of a core", branch)
+            known = f"{hour.loc[of, metric]:.{written.DIGITS[metric]}f}" if of in hour.index else "–"
+            assert cell.split()[0] == known
+    assert written.protocols(hour_seeds(), []) in readme
 
 
 def test_seeds_of_the_hour_are_kept_from_one_machine_to_the_next(seeds, written):
-    nothing = hour_seeds()[:0]
+    def labelled(label, runs):
+        return [replace(r, parameters=r.parameters.model_copy(update={"label": label})) for r in runs]
+
+    nothing, seeds = hour_seeds()[:0], labelled("the recipe", seeds)
     first = written.with_these(nothing, seeds[:1])
     both = written.with_these(first, seeds[1:2])
     assert both.equals(written.with_these(nothing, seeds[:2])), "a seed of its own store, or all of one"
@@ -737,7 +744,14 @@ def test_seeds_of_the_hour_are_kept_from_one_machine_to_the_next(seeds, written)
     assert both.sequences.unique() == [seeds[0].parameters.epochs * seeds[0].parameters.train_sequences]
     shorter = both.assign(sequences=both.sequences - 1)
     assert written.with_these(shorter, seeds[:1]).equals(first), "budgets are not mixed"
-    table = written.table(both, seeds[0])
+    alone = written.with_these(both, labelled("prediction alone", seeds[:1]))
+    assert alone[alone.recipe == "the recipe"].equals(both), "a recipe does not replace another"
+    assert len(alone) == len(first) + len(both)
+    lines = written.table(alone, seeds[0], seeds[0].baselines()).splitlines()
+    assert sum(line.startswith("| **seqae") for line in lines[2:4]) == 2
+    assert written.protocols(both, []) == written.protocol(both, lost=0)
+    assert written.protocols(alone, []).count("seqae, prediction alone: ") == 1
+    table = written.table(both, seeds[0], seeds[0].baselines())
     assert table.count("**seqae**") == 1
     assert "two hours" not in table, "README has the runs' own row alone"
     mean = both[both.branch == "pred"].mse.mean()

@@ -15,21 +15,26 @@ def published_results() -> pd.DataFrame:
 
 
 def hour_seeds() -> pd.DataFrame:
-    """What the recipe of the family `best` reached at scale `cpu`, as docs/results.py wrote it, a row for each seed and
-    branch: mse (per pixel, on [0, 1]), nats_per_frame (a sum over 4096 pixels), ssim, of test_sequences of full MNIST;
-    weights, sequences that it was trained on, threads, minutes, ended.
+    """What the recipes of the family `best`, by their label, reached at scale `cpu`, as docs/results.py wrote it, a row
+    for each seed and branch: mse (per pixel, on [0, 1]), nats_per_frame (a sum over 4096 pixels), ssim, of
+    test_sequences of full MNIST; weights, sequences that it was trained on, threads, minutes, ended.
     """
     return pd.read_csv(str(files("seqae.reports") / "hour.csv"))
 
 
 def hour_results() -> pd.DataFrame:
-    """Means over `hour_seeds`, a row for each branch: model, mse, mse_per_frame, nats_per_frame, ssim, source."""
-    seeds = hour_seeds()
-    means = seeds.groupby("branch", sort=False)[["mse", "nats_per_frame", "ssim"]].mean().reset_index()
-    count = f"mean of {seeds.seed.nunique()} seeds" if seeds.seed.nunique() > 1 else "one seed"
-    tested = f"test, {seeds.test_sequences.max():,} sequences"
-    source = f"--scale cpu, full MNIST, {tested}, {count}, {seeds.ended.max()}"
-    return means.assign(model="the recipe, two hours of a core", mse_per_frame=FRAME_PIXELS * means.mse, source=source)
+    """Means over `hour_seeds`, a row for each recipe and branch: model, mse, mse_per_frame, nats_per_frame, ssim,
+    source.
+    """
+    rows = []
+    for (recipe, branch), seeds in hour_seeds().groupby(["recipe", "branch"], sort=False):
+        count = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+        tested = f"test, {seeds.test_sequences.max():,} sequences"
+        source = f"--scale cpu, full MNIST, {tested}, {count}, {seeds.ended.max()}"
+        means = seeds[["mse", "nats_per_frame", "ssim"]].mean()
+        rows.append({"branch": branch, **means, "model": f"{recipe}, two hours of a core", "source": source})
+    table = pd.DataFrame(rows)
+    return table.assign(mse_per_frame=FRAME_PIXELS * table.mse)
 
 
 def diary_results() -> pd.DataFrame:
