@@ -26,8 +26,9 @@ class Architecture:
     (`h`), which then has as many units as the frame has pixels, a Linear of it, or the embedding mirrored.
     hand_over: the decoder gets the encoder's top h alone, as the h of its first layer, or every layer's h and c.
     lstm_kernel_size: of convolutions inside the LSTMs, over the last feature map, which is then HIDDEN channels deep
-    (ConvLSTM); None: the LSTMs are fully connected. stack: what builds the recurrent layers. Raises ValueError for a
-    row that would build another network than it says.
+    (ConvLSTM); None: the LSTMs are fully connected. lstm_input_kernel_size: of those that read a layer's inputs, if it
+    is another. stack: what builds the recurrent layers. Raises ValueError for a row that would build another network
+    than it says.
     """
 
     hidden: int
@@ -40,6 +41,7 @@ class Architecture:
     readout: Literal["h", "linear", "mirror"] = "h"
     hand_over: Literal["top", "all"] = "top"
     lstm_kernel_size: int | None = None
+    lstm_input_kernel_size: int | None = None
     stack: Callable[..., Any] = LSTMStack
 
     def __post_init__(self) -> None:
@@ -89,3 +91,5 @@ ARCHITECTURES = {
         hand_over="all", lstm_kernel_size=3,
     ),
 }  # fmt: skip
+# Two convolutions have seen a whole patch, and h those around it: inputs need no more of them.
+ARCHITECTURES["convlstm_pointwise"] = replace(ARCHITECTURES["convlstm"], lstm_input_kernel_size=1)

@@ -48,8 +48,7 @@ def trajectories(start: np.ndarray, angle: np.ndarray, frames: int, speed: float
     beyond a wall the digit is put on the wall, not reflected, and that component of its velocity changes sign.
     """
     position = start.astype(np.float64)  # a copy
-    velocity = np.stack([np.sin(angle), np.cos(angle)]) * speed
-    path = np.empty((frames, *start.shape))
+    velocity, path = np.stack([np.sin(angle), np.cos(angle)]) * speed, np.empty((frames, *start.shape))
     for t in range(frames):
         position += velocity
         velocity[(position <= 0) | (position >= 1)] *= -1

@@ -64,8 +64,7 @@ def evaluate(
     with seeded(0), torch.no_grad():
         for batch in takewhile(lambda _: not stop, frames.split(batch_size)):
             outputs = branch_outputs(model, batch.to(device), objective)
-            errors = branch_errors(outputs, objective, quality=quality)
-            share = len(batch) / len(frames)
+            errors, share = branch_errors(outputs, objective, quality=quality), len(batch) / len(frames)
             _add_mean(means, "objective", objective_value(outputs, objective)[0].unsqueeze(0), share)
             for branch, out in outputs.items():
                 output, target = unit_frames(out, objective)

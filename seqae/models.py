@@ -78,6 +78,7 @@ class SequenceAutoencoder(nn.Module):
         widths = [pixels, *(top if n == HIDDEN else _scaled(n, width) for n in row.linear)]
         kernel_size, map_size = row.lstm_kernel_size, sizes[-1] if row.lstm_kernel_size else None
         cells: Any = {"peepholes": bool(peepholes), "kernel_size": kernel_size, "map_size": map_size}
+        cells |= {"input_kernel_size": row.lstm_input_kernel_size} if row.lstm_input_kernel_size else {}
 
         self.embedding = _embedding(row, channels, sizes, widths)
         self.encoder = row.stack(top if row.embeds else pixels, [top] * depth, **cells)

@@ -135,8 +135,7 @@ class Parameters(BaseModel):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        faults = []
-        own = [name for name in (self.architecture, self.training_loss) if ":" in name]
+        faults, own = [], [name for name in (self.architecture, self.training_loss) if ":" in name]
         odd = [name for name in (*own, *self.metrics) if not MODULE_NAME.fullmatch(name)]
         faults += [f"{name!r} must be module:name, such as my_models:GRU" for name in odd]
         if not (self.clips or self.clips_digest) and self.frame_size not in FRAME_SIZES:

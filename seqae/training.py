@@ -101,8 +101,7 @@ def fit(
     if not hasattr(seed, "__index__"):
         raise ValueError(f"seed must be a whole number; not {seed!r}")
     keep_freed_memory()
-    accelerator = make_accelerator(device=str(device))
-    draw = train if callable(train) else lambda epoch: train
+    accelerator, draw = make_accelerator(device=str(device)), train if callable(train) else lambda epoch: train
     made = draw(1)
     check_sequences("val", val, (sample := first_and_last("train", made)).shape[1:])
     if dark := " and ".join(k for k, t in (("train", made), ("val", val)) if isinstance(t, Tensor) and t.max() <= 1):

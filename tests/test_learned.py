@@ -424,7 +424,11 @@ def test_a_map_has_a_point_and_its_frames_for_each_sequence(run) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{"layers": 2, "peepholes": True}, {"architecture": "convlstm", "hidden": 4, "peepholes": True}],
+    [
+        {"layers": 2, "peepholes": True},
+        {"architecture": "convlstm", "hidden": 4, "peepholes": True},
+        {"architecture": "convlstm_pointwise", "hidden": 4},
+    ],
 )
 def test_gates_seen_are_those_that_make_the_state(made, given, monkeypatch) -> None:
     run = made(**given)

@@ -21,7 +21,8 @@ SEEN, FUTURE = 3, 5
 TASKS = ("recon", "recon_ordered", "pred", "both")
 DECODER_INPUTS = ("zero", "output", "truth")
 CNNS = ("cnn_v1", "cnn_v2", "cnn_v3", "cnn_flatten")
-CHECKED = ("lstm_copy", "fc_lstm", "srivastava", "convlstm")
+CONVLSTMS = ("convlstm", "convlstm_pointwise")
+CHECKED = ("lstm_copy", "fc_lstm", "srivastava", *CONVLSTMS)
 OF_H = ("lstm", "lstmcell", "lstm_copy")  # the frame is h itself
 STRIDES = {"cnn_v1": (2, 2, 2, 1, 1), "cnn_v2": (2, 2, 1), "cnn_v3": (2, 2, 1), "cnn_flatten": (2, 2, 1)}
 
@@ -169,6 +170,8 @@ FLAT = 1 * 128 * 100 + 128 * 512 * 100 + 512 * 16 * 9  # 16 channels of 8×8 are
     # 4·64·(64·9 + 64·9 + 1) = 295,168 a stack of 3; patches of 4×4, then 2×2, in, and out of either decoder
     ("convlstm", "both", {}, 3 * 256 * (2 * 64 * 9 + 1) + 16 * 32 + 32 + 32 * 4 * 64 + 64
      + 2 * (64 * 32 * 4 + 32 * 4 + 32 * 16 + 16), 912_000),
+    ("convlstm_pointwise", "pred", {}, 2 * 256 * (64 + 64 * 9 + 1) + 16 * 32 + 32 + 32 * 4 * 64 + 64
+     + 64 * 32 * 4 + 32 * 4 + 32 * 16 + 16, 345_840),
     ("cnn_flatten", "recon", {}, FLAT + 656 + 2 * lstm(1024, 1024, 1024, 1024) + FLAT + 641, 63_637_777),
 ])  # fmt: skip
 def test_sizes_at_full_size(architecture: str, task: str, given: dict[str, Any], by_hand: int, count: int) -> None:
@@ -241,7 +244,7 @@ class Plain:
     def cell(self, layer: str, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         of_layer = {name.rpartition(".")[2]: w for name, w in self.weights.items() if name.startswith(f"{layer}.")}
         weight_ih, weight_hh, bias = (of_layer[name] for name in ("weight_ih", "weight_hh", "bias"))
-        if self.architecture == "convlstm":
+        if self.architecture in CONVLSTMS:
             return self.convolutional_cell(of_layer, x, state)
         if "peephole_i" not in of_layer:
             cell = nn.LSTMCell(weight_ih.shape[1], weight_hh.shape[1], dtype=torch.float64)
@@ -259,15 +262,17 @@ class Plain:
         x, h, c = (maps.unflatten(1, (-1, *size)) for maps in (x, *state))
         if "peephole_i" in of_layer:
             peepholes = torch.stack([of_layer[f"peephole_{gate}"] for gate in "ifo"])[:, :, None, None]
-        w_x, w_h = (of_layer[name].unflatten(1, (-1, 3, 3)) for name in ("weight_ih", "weight_hh"))
-        z = nn.functional.conv2d(x, w_x, of_layer["bias"], padding=1) + nn.functional.conv2d(h, w_h, padding=1)
+        read = 1 if self.architecture == "convlstm_pointwise" else 3
+        w_x = of_layer["weight_ih"].unflatten(1, (-1, read, read))
+        w_h = of_layer["weight_hh"].unflatten(1, (-1, 3, 3))
+        z = nn.functional.conv2d(x, w_x, of_layer["bias"], padding="same") + nn.functional.conv2d(h, w_h, padding=1)
         i, f, g, o = z.chunk(4, 1)
         i, f = torch.sigmoid(i + peepholes[0] * c), torch.sigmoid(f + peepholes[1] * c)
         c = f * c + i * torch.tanh(g)
         return (torch.sigmoid(o + peepholes[2] * c) * torch.tanh(c)).flatten(1), c.flatten(1)
 
     def zeros(self, stack: str, batch: int) -> list[tuple[Tensor, Tensor]]:
-        positions = math.prod(self.model.frame_shape) // 64 if self.architecture == "convlstm" else 1
+        positions = math.prod(self.model.frame_shape) // 64 if self.architecture in CONVLSTMS else 1
         widths = [self.weights[f"{layer}.bias"].shape[0] // 4 * positions for layer in self.layers(stack)]
         return [(torch.zeros(batch, n, dtype=torch.float64),) * 2 for n in widths]
 
@@ -277,7 +282,7 @@ class Plain:
     def embed(self, frame: Tensor) -> Tensor:
         if self.architecture == "fc_lstm":
             return self.linear("embedding.2", self.linear("embedding.0", frame).relu()).relu()
-        if self.architecture == "convlstm":
+        if self.architecture in CONVLSTMS:
             x = frame.reshape(-1, 1, *self.model.frame_shape)
             w_4, b_4, w_2, b_2 = (self.weights[f"embedding.{n}.{kind}"] for n in (1, 3) for kind in ("weight", "bias"))
             return nn.functional.conv2d(nn.functional.conv2d(x, w_4, b_4, 4).relu(), w_2, b_2, 2).flatten(1)
@@ -313,7 +318,7 @@ class Plain:
             return self.linear(name, h)
         if self.architecture == "fc_lstm":
             return self.linear(f"{name}.2", self.linear(f"{name}.0", h).relu())
-        if self.architecture == "convlstm":  # of every position a patch of 2×2, and of each of these one of 4×4
+        if self.architecture in CONVLSTMS:  # of every position a patch of 2×2, and of each of these one of 4×4
             size = [side // 8 for side in self.model.frame_shape]
             x = self.patches(f"{name}.1", h.unflatten(1, (-1, *size)), 2).relu()
             return self.patches(f"{name}.4", x, 4).flatten(1)
@@ -339,7 +344,7 @@ class Plain:
             _, states = self.step("encoder", self.embed(flat[:, t]), states)
         for branch in model.decoders:
             stack, z, h = f"decoders.{branch}", [], torch.zeros(0)
-            if self.architecture in ("srivastava", "convlstm"):
+            if self.architecture in ("srivastava", *CONVLSTMS):
                 own = list(states)  # every layer's h and c
             else:  # the top h alone
                 own = self.zeros(stack, len(frames))
@@ -355,7 +360,7 @@ class Plain:
                         before = true if follows else activate(z[-1], model.activation)
                     x = self.embed(before)
                 elif model.decoder_input == "output" and t > 0:
-                    top_h = self.architecture in ("fc_lstm", "convlstm", *CNNS)
+                    top_h = self.architecture in ("fc_lstm", *CONVLSTMS, *CNNS)
                     x = h if top_h else activate(z[-1], model.activation)
                 h, own = self.step(stack, x, own)
                 z.append(model.gain * self.read(branch, h))
@@ -392,7 +397,7 @@ def compare(model: SequenceAutoencoder, architecture: str, task: str, *, trainin
 
 FEW: dict[str, dict[str, Any]] = {  # weights; more where there are ReLUs
     "lstm_copy": {"width": 0.003, "frame_size": 8}, "fc_lstm": {"width": 0.02}, "srivastava": {"width": 0.003},
-    "convlstm": {"width": 0.05, "frame_size": (16, 24)},
+    **{name: {"width": 0.05, "frame_size": (16, 24)} for name in CONVLSTMS},
 }  # fmt: skip
 
 
@@ -402,7 +407,7 @@ FEW: dict[str, dict[str, Any]] = {  # weights; more where there are ReLUs
 def test_forward_and_gradients_are_those_of_a_plain_loop(
     architecture: str, decoder_input: str, activation: str, training: bool
 ) -> None:
-    layers = 2 if architecture in ("srivastava", "convlstm") else 3
+    layers = 2 if architecture in ("srivastava", *CONVLSTMS) else 3
     model = tiny(architecture, "both", decoder_input, activation=activation, gain=3, layers=layers, **FEW[architecture])
     compare(model, architecture, "both", training=training)
 
@@ -463,7 +468,7 @@ def zero(state: Tensor | None) -> bool:
     return state is None or bool((state == 0).all())
 
 
-@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a not in ("srivastava", "convlstm")])
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a not in ("srivastava", *CONVLSTMS)])
 def test_only_the_top_h_is_handed_over(architecture: str, handed: Any) -> None:
     encoder, (first, *others) = handed(tiny(architecture, "pred", "zero"))
     assert torch.equal(first[0], encoder[-1][0])
@@ -473,7 +478,7 @@ def test_only_the_top_h_is_handed_over(architecture: str, handed: Any) -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("architecture", ["srivastava", "convlstm"])
+@pytest.mark.parametrize("architecture", ["srivastava", *CONVLSTMS])
 def test_every_h_and_c_is_handed_over(architecture: str, layers: int, handed: Any) -> None:
     encoder, decoder = handed(tiny(architecture, "pred", "zero", layers=layers, peepholes=True))
     assert len(encoder) == len(decoder) == layers

@@ -63,6 +63,14 @@ def test_the_plain_network_is_the_same_network(architecture, decoder_input, whol
 
 @pytest.mark.parametrize("decoder_input", ["zero", "output"])
 @pytest.mark.parametrize("layers", [1, 2])
+def test_the_plain_loop_with_inputs_read_pointwise_is_the_same_network(decoder_input, layers):
+    _p, model, frames = tiny(architecture="convlstm_pointwise", decoder_input=decoder_input, layers=layers)
+    for branch, z in PlainConvLSTM(model)(frames[:, :4]).items():
+        torch.testing.assert_close(z, model(frames[:, :4])[branch])
+
+
+@pytest.mark.parametrize("decoder_input", ["zero", "output"])
+@pytest.mark.parametrize("layers", [1, 2])
 def test_the_plain_loop_of_convolutions_is_the_same_network(decoder_input, layers):
     _p, model, frames = tiny(architecture="convlstm", decoder_input=decoder_input, layers=layers, gain=2)
     plain, seen = PlainConvLSTM(model), frames[:, :4]

@@ -100,14 +100,13 @@ def convolutional_cells(stack: LSTMStack) -> list[Callable]:
         ]
         w_ci, w_cf, w_co = peepholes
 
-        def product(weight: Tensor, flat: Tensor) -> Tensor:
-            kernel = weight.unflatten(1, (-1, layer.kernel_size, layer.kernel_size))
+        def product(weight: Tensor, flat: Tensor, side: int) -> Tensor:
             maps = flat.unflatten(1, (-1, *stack.map_size))
-            return nn.functional.conv2d(maps, kernel, padding=layer.kernel_size // 2)
+            return nn.functional.conv2d(maps, weight.unflatten(1, (-1, side, side)), padding=side // 2)
 
         def cell(x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            h, c = state
-            z = product(layer.weight_ih, x) + product(layer.weight_hh, h) + layer.bias[:, None, None]
+            (h, c), (read, kept) = state, layer.kernel_sizes
+            z = product(layer.weight_ih, x, read) + product(layer.weight_hh, h, kept) + layer.bias[:, None, None]
             i, f, g, o = z.chunk(4, 1)
             c = c.view_as(i)
             i, f = torch.sigmoid(i + w_ci * c), torch.sigmoid(f + w_cf * c)
@@ -168,7 +167,7 @@ def assert_same(ours: list[Tensor], plain: list[Tensor], tolerance: float) -> No
 
 def compare(stack, states, steps, batch, *, inputs=None, feedback=None, tolerance=1e-9) -> None:
     dense = plain_cells if stack.layers[0].peephole_i is None else peephole_cells
-    cells = (dense if stack.layers[0].kernel_size is None else convolutional_cells)(stack)
+    cells = (dense if stack.layers[0].kernel_sizes is None else convolutional_cells)(stack)
     if feedback is None:
         ours = flat(stack(inputs, states, steps=steps))
     else:
@@ -197,14 +196,20 @@ def test_forward_equals_loop(input_size, sizes, peepholes, stateful, known, step
 @pytest.mark.parametrize("reads", ["inputs", "zeros", "its own h"])
 @pytest.mark.parametrize("stateful", [True, False], ids=["states", "no states"])
 @pytest.mark.parametrize("peepholes", [True, False], ids=["peepholes", "plain"])
-@pytest.mark.parametrize(("kernel", "map_size", "channels"), [
-    (3, (4, 3), [2, 2]), (1, (3, 3), [5, 3, 5]), (5, (2, 2), [9, 1, 2, 9]), (3, (1, 1), [4, 4]), (3, (1, 5), [1, 1]),
-    (3, (6, 7), [18, 16, 18]), (3, (3, 3), [17, 17]),
+@pytest.mark.parametrize(("kernel", "own", "map_size", "channels"), [
+    (3, None, (4, 3), [2, 2]), (1, None, (3, 3), [5, 3, 5]), (5, None, (2, 2), [9, 1, 2, 9]),
+    (3, None, (1, 1), [4, 4]), (3, None, (1, 5), [1, 1]), (3, None, (6, 7), [18, 16, 18]), (3, None, (3, 3), [17, 17]),
+    (3, 1, (6, 7), [18, 16, 18]), (1, 3, (3, 2), [2, 3, 2]),
 ])  # fmt: skip
-def test_convolutions_equal_a_loop(kernel, map_size, channels, peepholes, stateful, reads, steps, dtype, tolerance):
-    """9 channels in for 4 gates of 1; a kernel larger than its map; one position; one channel; kernels that C takes."""
+def test_convolutions_equal_a_loop(
+    kernel, own, map_size, channels, peepholes, stateful, reads, steps, dtype, tolerance
+):
+    """9 channels in for 4 gates of 1; a kernel larger than its map; one position; one channel; kernels that C takes;
+    inputs read by others.
+    """
     input_size, *sizes = (n * math.prod(map_size) for n in channels)
-    stack = make_stack(input_size, sizes, dtype, peepholes=peepholes, kernel_size=kernel, map_size=map_size)
+    kernels = {"kernel_size": kernel, "input_kernel_size": own}
+    stack = make_stack(input_size, sizes, dtype, peepholes=peepholes, map_size=map_size, **kernels)
     if max(channels) > 9:  # with as many inputs, such weights make of a rounding error a hundred times as much a step
         for parameter in stack.parameters():
             parameter.data.mul_(0.2)
@@ -522,11 +527,16 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=-1), r"steps \(=-1\) must be 1 or"),
         (lambda: Feedback(activation="relu"), r"one of none, tanh, sigmoid; not 'relu'"),
         (lambda: Feedback(bias=torch.zeros(3)), r"bias of shape \(3,\) needs a weight"),
-        (lambda: LSTMStack(4, [4], kernel_size=2), r"kernel_size \(=2\) must be odd"),
+        (lambda: LSTMStack(4, [4], kernel_size=2), r"kernel_size \(=\(2, 2\)\) must be odd"),
+        (lambda: LSTMStack(4, [4], input_kernel_size=3), r"kernel_size \(=\(3, None\)\) must be odd"),
+        (
+            lambda: LSTMStack(4, [4], kernel_size=3, input_kernel_size=0, map_size=(1, 1)),
+            r"kernel_size \(=\(0, 3\)\) must be odd",
+        ),
         (lambda: LSTMStack(4, [4], map_size=(2, 2)), r"must be odd, with a map_size \(=\(2, 2\)\), or both None"),
         (
             lambda: LSTMStack(4, [4], kernel_size=3),
-            r"kernel_size \(=3\) must be odd, with a map_size \(=None\), or both",
+            r"kernel_size \(=\(3, 3\)\) must be odd, with a map_size \(=None\), or both",
         ),
         (
             lambda: LSTMStack(8, [6], kernel_size=3, map_size=(2, 2)),

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from seqae.models import SequenceAutoencoder
 
@@ -51,9 +52,10 @@ class PlainConvLSTM(nn.Module):
 
 
 def _convolution(layer: Any) -> nn.Conv2d:
-    """The weights of an `LSTMLayer` with kernels as one convolution of (x, h)."""
-    k, gates = layer.kernel_size, len(layer.bias)
-    kernels = torch.cat([w.detach().view(gates, -1, k, k) for w in (layer.weight_ih, layer.weight_hh)], dim=1)
+    """The weights of an `LSTMLayer` with kernels as one convolution of (x, h), of zeros around smaller kernels."""
+    k, gates = max(layer.kernel_sizes), len(layer.bias)
+    sized = zip((layer.weight_ih, layer.weight_hh), layer.kernel_sizes, strict=True)
+    kernels = torch.cat([pad(w.detach().view(gates, -1, n, n), [(k - n) // 2] * 4) for w, n in sized], dim=1)
     convolution = nn.Conv2d(kernels.shape[1], gates, k, padding="same")
     convolution.load_state_dict({"weight": kernels, "bias": layer.bias})
     return convolution

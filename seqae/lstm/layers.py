@@ -60,18 +60,17 @@ class Feedback:
 class LSTMLayer(nn.Module):
     """The parameters of one layer, gates in torch's order i, f, g, o.
 
-    weight_ih: (4 H, D · k²), weight_hh: (4 H, H · k²), k = kernel_size or 1. bias: (4 H,), the sum of torch's two.
-    peephole_i, peephole_f, peephole_o: (H,), or None. With a kernel size D and H are channels.
+    weight_ih: (4 H, D · k²), weight_hh: (4 H, H · k²), where kernel_sizes are the k of each, or None: 1. bias: (4 H,),
+    the sum of torch's two. peephole_i, peephole_f, peephole_o: (H,), or None. With kernels D and H are channels.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, peepholes: bool = False, kernel_size: int | None = None):
+    def __init__(self, input_size: int, hidden_size: int, *, peepholes: bool = False, kernel_sizes: Any = None) -> None:
         super().__init__()
         # Kernels are kept as a matrix whose rows are gates, for optimizers that take matrices only.
-        square, self.kernel_size = (kernel_size or 1) ** 2, kernel_size
-        self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size * square))
-        self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size * square))
-        self.bias = nn.Parameter(torch.empty(4 * hidden_size))
-        bound = (hidden_size * square) ** -0.5
+        self.kernel_sizes, (read, kept) = kernel_sizes, kernel_sizes or (1, 1)
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size * read**2))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size * kept**2))
+        self.bias, bound = nn.Parameter(torch.empty(4 * hidden_size)), (hidden_size * kept**2) ** -0.5
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
         for gate in "ifo":
@@ -83,10 +82,11 @@ class LSTMLayer(nn.Module):
         gates: Any = [self.peephole_i, self.peephole_f, self.peephole_o]
         peepholes = None if self.peephole_i is None else torch.stack(gates).unsqueeze(-1)  # (3, H, 1)
         h, c = (None if s is None else _features_first(s, positions).to(self.bias.dtype) for s in state)
-        weight_ih, weight_hh = self.weight_ih.to(dtype), self.weight_hh.to(dtype)
-        if self.kernel_size is not None:
-            kernels: Any = (w.unflatten(1, (-1, *[self.kernel_size] * 2)) for w in (weight_ih, weight_hh))
-            weight_ih, weight_hh = (kernel.contiguous(memory_format=torch.channels_last) for kernel in kernels)
+        weights: Any = self.weight_ih.to(dtype), self.weight_hh.to(dtype)
+        if self.kernel_sizes:
+            kernels = (weight.unflatten(1, (-1, k, k)) for weight, k in zip(weights, self.kernel_sizes, strict=True))
+            weights = (kernel.contiguous(memory_format=torch.channels_last) for kernel in kernels)
+        weight_ih, weight_hh = weights
         return LayerTensors(weight_ih, weight_hh, self.bias.unsqueeze(1), peepholes, h, c)
 
 
@@ -97,9 +97,10 @@ class LSTMStack(nn.Module):
     gate o sees the new c, through diagonal weights. Under autocast, matrix products are made in its dtype. States and
     pointwise operations stay in the parameters' dtype, except where cuDNN runs a whole layer.
 
-    With kernel_size (odd) the matrices become convolutions, padded with zeros. Inputs and h are then maps of
-    map_size (H, W), which has to be given, flattened channel by channel; input_size and hidden_sizes are channels · H ·
-    W; a peephole belongs to a channel. Raises ValueError for sizes that do not fit together.
+    With kernel_size (odd) the matrices become convolutions, padded with zeros, those of inputs with input_kernel_size
+    where that is given. Inputs and h are then maps of map_size (H, W), which has to be given, flattened channel by
+    channel; input_size and hidden_sizes are channels · H · W; a peephole belongs to a channel. Raises ValueError for
+    sizes that do not fit together.
 
     torch.export and torch.jit.trace take `forward` of stacks without peepholes and kernels. A backward pass with
     create_graph=True raises RuntimeError, except where torch has the whole layer.
@@ -107,7 +108,7 @@ class LSTMStack(nn.Module):
 
     def __init__(
         self, input_size: int, hidden_sizes: Sequence[int], *, peepholes: bool = False,
-        kernel_size: int | None = None, map_size: Size | None = None,
+        kernel_size: int | None = None, input_kernel_size: int | None = None, map_size: Size | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         sizes = [input_size, *hidden_sizes] if hasattr(hidden_sizes, "__iter__") else []  # refused below
@@ -116,14 +117,16 @@ class LSTMStack(nn.Module):
         if len(sizes) < 2 or any(not hasattr(n, "__index__") or n < 1 for n in (*sizes, *self.map_size)):
             given = f"input_size {input_size}, hidden_sizes {hidden_sizes}, map_size {map_size}"
             raise ValueError(f"{given}: whole numbers, 1 or more each, hidden_sizes a list with one for each layer")
-        if (self.positions > 1) if kernel_size is None else (kernel_size < 1 or kernel_size % 2 == 0 or not map_size):
-            raise ValueError(f"kernel_size (={kernel_size}) must be odd, with a map_size (={map_size}), or both None")
+        kernels: Any = (kernel_size if input_kernel_size is None else input_kernel_size, kernel_size)
+        kernels = None if kernels == (None, None) else kernels
+        if (not map_size or not all(k and k > 0 and k % 2 for k in kernels)) if kernels else self.positions > 1:
+            raise ValueError(f"kernel_size (={kernels}) must be odd, with a map_size (={map_size}), or both None")
         if any(size % self.positions for size in sizes):
             wanted = "channels · {} · {}".format(*self.map_size)
             raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be {wanted}")
         self.input_size, self.hidden_sizes = input_size, tuple(hidden_sizes)
         channels = itertools.pairwise(size // self.positions for size in sizes)  # read, and put out
-        self.layers: Any = nn.ModuleList(LSTMLayer(*n, peepholes=peepholes, kernel_size=kernel_size) for n in channels)
+        self.layers: Any = nn.ModuleList(LSTMLayer(*n, peepholes=peepholes, kernel_sizes=kernels) for n in channels)
 
     def forward(
         self, inputs: Tensor | None, states: InitialStates = None, *, steps: int | None = None

@@ -86,8 +86,7 @@ class Stacked(torch.autograd.Function):
             fields["d_weight_ih"] = empty(layer.weight_ih.shape) if needs[3 + 6 * n] and seen is not None else None
             fields["d_weight_hh"] = empty(layer.weight_hh.shape) if needs[4 + 6 * n] else None
             seen = hidden
-        d_x = empty(x.shape) if needs[0] else None
-        d_weight = empty(weight.shape) if needs[1] else None
+        d_x, d_weight = (empty(of.shape) if need else None for of, need in zip((x, weight), needs, strict=False))
         d_out = _own(d_out, read) if d_out is not None or how.feeds_back else None
         stack = {"x": x, "weight": weight, "read": read, "d_out": d_out, "d_x": d_x, "d_weight": d_weight}
         stack |= {} if weight is None else {"packed": _tiles(weight), "packed_read": _tiles(seen)}

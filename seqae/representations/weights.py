@@ -106,7 +106,7 @@ def _gates(layer: Any, read: Tensor, map_size: Size) -> tuple[Tensor, Tensor]:
 
 def _product(layer: Any, weight: Tensor, x: Tensor, map_size: Size) -> Tensor:
     # weight times x (B, features), or its convolution with the maps that x is.
-    if layer.kernel_size is None:
+    if layer.kernel_sizes is None:
         return x @ weight.t()
-    kernels = weight.unflatten(1, (-1, layer.kernel_size, layer.kernel_size))
-    return conv2d(x.unflatten(1, (-1, *map_size)), kernels, padding=layer.kernel_size // 2).flatten(1)
+    k = layer.kernel_sizes[weight is layer.weight_hh]
+    return conv2d(x.unflatten(1, (-1, *map_size)), weight.unflatten(1, (-1, k, k)), padding="same").flatten(1)
