@@ -1,7 +1,7 @@
-"""`horizon_until`: training predicts one frame at first, then more, and all in the end (as Oh et al., 2015, §3.3).
+"""`horizon_until`: training predicts one frame at first, then more, and all in the end.
 
-A decoder that cannot predict the next frame learns little from the tenth, and to decode fewer takes less time. Val and
-test are always of all frames.
+So Oh et al. (2015) train: "curriculum learning with multi-step prediction". A decoder that cannot predict the next
+frame learns little from the tenth, and to decode fewer takes less time. Val and test are always of all frames.
 """
 
 import math
