@@ -88,8 +88,9 @@ def with_these(seeds: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
     kept = ~seeds.recipe.isin(new.recipe) | seeds[same].apply(tuple, axis=1).isin(new[same].apply(tuple, axis=1))
     again = seeds[["recipe", "seed"]].apply(tuple, axis=1).isin(new[["recipe", "seed"]].apply(tuple, axis=1))
     found = pd.concat([seeds[kept & ~again], new[seeds.columns]]).infer_objects().round(DECIMALS)
-    order = ["recipe", "branch", "seed"]
-    return found.sort_values(order, ascending=[False, False, True], ignore_index=True)
+    found = found.assign(place=found.recipe.map([*ROWS].index))
+    found = found.sort_values(["place", "branch", "seed"], ascending=[True, False, True], ignore_index=True)
+    return found.drop(columns="place")
 
 
 def protocol(seeds: pd.DataFrame, *, lost: int) -> str:

@@ -74,7 +74,7 @@ class CapturedGradients:
         if len(batch) != self.batch_size or self.recorder is None:
             return gradients(net, batch, **given)
         if batch.shape != self.shape:
-            self.shape, self.calls, self.replay = batch.shape, 0, None  # more frames are predicted from now on
+            self.shape, self.calls, self.replay, self.found, self.grads = batch.shape, 0, None, None, []
         self.calls += 1
         trained = [weight.requires_grad for weight in net.parameters()]
         if self.calls <= WARM_UP:

@@ -128,10 +128,9 @@ def fit(
     sums = {f"sum of {k}'s pixels": int(t.sum()) for k, t in (("train", train), ("val", val)) if isinstance(t, Tensor)}
     counted = {"updates an epoch": steps, "sequences of train": len(made), "seed": seed, "batch_size": batch_size}
     own = {f"{name} of the model": value for name, value in getattr(model, "checkpoint_settings", {}).items()}
-    settings = stateful.settings(objective, rule, **counted, **sums, **own)
-    state = TrainingState(best=_copy(model.eval()), settings=settings)
+    state = TrainingState(_copy(model.eval()), stateful.settings(objective, rule, **counted, **sums, **own))
     if checkpoint and checkpoint.file.exists():
-        state = load_checkpoint(checkpoint.file, stateful, settings)
+        state = load_checkpoint(checkpoint.file, stateful, state.settings)
         state.totals.divide(ranks, accelerator.device)
         if file and (done := len(state.objectives)) >= epochs:
             told = "%s has %d epochs, and epochs is %d: none is left to train; raise epochs, or name another file"

@@ -722,7 +722,7 @@ def test_what_the_hour_reached_is_the_same_in_readme_and_in_reports(written):
         name = re.escape(f"**{written.ROWS[recipe]}**")
         (row,) = re.findall(rf"^\| {name} \| (.*) \|$", readme, re.MULTILINE)
         for cell, (branch, metric) in zip(row.split(" | "), written.COLUMNS, strict=True):
-            of = (f"{recipe}, two hours of a core", branch)
+            of = (f"{recipe}, scale cpu", branch)
             known = f"{hour.loc[of, metric]:.{written.DIGITS[metric]}f}" if of in hour.index else "–"
             assert cell.split()[0] == known
     assert written.protocols(hour_seeds(), []) in readme
@@ -747,13 +747,16 @@ def test_seeds_of_the_hour_are_kept_from_one_machine_to_the_next(seeds, written)
     alone = written.with_these(both, labelled("prediction alone", seeds[:1]))
     assert alone[alone.recipe == "the recipe"].equals(both), "a recipe does not replace another"
     assert len(alone) == len(first) + len(both)
+    alone = alone[(alone.recipe == "the recipe") | (alone.branch == "pred")]
     lines = written.table(alone, seeds[0], seeds[0].baselines()).splitlines()
     assert sum(line.startswith("| **seqae") for line in lines[2:4]) == 2
+    (line,) = (line for line in lines if line.startswith("| **seqae, prediction alone** | – | – | – | "))
+    assert f"{alone[alone.recipe == 'prediction alone'].mse.item():.4f}" in line
     assert written.protocols(both, []) == written.protocol(both, lost=0)
     assert written.protocols(alone, []).count("seqae, prediction alone: ") == 1
     table = written.table(both, seeds[0], seeds[0].baselines())
     assert table.count("**seqae**") == 1
-    assert "two hours" not in table, "README has the runs' own row alone"
+    assert "scale cpu" not in table, "README has the runs' own row alone"
     mean = both[both.branch == "pred"].mse.mean()
     assert f"{mean:.4f} ± " in table
     assert "2 seeds, mean ± standard deviation" in written.protocol(both, lost=0)

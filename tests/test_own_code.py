@@ -281,7 +281,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metrics": "own_metrics:iou"}, r"^metrics: give a list: \[own_metrics:iou\]$"),
     (
         {"architecture": "own_models.Forecaster"},
-        r"^architecture must be one of lstm, .*, convlstm, or module:name of your own; not 'own_models.Forecaster'; "
+        r"^architecture must be one of lstm, .*, convlstm_pointwise, or module:name of your own; "
+        r"not 'own_models.Forecaster'; "
         r"did you mean own_models:Forecaster\?$",
     ),
     ({"architecture": "lstm_cpy"}, r"or module:name of your own; not 'lstm_cpy'; did you mean lstm_copy\?$"),

@@ -527,16 +527,16 @@ H4, H2 = torch.zeros(5, 4), torch.zeros(5, 2)
         (lambda: STACK.unroll(None, Feedback(torch.zeros(3, 2)), steps=-1), r"steps \(=-1\) must be 1 or"),
         (lambda: Feedback(activation="relu"), r"one of none, tanh, sigmoid; not 'relu'"),
         (lambda: Feedback(bias=torch.zeros(3)), r"bias of shape \(3,\) needs a weight"),
-        (lambda: LSTMStack(4, [4], kernel_size=2), r"kernel_size \(=\(2, 2\)\) must be odd"),
-        (lambda: LSTMStack(4, [4], input_kernel_size=3), r"kernel_size \(=\(3, None\)\) must be odd"),
+        (lambda: LSTMStack(4, [4], kernel_size=2), r"kernel_size \(=2\), and .* must be odd"),
+        (lambda: LSTMStack(4, [4], input_kernel_size=3), r"kernel_size \(=None\), and input_kernel_size \(=3\)"),
         (
             lambda: LSTMStack(4, [4], kernel_size=3, input_kernel_size=0, map_size=(1, 1)),
-            r"kernel_size \(=\(0, 3\)\) must be odd",
+            r"input_kernel_size \(=0\) beside it, must be odd",
         ),
-        (lambda: LSTMStack(4, [4], map_size=(2, 2)), r"must be odd, with a map_size \(=\(2, 2\)\), or both None"),
+        (lambda: LSTMStack(4, [4], map_size=(2, 2)), r"must be odd, with a map_size \(=\(2, 2\)\), or all None"),
         (
             lambda: LSTMStack(4, [4], kernel_size=3),
-            r"kernel_size \(=\(3, 3\)\) must be odd, with a map_size \(=None\), or both",
+            r"kernel_size \(=3\), .* must be odd, with a map_size \(=None\), or all",
         ),
         (
             lambda: LSTMStack(8, [6], kernel_size=3, map_size=(2, 2)),

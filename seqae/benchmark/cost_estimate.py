@@ -179,6 +179,7 @@ def _timed_update(p: Parameters, batch: int, steps: int = WARM_UP + 1) -> float:
         "devices": 1,
         "metrics": (),
         "init": "default",
+        "horizon_until": None,
     }
     few = p.model_copy(update=short | {"learning_rate": 1e-9})  # a diverged run would end before the second epoch
     val = experiment.sequences(few.model_copy(update={"val_sequences": 1}), "val")

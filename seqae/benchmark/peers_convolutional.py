@@ -1,4 +1,4 @@
-"""A peer: the network of the architecture `convlstm` as a plain loop over `conv2d`, see `peers`."""
+"""A peer: the network of the architectures `convlstm` as a plain loop over `conv2d`, see `peers`."""
 
 from copy import deepcopy
 from typing import Any
@@ -11,7 +11,8 @@ from seqae.models import SequenceAutoencoder
 
 
 class PlainConvLSTM(nn.Module):
-    """The network and weights of a `convlstm` model in torch's own layers: one `Conv2d` of (x, h) a step and layer.
+    """The network and weights of a `convlstm` or `convlstm_pointwise` model in torch's own layers: one `Conv2d` of
+    (x, h) a step and layer.
 
     So it is written everywhere, and it reads zeros as if they were maps. Raises ValueError for a model that such a loop
     cannot build.

@@ -117,10 +117,11 @@ class LSTMStack(nn.Module):
         if len(sizes) < 2 or any(not hasattr(n, "__index__") or n < 1 for n in (*sizes, *self.map_size)):
             given = f"input_size {input_size}, hidden_sizes {hidden_sizes}, map_size {map_size}"
             raise ValueError(f"{given}: whole numbers, 1 or more each, hidden_sizes a list with one for each layer")
-        kernels: Any = (kernel_size if input_kernel_size is None else input_kernel_size, kernel_size)
-        kernels = None if kernels == (None, None) else kernels
-        if (not map_size or not all(k and k > 0 and k % 2 for k in kernels)) if kernels else self.positions > 1:
-            raise ValueError(f"kernel_size (={kernels}) must be odd, with a map_size (={map_size}), or both None")
+        kernels: Any = kernel_size and (kernel_size if input_kernel_size is None else input_kernel_size, kernel_size)
+        sound = kernels and map_size and all(k > 0 and k % 2 for k in kernels)
+        if (self.positions > 1 or input_kernel_size is not None) if kernel_size is None else not sound:
+            given = f"kernel_size (={kernel_size}), and input_kernel_size (={input_kernel_size}) beside it,"
+            raise ValueError(f"{given} must be odd, with a map_size (={map_size}), or all None")
         if any(size % self.positions for size in sizes):
             wanted = "channels · {} · {}".format(*self.map_size)
             raise ValueError(f"input_size (={input_size}) and hidden_sizes (={sizes[1:]}) must be {wanted}")

@@ -75,7 +75,7 @@ class Recurrence(torch.autograd.Function):
             for n in reversed(range(count)):
                 d_z = layers[n].backward_step(t, outer)
                 outer = apply_weight(layers[n].weight_ih, d_z, size=how.map_size, back=True) if n else None
-        inputs, grads = as_columns(read[:-1]) if how.feeds_back else x, []
+        inputs, grads = as_columns(read[:-1]) if how.feeds_back and how.steps > 1 else x, []
         for n, layer in enumerate(layers):
             grads += layer.gradients(inputs, needs[3 + 6 * n :])
             inputs = as_columns(layer.hidden[1:])

@@ -76,7 +76,7 @@ class Stacked(torch.autograd.Function):
         needs, count = ctx.needs_input_grad[1:], len(rest) // 10
         layers, buffers = _layers(rest[: 6 * count]), rest[6 * count :]
         given = [_given(own) | dict(zip(BUFFERS, buffers[4 * n :][:4], strict=True)) for n, own in enumerate(layers)]
-        seen, empty = x if x is not None else read if how.feeds_back else None, read.new_empty
+        seen, empty = read if how.feeds_back and how.steps > 1 else x, read.new_empty
         for n, (layer, fields) in enumerate(zip(layers, given, strict=True)):
             hidden = fields["hidden"]
             fields |= {"packed_ih": _tiles(layer.weight_ih), "packed_hh": _tiles(layer.weight_hh)}

@@ -97,10 +97,13 @@ void backward(const float *z, const float *g, const float *before, const float *
 enum { LANES = 16, AT_ONCE = 4 };
 #elif defined(__AVX__)
 enum { LANES = 8, AT_ONCE = 2 };
+#elif defined(__aarch64__)
+enum { LANES = 4, AT_ONCE = 4 };
 #else
 enum { LANES = 4, AT_ONCE = 2 };
 #endif
-enum { COLUMNS = 6, TILE = 4 * LANES, THREADED = 1 << 17 }; /* one thread makes steps of fewer multiplications */
+enum { COLUMNS = 6, TILE = 4 * LANES };
+enum { THREADED = 1 << 17 }; /* one thread makes steps of fewer multiplications than THREADED */
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 static inline long least(long a, long b) { return a < b ? a : b; }
 

@@ -32,7 +32,7 @@ def hour_results() -> pd.DataFrame:
         tested = f"test, {seeds.test_sequences.max():,} sequences"
         source = f"--scale cpu, full MNIST, {tested}, {count}, {seeds.ended.max()}"
         means = seeds[["mse", "nats_per_frame", "ssim"]].mean()
-        rows.append({"branch": branch, **means, "model": f"{recipe}, two hours of a core", "source": source})
+        rows.append({"branch": branch, **means, "model": f"{recipe}, scale cpu", "source": source})
     table = pd.DataFrame(rows)
     return table.assign(mse_per_frame=FRAME_PIXELS * table.mse)
 

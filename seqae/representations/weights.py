@@ -89,9 +89,10 @@ def _gates(layer: Any, read: Tensor, map_size: Size) -> tuple[Tensor, Tensor]:
     peepholes: Any = (layer.peephole_i, layer.peephole_f, layer.peephole_o)
     seen: list[Any] = [weight if weight is None else weight.repeat_interleave(positions) for weight in peepholes]
     h = c = torch.zeros(read.shape[1], len(bias) // 4)
+    of_x, of_h = layer.kernel_sizes or (None, None)
     gates, hidden = [], []
     for x in read:
-        z = _product(layer, layer.weight_ih, x, map_size) + _product(layer, layer.weight_hh, h, map_size) + bias
+        z = _product(layer.weight_ih, x, of_x, map_size) + _product(layer.weight_hh, h, of_h, map_size) + bias
         i, f, g, o = z.chunk(4, dim=1)
         if seen[0] is not None:
             i, f = i + seen[0] * c, f + seen[1] * c
@@ -104,9 +105,8 @@ def _gates(layer: Any, read: Tensor, map_size: Size) -> tuple[Tensor, Tensor]:
     return torch.stack(gates), torch.stack(hidden)
 
 
-def _product(layer: Any, weight: Tensor, x: Tensor, map_size: Size) -> Tensor:
-    # weight times x (B, features), or its convolution with the maps that x is.
-    if layer.kernel_sizes is None:
+def _product(weight: Tensor, x: Tensor, k: int | None, map_size: Size) -> Tensor:
+    # weight times x (B, features), or its convolution by kernels of k×k with the maps that x is.
+    if k is None:
         return x @ weight.t()
-    k = layer.kernel_sizes[weight is layer.weight_hh]
     return conv2d(x.unflatten(1, (-1, *map_size)), weight.unflatten(1, (-1, k, k)), padding="same").flatten(1)

@@ -12,7 +12,7 @@ from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.runs.building import meta_model
 from seqae.runs.clip_sets import told_of_clips
-from seqae.runs.horizon import grows, horizon_share
+from seqae.runs.horizon import grows
 from seqae.runs.naming import way
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import diverged, final_figures, own_metrics_of
@@ -218,7 +218,7 @@ def _trained(p: Parameters) -> str:
     rate = "its own learning rate" if p.learning_rate is None else f"learning rate {p.learning_rate:g}"
     told = ""
     if grows(p):
-        told = f"; predicts 1 frame at first, all {p.frames_out} after {horizon_share(p):.0%} of the updates, and "
+        told = f"; predicts 1 frame at first, all {p.frames_out} after {p.horizon_until:.0%} of the updates, and "
         told += "errors on train are of as many"
     return f"{p.optimizer}, {rate}{told}"
 

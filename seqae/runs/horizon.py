@@ -19,17 +19,12 @@ def grows(p: Parameters) -> bool:
 def sequence_length(p: Parameters) -> Callable[[int], int | None]:
     """What `UpdateRule.length` is: from the number of updates made to the frames of a sequence that the next one uses.
 
-    In the updates until `horizon_until` of all, as a share, each number of frames has as many.
+    Up to `horizon_until`, a share of all updates, each number of frames but the last has as many of them.
     """
     growing = (p.horizon_until or 1) * p.epochs * _updates(p)
     if not grows(p):
         return lambda made: None
-    return lambda made: p.frames_in + min(p.frames_out, 1 + int(p.frames_out * made / growing))
-
-
-def horizon_share(p: Parameters) -> float:
-    """The share of the updates before the first that predicts all frames_out, where the horizon `grows`."""
-    return (p.horizon_until or 0) * (1 - 1 / p.frames_out)
+    return lambda made: p.frames_in + min(p.frames_out, 1 + int((p.frames_out - 1) * made / growing))
 
 
 def all_predicted_from(p: Parameters) -> int | None:
