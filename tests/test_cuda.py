@@ -45,6 +45,7 @@ LAUNCHES = {
     "srivastava output peepholes": 431, "srivastava truth": 169, "srivastava truth peepholes": 384,
     "convlstm zero": 380, "convlstm zero peepholes": 428, "convlstm output": 418,
     "convlstm output peepholes": 466, "convlstm truth": 438, "convlstm truth peepholes": 486,
+    "convlstm_pointwise zero": 377, "convlstm_pointwise output": 415, "convlstm_pointwise truth": 435,
 }  # fmt: skip
 
 
