@@ -28,7 +28,7 @@ from seqae.runs.building import meta_model as meta_model
 from seqae.runs.building import new_model as new_model
 from seqae.runs.building import sized_model as sized_model
 from seqae.runs.digits import DIGITS, OFFICIAL_FRAMES, Sequences, official_test, open_stream
-from seqae.runs.horizon import sequence_length
+from seqae.runs.horizon import sequence_length, updates_an_epoch
 from seqae.runs.identity import cycles_momentum
 from seqae.runs.levels import baselines, reachable_floor
 from seqae.runs.memory import used_memory
@@ -175,10 +175,9 @@ def objective_of(p: Parameters, code: OwnCode | None = None) -> Objective:
 
 def update_rule(p: Parameters) -> UpdateRule:
     """How the parameters say that weights are changed. Raises ValueError as `optimizer_of` and `schedule_factory`."""
-    updates = -(-p.train_sequences // p.batch_size)
     schedule = schedule_factory(
         p.schedule,
-        steps=p.epochs * (updates if p.schedule_per == "update" else 1),
+        steps=p.epochs * (updates_an_epoch(p) if p.schedule_per == "update" else 1),
         every=p.schedule_every,
         gamma=p.schedule_gamma,
         arguments=p.schedule_arguments,

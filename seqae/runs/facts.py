@@ -12,7 +12,7 @@ from seqae.metrics import UNITS
 from seqae.parameters import Parameters
 from seqae.runs.building import meta_model
 from seqae.runs.clip_sets import told_of_clips
-from seqae.runs.horizon import grows
+from seqae.runs.horizon import grows, updates_an_epoch
 from seqae.runs.naming import way
 from seqae.runs.provenance import CodeVersion, code_version
 from seqae.runs.records import diverged, final_figures, own_metrics_of
@@ -140,7 +140,7 @@ def _made(run: "RunFolder") -> Rows:
         epochs = record.get("epochs", p.epochs)
         facts.append(("trained for", f"{duration(record['seconds'])}, {epochs} epochs"))
         if epochs and p.train_sequences:
-            facts.append(("updates", f"{epochs * math.ceil(p.train_sequences / p.batch_size):,}"))
+            facts.append(("updates", f"{epochs * updates_an_epoch(p):,}"))
     if went_on := record.get("went_on"):
         made = f", made with code {went_on['commit']}" if "commit" in went_on else ""
         lacks = f", without {', '.join(went_on['without'])} of these epochs" if "without" in went_on else ""
